@@ -1,0 +1,71 @@
+package group
+
+import (
+	"time"
+
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Role is what a site is for a group.
+type Role string
+
+// Roles of a site.
+const (
+	RolePrimary Role = "primary" // serves the group's devices
+	RoleReplica Role = "replica" // is fed by a peer; devices are not served
+)
+
+// Term is the fencing number of a group: raised by every promote, it never
+// falls. A site that meets a higher term than its own is no longer primary.
+type Term uint64
+
+// Settings are what users choose for a group.
+type Settings struct {
+	// CheckpointInterval between automatic checkpoints; at least 100 ms,
+	// default 1 s.
+	CheckpointInterval time.Duration
+	// BarrierTimeout bounds how long writes may wait for a checkpoint;
+	// default 50 ms.
+	BarrierTimeout time.Duration
+	// Window is how far back history is wanted; default 24 h.
+	Window time.Duration
+	// JournalBytes is the journal budget of each member; 0 picks a default
+	// from the member's size.
+	JournalBytes int64
+	// ReplicateTo names the peer site, or is empty.
+	ReplicateTo string
+}
+
+// State is the durable state of a group on this site.
+type State struct {
+	Name     string
+	Role     Role
+	Term     Term
+	Settings Settings
+	Members  []journal.VolumeID // ascending
+	// Source is the peer that feeds this group while Role is RoleReplica.
+	Source string
+	// Rewind is set from the start of a rewind until it is committed or undone.
+	Rewind *Rewind
+}
+
+// Rewind remembers a rewind in progress.
+type Rewind struct {
+	Started time.Time
+	To      Point
+	From    Point
+	// Back is where each member stood before: UndoRewind forks there.
+	Back map[journal.VolumeID]journal.Position
+}
+
+// Point is a recovery point: a checkpoint that all members of the group at
+// that moment hold durably, inside the horizon of each.
+type Point struct {
+	Checkpoint journal.CheckpointNumber
+	Time       time.Time
+	// ValidUntil is the newest moment that the point still describes; later
+	// than Time when the group was idle after it.
+	ValidUntil time.Time
+	Pins       []string
+	Members    map[journal.VolumeID]journal.Position
+}

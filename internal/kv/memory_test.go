@@ -1,0 +1,64 @@
+package kv_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/lockstep-csi/lockstep/internal/kv"
+)
+
+func TestHookBeforeCommitPreventsIt(t *testing.T) {
+	db := kv.NewMemory()
+	errCrash := errors.New("crash")
+	db.SetHooks(kv.Hooks{BeforeCommit: func() error { return errCrash }})
+	err := db.Update(func(tx kv.Tx) error { return tx.Put("x", []byte("a"), nil) })
+	if !errors.Is(err, errCrash) {
+		t.Fatalf("got %v, want the hook's error", err)
+	}
+	expect(t, content(t, db.Clone(), "x", ""))
+}
+
+func TestHookAfterCommitComesTooLate(t *testing.T) {
+	db := kv.NewMemory()
+	errCrash := errors.New("crash")
+	db.SetHooks(kv.Hooks{AfterCommit: func() error { return errCrash }})
+	err := db.Update(func(tx kv.Tx) error { return tx.Put("x", []byte("a"), []byte("1")) })
+	if !errors.Is(err, errCrash) {
+		t.Fatalf("got %v, want the hook's error", err)
+	}
+	expect(t, content(t, db.Clone(), "x", ""), "a=1")
+}
+
+func TestHooksAreNotCalledForAFailedUpdate(t *testing.T) {
+	db := kv.NewMemory()
+	calls := 0
+	hook := func() error { calls++; return nil }
+	db.SetHooks(kv.Hooks{BeforeCommit: hook, AfterCommit: hook})
+	_ = db.Update(func(kv.Tx) error { return errors.New("stop") })
+	if calls != 0 {
+		t.Fatalf("%d calls for an update that failed", calls)
+	}
+	put(t, db, "x", "a", "1")
+	if calls != 2 {
+		t.Fatalf("%d calls for a commit, want one before and one after", calls)
+	}
+}
+
+func TestClonesAreIndependent(t *testing.T) {
+	db := kv.NewMemory()
+	put(t, db, "x", "a", "1")
+	clone := db.Clone()
+	put(t, db, "x", "b", "original")
+	put(t, clone, "x", "b", "clone")
+	expect(t, content(t, db, "x", ""), "a=1", "b=original")
+	expect(t, content(t, clone, "x", ""), "a=1", "b=clone")
+}
+
+func TestCloneOfAClosedDatabaseIsOpen(t *testing.T) {
+	db := kv.NewMemory()
+	put(t, db, "x", "a", "1")
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, content(t, db.Clone(), "x", ""), "a=1")
+}

@@ -1,0 +1,291 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/lockstep-csi/lockstep/internal/kv"
+)
+
+// Destage moves the records of the oldest segments into the base image, in
+// three steps that each leave a store whose every position from the horizon
+// on reads right:
+//
+//  1. the horizon moves to the end of the batch, in the catalog. From here on
+//     no position inside the batch can be opened, so that the base may hold a
+//     mixture of them;
+//  2. the newest version of what the batch holds is written to the base, and
+//     the base is synced;
+//  3. the live index forgets what the base now has; the base's position moves
+//     to the horizon and the segments are dropped, in the catalog.
+//
+// A crash between 1 and 3 repeats step 2 with the same bytes.
+
+// maxBatchSegments bounds one batch and with it the time between two looks at
+// ctx and the memory of the merged table.
+const maxBatchSegments = 8
+
+const destageBufferBytes = 1 << 20
+
+// destageBatch moves one batch; more is false when nothing is due.
+func (s *Store) destageBatch(ctx context.Context) (more bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	parts, to := s.chooseBatch()
+	if len(parts) == 0 {
+		return false, nil
+	}
+	defer func() {
+		for _, part := range parts {
+			s.releaseSegment(part.segment)
+		}
+	}()
+	if err := s.syncIfBehind(to); err != nil {
+		return false, err
+	}
+	moved, err := s.moveHorizon(to)
+	if err != nil || !moved {
+		return false, err
+	}
+	merged, err := s.writeBatch(ctx, parts)
+	if err != nil {
+		return false, fmt.Errorf("destage up to %s: %w", to, err)
+	}
+	s.forgetDestaged(merged, parts[len(parts)-1].id)
+	return true, s.dropBatch(parts, to)
+}
+
+// chooseBatch picks sealed segments from the base on that are over the budget
+// or out of the window, and holds them. A batch that a crash interrupted comes
+// first.
+func (s *Store) chooseBatch() ([]pathPart, Position) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	path, err := s.tree.path(s.state.Base, s.tipLocked())
+	if err != nil {
+		return nil, Position{}
+	}
+	all := s.partsLocked(path)
+	var total int64
+	for _, g := range s.segments {
+		total += g.bytes
+	}
+	interrupted := s.state.Horizon != s.state.Base
+	expiry := s.cfg.Clock.Now().Add(-s.cfg.Window)
+	var batch []pathPart
+	var to Position
+	for _, part := range all {
+		end := Position{part.timeline, part.upTo}
+		due := s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.closedAt.Before(expiry)
+		if interrupted {
+			due = path.Contains(s.state.Horizon) && !s.passesLocked(end, s.state.Horizon)
+		}
+		if !due || !part.sealed || len(batch) == maxBatchSegments && !interrupted || s.isHeldLocked(end) && !interrupted {
+			break
+		}
+		batch, to = append(batch, part), end
+		total -= part.bytes
+	}
+	if interrupted {
+		to = s.state.Horizon
+	}
+	for _, part := range batch {
+		part.users.Add(1)
+	}
+	return batch, to
+}
+
+// passesLocked reports whether a lies behind b, both on the active path.
+func (s *Store) passesLocked(a, b Position) bool {
+	path, err := s.tree.path(s.state.Base, b)
+	return err != nil || !path.Contains(a)
+}
+
+// isHeldLocked reports whether a view, pin or reader needs a position that the
+// horizon at to would no longer lead to.
+func (s *Store) isHeldLocked(to Position) bool {
+	blocked := func(at Position) bool {
+		_, err := s.tree.path(to, at)
+		return err != nil
+	}
+	for _, at := range s.pins {
+		if blocked(at) {
+			return true
+		}
+	}
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	for h := range s.holds {
+		if blocked(h.at) {
+			return true
+		}
+	}
+	return false
+}
+
+// syncIfBehind makes sure that nothing volatile is moved into the base.
+func (s *Store) syncIfBehind(to Position) error {
+	s.mu.RLock()
+	path, err := s.tree.path(s.state.Base, s.durable)
+	s.mu.RUnlock()
+	if err == nil && path.Contains(to) {
+		return nil
+	}
+	return s.syncJournal()
+}
+
+// moveHorizon is step 1. It fails softly when someone opened an old position
+// since the batch was chosen.
+func (s *Store) moveHorizon(to Position) (moved bool, err error) {
+	s.stateMu.Lock()
+	defer s.stateMu.Unlock()
+	s.mu.Lock()
+	held := s.isHeldLocked(to) && s.state.Horizon != to
+	before := s.state.Horizon
+	next := s.state
+	next.Horizon = to
+	if !held {
+		s.state = next // no position before it can be opened from here on
+	}
+	s.mu.Unlock()
+	if held || before == to {
+		return !held, nil
+	}
+	if err := s.cat.db.Update(func(tx kv.Tx) error { return s.cat.saveState(tx, next) }); err != nil {
+		s.mu.Lock()
+		s.state.Horizon = before
+		s.mu.Unlock()
+		return false, fmt.Errorf("move horizon to %s: %w", to, mapFull(err))
+	}
+	return true, nil
+}
+
+// writeBatch is step 2.
+func (s *Store) writeBatch(ctx context.Context, parts []pathPart) (table, error) {
+	for _, part := range parts {
+		if err := verifyPart(part); err != nil {
+			return nil, err
+		}
+	}
+	merged, err := tableOf(parts)
+	if err != nil {
+		return nil, err
+	}
+	files := map[segmentID]*segment{}
+	for _, part := range parts {
+		files[part.id] = part.segment
+	}
+	w := baseWriter{base: s.base, buf: make([]byte, 0, destageBufferBytes)}
+	for _, e := range merged {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := w.add(e, files[e.loc.segment()]); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.flush(); err != nil {
+		return nil, err
+	}
+	if err := s.base.Sync(); err != nil {
+		return nil, s.poison(fmt.Errorf("sync %s: %w", baseFile, err))
+	}
+	return merged, nil
+}
+
+// verifyPart checks every record's checksums before their bytes can reach the
+// base.
+func verifyPart(part pathPart) error {
+	scanner := newFrameScanner(part.segment, part.end)
+	for scanner.next <= part.upTo {
+		if _, err := scanner.scan(); errors.Is(err, io.EOF) {
+			return &CorruptError{File: part.name, Offset: scanner.off, What: "segment", Wanted: fmt.Sprintf("records up to seq %d", part.upTo), Found: fmt.Sprintf("end at seq %d", scanner.next-1)}
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetChunk bounds the extents that leave the live index in one go, while
+// foreground requests wait.
+const forgetChunk = 64
+
+// forgetDestaged is the first half of step 3.
+func (s *Store) forgetDestaged(merged table, last segmentID) {
+	for chunk := range slices.Chunk(merged, forgetChunk) {
+		s.mu.Lock()
+		for _, e := range chunk {
+			s.index.remove(e.start(), e.end(), last)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// dropBatch is the second half of step 3.
+func (s *Store) dropBatch(parts []pathPart, to Position) error {
+	var dropped []*segment
+	for _, part := range parts {
+		if part.upTo == part.last {
+			dropped = append(dropped, part.segment)
+		}
+	}
+	s.mu.RLock()
+	lines, orphans := s.abandonedLocked(to)
+	s.mu.RUnlock()
+	dropped = append(dropped, orphans...)
+	err := s.changeState(
+		func(next *catalogState) { next.Base, next.Horizon = to, to },
+		func(tx kv.Tx) error {
+			for _, g := range dropped {
+				if err := s.cat.dropSegment(tx, g.id); err != nil {
+					return err
+				}
+			}
+			for _, id := range lines {
+				if err := s.cat.dropTimeline(tx, id); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		func() {
+			for _, id := range lines {
+				delete(s.tree.timelines, id)
+				delete(s.tree.last, id)
+			}
+			for _, g := range dropped {
+				delete(s.segments, g.id)
+				s.dropPendingLocked(g)
+				s.unsynced = slices.DeleteFunc(s.unsynced, func(u *segment) bool { return u == g })
+			}
+		})
+	if err != nil {
+		return fmt.Errorf("drop journal up to %s: %w", to, err)
+	}
+	for _, g := range dropped {
+		s.releaseSegment(g)
+	}
+	return nil
+}
+
+// abandonedLocked finds the timelines that a horizon at to leaves behind, and
+// their segments: neither do they descend from it nor do they lead to it.
+func (s *Store) abandonedLocked(to Position) (lines []TimelineID, segments []*segment) {
+	for id := range s.tree.timelines {
+		if _, err := s.tree.path(to, Position{id, s.tree.last[id]}); err == nil || id == to.Timeline {
+			continue
+		}
+		lines = append(lines, id)
+	}
+	for _, g := range s.segments {
+		if slices.Contains(lines, g.timeline) {
+			segments = append(segments, g)
+		}
+	}
+	return lines, segments
+}

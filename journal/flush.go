@@ -1,0 +1,104 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"slices"
+)
+
+// Flush returns when every record appended before the call is durable.
+// Concurrent calls share one sync. If ctx ends first its error is returned and
+// nothing is known. A failed sync poisons the store.
+func (s *Store) Flush(ctx context.Context) error {
+	s.mu.RLock()
+	target := s.appended
+	s.mu.RUnlock()
+	for {
+		s.flushMu.Lock()
+		s.mu.RLock()
+		err, done := s.usable(), s.flushed >= target
+		s.mu.RUnlock()
+		if err != nil || done {
+			s.flushMu.Unlock()
+			return err
+		}
+		if s.flushing == nil {
+			s.flushing = make(chan struct{})
+			s.flushMu.Unlock()
+			err := s.syncJournal()
+			s.flushMu.Lock()
+			close(s.flushing)
+			s.flushing = nil
+			s.flushMu.Unlock()
+			return err
+		}
+		under := s.flushing // began before our records, perhaps: look again after it
+		s.flushMu.Unlock()
+		select {
+		case <-under:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// syncJournal makes everything appended so far durable. Older segments are
+// synced before newer ones, so that what survives a crash in between is a
+// prefix as far as the disk allows.
+func (s *Store) syncJournal() error {
+	s.mu.RLock()
+	err, target, tip := s.usable(), s.appended, s.tipLocked()
+	dirty := slices.Clone(s.unsynced)
+	forks := s.forks
+	for _, g := range dirty {
+		g.users.Add(1)
+	}
+	s.mu.RUnlock()
+	defer func() {
+		for _, g := range dirty {
+			s.releaseSegment(g)
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	for _, g := range dirty {
+		if err := g.file.Sync(); err != nil {
+			return s.poison(fmt.Errorf("sync %s: %w", g.name, err))
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if target > s.flushed {
+		s.flushed = target
+	}
+	if forks == s.forks && tip.Seq > s.durable.Seq {
+		s.durable = tip
+		s.durableSeq.Store(uint64(tip.Seq))
+		s.announceLocked()
+	}
+	// All but the newest were complete when the sync began.
+	if n := len(dirty); n > 1 {
+		s.unsynced = slices.DeleteFunc(s.unsynced, func(g *segment) bool { return slices.Contains(dirty[:n-1], g) })
+	}
+	return nil
+}
+
+// WaitDurable returns when the durable position is another than the given
+// one, when the active timeline changed, or with an error when ctx ends or
+// the store fails.
+func (s *Store) WaitDurable(ctx context.Context, known Position) (Position, error) {
+	for {
+		s.mu.RLock()
+		durable, err, changed := s.durable, s.usable(), s.changed
+		s.mu.RUnlock()
+		if err != nil || durable != known {
+			return durable, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return durable, ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+)
+
+// Create makes an empty store of zeroes with a new root timeline. On return
+// it is durable. ErrExists if the directory holds a store; the remains of a
+// creation that did not finish are removed.
+func Create(cfg Config, spec Spec) error {
+	im, err := NewImport(cfg, spec, Position{}, nil)
+	if err != nil {
+		return err
+	}
+	return im.Commit()
+}
+
+// Import is a store that is being filled with an image: a first sync, a
+// restore or a clone. It becomes a store at Commit; before, and after a
+// crash, the directory is not one. Its methods are for one goroutine.
+type Import struct {
+	cfg       Config
+	spec      Spec
+	at        Position
+	timelines []Timeline
+	base      vfs.File
+	lock      io.Closer
+	done      bool
+}
+
+// NewImport begins a store whose base image will be the content of the volume
+// at a position. With a replica of another store of the same volume, at and
+// timelines are the source's; at must lie on one of them. A zero at begins a
+// root timeline of its own. ErrExists if the directory holds a store, ErrInUse
+// if another import is filling it; what an interrupted one left is removed.
+func NewImport(cfg Config, spec Spec, at Position, timelines []Timeline) (*Import, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if err := spec.validate(); err != nil {
+		return nil, err
+	}
+	im := &Import{cfg: cfg, spec: spec, at: at, timelines: timelines}
+	if err := im.chooseTimeline(); err != nil {
+		return nil, fmt.Errorf("import volume %s: %w", spec.Volume, err)
+	}
+	if err := im.prepare(); err != nil {
+		return nil, fmt.Errorf("import volume %s: %w", spec.Volume, errors.Join(err, im.release()))
+	}
+	return im, nil
+}
+
+func (im *Import) chooseTimeline() error {
+	if im.at.Timeline != 0 {
+		for _, line := range im.timelines {
+			if line.ID == im.at.Timeline {
+				return nil
+			}
+		}
+		return fmt.Errorf("image at %s: %w", im.at, ErrUnknownPosition)
+	}
+	id, err := newTree(nil).newTimelineID(im.cfg.Random)
+	if err != nil {
+		return err
+	}
+	im.at = Position{Timeline: id}
+	im.timelines = []Timeline{{ID: id, Created: im.cfg.Clock.Now().UTC(), Reason: "created"}}
+	return nil
+}
+
+// prepare makes the directory and an empty base.
+func (im *Import) prepare() error {
+	fs := im.cfg.FS
+	if err := fs.MkdirAll(im.cfg.file(journalDir)); err != nil {
+		return err
+	}
+	lock, err := lockStore(&im.cfg)
+	if err != nil {
+		return err
+	}
+	im.lock = lock
+	if _, err := fs.Stat(im.cfg.file(volumeFile)); err == nil {
+		return ErrExists
+	} else if !errors.Is(err, vfs.ErrNotExist) {
+		return err
+	}
+	for _, left := range []string{baseFile, catalogFile, volumeFile + ".tmp"} {
+		if err := fs.RemoveAll(im.cfg.file(left)); err != nil {
+			return err
+		}
+	}
+	im.base, err = fs.Create(im.cfg.file(baseFile))
+	if err != nil {
+		return err
+	}
+	return im.base.Truncate(im.spec.SizeBytes)
+}
+
+func lockStore(cfg *Config) (io.Closer, error) {
+	lock, err := cfg.FS.Lock(cfg.file(lockFile))
+	if errors.Is(err, vfs.ErrLocked) {
+		return nil, fmt.Errorf("%w: %s", ErrInUse, cfg.Dir)
+	}
+	return lock, err
+}
+
+// WriteAt stores a part of the image; not durable before Commit. ErrRange
+// beyond the volume's size.
+func (im *Import) WriteAt(p []byte, off int64) error {
+	if off < 0 || off > im.spec.SizeBytes-int64(len(p)) {
+		return fmt.Errorf("import %d bytes at %d: %w", len(p), off, ErrRange)
+	}
+	if _, err := im.base.WriteAt(p, off); err != nil {
+		return fmt.Errorf("import %d bytes at %d: %w", len(p), off, mapFull(err))
+	}
+	return nil
+}
+
+// Commit makes the import a store, durable on return. The import is over
+// whether or not it succeeds; a failed one leaves no store.
+func (im *Import) Commit() error {
+	if im.done {
+		return ErrClosed
+	}
+	err := im.base.Sync()
+	if err == nil {
+		err = im.writeCatalog()
+	}
+	if err == nil {
+		err = im.cfg.FS.SyncDir(im.cfg.file(journalDir))
+	}
+	if err == nil {
+		err = writeIdentity(&im.cfg, im.spec.Volume)
+	}
+	if err = errors.Join(err, im.release()); err != nil {
+		return fmt.Errorf("commit import of volume %s: %w", im.spec.Volume, err)
+	}
+	return nil
+}
+
+func (im *Import) writeCatalog() error {
+	db, err := im.cfg.FS.OpenDB(im.cfg.file(catalogFile))
+	if err != nil {
+		return err
+	}
+	c := catalog{db}
+	err = db.Update(func(tx kv.Tx) error {
+		for _, line := range im.timelines {
+			if err := c.saveTimeline(tx, line); err != nil {
+				return err
+			}
+		}
+		tip := im.at
+		return c.saveState(tx, catalogState{
+			SizeBytes: im.spec.SizeBytes, Active: im.at.Timeline, Base: im.at, Horizon: im.at, CleanTip: &tip,
+		})
+	})
+	return errors.Join(err, db.Close())
+}
+
+// Abort gives up and removes what was written. No effect after Commit.
+func (im *Import) Abort() error {
+	if im.done {
+		return nil
+	}
+	err := im.release()
+	for _, left := range []string{baseFile, catalogFile, journalDir, lockFile} {
+		err = errors.Join(err, im.cfg.FS.RemoveAll(im.cfg.file(left)))
+	}
+	if err != nil {
+		return fmt.Errorf("abort import of volume %s: %w", im.spec.Volume, err)
+	}
+	return nil
+}
+
+func (im *Import) release() error {
+	im.done = true
+	var err error
+	if im.base != nil {
+		err = im.base.Close()
+	}
+	if im.lock != nil {
+		err = errors.Join(err, im.lock.Close())
+	}
+	return err
+}
+
+// mapFull turns the file system's lack of space into ErrFull.
+func mapFull(err error) error {
+	if errors.Is(err, vfs.ErrNoSpace) {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return err
+}

@@ -1,0 +1,167 @@
+package journal
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/lockstep-csi/lockstep/internal/kv"
+)
+
+// Open opens the store in cfg.Dir and recovers it if it was not closed
+// cleanly: everything that was durable is there, and of the rest the longest
+// prefix that is whole. On return the recovered tip is durable. Errors:
+// ErrNotStore, ErrInUse, ErrVersion, and ErrCorrupt where bytes that were
+// durable are damaged; nothing is then changed.
+func Open(cfg Config) (*Store, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	id, err := readIdentity(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		cfg: cfg, volume: id.Volume,
+		segments: map[segmentID]*segment{}, holds: map[*hold]struct{}{},
+		changed: make(chan struct{}), wake: make(chan struct{}, 1),
+	}
+	if err := s.open(); err != nil {
+		return nil, fmt.Errorf("open store of volume %s: %w", id.Volume, errors.Join(err, s.release(s.segments)))
+	}
+	return s, nil
+}
+
+func (s *Store) open() error {
+	lock, err := lockStore(&s.cfg)
+	if err != nil {
+		return err
+	}
+	s.lock = lock
+	db, err := s.cfg.FS.OpenDB(s.cfg.file(catalogFile))
+	if errors.Is(err, kv.ErrLocked) {
+		return ErrInUse
+	}
+	if err != nil {
+		return err
+	}
+	s.cat = catalog{db}
+	content, err := s.cat.load()
+	if err != nil {
+		return err
+	}
+	if s.base, err = s.cfg.FS.Open(s.cfg.file(baseFile)); err != nil {
+		return fmt.Errorf("open base image: %w", err)
+	}
+	s.state, s.pins, s.tree = content.state, content.pins, newTree(content.timelines)
+	s.tree.last[s.state.Base.Timeline] = max(s.state.Base.Seq, s.tree.last[s.state.Base.Timeline])
+	s.size.Store(s.state.SizeBytes)
+	if err := s.openSealed(content.segments); err != nil {
+		return err
+	}
+	if err := s.recover(); err != nil {
+		return err
+	}
+	return s.buildLive()
+}
+
+// openSealed opens the segments that the catalog knows and checks that they
+// follow one another without a gap on each timeline.
+func (s *Store) openSealed(entries map[segmentID]segmentEntry) error {
+	ids := make([]segmentID, 0, len(entries))
+	for id := range entries {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		e := entries[id]
+		g := &segment{
+			id: id, volume: s.volume, timeline: e.Timeline, first: e.First, last: e.Last, end: e.EndBytes,
+			bytes: e.Bytes, name: segmentName(id), sealed: true, closedAt: e.ClosedAt,
+		}
+		g.users.Store(1)
+		var err error
+		if g.file, err = s.cfg.FS.Open(s.cfg.file(g.name)); err != nil {
+			return fmt.Errorf("open segment %s: %w", g.name, err)
+		}
+		s.segments[id] = g
+		f, err := g.readFooter()
+		if err != nil {
+			return err
+		}
+		if f.last != g.last || f.end != g.end {
+			return &CorruptError{File: g.name, Offset: g.bytes - blockBytes, What: "segment trailer",
+				Wanted: fmt.Sprintf("last %d end %d", g.last, g.end), Found: fmt.Sprintf("last %d end %d", f.last, f.end)}
+		}
+		g.checkpoints = f.checkpoints
+		if err := s.extendLine(g); err != nil {
+			return err
+		}
+		s.nextID = max(s.nextID, id+1)
+	}
+	s.nextID = max(s.nextID, 1)
+	return nil
+}
+
+// extendLine adds a sealed segment to its timeline. The oldest one kept of the
+// base's timeline may begin before the base.
+func (s *Store) extendLine(g *segment) error {
+	if _, ok := s.tree.timelines[g.timeline]; !ok {
+		return &CorruptError{File: catalogFile, What: "timelines", Wanted: "timeline " + g.timeline.String() + " of " + g.name, Found: "none"}
+	}
+	last, base := s.tree.last[g.timeline], s.state.Base
+	reachesBase := g.timeline == base.Timeline && last == base.Seq && g.first <= base.Seq && g.last >= base.Seq
+	if g.first != last+1 && !reachesBase {
+		return &CorruptError{File: catalogFile, What: "segments of timeline " + g.timeline.String(),
+			Wanted: fmt.Sprintf("seq %d", last+1), Found: fmt.Sprintf("seq %d in %s", g.first, g.name)}
+	}
+	s.tree.last[g.timeline] = g.last
+	return nil
+}
+
+// lineLocked returns the segments of a timeline, oldest first. mu must be
+// held.
+func (s *Store) lineLocked(id TimelineID) []*segment {
+	var line []*segment
+	for _, g := range s.segments {
+		if g.timeline == id {
+			line = append(line, g)
+		}
+	}
+	slices.SortFunc(line, func(a, b *segment) int { return cmp.Compare(a.id, b.id) })
+	return line
+}
+
+// buildLive makes the index of the live view from the segments on its path.
+func (s *Store) buildLive() error {
+	tip := s.tipLocked()
+	index, err := s.indexAt(tip)
+	if err != nil {
+		return err
+	}
+	s.index = index
+	s.durable = tip
+	s.durableSeq.Store(uint64(tip.Seq))
+	return nil
+}
+
+// indexAt builds the index of the view at a position of the tree.
+func (s *Store) indexAt(at Position) (*extentMap, error) {
+	s.mu.RLock()
+	parts, err := s.holdPathLocked(at)
+	s.mu.RUnlock()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for _, part := range parts {
+			s.releaseSegment(part.segment)
+		}
+	}()
+	t, err := tableOf(parts)
+	if err != nil {
+		return nil, err
+	}
+	return loadExtentMap(t), nil
+}

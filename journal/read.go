@@ -1,0 +1,141 @@
+package journal
+
+import (
+	"fmt"
+	"io"
+	"sync"
+)
+
+// piece is a run of bytes to be read from one place.
+type piece struct {
+	dst []byte
+	g   *segment // nil: from the base, or zeroes
+	off int64    // in the segment or the base
+	nil bool     // zeroes
+}
+
+type pieces struct{ list []piece }
+
+var piecesPool = sync.Pool{New: func() any { return &pieces{list: make([]piece, 0, 16)} }}
+
+// ReadAt fills p with the live content at off: every append that returned
+// before is seen. ErrRange, ErrPoisoned, ErrClosed; a part of p may have been
+// filled when an error is returned.
+func (s *Store) ReadAt(p []byte, off int64) error {
+	if err := s.checkRange(off, int64(len(p))); err != nil {
+		return err
+	}
+	ps := piecesPool.Get().(*pieces)
+	defer piecesPool.Put(ps)
+	if err := s.plan(ps, p, off); err != nil {
+		return err
+	}
+	defer s.finish(ps)
+	return s.readPieces(ps)
+}
+
+// TryReadAt is ReadAt where no disk has to be waited for; done is false when
+// one would, and p is then undefined.
+func (s *Store) TryReadAt(p []byte, off int64) (done bool, err error) {
+	if err := s.checkRange(off, int64(len(p))); err != nil {
+		return false, err
+	}
+	ps := piecesPool.Get().(*pieces)
+	defer piecesPool.Put(ps)
+	if err := s.plan(ps, p, off); err != nil {
+		return false, err
+	}
+	defer s.finish(ps)
+	for _, x := range ps.list {
+		file := s.base
+		switch {
+		case x.nil:
+			clear(x.dst)
+			continue
+		case x.g != nil:
+			file = x.g.file
+		}
+		if done, err := file.TryReadAt(x.dst, x.off); err != nil || !done {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// plan looks p up in the index and holds the segments it needs.
+func (s *Store) plan(ps *pieces, p []byte, off int64) error {
+	ps.list = ps.list[:0]
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := s.usable(); err != nil {
+		return err
+	}
+	ps.split(p, off, s.index, s.segments)
+	for _, x := range ps.list {
+		if x.g != nil {
+			x.g.users.Add(1)
+		}
+	}
+	return nil
+}
+
+func (s *Store) finish(ps *pieces) {
+	for i, x := range ps.list {
+		if x.g != nil {
+			s.releaseSegment(x.g)
+		}
+		ps.list[i] = piece{}
+	}
+}
+
+func (s *Store) readPieces(ps *pieces) error {
+	for _, x := range ps.list {
+		if err := x.read(s.base); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *piece) read(base io.ReaderAt) error {
+	switch {
+	case x.nil:
+		clear(x.dst)
+	case x.g != nil:
+		if err := readFull(x.g.file, x.dst, x.off); err != nil {
+			return fmt.Errorf("read %d bytes at %d of %s: %w", len(x.dst), x.off, x.g.name, err)
+		}
+	default:
+		if n, err := base.ReadAt(x.dst, x.off); n != len(x.dst) {
+			return fmt.Errorf("read %d bytes at %d of %s: %w", len(x.dst), x.off, baseFile, err)
+		}
+	}
+	return nil
+}
+
+// split divides p, which stands for the bytes at off, by an index.
+func (ps *pieces) split(p []byte, off int64, ix lookuper, segments map[segmentID]*segment) {
+	end := off + int64(len(p))
+	at := off
+	next := func(n int64) piece {
+		x := piece{off: at, dst: p[at-off:][:n:n]}
+		at += n
+		return x
+	}
+	ix.lookup(uint64(off)/SectorBytes, uint64(end)/SectorBytes, func(e extent) bool {
+		if start := int64(e.start()) * SectorBytes; start > at {
+			ps.list = append(ps.list, next(start-at))
+		}
+		x := next(int64(e.sectors()) * SectorBytes)
+		if e.loc.isZeroes() {
+			x.nil = true
+		} else {
+			x.g, x.off = segments[e.loc.segment()], e.loc.fileOffset()
+		}
+		ps.list = append(ps.list, x)
+		return true
+	})
+	if at < end {
+		ps.list = append(ps.list, next(end-at))
+	}
+}

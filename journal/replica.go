@@ -1,0 +1,42 @@
+package journal
+
+import "fmt"
+
+// AppendRecords appends records that another site's store of this volume made,
+// in their order. They must be on the active timeline and the first must
+// follow the tip (ErrGap); payload checksums are verified again (ErrCorrupt).
+// Records before the first that fails have been appended. Durability as Write;
+// nothing of the records is kept.
+func (s *Store) AppendRecords(records []Record) error {
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
+	for i := range records {
+		if err := s.appendForeign(&records[i]); err != nil {
+			return fmt.Errorf("append record %s: %w", records[i].Position, err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) appendForeign(r *Record) error {
+	if err := s.beginAppend(); err != nil {
+		return err
+	}
+	tip := s.Tip()
+	if want := (Position{tip.Timeline, tip.Seq + 1}); r.Position != want {
+		return fmt.Errorf("want %s: %w", want, ErrGap)
+	}
+	if err := r.validate(len(r.Payload)); err != nil {
+		return err
+	}
+	if got := PayloadChecksum(r.Payload); got != r.PayloadCRC {
+		return wireCorrupt("payload", fmt.Sprintf("crc %08x", r.PayloadCRC), fmt.Sprintf("crc %08x", got))
+	}
+	switch r.Kind {
+	case KindWrite, KindDiscard, KindZero:
+		if r.Offset > s.SizeBytes()-r.Length {
+			return fmt.Errorf("%d bytes at %d of a volume of %d: %w", r.Length, r.Offset, s.SizeBytes(), ErrRange)
+		}
+	}
+	return s.appendRecord(r)
+}

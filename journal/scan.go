@@ -1,0 +1,129 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+)
+
+const scanBufferBytes = 1 << 20
+
+// frameScanner reads the frames of one segment in order and verifies each
+// completely. It reads ahead in large pieces into a buffer of its own.
+type frameScanner struct {
+	file     vfs.File
+	name     string
+	volume   VolumeID
+	timeline TimelineID
+	next     Seq   // seq that the next frame must have
+	off      int64 // file offset of the next frame
+	limit    int64 // file offset that frames must not reach beyond
+
+	buf    []byte // file content from bufOff on
+	bufOff int64
+}
+
+func newFrameScanner(seg *segment, limit int64) *frameScanner {
+	return &frameScanner{
+		file: seg.file, name: seg.name, volume: seg.volume, timeline: seg.timeline,
+		next: seg.first, off: blockBytes, limit: limit,
+	}
+}
+
+// frame is a scanned frame. The record's payload is valid until the next scan.
+type frame struct {
+	Record
+	off     int64 // file offset of the frame
+	durable Seq
+}
+
+func (f *frame) payloadOffset() int64 { return f.off + frameHeaderBytes }
+func (f *frame) end() int64           { return f.off + frameBytes(len(f.Payload)) }
+
+// scan returns the next frame; io.EOF at the limit; an error matching
+// ErrCorrupt where the bytes are not the frame that must follow. Damage and
+// the torn end of a log look the same here: see recoverTail.
+func (s *frameScanner) scan() (frame, error) {
+	if s.off+frameHeaderBytes > s.limit {
+		return frame{}, io.EOF
+	}
+	header, err := s.bytes(s.off, frameHeaderBytes)
+	if err != nil {
+		return frame{}, err
+	}
+	r, payloadBytes, durable, err := decodeFrameHeader(header, s.volume)
+	if err != nil {
+		return frame{}, s.locate(err)
+	}
+	if want := (Position{s.timeline, s.next}); r.Position != want {
+		return frame{}, s.damage("record position", want.String(), r.Position.String())
+	}
+	if s.off+frameBytes(payloadBytes) > s.limit {
+		return frame{}, s.damage("frame", fmt.Sprintf("end at most at %d", s.limit), fmt.Sprint(s.off+frameBytes(payloadBytes)))
+	}
+	r.Payload, err = s.bytes(s.off+frameHeaderBytes, payloadBytes)
+	if err != nil {
+		return frame{}, err
+	}
+	if got := PayloadChecksum(r.Payload); got != r.PayloadCRC {
+		return frame{}, s.damage("payload of seq "+fmt.Sprint(s.next), fmt.Sprintf("crc %08x", r.PayloadCRC), fmt.Sprintf("crc %08x", got))
+	}
+	f := frame{Record: r, off: s.off, durable: durable}
+	s.next++
+	s.off = f.end()
+	return f, nil
+}
+
+func (s *frameScanner) damage(what, wanted, found string) error {
+	return &CorruptError{File: s.name, Offset: s.off, What: what, Wanted: wanted, Found: found}
+}
+
+// locate gives a decoder's error the place where the bytes were found.
+func (s *frameScanner) locate(err error) error { return locate(err, s.name, s.off) }
+
+func locate(err error, name string, off int64) error {
+	var c *CorruptError
+	if errors.As(err, &c) {
+		placed := *c
+		placed.File, placed.Offset = name, off
+		return &placed
+	}
+	return fmt.Errorf("read %s at offset %d: %w", name, off, err)
+}
+
+// bytes returns file content, reading ahead up to the limit.
+func (s *frameScanner) bytes(off int64, n int) ([]byte, error) {
+	if n == 0 {
+		return nil, nil
+	}
+	if off >= s.bufOff && off+int64(n) <= s.bufOff+int64(len(s.buf)) {
+		return s.buf[off-s.bufOff:][:n:n], nil
+	}
+	want := min(max(int64(n), scanBufferBytes), s.limit-off)
+	if int64(cap(s.buf)) < want {
+		s.buf = make([]byte, want)
+	}
+	s.buf, s.bufOff = s.buf[:want], off
+	if err := readFull(s.file, s.buf, off); err != nil {
+		s.buf = s.buf[:0]
+		return nil, fmt.Errorf("read %s at offset %d: %w", s.name, off, err)
+	}
+	return s.buf[:n:n], nil
+}
+
+// invalidate forgets what was read ahead, for a file that has grown since.
+func (s *frameScanner) invalidate() { s.buf, s.bufOff = s.buf[:0], 0 }
+
+// readFull fills p; a file that is too short is an error.
+func readFull(f vfs.File, p []byte, off int64) error {
+	n, err := f.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,192 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+)
+
+// change notes where a record of an unsealed segment put its extent; sealed
+// segments have the same in their footer, newest version only.
+type change struct {
+	seq        Seq
+	start, end uint64 // sectors
+	loc        location
+}
+
+// segment is one file of the journal. Identity and file never change; the
+// rest is guarded by Store.mu.
+type segment struct {
+	id       segmentID
+	volume   VolumeID
+	timeline TimelineID
+	first    Seq
+	bytes    int64
+	name     string // path below the store's directory
+	file     vfs.File
+
+	last        Seq   // first-1 while empty
+	end         int64 // file offset behind the last frame
+	changes     []change
+	infoBytes   int64 // of the checkpoints' payloads
+	checkpoints []Checkpoint
+	sealed      bool
+	closedAt    time.Time // when the last record was appended, or nearly
+
+	// users counts the store itself and everyone who may read the file. Who
+	// brings it to zero recycles the file.
+	users atomic.Int64
+}
+
+func (g *segment) empty() bool { return g.last < g.first }
+
+// note adds an appended record to the segment's state.
+func (g *segment) note(r *Record, off int64) {
+	g.last, g.end = r.Position.Seq, off+frameBytes(len(r.Payload))
+	switch r.Kind {
+	case KindWrite:
+		g.changes = append(g.changes, extentOf(r, makeLocation(g.id, off+frameHeaderBytes)))
+	case KindDiscard, KindZero:
+		g.changes = append(g.changes, extentOf(r, makeLocation(g.id, 0)))
+	}
+}
+
+func extentOf(r *Record, loc location) change {
+	return change{r.Position.Seq, uint64(r.Offset) / SectorBytes, uint64(r.Offset+r.Length) / SectorBytes, loc}
+}
+
+// noteCheckpoint adds a checkpoint whose record was noted.
+func (g *segment) noteCheckpoint(c Checkpoint, payloadBytes int) {
+	g.infoBytes += infoRoomBytes(payloadBytes)
+	g.checkpoints = append(g.checkpoints, c)
+}
+
+// infoRoomBytes is what a checkpoint's payload takes in the footer at most:
+// equal neighbours share one copy there.
+func infoRoomBytes(payloadBytes int) int64 { return int64(payloadBytes) + 4 }
+
+// fits reports whether the segment has room for r and then for its footer.
+func (g *segment) fits(r *Record) bool {
+	changes, points, infos := len(g.changes)+1, len(g.checkpoints), g.infoBytes
+	if r.Kind == KindCheckpoint {
+		points, infos = points+1, infos+infoRoomBytes(len(r.Payload))
+	}
+	return g.end+frameBytes(len(r.Payload))+footerBytes(changes, points, infos) <= g.bytes
+}
+
+// tableUpTo returns the newest-wins extents of the records with seq <= upTo.
+// The segment must be held by the caller.
+func (g *segment) tableUpTo(snap segmentSnapshot, upTo Seq) (table, error) {
+	switch {
+	case !snap.sealed:
+		m := newExtentMap()
+		for _, c := range snap.changes {
+			if c.seq <= upTo {
+				m.insert(c.start, c.end, c.loc)
+			}
+		}
+		return m.table(), nil
+	case upTo >= snap.last:
+		f, err := g.readFooter()
+		return f.extents, err
+	default:
+		return g.scanTable(snap, upTo)
+	}
+}
+
+// scanTable builds the table of a part of a sealed segment from its frames.
+func (g *segment) scanTable(snap segmentSnapshot, upTo Seq) (table, error) {
+	m := newExtentMap()
+	scanner := newFrameScanner(g, snap.end)
+	for scanner.next <= upTo {
+		f, err := scanner.scan()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		switch f.Kind {
+		case KindWrite:
+			c := extentOf(&f.Record, makeLocation(g.id, f.payloadOffset()))
+			m.insert(c.start, c.end, c.loc)
+		case KindDiscard, KindZero:
+			c := extentOf(&f.Record, makeLocation(g.id, 0))
+			m.insert(c.start, c.end, c.loc)
+		}
+	}
+	return m.table(), nil
+}
+
+// segmentSnapshot is a segment's state at one moment, safe to use unlocked.
+type segmentSnapshot struct {
+	*segment
+	last    Seq
+	end     int64
+	changes []change
+	sealed  bool
+}
+
+// snapshot must be called with Store.mu held.
+func (g *segment) snapshot() segmentSnapshot {
+	return segmentSnapshot{g, g.last, g.end, g.changes, g.sealed}
+}
+
+// makeFooter computes the footer of an unsealed segment. Nobody appends to it
+// any more.
+func (g *segment) makeFooter(snap segmentSnapshot) (footer, error) {
+	extents, err := g.tableUpTo(snap, snap.last)
+	return footer{
+		id: g.id, timeline: g.timeline, first: g.first, last: snap.last, end: snap.end,
+		extents: extents, checkpoints: g.checkpoints,
+	}, err
+}
+
+// writeFooter makes a segment's footer durable.
+func (g *segment) writeFooter(f footer) error {
+	body, trailer := f.encode()
+	if f.offset()+int64(len(body)) > g.bytes-blockBytes {
+		return fmt.Errorf("seal segment %s: footer of %d bytes at %d does not fit", g.name, len(body), f.offset())
+	}
+	if _, err := g.file.WriteAt(body, f.offset()); err != nil {
+		return fmt.Errorf("seal segment %s: %w", g.name, err)
+	}
+	if _, err := g.file.WriteAt(trailer, g.bytes-blockBytes); err != nil {
+		return fmt.Errorf("seal segment %s: %w", g.name, err)
+	}
+	if err := g.file.Sync(); err != nil {
+		return fmt.Errorf("seal segment %s: %w", g.name, err)
+	}
+	return nil
+}
+
+// readFooter reads and verifies a sealed segment's footer.
+func (g *segment) readFooter() (footer, error) {
+	at := g.bytes - blockBytes
+	block := make([]byte, blockBytes)
+	if err := readFull(g.file, block, at); err != nil {
+		return footer{}, fmt.Errorf("read trailer of %s: %w", g.name, err)
+	}
+	t, err := decodeTrailer(block, g.bytes)
+	if err != nil {
+		return footer{}, locate(err, g.name, at)
+	}
+	if t.id != g.id || t.timeline != g.timeline || t.first != g.first {
+		return footer{}, &CorruptError{File: g.name, Offset: at, What: "segment trailer",
+			Wanted: fmt.Sprintf("segment %d of %s from %d", g.id, g.timeline, g.first),
+			Found:  fmt.Sprintf("segment %d of %s from %d", t.id, t.timeline, t.first)}
+	}
+	body := make([]byte, t.bodyBytes)
+	if err := readFull(g.file, body, t.offset); err != nil {
+		return footer{}, fmt.Errorf("read footer of %s: %w", g.name, err)
+	}
+	f, err := t.decodeBody(body)
+	if err != nil {
+		return footer{}, locate(err, g.name, t.offset)
+	}
+	return f, nil
+}

@@ -1,0 +1,263 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+)
+
+// Store is one volume's base image and journal, open for reading and for
+// appending. Its methods may be called concurrently. It owns no goroutine:
+// call Run, or Maintain from time to time.
+//
+// Locks, in the order in which they nest: maintainMu, appendMu, spareMu,
+// stateMu, flushMu, mu, holdMu.
+type Store struct {
+	cfg    Config
+	volume VolumeID
+	lock   io.Closer
+	cat    catalog
+	base   vfs.File
+	size   atomic.Int64 // bytes; equals state.SizeBytes
+
+	maintainMu sync.Mutex // one Maintain, Fork or Close at a time
+
+	// appendMu orders appends. Its holder alone changes the tip.
+	appendMu sync.Mutex
+	active   *segment // nil before the first append and after a fork
+	// forkFirst asks the next local append to begin a timeline of its own:
+	// the store was not closed cleanly.
+	forkFirst bool
+	header    [frameHeaderBytes]byte // scratch of the append path
+
+	spareMu sync.Mutex // guards the supply of segment files
+	spare   *segment   // ready to become active, header not written
+	free    []string   // files of dropped segments, to be reused
+	nextID  segmentID
+
+	stateMu sync.Mutex // one change of the catalog's state at a time
+
+	flushMu  sync.Mutex
+	flushing chan struct{} // closed when the sync under way ends; nil if none
+
+	mu       sync.RWMutex
+	state    catalogState
+	tree     *tree
+	pins     map[string]Position
+	segments map[segmentID]*segment
+	index    *extentMap
+	appended uint64     // records appended since Open
+	flushed  uint64     // how many of them are durable
+	durable  Position   // on the active timeline's path
+	unsynced []*segment // hold records that are not known durable; the active one last
+	toSeal   []*segment // complete, waiting for their footer
+	failed   error      // first error that poisoned the store
+	closed   bool
+	forks    uint64        // counts changes of the active timeline
+	changed  chan struct{} // closed and replaced when durable, forks, failed or closed change
+
+	durableSeq atomic.Uint64 // equals durable.Seq
+	wake       chan struct{} // asks Run for a Maintain; capacity 1
+
+	holdMu sync.Mutex
+	holds  map[*hold]struct{}
+}
+
+// hold keeps the horizon from passing a position.
+type hold struct{ at Position }
+
+// Volume returns the volume's id.
+func (s *Store) Volume() VolumeID { return s.volume }
+
+// SizeBytes returns the volume's size.
+func (s *Store) SizeBytes() int64 { return s.size.Load() }
+
+// Tip returns the newest position.
+func (s *Store) Tip() Position {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.tipLocked()
+}
+
+func (s *Store) tipLocked() Position {
+	return Position{s.state.Active, s.tree.last[s.state.Active]}
+}
+
+// Durable returns the newest position that a power loss cannot take back.
+func (s *Store) Durable() Position {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.durable
+}
+
+// Horizon returns the oldest position that can be opened.
+func (s *Store) Horizon() Position {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.state.Horizon
+}
+
+// Path returns the runs from the horizon to the tip.
+func (s *Store) Path() Path {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	path, err := s.tree.path(s.state.Horizon, s.tipLocked())
+	if err != nil {
+		panic(fmt.Sprintf("active timeline does not descend from the horizon: %v", err))
+	}
+	return path
+}
+
+// Timelines returns the known timelines, parents before their children.
+func (s *Store) Timelines() []Timeline {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.tree.sorted()
+}
+
+// Err returns the error that poisoned the store, or nil.
+func (s *Store) Err() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.failed
+}
+
+// usable returns why the store cannot be used, or nil. mu must be held.
+func (s *Store) usable() error {
+	if s.closed {
+		return ErrClosed
+	}
+	return s.failed
+}
+
+// poison records the first failed write or sync and returns it. What is
+// durable is unknown from here on, so nothing more is acknowledged: a second
+// fsync after a failed one may succeed without having written the data.
+func (s *Store) poison(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed == nil {
+		s.failed = fmt.Errorf("%w: %w", ErrPoisoned, err)
+		s.cfg.Log.Error("store poisoned; close and reopen it to recover", "volume", s.volume, "error", err)
+		s.announceLocked()
+	}
+	return s.failed
+}
+
+// announceLocked wakes everyone who waits for the store to change.
+func (s *Store) announceLocked() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *Store) wakeRun() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // a call is already pending
+	}
+}
+
+// changeState commits a change of the catalog's state, together with what more
+// writes, and then applies it in memory, where then runs with mu held. On an
+// error nothing has changed, on disk or in memory, and the store goes on.
+func (s *Store) changeState(change func(next *catalogState), more func(tx kv.Tx) error, then func()) error {
+	s.stateMu.Lock()
+	defer s.stateMu.Unlock()
+	s.mu.RLock()
+	next := s.state
+	s.mu.RUnlock()
+	change(&next)
+	err := s.cat.db.Update(func(tx kv.Tx) error {
+		if more != nil {
+			if err := more(tx); err != nil {
+				return err
+			}
+		}
+		return s.cat.saveState(tx, next)
+	})
+	if err != nil {
+		return mapFull(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = next
+	if then != nil {
+		then()
+	}
+	return nil
+}
+
+// Close flushes, seals and releases the store. Views and readers must have
+// been closed. After an error everything acknowledged by Flush is still
+// durable, and the next Open recovers. Close is idempotent.
+func (s *Store) Close() error {
+	s.maintainMu.Lock()
+	defer s.maintainMu.Unlock()
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
+	s.mu.RLock()
+	closed, failed := s.closed, s.failed
+	s.mu.RUnlock()
+	if closed {
+		return nil
+	}
+	var err error
+	if failed == nil {
+		err = s.closeCleanly()
+	}
+	s.mu.Lock()
+	s.closed = true
+	s.announceLocked()
+	segments := s.segments
+	s.mu.Unlock()
+	return errors.Join(err, s.release(segments))
+}
+
+// closeCleanly leaves a catalog from which the next Open needs no recovery.
+func (s *Store) closeCleanly() error {
+	if err := s.syncJournal(); err != nil {
+		return err
+	}
+	s.retireActive()
+	if err := s.sealPending(); err != nil {
+		return err
+	}
+	if s.forkFirst {
+		return nil // still unclean: the next Open must fork as well
+	}
+	tip := s.Tip()
+	if err := s.changeState(func(next *catalogState) { next.CleanTip = &tip }, nil, nil); err != nil {
+		return fmt.Errorf("mark store clean: %w", err)
+	}
+	return nil
+}
+
+// release closes files and the lock. The lock goes last: a successor must
+// find nobody writing.
+func (s *Store) release(segments map[segmentID]*segment) error {
+	var errs []error
+	for _, g := range segments {
+		errs = append(errs, g.file.Close())
+	}
+	if s.spare != nil {
+		errs = append(errs, s.spare.file.Close())
+	}
+	if s.base != nil {
+		errs = append(errs, s.base.Close())
+	}
+	if s.cat.db != nil {
+		errs = append(errs, s.cat.db.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close store of volume %s: %w", s.volume, err)
+	}
+	return nil
+}

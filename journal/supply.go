@@ -1,0 +1,180 @@
+package journal
+
+import (
+	"fmt"
+	"slices"
+)
+
+// keepFree is how many files of dropped segments are kept for reuse. A reused
+// file's blocks are already written, so that syncing it moves no metadata.
+const keepFree = 4
+
+// maxUnsealed bounds the complete segments that wait for their footer; then
+// the append that needs another segment seals them itself.
+const maxUnsealed = 8
+
+// room makes sure that the active segment takes r. appendMu must be held.
+func (s *Store) room(r *Record) error {
+	if s.active != nil && s.active.fits(r) {
+		return nil
+	}
+	s.mu.RLock()
+	waiting := len(s.toSeal)
+	s.mu.RUnlock()
+	if waiting >= maxUnsealed {
+		if err := s.sealPending(); err != nil {
+			return err
+		}
+	}
+	need := blockBytes + frameBytes(len(r.Payload)) + footerBytes(1, 1, infoRoomBytes(len(r.Payload)))
+	g, err := s.takeSegment(need)
+	if err != nil {
+		return err
+	}
+	g.timeline, g.first, g.last = r.Position.Timeline, r.Position.Seq, r.Position.Seq-1
+	h := segmentHeader{volume: s.volume, id: g.id, timeline: g.timeline, first: g.first, bytes: g.bytes, created: s.cfg.Clock.Now()}
+	if _, err := g.file.WriteAt(h.encode(), 0); err != nil {
+		return s.poison(fmt.Errorf("begin segment %s: %w", g.name, err))
+	}
+	s.retireActive()
+	s.mu.Lock()
+	s.segments[g.id] = g
+	s.unsynced = append(s.unsynced, g)
+	s.mu.Unlock()
+	s.active = g
+	s.wakeRun()
+	return nil
+}
+
+// retireActive hands the active segment over to be sealed. appendMu must be
+// held.
+func (s *Store) retireActive() {
+	if s.active == nil {
+		return
+	}
+	s.mu.Lock()
+	s.toSeal = append(s.toSeal, s.active)
+	s.mu.Unlock()
+	s.active = nil
+}
+
+// takeSegment returns a segment file of at least need bytes whose name is
+// durable and which nobody else knows. ErrFull leaves the store as it was.
+func (s *Store) takeSegment(need int64) (*segment, error) {
+	s.spareMu.Lock()
+	defer s.spareMu.Unlock()
+	if g := s.spare; g != nil && g.bytes >= need {
+		s.spare = nil
+		return g, nil
+	}
+	bytes := max(s.cfg.SegmentBytes, (need+blockBytes-1)&^(blockBytes-1))
+	if s.spare != nil { // too small for a record of another site's making
+		s.free = append(s.free, s.spare.name)
+		if err := s.spare.file.Close(); err != nil {
+			return nil, fmt.Errorf("close spare segment: %w", err)
+		}
+		s.spare = nil
+	}
+	return s.makeSegment(bytes)
+}
+
+// prepareSpare has a segment file ready before it is needed. Ids rise in the
+// order of use, because no file is made while another waits.
+func (s *Store) prepareSpare() error {
+	s.spareMu.Lock()
+	defer s.spareMu.Unlock()
+	if s.spare != nil {
+		return nil
+	}
+	g, err := s.makeSegment(s.cfg.SegmentBytes)
+	if err == nil {
+		s.spare = g
+	}
+	return err
+}
+
+// makeSegment makes or reuses a file. spareMu must be held.
+func (s *Store) makeSegment(bytes int64) (*segment, error) {
+	fs := s.cfg.FS
+	id := s.nextID
+	if id > maxSegmentID {
+		return nil, fmt.Errorf("make segment %d: %w", id, ErrFull)
+	}
+	g := &segment{id: id, volume: s.volume, name: segmentName(id), bytes: bytes, end: blockBytes}
+	g.users.Store(1)
+	name := s.cfg.file(g.name)
+	reused := false
+	if n := len(s.free); n > 0 && bytes == s.cfg.SegmentBytes {
+		if err := fs.Rename(s.cfg.file(s.free[n-1]), name); err != nil {
+			return nil, fmt.Errorf("reuse segment %s: %w", s.free[n-1], err)
+		}
+		s.free = s.free[:n-1]
+		reused = true
+	}
+	s.nextID++
+	var err error
+	if reused {
+		g.file, err = fs.Open(name)
+	} else {
+		g.file, err = fs.Create(name)
+	}
+	if err == nil {
+		err = g.file.Allocate(0, bytes)
+	}
+	if err == nil {
+		err = fs.SyncDir(s.cfg.file(journalDir))
+	}
+	if err != nil {
+		if g.file != nil {
+			_ = g.file.Close()
+			_ = fs.Remove(name) // a leftover is found and reused by the next Open
+		}
+		return nil, fmt.Errorf("make segment %s: %w", g.name, mapFull(err))
+	}
+	return g, nil
+}
+
+// releaseSegment gives up one use of a segment; the last one recycles it.
+func (s *Store) releaseSegment(g *segment) {
+	if g.users.Add(-1) > 0 {
+		return
+	}
+	if err := g.file.Close(); err != nil {
+		s.cfg.Log.Warn("closing a dropped segment failed", "segment", g.name, "error", err)
+	}
+	s.spareMu.Lock()
+	defer s.spareMu.Unlock()
+	if len(s.free) < keepFree && g.bytes == s.cfg.SegmentBytes {
+		s.free = append(s.free, g.name)
+		return
+	}
+	if err := s.cfg.FS.Remove(s.cfg.file(g.name)); err != nil {
+		s.cfg.Log.Warn("removing a dropped segment failed; the next open reuses its file", "segment", g.name, "error", err)
+	}
+}
+
+// sealPending gives complete segments their footer, oldest first, and enters
+// them into the catalog. One caller at a time seals; see sealOne.
+func (s *Store) sealPending() error {
+	for {
+		s.mu.RLock()
+		var g *segment
+		if len(s.toSeal) > 0 {
+			g = s.toSeal[0]
+		}
+		err := s.failed
+		s.mu.RUnlock()
+		if g == nil || err != nil {
+			return err
+		}
+		if err := s.sealOne(g); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Store) dropPendingLocked(g *segment) {
+	if i := slices.Index(s.toSeal, g); i >= 0 {
+		s.toSeal = slices.Delete(s.toSeal, i, i+1)
+	}
+}

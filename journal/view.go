@@ -1,0 +1,179 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+)
+
+// View is the read-only image of the volume at a position. It keeps what it
+// needs, and the horizon from passing its position, until Close. Its methods
+// may be called concurrently.
+type View struct {
+	s     *Store
+	at    Position
+	size  int64
+	index table
+	held  map[segmentID]*segment
+	hold  *hold
+	once  sync.Once
+}
+
+// View opens the image at a position. ErrHorizon if it is too old,
+// ErrUnknownPosition if no known timeline has it. Nothing is copied: the cost
+// is reading the indexes of the segments between the base and the position.
+func (s *Store) View(at Position) (*View, error) {
+	s.mu.RLock()
+	err := s.usable()
+	var parts []pathPart
+	if err == nil {
+		parts, err = s.holdPathLocked(at)
+	}
+	v := &View{s: s, at: at, size: s.state.SizeBytes, held: map[segmentID]*segment{}}
+	if err == nil {
+		v.hold = s.addHold(at)
+	}
+	s.mu.RUnlock()
+	if err != nil {
+		return nil, fmt.Errorf("open view at %s: %w", at, err)
+	}
+	for _, part := range parts {
+		v.held[part.id] = part.segment
+	}
+	v.index, err = tableOf(parts)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open view at %s: %w", at, err), v.Close())
+	}
+	return v, nil
+}
+
+// pathPart is a segment, or the part of one, on a path.
+type pathPart struct {
+	segmentSnapshot
+	upTo Seq // the last seq of it on the path
+}
+
+// holdPathLocked returns the segments from the base to a position, oldest
+// first, and holds each. mu must be held.
+func (s *Store) holdPathLocked(at Position) ([]pathPart, error) {
+	if _, err := s.tree.path(s.state.Horizon, at); err != nil {
+		return nil, err
+	}
+	path, err := s.tree.path(s.state.Base, at)
+	if err != nil {
+		return nil, err
+	}
+	parts := s.partsLocked(path)
+	for _, part := range parts {
+		part.users.Add(1)
+	}
+	return parts, nil
+}
+
+// partsLocked returns the segments on a path, oldest first.
+func (s *Store) partsLocked(path Path) []pathPart {
+	var parts []pathPart
+	for _, run := range path {
+		if run.Last < run.First {
+			continue
+		}
+		for _, g := range s.lineLocked(run.Timeline) {
+			if !g.empty() && g.first <= run.Last && g.last >= run.First {
+				parts = append(parts, pathPart{g.snapshot(), min(run.Last, g.last)})
+			}
+		}
+	}
+	return parts
+}
+
+// tableOf merges the indexes of the parts of a path.
+func tableOf(parts []pathPart) (table, error) {
+	tables := make([]table, 0, len(parts))
+	for _, part := range parts {
+		t, err := part.tableUpTo(part.segmentSnapshot, part.upTo)
+		if err != nil {
+			return nil, err
+		}
+		tables = append(tables, t)
+	}
+	return overlayAll(tables), nil
+}
+
+// Position returns what the view shows.
+func (v *View) Position() Position { return v.at }
+
+// SizeBytes returns the size the volume had when the view was opened; what
+// lies beyond its size at the position reads as zeroes.
+func (v *View) SizeBytes() int64 { return v.size }
+
+// ReadAt fills p with the content at off; offset and length in whole sectors.
+func (v *View) ReadAt(p []byte, off int64) error {
+	if off < 0 || len(p) == 0 || off%SectorBytes != 0 || len(p)%SectorBytes != 0 || off > v.size-int64(len(p)) {
+		return fmt.Errorf("read %d bytes at %d of a view of %d: %w", len(p), off, v.size, ErrRange)
+	}
+	ps := piecesPool.Get().(*pieces)
+	defer piecesPool.Put(ps)
+	ps.list = ps.list[:0]
+	ps.split(p, off, v.index, v.held)
+	defer clear(ps.list)
+	return v.s.readPieces(ps)
+}
+
+// Allocation describes a range of the view as Store.Allocation does.
+func (v *View) Allocation(off, length int64, limit int) ([]AllocatedRange, error) {
+	if off < 0 || length <= 0 || off > v.size-length {
+		return nil, fmt.Errorf("describe %d bytes at %d of a view of %d: %w", length, off, v.size, ErrRange)
+	}
+	return collectAllocation(v.index, v.s.base, off, length, limit)
+}
+
+// NextData returns the first run at or after off that may hold other bytes
+// than zeroes; length 0 means that there is none.
+func (v *View) NextData(off int64) (start, length int64, err error) {
+	err = allocation(v.index, v.s.base, off, v.size-off, func(r AllocatedRange) bool {
+		if r.Zero {
+			return length == 0
+		}
+		if length == 0 {
+			start = r.Offset
+		}
+		length += r.Length
+		return true
+	})
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return start, length, err
+}
+
+// Close releases what the view holds. Idempotent.
+func (v *View) Close() error {
+	v.once.Do(func() {
+		v.s.dropHold(v.hold)
+		for _, g := range v.held {
+			v.s.releaseSegment(g)
+		}
+	})
+	return nil
+}
+
+func (s *Store) addHold(at Position) *hold {
+	h := &hold{at: at}
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	s.holds[h] = struct{}{}
+	return h
+}
+
+func (s *Store) dropHold(h *hold) {
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	delete(s.holds, h)
+}
+
+func (s *Store) moveHold(h *hold, at Position) {
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	h.at = at
+}
