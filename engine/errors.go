@@ -1,6 +1,11 @@
 package engine
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/lockstep-csi/lockstep/journal"
+)
 
 var (
 	// ErrOutOfRange: a request reaches beyond the device's end.
@@ -19,4 +24,25 @@ var (
 	ErrPoisoned = errors.New("volume poisoned by an earlier I/O error")
 	// ErrClosed: the engine was closed.
 	ErrClosed = errors.New("engine is closed")
+	// ErrBarrierHeld: another checkpoint round holds the barrier.
+	ErrBarrierHeld = errors.New("another checkpoint round holds the barrier")
+	// ErrBarrierLost: the barrier's deadline passed before Commit.
+	ErrBarrierLost = errors.New("barrier was lifted before the checkpoint")
 )
+
+// mapError gives a store's error the meaning it has for a device.
+func mapError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, journal.ErrFull):
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	case errors.Is(err, journal.ErrPoisoned):
+		return fmt.Errorf("%w: %w", ErrPoisoned, err)
+	case errors.Is(err, journal.ErrClosed):
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	case errors.Is(err, journal.ErrRange):
+		return fmt.Errorf("%w: %w", ErrOutOfRange, err)
+	}
+	return err
+}

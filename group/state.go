@@ -45,12 +45,19 @@ type State struct {
 	Members  []journal.VolumeID // ascending
 	// Source is the peer that feeds this group while Role is RoleReplica.
 	Source string
-	// Rewind is set from the start of a rewind until it is committed or undone.
-	Rewind *Rewind
+	// Rewind is set from the end of StartRewind until it is undone or committed.
+	Rewind *Rewind `json:",omitempty"`
+	// Pending is an operation that must be finished before anything else.
+	Pending *Operation `json:",omitempty"`
+	// LastCheckpoint is at least the number of every checkpoint that a fork
+	// left behind; numbers go on above it.
+	LastCheckpoint journal.CheckpointNumber
 }
 
 // Rewind remembers a rewind in progress.
 type Rewind struct {
+	// ID names the pins that keep Back.
+	ID      string
 	Started time.Time
 	To      Point
 	From    Point

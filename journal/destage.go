@@ -80,7 +80,7 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 	var to Position
 	for _, part := range all {
 		end := Position{part.timeline, part.upTo}
-		due := s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.closedAt.Before(expiry)
+		due := s.pressed.Load() || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.closedAt.Before(expiry)
 		if interrupted {
 			due = path.Contains(s.state.Horizon) && !s.passesLocked(end, s.state.Horizon)
 		}

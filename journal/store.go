@@ -62,6 +62,7 @@ type Store struct {
 	changed  chan struct{} // closed and replaced when durable, forks, failed or closed change
 
 	durableSeq atomic.Uint64 // equals durable.Seq
+	pressed    atomic.Bool   // Reclaim is running: destage whatever is not held
 	wake       chan struct{} // asks Run for a Maintain; capacity 1
 
 	holdMu sync.Mutex

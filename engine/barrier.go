@@ -1,0 +1,82 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// barrier is an engine's part in a checkpoint round. At most one round holds
+// the gate; it is lifted by Commit, by Abort or by its deadline, whichever
+// comes first.
+type barrier struct {
+	mu    sync.Mutex
+	round uint64 // that holds the gate; 0 for none
+	timer *time.Timer
+}
+
+// Prepare stops admitting changes and waits until those in flight are done.
+// The barrier lifts itself after hold, whatever becomes of the coordinator. If
+// ctx ends first the barrier is lifted and ctx's error returned. round must be
+// above zero and unique.
+func (e *Engine) Prepare(ctx context.Context, round uint64, hold time.Duration) error {
+	b := &e.barrier
+	b.mu.Lock()
+	if b.round != 0 {
+		b.mu.Unlock()
+		return fmt.Errorf("prepare round %d on volume %s: round %d: %w", round, e.Volume(), b.round, ErrBarrierHeld)
+	}
+	b.round = round
+	drained := e.gate.shut()
+	b.timer = time.AfterFunc(hold, func() { e.Abort(round) })
+	b.mu.Unlock()
+	select {
+	case <-drained:
+		return nil
+	case <-ctx.Done():
+		e.Abort(round)
+		return fmt.Errorf("prepare round %d on volume %s: %w", round, e.Volume(), ctx.Err())
+	}
+}
+
+// Commit appends the checkpoint of a prepared round and lifts the barrier.
+// The record is durable after the next Flush. ErrBarrierLost if the barrier's
+// deadline passed: the volume then has no such checkpoint.
+func (e *Engine) Commit(round uint64, c journal.Checkpoint) (journal.Position, error) {
+	b := &e.barrier
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.round != round {
+		return journal.Position{}, fmt.Errorf("commit checkpoint %d on volume %s: %w", c.Number, e.Volume(), ErrBarrierLost)
+	}
+	defer b.lift(e)
+	covered := e.changes.Load()
+	pos, err := e.store.Checkpoint(c)
+	if err != nil {
+		return journal.Position{}, fmt.Errorf("commit checkpoint %d on volume %s: %w", c.Number, e.Volume(), mapError(err))
+	}
+	e.covered.Store(covered)
+	return pos, nil
+}
+
+// Abort lifts the barrier of a round, if it still holds.
+func (e *Engine) Abort(round uint64) {
+	b := &e.barrier
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.round == round {
+		b.lift(e)
+	}
+}
+
+func (b *barrier) lift(e *Engine) {
+	b.timer.Stop()
+	b.round = 0
+	e.gate.open()
+}
+
+// Dirty reports whether anything changed since the last checkpoint.
+func (e *Engine) Dirty() bool { return e.changes.Load() != e.covered.Load() }

@@ -1,0 +1,44 @@
+// Package fuse serves an engine.Device to the kernel through /dev/fuse.
+//
+// It speaks the FUSE protocol (Linux include/uapi/linux/fuse.h, protocol 7.31
+// and later) over a raw descriptor, for one file system that holds one
+// directory with one regular file called FileName. A loop device with direct
+// I/O over that file makes it a block device; attaching it is the work of
+// node/holder, which also mounts the file system and keeps the descriptor.
+//
+// # Hand-over between processes
+//
+// Handshake negotiates the connection once, right after the mount, and Serve
+// answers requests for as long as its process lives. When that process dies,
+// requests that it had read and not answered stay in the kernel. The next
+// process calls Serve with the same descriptor, the same InitState and
+// Session.Takeover set; Serve then asks the kernel to queue those requests
+// again (FUSE_NOTIFY_RESEND, Linux 6.9) before it reads anything. That a new
+// process can answer for an old one rests on these invariants:
+//
+//   - node ids and file handles are constants, so nothing about open files is
+//     lost with a process;
+//   - replies carry a request's unique exactly as it was read, with the bit
+//     that marks a resent request;
+//   - a request may be applied twice (by the dead process and by its
+//     successor), so the dead one must be wholly gone before the successor
+//     reads. The holder's lease sees to that; Serve cannot check it;
+//   - a request is copied by the kernel into memory that is mapped, populated
+//     and locked. A process killed while the kernel copies into a page that is
+//     not there yet would turn that request into EIO instead of leaving it to
+//     be resent.
+//
+// # Goroutines
+//
+// Serve owns every goroutine of a session and returns after all of them have
+// ended. Options.Readers goroutines read requests; each holds one receive
+// buffer, which is the permission to read. Changes and reads that the device
+// can answer from memory are served where they were read. Before a call that
+// may wait for a disk, a reader that is the last one still reading passes its
+// receive buffer on to another goroutine and continues in a smaller buffer, so
+// that a slow request never keeps the next one from being read. Buffers bound
+// the goroutines: when all are in use, requests wait in the kernel.
+//
+// The package neither mounts nor unmounts, needs no privilege, and never
+// closes the descriptor that it was given.
+package fuse

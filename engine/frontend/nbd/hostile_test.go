@@ -1,0 +1,309 @@
+package nbd
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/engine/frontend/conformance"
+)
+
+// disconnects collects why connections ended.
+func disconnects() (Config, chan error) {
+	ended := make(chan error, 64)
+	return Config{OnDisconnect: func(_ string, reason error) { ended <- reason }}, ended
+}
+
+// TestGarbage: whatever bytes come, in whichever phase, the server survives
+// and serves the next client.
+func TestGarbage(t *testing.T) {
+	r := serve(t, Config{}, conformance.NewMemory(1<<20))
+	random := rand.New(rand.NewPCG(5, 5))
+	for round := range 60 {
+		var conn net.Conn
+		switch round % 3 {
+		case 0:
+			var err error
+			if conn, err = net.Dial("unix", r.path); err != nil {
+				t.Fatal(err)
+			}
+		case 1:
+			conn = greeted(t, r.path).conn
+		case 2:
+			c := greeted(t, r.path)
+			if _, err := c.option(optGo, goData("vol")); err != nil {
+				t.Fatal(err)
+			}
+			conn = c.conn
+		}
+		garbage := make([]byte, 200+random.IntN(4000))
+		for i := range garbage {
+			garbage[i] = byte(random.Uint32())
+		}
+		// The server may hang up at any byte of it.
+		_, _ = conn.Write(garbage)
+		conn.(*net.UnixConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, conn)
+		conn.Close()
+	}
+	c := structured(t, r)
+	if err := c.request(cmdFlush, 0, 0, 0); err != nil {
+		t.Errorf("a good client after the garbage: %v", err)
+	}
+}
+
+func TestProtocolViolationsEndTheConnection(t *testing.T) {
+	config, ended := disconnects()
+	r := serve(t, config, conformance.NewMemory(1<<20))
+	violations := map[string]func(c *client){
+		"option magic": func(c *client) { _, _ = c.conn.Write(make([]byte, optionHeaderBytes)) },
+		"long export name": func(c *client) {
+			c.sendOption(optExportName, make([]byte, maxOptionBytes+1))
+		},
+		"endless options": func(c *client) {
+			for range maxOptions {
+				_, _ = c.option(optList, nil)
+			}
+		},
+		"request magic": func(c *client) {
+			_, _ = c.option(optGo, goData("vol"))
+			_, _ = c.conn.Write(make([]byte, requestBytes))
+		},
+	}
+	for name, violate := range violations {
+		c := greeted(t, r.path)
+		violate(c)
+		c.wantEnd(t)
+		if reason := soon(t, ended, name); !errors.Is(reason, ErrProtocol) {
+			t.Errorf("%s: ended with %v, want ErrProtocol", name, reason)
+		}
+	}
+	for _, flags := range []uint32{0, handshakeNoZeroes, 1<<2 | handshakeFixedNewstyle} {
+		conn, err := net.Dial("unix", r.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &client{conn: conn, in: bufio.NewReader(conn)}
+		if err := c.hello(flags); err != nil {
+			t.Fatal(err)
+		}
+		c.wantEnd(t)
+		conn.Close()
+		if reason := soon(t, ended, "client flags"); !errors.Is(reason, ErrProtocol) {
+			t.Errorf("client flags %#x: ended with %v, want ErrProtocol", flags, reason)
+		}
+	}
+}
+
+// TestHandshakeTimeout: a client that says nothing is not kept.
+func TestHandshakeTimeout(t *testing.T) {
+	config, ended := disconnects()
+	config.HandshakeTimeout = 20 * time.Millisecond
+	r := serve(t, config, conformance.NewMemory(1<<20))
+	c := greeted(t, r.path)
+	c.wantEnd(t)
+	if reason := soon(t, ended, "silent client"); !errors.Is(reason, os.ErrDeadlineExceeded) {
+		t.Errorf("ended with %v, want a deadline", reason)
+	}
+	// One that got through may be as silent as it likes.
+	quiet := structured(t, r)
+	greeted(t, r.path).wantEnd(t) // a full timeout passes meanwhile
+	if err := quiet.request(cmdFlush, 0, 0, 0); err != nil {
+		t.Errorf("idle client after the handshake timeout: %v", err)
+	}
+}
+
+func TestTooManyConnections(t *testing.T) {
+	config, ended := disconnects()
+	config.MaxConnections = 2
+	r := serve(t, config, conformance.NewMemory(1<<20))
+	first := structured(t, r)
+	structured(t, r)
+	if _, err := connect(r.path, "vol", clientOptions{}); err == nil {
+		t.Fatal("a third client got in, with MaxConnections 2")
+	}
+	if reason := soon(t, ended, "third client"); !errors.Is(reason, ErrTooManyConnections) {
+		t.Errorf("turned away with %v, want ErrTooManyConnections", reason)
+	}
+	first.close()
+	for deadline := time.Now().Add(testPatience); ; runtime.Gosched() {
+		if c, err := connect(r.path, "vol", clientOptions{}); err == nil {
+			c.close()
+			return
+		} else if time.Now().After(deadline) {
+			t.Fatalf("no place after one client left: %v", err)
+		}
+	}
+}
+
+// TestClientThatDoesNotRead floods the server with reads and takes no reply:
+// memory stays bounded, other clients are served, and Serve ends.
+func TestClientThatDoesNotRead(t *testing.T) {
+	dev := conformance.NewMemory(64 << 20)
+	if err := dev.WriteAt(t.Context(), bytes.Repeat([]byte{1}, 64<<20), 0, false); err != nil {
+		t.Fatal(err)
+	}
+	r := serve(t, Config{DrainTimeout: 50 * time.Millisecond}, dev)
+	for range 3 {
+		c := greeted(t, r.path)
+		if _, err := c.option(optGo, goData("vol")); err != nil {
+			t.Fatal(err)
+		}
+		// Enough requests for 4 GiB. The write ends when the server stops
+		// reading and the socket is full, which a deadline tells us.
+		flood := bytes.Repeat(requestHeader(request{command: cmdRead, length: 4 << 20}), 1024)
+		c.conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		_, _ = c.conn.Write(flood)
+	}
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	// The device, three connections' payload, as much again in pools.
+	if limit := uint64(64<<20*2 + 6*connectionBytes + 64<<20); stats.HeapInuse > limit {
+		t.Errorf("heap of %d MiB, want at most %d MiB", stats.HeapInuse>>20, limit>>20)
+	}
+	if reads := dev.Counts().Reads; reads > 3*(connectionBytes/(4<<20)+2) {
+		t.Errorf("%d reads of 4 MiB reached the device for clients that take nothing", reads)
+	}
+	good := structured(t, r)
+	if err := good.request(cmdFlush, 0, 0, 0); err != nil {
+		t.Errorf("another client beside them: %v", err)
+	}
+	good.close()
+	r.stop(t)
+}
+
+// TestHalfRequest: a client that dies in the middle of a payload changes
+// nothing.
+func TestHalfRequest(t *testing.T) {
+	config, ended := disconnects()
+	dev := conformance.NewMemory(64 << 20)
+	r := serve(t, config, dev)
+	c := greeted(t, r.path)
+	if _, err := c.option(optGo, goData("vol")); err != nil {
+		t.Fatal(err)
+	}
+	head := requestHeader(request{command: cmdWrite, length: maxRequestBytes})
+	if _, err := c.conn.Write(append(head, bytes.Repeat([]byte{1}, 1<<20)...)); err != nil {
+		t.Fatal(err)
+	}
+	c.conn.Close()
+	if reason := soon(t, ended, "half a request"); !errors.Is(reason, io.ErrUnexpectedEOF) {
+		t.Errorf("ended with %v, want an unexpected end", reason)
+	}
+	if n := dev.Counts().Writes; n != 0 {
+		t.Errorf("%d writes reached the device from half a request", n)
+	}
+}
+
+// TestRemoveDrains: a request that is at the device when its export is removed
+// is answered; the next one is not taken.
+func TestRemoveDrains(t *testing.T) {
+	dev := conformance.NewMemory(1 << 20)
+	r := serve(t, Config{}, dev)
+	c := structured(t, r)
+	gate := dev.Block(conformance.Match{Op: conformance.OpWrite}, 1)
+	t.Cleanup(gate.Release)
+	written := make(chan error, 1)
+	go func() { written <- c.write(make([]byte, 4096), 0, 0) }()
+	soon(t, gate.Entered(), "write")
+
+	removed := make(chan error, 1)
+	go func() { removed <- r.Remove(context.Background(), "vol") }()
+	for r.exports.find("vol") != nil {
+		runtime.Gosched()
+	}
+	if _, err := connect(r.path, "vol", clientOptions{}); err == nil {
+		t.Error("an export that is being removed took a client")
+	}
+	select {
+	case <-removed:
+		t.Fatal("Remove returned while a request was at the device")
+	default:
+	}
+	gate.Release()
+	if err := soon(t, written, "write in flight"); err != nil {
+		t.Errorf("write in flight while the export was removed: %v", err)
+	}
+	if err := soon(t, removed, "Remove"); err != nil {
+		t.Errorf("Remove: %v", err)
+	}
+	if err := c.request(cmdFlush, 0, 0, 0); err == nil {
+		t.Error("a removed export answered")
+	}
+	if err := r.Remove(context.Background(), "vol"); !errors.Is(err, ErrNoExport) {
+		t.Errorf("Remove of what is gone: %v, want ErrNoExport", err)
+	}
+	if err := r.Add("vol", dev, ""); err != nil {
+		t.Errorf("Add of a name that was removed: %v", err)
+	}
+}
+
+// TestRemoveGivesUp: when its context ends, Remove cancels what hangs.
+func TestRemoveGivesUp(t *testing.T) {
+	dev := conformance.NewMemory(1 << 20)
+	r := serve(t, Config{}, dev)
+	c := structured(t, r)
+	gate := dev.Block(conformance.Match{Op: conformance.OpFlush}, 1)
+	t.Cleanup(gate.Release)
+	flushed := make(chan error, 1)
+	go func() { flushed <- c.request(cmdFlush, 0, 0, 0) }()
+	soon(t, gate.Entered(), "flush")
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := r.Remove(ctx, "vol"); err != nil {
+		t.Errorf("Remove: %v", err)
+	}
+	if err := soon(t, flushed, "flush"); err == nil {
+		t.Error("a cancelled flush was acknowledged")
+	}
+}
+
+// TestServeEndsWithHungDevice: Serve returns though a call hangs until it is
+// cancelled.
+func TestServeEndsWithHungDevice(t *testing.T) {
+	dev := conformance.NewMemory(1 << 20)
+	r := serve(t, Config{DrainTimeout: 10 * time.Millisecond}, dev)
+	gate := dev.Block(conformance.Match{Op: conformance.OpRead}, 8)
+	t.Cleanup(gate.Release)
+	c := structured(t, r)
+	var reads sync.WaitGroup
+	errs := make(chan error, 8)
+	for range 8 {
+		reads.Go(func() { errs <- c.read(make([]byte, 4096), 0) })
+		soon(t, gate.Entered(), "read")
+	}
+	r.stop(t)
+	reads.Wait()
+	for range 8 {
+		if err := <-errs; err == nil {
+			t.Error("a read that the device never answered succeeded")
+		}
+	}
+}
+
+// TestServeReportsItsListener: a listener that somebody else closes is an
+// error, unlike the end of the context.
+func TestServeReportsItsListener(t *testing.T) {
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", fmt.Sprintf("%s/s", t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if err := s.Serve(t.Context(), l); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Serve on a closed listener: %v, want net.ErrClosed", err)
+	}
+}

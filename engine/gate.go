@@ -1,0 +1,68 @@
+package engine
+
+import (
+	"context"
+	"sync"
+)
+
+// gate admits changes, except while a barrier holds it shut. The zero value is
+// open.
+type gate struct {
+	mu       sync.Mutex
+	inFlight int
+	opened   chan struct{} // closed when the gate opens; nil while it is open
+	drained  chan struct{} // closed when inFlight reaches 0 while shut
+}
+
+// enter waits for the gate to be open and counts one change in flight.
+func (g *gate) enter(ctx context.Context) error {
+	for {
+		g.mu.Lock()
+		opened := g.opened
+		if opened == nil {
+			g.inFlight++
+			g.mu.Unlock()
+			return nil
+		}
+		g.mu.Unlock()
+		select {
+		case <-opened:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// leave ends what enter began.
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inFlight--
+	if g.inFlight == 0 && g.drained != nil {
+		close(g.drained)
+		g.drained = nil
+	}
+}
+
+// shut admits nobody from now on; the channel it returns is closed when no
+// change is in flight. The gate must be open.
+func (g *gate) shut() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.opened = make(chan struct{})
+	drained := make(chan struct{})
+	if g.inFlight == 0 {
+		close(drained)
+		return drained
+	}
+	g.drained = drained
+	return drained
+}
+
+// open admits everyone again.
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.opened)
+	g.opened, g.drained = nil, nil
+}

@@ -1,0 +1,280 @@
+package group
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Member is one volume's engine as the coordinator needs it.
+type Member interface {
+	Volume() journal.VolumeID
+	// Dirty reports whether anything changed since the last checkpoint.
+	Dirty() bool
+	// Prepare stops admitting changes and waits for those in flight; the
+	// barrier lifts itself after hold.
+	Prepare(ctx context.Context, round uint64, hold time.Duration) error
+	// Commit appends the checkpoint and lifts the barrier.
+	Commit(round uint64, c journal.Checkpoint) (journal.Position, error)
+	// Abort lifts the barrier of the round if it holds.
+	Abort(round uint64)
+	// Flush makes the checkpoint durable.
+	Flush(ctx context.Context) error
+}
+
+// Coordinator takes the checkpoints of one group. At most one round is under
+// way at a time.
+type Coordinator struct {
+	name  string
+	clock clock.Clock
+
+	roundMu sync.Mutex // one round at a time
+	round   uint64
+
+	mu       sync.Mutex
+	settings Settings
+	members  []Member // ascending by volume
+	last     journal.CheckpointNumber
+	lastAt   time.Time // of the last checkpoint, never to be undercut
+	quietTo  time.Time // until here nothing changed since the last checkpoint
+	kick     chan struct{}
+	stats    CoordinatorStats
+}
+
+// CoordinatorStats counts rounds since the coordinator was made.
+type CoordinatorStats struct {
+	Committed uint64
+	Idle      uint64 // nothing had changed: the newest point was extended
+	Aborted   uint64
+	LastError error
+	// Stalls holds how long writes were held by the latest rounds, newest
+	// last, at most maxStalls of them.
+	Stalls []time.Duration
+}
+
+const maxStalls = 4096
+
+// Taken is the outcome of a checkpoint round.
+type Taken struct {
+	Number journal.CheckpointNumber
+	Time   time.Time
+	// Stall is how long writes were held, at most.
+	Stall time.Duration
+	// Extended is set when nothing had changed: Number is the point before.
+	Extended  bool
+	Positions map[journal.VolumeID]journal.Position
+}
+
+// NewCoordinator makes a coordinator whose next checkpoint is numbered above
+// last and timed after lastAt.
+func NewCoordinator(name string, settings Settings, last journal.CheckpointNumber, lastAt time.Time, c clock.Clock) *Coordinator {
+	return &Coordinator{name: name, clock: c, settings: settings, last: last, lastAt: lastAt, kick: make(chan struct{}, 1)}
+}
+
+// SetMembers changes who takes part from the next round on. It waits for a
+// round under way.
+func (c *Coordinator) SetMembers(members []Member) {
+	c.roundMu.Lock()
+	defer c.roundMu.Unlock()
+	members = slices.Clone(members)
+	slices.SortFunc(members, func(a, b Member) int { x, y := a.Volume(), b.Volume(); return slices.Compare(x[:], y[:]) })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.members = members
+	c.quietTo = time.Time{}
+}
+
+// Configure applies new settings from the next round on.
+func (c *Coordinator) Configure(settings Settings) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settings = settings
+	select {
+	case c.kick <- struct{}{}:
+	default:
+	}
+}
+
+// QuietUntil is the newest moment up to which nothing changed since the last
+// checkpoint; zero if unknown.
+func (c *Coordinator) QuietUntil() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.quietTo
+}
+
+// Last is the number of the newest checkpoint that was given out.
+func (c *Coordinator) Last() journal.CheckpointNumber {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
+}
+
+// Stats returns the counts so far.
+func (c *Coordinator) Stats() CoordinatorStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.stats
+	s.Stalls = slices.Clone(s.Stalls)
+	return s
+}
+
+// Run takes a checkpoint every interval until ctx ends. A round that fails is
+// counted and the next one tried: a missed checkpoint costs age of the newest
+// recovery point, never I/O.
+func (c *Coordinator) Run(ctx context.Context) error {
+	for {
+		c.mu.Lock()
+		interval := c.settings.CheckpointInterval
+		c.mu.Unlock()
+		timer := c.clock.NewTimer(interval)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-c.kick: // new interval
+			timer.Stop()
+		case <-timer.C():
+			if _, err := c.take(ctx, false); err != nil && ctx.Err() == nil {
+				c.mu.Lock()
+				c.stats.LastError = err
+				c.mu.Unlock()
+			}
+		}
+	}
+}
+
+// Take makes a checkpoint now, even if nothing changed since the last. On
+// return every member holds it durably. ErrBarrier if a member did not answer
+// in time.
+func (c *Coordinator) Take(ctx context.Context) (Taken, error) { return c.take(ctx, true) }
+
+func (c *Coordinator) take(ctx context.Context, force bool) (Taken, error) {
+	c.roundMu.Lock()
+	defer c.roundMu.Unlock()
+	c.mu.Lock()
+	members, settings, last, lastAt := c.members, c.settings, c.last, c.lastAt
+	c.mu.Unlock()
+	asked := c.clock.Now()
+	if len(members) == 0 {
+		return Taken{}, fmt.Errorf("take checkpoint of group %s: it has no members: %w", c.name, ErrBarrier)
+	}
+	// A member found clean now was clean when the check began, so all were
+	// clean together at that moment, and no barrier is needed to say so.
+	if !force && !slices.ContainsFunc(members, Member.Dirty) {
+		c.extend(asked)
+		return Taken{Number: last, Time: lastAt, Extended: true}, nil
+	}
+	c.round++
+	taken, err := c.barrier(ctx, c.round, members, settings.BarrierTimeout)
+	if err != nil {
+		c.mu.Lock()
+		c.stats.Aborted++
+		c.mu.Unlock()
+		return Taken{}, fmt.Errorf("take checkpoint of group %s: %w", c.name, err)
+	}
+	if err := flushAll(ctx, members); err != nil {
+		return Taken{}, fmt.Errorf("make checkpoint %d of group %s durable: %w", taken.Number, c.name, err)
+	}
+	return taken, nil
+}
+
+func (c *Coordinator) extend(to time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stats.Idle++
+	if c.last > 0 {
+		c.quietTo = to
+	}
+}
+
+// barrier runs one round: prepare everywhere, then commit everywhere, or
+// abort everywhere.
+func (c *Coordinator) barrier(ctx context.Context, round uint64, members []Member, timeout time.Duration) (Taken, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	began := c.clock.Now()
+	if err := each(members, func(m Member) error { return m.Prepare(ctx, round, timeout) }); err != nil {
+		for _, m := range members {
+			m.Abort(round)
+		}
+		return Taken{}, fmt.Errorf("%w: %w", ErrBarrier, err)
+	}
+	point := c.nextCheckpoint(members)
+	var mu sync.Mutex
+	positions := make(map[journal.VolumeID]journal.Position, len(members))
+	err := each(members, func(m Member) error {
+		pos, err := m.Commit(round, point)
+		mu.Lock()
+		defer mu.Unlock()
+		positions[m.Volume()] = pos
+		return err
+	})
+	stall := c.clock.Now().Sub(began)
+	if err != nil {
+		// Some members may hold the record. Without all it is no recovery
+		// point, and its number is not used again.
+		return Taken{}, fmt.Errorf("%w: %w", ErrBarrier, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stats.Committed++
+	if len(c.stats.Stalls) == maxStalls {
+		c.stats.Stalls = slices.Delete(c.stats.Stalls, 0, maxStalls/2)
+	}
+	c.stats.Stalls = append(c.stats.Stalls, stall)
+	c.stats.LastError = nil
+	return Taken{Number: point.Number, Time: point.Time, Stall: stall, Positions: positions}, nil
+}
+
+// nextCheckpoint draws the next number and a time after the last one's.
+func (c *Coordinator) nextCheckpoint(members []Member) journal.Checkpoint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.clock.Now().UTC()
+	if !now.After(c.lastAt) {
+		now = c.lastAt.Add(1) // the clock was set back: times still rise
+	}
+	c.last++
+	c.lastAt, c.quietTo = now, time.Time{}
+	info := journal.CheckpointInfo{Group: c.name}
+	for _, m := range members {
+		info.Members = append(info.Members, m.Volume())
+	}
+	return journal.Checkpoint{Number: c.last, Time: now, CheckpointInfo: info}
+}
+
+// each calls fn for all members at once and joins their errors.
+func each(members []Member, fn func(Member) error) error {
+	if len(members) == 1 {
+		return fn(members[0])
+	}
+	errs := make([]error, len(members))
+	var wg sync.WaitGroup
+	for i, m := range members {
+		wg.Go(func() { errs[i] = fn(m) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func flushAll(ctx context.Context, members []Member) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, m := range members {
+		g.Go(func() error {
+			if err := m.Flush(ctx); err != nil {
+				return memberError(m.Volume(), err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}

@@ -1,0 +1,61 @@
+package group
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+var (
+	// ErrNotFound: no group of that name on this site.
+	ErrNotFound = errors.New("no such group")
+	// ErrNoPoint: no recovery point matches; a *NoPointError names the nearest.
+	ErrNoPoint = errors.New("no such recovery point")
+	// ErrBarrier: a member did not answer in time; the checkpoint was given
+	// up everywhere and may be tried again.
+	ErrBarrier = errors.New("checkpoint given up")
+	// ErrRole: the call needs another role than this site has for the group.
+	ErrRole = errors.New("not possible in this role")
+	// ErrBusy: another operation on the group is under way.
+	ErrBusy = errors.New("another operation on the group is under way")
+	// ErrNoRewind: there is no rewind to undo or commit.
+	ErrNoRewind = errors.New("no rewind is in progress")
+	// ErrRewindOpen: a rewind is in progress; undo or commit it first.
+	ErrRewindOpen = errors.New("a rewind is in progress")
+	// ErrStaleTerm: a higher term is known for the group.
+	ErrStaleTerm = errors.New("stale term")
+	// ErrBadSelector: text that names no recovery point.
+	ErrBadSelector = errors.New("want an RFC 3339 time, a checkpoint number, latest, or pin:NAME")
+)
+
+// NoPointError says which recovery points are nearest to one that does not
+// exist. It matches ErrNoPoint.
+type NoPointError struct {
+	Group    string
+	Wanted   string
+	Nearest  []Point // at most one on each side, older first
+	Existing int     // recovery points that the group has
+}
+
+// Error names what was asked for and what there is instead.
+func (e *NoPointError) Error() string {
+	var near []string
+	for _, p := range e.Nearest {
+		near = append(near, fmt.Sprintf("%d at %s", p.Checkpoint, p.Time.Format(time.RFC3339Nano)))
+	}
+	if len(near) == 0 {
+		return fmt.Sprintf("group %s has no recovery point %s: it has none at all yet", e.Group, e.Wanted)
+	}
+	return fmt.Sprintf("group %s has no recovery point %s; nearest: %s (%d in all)", e.Group, e.Wanted, strings.Join(near, ", "), e.Existing)
+}
+
+// Unwrap returns ErrNoPoint.
+func (e *NoPointError) Unwrap() error { return ErrNoPoint }
+
+// memberError names the member that an error came from.
+func memberError(id journal.VolumeID, err error) error {
+	return fmt.Errorf("member %s: %w", id, err)
+}

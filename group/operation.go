@@ -1,0 +1,144 @@
+package group
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Operation is a change of every member at once: its members fork, each at its
+// target. It is written down before the first fork, so that a crash in the
+// middle is finished and not left between two states.
+type Operation struct {
+	// ID is unique; it is in the reason of the timelines that it makes.
+	ID      string
+	Kind    OperationKind
+	Started time.Time
+	Targets map[journal.VolumeID]journal.Position
+	// What the group's state becomes when all have forked.
+	Role   Role
+	Term   Term
+	Rewind *Rewind `json:",omitempty"`
+}
+
+// OperationKind names why members fork.
+type OperationKind string
+
+// Kinds of operations.
+const (
+	OperationRewind   OperationKind = "rewind"
+	OperationUndo     OperationKind = "undo"
+	OperationFailover OperationKind = "failover"
+)
+
+// Forker is a member whose store can be forked and pinned.
+type Forker interface {
+	Volume() journal.VolumeID
+	Timelines() []journal.Timeline
+	Tip() journal.Position
+	Fork(at journal.Position, reason string) (journal.Timeline, error)
+	Pin(name string, at journal.Position) error
+	Unpin(name string) error
+}
+
+func (o *Operation) reason() string { return string(o.Kind) + " " + o.ID }
+
+// rewindPin names the pins that keep the way back while a rewind is open.
+func rewindPin(id string) string { return "rewind:" + id }
+
+// Begin writes an operation down. ErrBusy if another one is not finished.
+func (r *Registry) Begin(name string, op Operation) error {
+	_, err := r.Update(name, func(s *State) error {
+		if s.Pending != nil && s.Pending.ID != op.ID {
+			return fmt.Errorf("%s of group %s: %s %s: %w", op.Kind, name, s.Pending.Kind, s.Pending.ID, ErrBusy)
+		}
+		s.Pending = &op
+		return nil
+	})
+	return err
+}
+
+// Finish carries out what is left of a group's pending operation; no error if
+// there is none. It may be called again after a crash or an error at any
+// point. Members must be all of the group's, and must not be written to.
+func (r *Registry) Finish(name string, members []Forker) (State, error) {
+	s, err := r.Get(name)
+	if err != nil || s.Pending == nil {
+		return s, err
+	}
+	op := s.Pending
+	var g errgroup.Group
+	for _, m := range members {
+		g.Go(func() error {
+			if err := op.forkMember(m); err != nil {
+				return memberError(m.Volume(), err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return s, fmt.Errorf("%s of group %s: %w", op.Kind, name, err)
+	}
+	closed := s.Rewind
+	s, err = r.Update(name, func(s *State) error {
+		s.Role, s.Rewind, s.Pending = op.Role, op.Rewind, nil
+		s.Term = max(s.Term, op.Term)
+		return nil
+	})
+	if err == nil && closed != nil && (s.Rewind == nil || s.Rewind.ID != closed.ID) {
+		err = unpinAll(members, rewindPin(closed.ID))
+	}
+	return s, err
+}
+
+// forkMember forks one member, unless it already did for this operation.
+func (o *Operation) forkMember(m Forker) error {
+	target, ok := o.Targets[m.Volume()]
+	if !ok {
+		return nil // joined after the point; it stays as it is
+	}
+	active := m.Tip().Timeline
+	for _, line := range m.Timelines() {
+		if line.ID == active && line.Reason == o.reason() {
+			return nil
+		}
+	}
+	if o.Rewind != nil {
+		if err := m.Pin(rewindPin(o.Rewind.ID), o.Rewind.Back[m.Volume()]); err != nil {
+			return err
+		}
+	}
+	_, err := m.Fork(target, o.reason())
+	return err
+}
+
+// CommitRewind gives up the way back of an open rewind. ErrNoRewind.
+func (r *Registry) CommitRewind(name string, members []Forker) (Rewind, error) {
+	s, err := r.Get(name)
+	if err != nil {
+		return Rewind{}, err
+	}
+	if s.Pending != nil {
+		return Rewind{}, fmt.Errorf("commit rewind of group %s: %s: %w", name, s.Pending.Kind, ErrBusy)
+	}
+	if s.Rewind == nil {
+		return Rewind{}, fmt.Errorf("commit rewind of group %s: %w", name, ErrNoRewind)
+	}
+	if err := unpinAll(members, rewindPin(s.Rewind.ID)); err != nil {
+		return Rewind{}, err
+	}
+	_, err = r.Update(name, func(s *State) error { s.Rewind = nil; return nil })
+	return *s.Rewind, err
+}
+
+func unpinAll(members []Forker, pin string) error {
+	for _, m := range members {
+		if err := m.Unpin(pin); err != nil {
+			return memberError(m.Volume(), err)
+		}
+	}
+	return nil
+}

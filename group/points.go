@@ -1,0 +1,134 @@
+package group
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// History is what a member knows of its past.
+type History interface {
+	Volume() journal.VolumeID
+	// Checkpoints are the durable ones inside the horizon, oldest first.
+	Checkpoints() []journal.Checkpoint
+	Pins() map[string]journal.Position
+}
+
+// Points derives the recovery points of a group from its members, oldest
+// first: the checkpoints that every member of the group at that moment holds
+// durably and can still open. quietUntil extends the newest one.
+func Points(name string, members []History, quietUntil time.Time) []Point {
+	held := map[journal.CheckpointNumber][]heldCheckpoint{}
+	pinned := map[journal.VolumeID]map[journal.Position][]string{}
+	for _, m := range members {
+		for _, c := range m.Checkpoints() {
+			if c.Group == name {
+				held[c.Number] = append(held[c.Number], heldCheckpoint{c, m.Volume()})
+			}
+		}
+		pinned[m.Volume()] = pinsByPosition(m.Pins())
+	}
+	var points []Point
+	for _, copies := range held {
+		if p, ok := pointOf(copies); ok {
+			for id, pos := range p.Members {
+				p.Pins = append(p.Pins, pinned[id][pos]...)
+			}
+			slices.Sort(p.Pins)
+			p.Pins = slices.Compact(p.Pins)
+			points = append(points, p)
+		}
+	}
+	slices.SortFunc(points, func(a, b Point) int { return cmp.Compare(a.Checkpoint, b.Checkpoint) })
+	if n := len(points); n > 0 && quietUntil.After(points[n-1].Time) {
+		points[n-1].ValidUntil = quietUntil
+	}
+	return points
+}
+
+// heldCheckpoint is a checkpoint as one member holds it.
+type heldCheckpoint struct {
+	journal.Checkpoint
+	holder journal.VolumeID
+}
+
+// pointOf checks that all who were members hold the same checkpoint.
+func pointOf(copies []heldCheckpoint) (Point, bool) {
+	first := copies[0]
+	p := Point{Checkpoint: first.Number, Time: first.Time, ValidUntil: first.Time, Members: make(map[journal.VolumeID]journal.Position, len(copies))}
+	for _, c := range copies {
+		if !c.Time.Equal(first.Time) || !slices.Equal(c.Members, first.Members) {
+			return Point{}, false // not one cut: left over from before a failover
+		}
+		p.Members[c.holder] = c.Position
+	}
+	for _, id := range first.Members {
+		if _, ok := p.Members[id]; !ok {
+			return Point{}, false
+		}
+	}
+	return p, len(p.Members) == len(first.Members)
+}
+
+func pinsByPosition(pins map[string]journal.Position) map[journal.Position][]string {
+	by := make(map[journal.Position][]string, len(pins))
+	for name, pos := range pins {
+		by[pos] = append(by[pos], name)
+	}
+	return by
+}
+
+// Select finds the point that text names among points, which are ascending:
+// "latest", a checkpoint number, an RFC 3339 time (the newest point not after
+// it), or "pin:NAME". ErrBadSelector, or a *NoPointError.
+func Select(name string, points []Point, text string) (Point, error) {
+	missing := func(at int) (Point, error) {
+		e := &NoPointError{Group: name, Wanted: text, Existing: len(points)}
+		for _, i := range []int{at - 1, at} {
+			if i >= 0 && i < len(points) {
+				e.Nearest = append(e.Nearest, points[i])
+			}
+		}
+		return Point{}, e
+	}
+	if text == "latest" {
+		if len(points) == 0 {
+			return missing(0)
+		}
+		return points[len(points)-1], nil
+	}
+	if pin, ok := strings.CutPrefix(text, "pin:"); ok {
+		for _, p := range points {
+			if slices.Contains(p.Pins, pin) {
+				return p, nil
+			}
+		}
+		return missing(len(points))
+	}
+	if n, err := strconv.ParseUint(text, 10, 64); err == nil {
+		i, found := slices.BinarySearchFunc(points, journal.CheckpointNumber(n), func(p Point, n journal.CheckpointNumber) int {
+			return cmp.Compare(p.Checkpoint, n)
+		})
+		if !found {
+			return missing(i)
+		}
+		return points[i], nil
+	}
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return Point{}, fmt.Errorf("recovery point %q: %w", text, ErrBadSelector)
+	}
+	i, _ := slices.BinarySearchFunc(points, at, func(p Point, at time.Time) int { return p.Time.Compare(at) })
+	if i < len(points) && points[i].Time.Equal(at) {
+		return points[i], nil
+	}
+	if i == 0 {
+		return missing(0)
+	}
+	return points[i-1], nil
+}

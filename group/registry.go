@@ -1,0 +1,104 @@
+package group
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/lockstep-csi/lockstep/internal/kv"
+)
+
+const bucketGroups = "groups"
+
+// Registry is the durable table of a site's groups. Its methods may be called
+// concurrently.
+type Registry struct {
+	db     kv.DB
+	mu     sync.Mutex
+	states map[string]State
+}
+
+// OpenRegistry reads the table from a database, which stays the caller's.
+func OpenRegistry(db kv.DB) (*Registry, error) {
+	r := &Registry{db: db, states: map[string]State{}}
+	err := db.View(func(tx kv.Tx) error {
+		var failed error
+		tx.Range(bucketGroups, nil, func(key, value []byte) bool {
+			var s State
+			if err := json.Unmarshal(value, &s); err != nil {
+				failed = fmt.Errorf("read group %q: %w", key, err)
+				return false
+			}
+			r.states[string(key)] = s
+			return true
+		})
+		return failed
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open group registry: %w", err)
+	}
+	return r, nil
+}
+
+// Get returns a group's state; ErrNotFound.
+func (r *Registry) Get(name string) (State, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.states[name]
+	if !ok {
+		return State{}, fmt.Errorf("group %q: %w", name, ErrNotFound)
+	}
+	return s.clone(), nil
+}
+
+// List returns all groups by name.
+func (r *Registry) List() []State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []State
+	for _, name := range slices.Sorted(maps.Keys(r.states)) {
+		all = append(all, r.states[name].clone())
+	}
+	return all
+}
+
+// Update changes one group, which is made if it does not exist: change then
+// gets a State with only the name. Durable on return; an error of change is
+// returned as it is and nothing is changed.
+func (r *Registry) Update(name string, change func(*State) error) (State, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := r.states[name].clone()
+	next.Name = name
+	if err := change(&next); err != nil {
+		return State{}, err
+	}
+	value, err := json.Marshal(next)
+	if err != nil {
+		return State{}, fmt.Errorf("encode group %q: %w", name, err)
+	}
+	if err := r.db.Update(func(tx kv.Tx) error { return tx.Put(bucketGroups, []byte(name), value) }); err != nil {
+		return State{}, fmt.Errorf("save group %q: %w", name, err)
+	}
+	r.states[name] = next
+	return next.clone(), nil
+}
+
+// Delete forgets a group; no error if there is none. Durable on return.
+func (r *Registry) Delete(name string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.db.Update(func(tx kv.Tx) error { return tx.Delete(bucketGroups, []byte(name)) }); err != nil {
+		return fmt.Errorf("delete group %q: %w", name, err)
+	}
+	delete(r.states, name)
+	return nil
+}
+
+// clone copies what a caller might change in place.
+func (s State) clone() State {
+	s.Members = slices.Clone(s.Members)
+	return s
+}
