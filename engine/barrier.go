@@ -80,3 +80,15 @@ func (b *barrier) lift(e *Engine) {
 
 // Dirty reports whether anything changed since the last checkpoint.
 func (e *Engine) Dirty() bool { return e.changes.Load() != e.covered.Load() }
+
+// StopChanges makes the engine read-only and waits for the changes in flight.
+// When it returns nil nothing more is appended through this engine.
+func (e *Engine) StopChanges(ctx context.Context) error {
+	e.SetReadOnly(true)
+	select {
+	case <-e.gate.idle():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop changes of volume %s: %w", e.Volume(), ctx.Err())
+	}
+}

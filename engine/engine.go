@@ -55,14 +55,14 @@ func (e *Engine) ReadAt(_ context.Context, p []byte, off int64) error {
 	return mapError(e.store.ReadAt(p, off))
 }
 
-// TryReadAt reads only if no disk has to be waited for; otherwise done is
-// false and p undefined.
+// TryReadAt is ReadAt if no disk has to be waited for; otherwise done is false
+// and p undefined. Errors are those of ReadAt and come with done set.
 func (e *Engine) TryReadAt(p []byte, off int64) (done bool, err error) {
 	if err := e.check(off, int64(len(p))); err != nil || len(p) == 0 {
-		return err == nil, err
+		return true, err
 	}
 	done, err = e.store.TryReadAt(p, off)
-	return done, mapError(err)
+	return done || err != nil, mapError(err)
 }
 
 // WriteAt implements Device.

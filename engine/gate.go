@@ -11,7 +11,7 @@ type gate struct {
 	mu       sync.Mutex
 	inFlight int
 	opened   chan struct{} // closed when the gate opens; nil while it is open
-	drained  chan struct{} // closed when inFlight reaches 0 while shut
+	drained  chan struct{} // closed when inFlight reaches 0; nil if nobody waits
 }
 
 // enter waits for the gate to be open and counts one change in flight.
@@ -50,12 +50,25 @@ func (g *gate) shut() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.opened = make(chan struct{})
-	drained := make(chan struct{})
+	return g.idleLocked()
+}
+
+// idle returns a channel that is closed when no change is in flight.
+func (g *gate) idle() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.idleLocked()
+}
+
+func (g *gate) idleLocked() <-chan struct{} {
+	if g.drained == nil {
+		g.drained = make(chan struct{})
+	}
+	drained := g.drained
 	if g.inFlight == 0 {
 		close(drained)
-		return drained
+		g.drained = nil
 	}
-	g.drained = drained
 	return drained
 }
 
@@ -64,5 +77,5 @@ func (g *gate) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	close(g.opened)
-	g.opened, g.drained = nil, nil
+	g.opened = nil
 }

@@ -21,8 +21,9 @@ type History interface {
 
 // Points derives the recovery points of a group from its members, oldest
 // first: the checkpoints that every member of the group at that moment holds
-// durably and can still open. quietUntil extends the newest one.
-func Points(name string, members []History, quietUntil time.Time) []Point {
+// durably and can still open. Volumes that were members then and have been
+// deleted since, for which exists is false, are not asked for.
+func Points(name string, members []History, exists func(journal.VolumeID) bool) []Point {
 	held := map[journal.CheckpointNumber][]heldCheckpoint{}
 	pinned := map[journal.VolumeID]map[journal.Position][]string{}
 	for _, m := range members {
@@ -35,7 +36,7 @@ func Points(name string, members []History, quietUntil time.Time) []Point {
 	}
 	var points []Point
 	for _, copies := range held {
-		if p, ok := pointOf(copies); ok {
+		if p, ok := pointOf(copies, exists); ok {
 			for id, pos := range p.Members {
 				p.Pins = append(p.Pins, pinned[id][pos]...)
 			}
@@ -45,9 +46,6 @@ func Points(name string, members []History, quietUntil time.Time) []Point {
 		}
 	}
 	slices.SortFunc(points, func(a, b Point) int { return cmp.Compare(a.Checkpoint, b.Checkpoint) })
-	if n := len(points); n > 0 && quietUntil.After(points[n-1].Time) {
-		points[n-1].ValidUntil = quietUntil
-	}
 	return points
 }
 
@@ -57,8 +55,9 @@ type heldCheckpoint struct {
 	holder journal.VolumeID
 }
 
-// pointOf checks that all who were members hold the same checkpoint.
-func pointOf(copies []heldCheckpoint) (Point, bool) {
+// pointOf checks that all who were members, and still exist, hold the same
+// checkpoint.
+func pointOf(copies []heldCheckpoint, exists func(journal.VolumeID) bool) (Point, bool) {
 	first := copies[0]
 	p := Point{Checkpoint: first.Number, Time: first.Time, ValidUntil: first.Time, Members: make(map[journal.VolumeID]journal.Position, len(copies))}
 	for _, c := range copies {
@@ -68,11 +67,11 @@ func pointOf(copies []heldCheckpoint) (Point, bool) {
 		p.Members[c.holder] = c.Position
 	}
 	for _, id := range first.Members {
-		if _, ok := p.Members[id]; !ok {
+		if _, ok := p.Members[id]; !ok && exists(id) {
 			return Point{}, false
 		}
 	}
-	return p, len(p.Members) == len(first.Members)
+	return p, true
 }
 
 func pinsByPosition(pins map[string]journal.Position) map[journal.Position][]string {

@@ -29,7 +29,8 @@ func (s *Store) Write(p []byte, off int64) (Position, error) {
 }
 
 // Discard appends a discard: the extent reads as zeroes and its space can be
-// freed. Durability and errors as Write.
+// freed. More than 4 GiB become several records in a row. Durability and
+// errors as Write.
 func (s *Store) Discard(off, length int64) (Position, error) {
 	return s.appendExtent(KindDiscard, off, length)
 }
@@ -45,17 +46,21 @@ func (s *Store) appendExtent(kind Kind, off, length int64) (Position, error) {
 	}
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
-	return s.appendLocal(&Record{Kind: kind, Offset: off, Length: length})
+	for {
+		n := min(length, maxExtentBytes)
+		pos, err := s.appendLocal(&Record{Kind: kind, Offset: off, Length: n})
+		if err != nil || n == length {
+			return pos, err
+		}
+		off, length = off+n, length-n
+	}
 }
 
 // Checkpoint appends a checkpoint record; c.Position is ignored. Durability
-// and errors as Write.
+// and errors as Write; ErrRange if number or time cannot be stored.
 func (s *Store) Checkpoint(c Checkpoint) (Position, error) {
 	if err := c.validate(); err != nil {
 		return Position{}, err
-	}
-	if c.Number == 0 {
-		return Position{}, fmt.Errorf("append checkpoint: number is zero")
 	}
 	payload := c.appendEncoded(nil)
 	s.appendMu.Lock()
@@ -69,11 +74,11 @@ func (s *Store) Checkpoint(c Checkpoint) (Position, error) {
 // Resize appends a change of the volume's size, which can only grow. On
 // return it is durable.
 func (s *Store) Resize(sizeBytes int64) (Position, error) {
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
 	if sizeBytes%SectorBytes != 0 || sizeBytes > maxVolumeBytes || sizeBytes < s.SizeBytes() {
 		return Position{}, fmt.Errorf("resize from %d to %d bytes: %w", s.SizeBytes(), sizeBytes, ErrRange)
 	}
-	s.appendMu.Lock()
-	defer s.appendMu.Unlock()
 	pos, err := s.appendLocal(&Record{Kind: KindResize, Length: sizeBytes})
 	if err != nil {
 		return Position{}, err
@@ -170,8 +175,8 @@ func (s *Store) grow(sizeBytes int64) error {
 	if err := s.base.Truncate(sizeBytes); err != nil {
 		return fmt.Errorf("resize base to %d bytes: %w", sizeBytes, mapFull(err))
 	}
-	if err := s.base.Sync(); err != nil {
-		return s.poison(fmt.Errorf("resize base to %d bytes: %w", sizeBytes, err))
+	if err := s.syncBase(); err != nil {
+		return fmt.Errorf("resize base to %d bytes: %w", sizeBytes, err)
 	}
 	err := s.changeState(func(next *catalogState) { next.SizeBytes = sizeBytes }, nil, func() { s.size.Store(sizeBytes) })
 	if err != nil {

@@ -1,74 +1,56 @@
 package journal
 
 import (
-	"encoding/binary"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"time"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
-
-// Buckets of the catalog, see docs/format.md. Values are JSON.
-const (
-	bucketMeta      = "meta"
-	bucketTimelines = "timelines"
-	bucketSegments  = "segments"
-	bucketPins      = "pins"
-)
-
-var keyState = []byte("state")
-
-// catalogState is the store's small mutable state.
-type catalogState struct {
-	SizeBytes int64
-	Active    TimelineID
-	// Base is the newest position whose records may be in the base image
-	// only. Records up to it are in the base, or are being written there
-	// again from the journal after a crash (see Destaging).
-	Base Position
-	// Horizon is the oldest position that can be opened. It is ahead of Base
-	// while records between the two are being destaged.
-	Horizon Position
-	// CleanTip is the tip at the last clean Close, and absent from the first
-	// change after Open on.
-	CleanTip *Position `json:",omitempty"`
-}
-
-// segmentEntry is a sealed segment as the catalog knows it.
-type segmentEntry struct {
-	Timeline TimelineID
-	First    Seq
-	Last     Seq
-	EndBytes int64
-	Bytes    int64
-	ClosedAt time.Time
-}
 
 // catalog reads and writes the store's database. Every write is durable and
 // atomic on return.
 type catalog struct{ db kv.DB }
 
-func key64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
+// openCatalog opens the database of a store. It must be there: making an
+// empty one in its place would hide that it is lost.
+func openCatalog(cfg *Config) (catalog, error) {
+	name := cfg.file(catalogFile)
+	if _, err := cfg.FS.Stat(name); errors.Is(err, vfs.ErrNotExist) {
+		return catalog{}, &CorruptError{File: catalogFile, What: "catalog", Wanted: "a file", Found: "none"}
+	} else if err != nil {
+		return catalog{}, fmt.Errorf("open %s: %w", catalogFile, err)
+	}
+	db, err := cfg.FS.OpenDB(name)
+	if errors.Is(err, kv.ErrLocked) {
+		return catalog{}, fmt.Errorf("%w: %s", ErrInUse, name)
+	}
+	return catalog{db}, err
+}
 
-func putJSON(tx kv.Tx, bucket string, key []byte, value any) error {
-	b, err := json.Marshal(value)
+// put stores a value behind its checksum.
+func (c *catalog) put(tx kv.Tx, bucket string, key []byte, value any) error {
+	b, err := encodeValue(bucket, key, value)
 	if err != nil {
-		return fmt.Errorf("encode %s entry: %w", bucket, err)
+		return err
 	}
 	return tx.Put(bucket, key, b)
 }
 
 func (c *catalog) saveState(tx kv.Tx, s catalogState) error {
-	return putJSON(tx, bucketMeta, keyState, s)
+	return c.put(tx, bucketMeta, keyState, s)
 }
 
 func (c *catalog) saveTimeline(tx kv.Tx, t Timeline) error {
-	return putJSON(tx, bucketTimelines, key64(uint64(t.ID)), t)
+	return c.put(tx, bucketTimelines, key64(uint64(t.ID)), t)
 }
 
 func (c *catalog) saveSegment(tx kv.Tx, id segmentID, e segmentEntry) error {
-	return putJSON(tx, bucketSegments, key64(uint64(id)), e)
+	return c.put(tx, bucketSegments, key64(uint64(id)), e)
+}
+
+func (c *catalog) savePin(tx kv.Tx, name string, at Position) error {
+	return c.put(tx, bucketPins, []byte(name), at)
 }
 
 func (c *catalog) dropSegment(tx kv.Tx, id segmentID) error {
@@ -79,6 +61,12 @@ func (c *catalog) dropTimeline(tx kv.Tx, id TimelineID) error {
 	return tx.Delete(bucketTimelines, key64(uint64(id)))
 }
 
+// usable reports whether the database still takes updates.
+func (c *catalog) usable() bool {
+	probe := errors.New("only a question")
+	return errors.Is(c.db.Update(func(kv.Tx) error { return probe }), probe)
+}
+
 // catalogContent is all that a catalog holds.
 type catalogContent struct {
 	state     catalogState
@@ -87,51 +75,73 @@ type catalogContent struct {
 	pins      map[string]Position
 }
 
-// load reads the whole catalog. A value that cannot be read is ErrCorrupt.
-func (c *catalog) load() (catalogContent, error) {
+// load reads the whole catalog. damage is called for each value that cannot be
+// read and returns whether to go on.
+func (c *catalog) load(damage func(error) bool) (catalogContent, error) {
 	content := catalogContent{
 		timelines: map[TimelineID]Timeline{}, segments: map[segmentID]segmentEntry{}, pins: map[string]Position{},
 	}
 	err := c.db.View(func(tx kv.Tx) error {
-		var failed error
+		state, err := decodeState(tx.Get(bucketMeta, keyState))
+		if err != nil && !damage(err) {
+			return nil
+		}
+		content.state = state
 		each := func(bucket string, into func(key, value []byte) error) {
 			tx.Range(bucket, nil, func(key, value []byte) bool {
-				if err := into(key, value); err != nil {
-					failed = &CorruptError{File: catalogFile, What: bucket + " entry", Wanted: "a value of format version 1", Found: fmt.Sprintf("%q: %v", key, err)}
-				}
-				return failed == nil
+				err := into(key, value)
+				return err == nil || damage(err)
 			})
 		}
-		found := false
-		each(bucketMeta, func(key, value []byte) error {
-			found = found || string(key) == string(keyState)
-			return json.Unmarshal(value, &content.state)
-		})
-		each(bucketTimelines, func(_, value []byte) error {
-			var t Timeline
-			err := json.Unmarshal(value, &t)
-			content.timelines[t.ID] = t
+		each(bucketTimelines, func(key, value []byte) error {
+			t, err := decodeTimeline(key, value)
+			if err == nil {
+				content.timelines[t.ID] = t
+			}
 			return err
 		})
 		each(bucketSegments, func(key, value []byte) error {
-			var e segmentEntry
-			if len(key) != 8 {
-				return fmt.Errorf("key of %d bytes", len(key))
+			id, e, err := decodeSegmentEntry(key, value)
+			if err == nil {
+				content.segments[id] = e
 			}
-			err := json.Unmarshal(value, &e)
-			content.segments[segmentID(binary.BigEndian.Uint64(key))] = e
 			return err
 		})
 		each(bucketPins, func(key, value []byte) error {
-			var p Position
-			err := json.Unmarshal(value, &p)
-			content.pins[string(key)] = p
+			name, at, err := decodePin(key, value)
+			if err == nil {
+				content.pins[name] = at
+			}
 			return err
 		})
-		if failed == nil && !found {
-			failed = &CorruptError{File: catalogFile, What: "state", Wanted: "an entry", Found: "none"}
-		}
-		return failed
+		return nil
 	})
+	if err == nil && content.state.Active != 0 {
+		if err := content.checkTimelines(); err != nil {
+			damage(err)
+		}
+	}
 	return content, err
+}
+
+// checkTimelines makes sure that whoever follows a timeline's parents comes to
+// an end, and that the state names timelines that are there.
+func (c *catalogContent) checkTimelines() error {
+	bad := func(wanted, found string) error {
+		return &CorruptError{File: catalogFile, What: "timelines", Wanted: wanted, Found: found}
+	}
+	for _, id := range []TimelineID{c.state.Active, c.state.Base.Timeline, c.state.Horizon.Timeline} {
+		if _, ok := c.timelines[id]; !ok {
+			return bad("timeline "+id.String()+" of the state", "none")
+		}
+	}
+	for id := range c.timelines {
+		steps := 0
+		for at, ok := c.timelines[id]; ok; at, ok = c.timelines[at.Parent.Timeline] {
+			if steps++; steps > len(c.timelines) {
+				return bad("a tree", "timeline "+id.String()+" among its own parents")
+			}
+		}
+	}
+	return nil
 }

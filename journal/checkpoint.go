@@ -3,6 +3,7 @@ package journal
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -28,6 +29,23 @@ const (
 )
 
 const checkpointInfoVersion = 1
+
+// Times that a record can hold: nanoseconds since 1970 in 63 bits.
+var (
+	minCheckpointTime = time.Unix(0, 0)
+	maxCheckpointTime = time.Unix(0, math.MaxInt64)
+)
+
+// validate checks what a record could not hold.
+func (c *Checkpoint) validate() error {
+	if c.Number == 0 || c.Number > math.MaxInt64 {
+		return fmt.Errorf("checkpoint number %d: %w", c.Number, ErrRange)
+	}
+	if c.Time.Before(minCheckpointTime) || c.Time.After(maxCheckpointTime) {
+		return fmt.Errorf("checkpoint time %s: %w", c.Time, ErrRange)
+	}
+	return c.CheckpointInfo.validate()
+}
 
 func (c *CheckpointInfo) validate() error {
 	if len(c.Group) == 0 || len(c.Group) > maxGroupNameBytes {

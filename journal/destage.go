@@ -155,11 +155,11 @@ func (s *Store) moveHorizon(to Position) (moved bool, err error) {
 	if held || before == to {
 		return !held, nil
 	}
-	if err := s.cat.db.Update(func(tx kv.Tx) error { return s.cat.saveState(tx, next) }); err != nil {
+	if err := s.commit(func(tx kv.Tx) error { return s.cat.saveState(tx, next) }); err != nil {
 		s.mu.Lock()
 		s.state.Horizon = before
 		s.mu.Unlock()
-		return false, fmt.Errorf("move horizon to %s: %w", to, mapFull(err))
+		return false, fmt.Errorf("move horizon to %s: %w", to, err)
 	}
 	return true, nil
 }
@@ -191,10 +191,7 @@ func (s *Store) writeBatch(ctx context.Context, parts []pathPart) (table, error)
 	if err := w.flush(); err != nil {
 		return nil, err
 	}
-	if err := s.base.Sync(); err != nil {
-		return nil, s.poison(fmt.Errorf("sync %s: %w", baseFile, err))
-	}
-	return merged, nil
+	return merged, s.syncBase()
 }
 
 // verifyPart checks every record's checksums before their bytes can reach the
@@ -234,10 +231,17 @@ func (s *Store) dropBatch(parts []pathPart, to Position) error {
 			dropped = append(dropped, part.segment)
 		}
 	}
+	// A segment that is dropped must not be sealed and entered meanwhile.
+	s.sealMu.Lock()
+	defer s.sealMu.Unlock()
 	s.mu.RLock()
 	lines, orphans := s.abandonedLocked(to)
 	s.mu.RUnlock()
-	dropped = append(dropped, orphans...)
+	for _, g := range orphans {
+		if !slices.Contains(dropped, g) { // the batch's own timeline may end here
+			dropped = append(dropped, g)
+		}
+	}
 	err := s.changeState(
 		func(next *catalogState) { next.Base, next.Horizon = to, to },
 		func(tx kv.Tx) error {

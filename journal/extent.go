@@ -49,8 +49,9 @@ type extent struct {
 const (
 	extentLengthBits = 24
 	maxExtentSectors = 1<<extentLengthBits - 1
-	// maxVolumeBytes is what an extent can address: 512 TiB.
-	maxVolumeBytes = SectorBytes << (64 - extentLengthBits)
+	// maxVolumeBytes is what an extent can address: 512 TiB less one sector,
+	// because the sector behind the last one must fit the span, too.
+	maxVolumeBytes = SectorBytes * (1<<(64-extentLengthBits) - 1)
 )
 
 func makeExtent(start, end uint64, loc location) extent {

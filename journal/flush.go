@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // Flush returns when every record appended before the call is durable.
@@ -63,12 +66,15 @@ func (s *Store) syncJournal() error {
 		return err
 	}
 	for _, g := range dirty {
-		if err := g.file.Sync(); err != nil {
-			return s.poison(fmt.Errorf("sync %s: %w", g.name, err))
+		if err := s.syncSegment(g); err != nil {
+			return err
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.failed != nil {
+		return s.failed
+	}
 	if target > s.flushed {
 		s.flushed = target
 	}
@@ -80,6 +86,26 @@ func (s *Store) syncJournal() error {
 	// All but the newest were complete when the sync began.
 	if n := len(dirty); n > 1 {
 		s.unsynced = slices.DeleteFunc(s.unsynced, func(g *segment) bool { return slices.Contains(dirty[:n-1], g) })
+	}
+	return nil
+}
+
+func (s *Store) syncSegment(g *segment) error { return s.syncFile(&g.syncMu, g.file, g.name) }
+
+func (s *Store) syncBase() error { return s.syncFile(&s.baseSyncMu, s.base, baseFile) }
+
+// syncFile makes a file durable or poisons the store. The kernel tells a
+// failure to one of two concurrent syncs of a file only, and the other one
+// would acknowledge what is lost: so there is one sync of a file at a time,
+// and none after a failure.
+func (s *Store) syncFile(one *sync.Mutex, file vfs.File, name string) error {
+	one.Lock()
+	defer one.Unlock()
+	if err := s.Err(); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return s.poison(fmt.Errorf("sync %s: %w", name, err))
 	}
 	return nil
 }

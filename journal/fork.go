@@ -32,13 +32,14 @@ func (s *Store) forkLocked(at Position, reason string) (Timeline, error) {
 	if err := s.activate(line); err != nil {
 		return Timeline{}, fmt.Errorf("fork at %s: %w", at, err)
 	}
+	s.forkFirst = false // nobody else can have records of this timeline
 	return line, nil
 }
 
 // Adopt makes a timeline that another site's store of this volume created the
 // active one. Its parent must be a position of this store, inside the horizon.
-// A known timeline is activated again at its own tip. Idempotent, durable on
-// return; errors as Fork.
+// A known timeline is activated again at its own tip. A local append then
+// begins a timeline of its own. Idempotent, durable on return; errors as Fork.
 func (s *Store) Adopt(line Timeline) error {
 	s.maintainMu.Lock()
 	defer s.maintainMu.Unlock()
@@ -57,6 +58,9 @@ func (s *Store) Adopt(line Timeline) error {
 	if err := s.activate(line); err != nil {
 		return fmt.Errorf("adopt timeline %s: %w", line.ID, err)
 	}
+	// Its records are another site's to make, or were this one's before a
+	// crash that may have taken some: no seq of it may be used twice.
+	s.forkFirst = true
 	return nil
 }
 
@@ -95,7 +99,6 @@ func (s *Store) activate(line Timeline) error {
 			s.forks++
 			s.durable = s.tipLocked()
 			s.durableSeq.Store(uint64(s.durable.Seq))
-			s.forkFirst = false
 			s.announceLocked()
 		})
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -28,6 +29,7 @@ type Import struct {
 	spec      Spec
 	at        Position
 	timelines []Timeline
+	foreign   bool // the timelines are another store's
 	base      vfs.File
 	lock      io.Closer
 	done      bool
@@ -57,6 +59,7 @@ func NewImport(cfg Config, spec Spec, at Position, timelines []Timeline) (*Impor
 
 func (im *Import) chooseTimeline() error {
 	if im.at.Timeline != 0 {
+		im.foreign = true
 		for _, line := range im.timelines {
 			if line.ID == im.at.Timeline {
 				return nil
@@ -76,7 +79,7 @@ func (im *Import) chooseTimeline() error {
 // prepare makes the directory and an empty base.
 func (im *Import) prepare() error {
 	fs := im.cfg.FS
-	if err := fs.MkdirAll(im.cfg.file(journalDir)); err != nil {
+	if err := fs.MkdirAll(im.cfg.Dir); err != nil {
 		return err
 	}
 	lock, err := lockStore(&im.cfg)
@@ -89,16 +92,28 @@ func (im *Import) prepare() error {
 	} else if !errors.Is(err, vfs.ErrNotExist) {
 		return err
 	}
-	for _, left := range []string{baseFile, catalogFile, volumeFile + ".tmp"} {
-		if err := fs.RemoveAll(im.cfg.file(left)); err != nil {
-			return err
-		}
+	if err := im.clear(); err != nil {
+		return err
+	}
+	if err := fs.MkdirAll(im.cfg.file(journalDir)); err != nil {
+		return err
 	}
 	im.base, err = fs.Create(im.cfg.file(baseFile))
 	if err != nil {
 		return err
 	}
 	return im.base.Truncate(im.spec.SizeBytes)
+}
+
+// clear removes what an interrupted import, or an interrupted removal of a
+// store, has left: a segment of it could be taken for one of the new store's.
+func (im *Import) clear() error {
+	for _, left := range []string{baseFile, catalogFile, journalDir, volumeFile + ".tmp"} {
+		if err := im.cfg.FS.RemoveAll(im.cfg.file(left)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func lockStore(cfg *Config) (io.Closer, error) {
@@ -121,8 +136,10 @@ func (im *Import) WriteAt(p []byte, off int64) error {
 	return nil
 }
 
-// Commit makes the import a store, durable on return. The import is over
-// whether or not it succeeds; a failed one leaves no store.
+// Commit makes the import a store, durable on return; so is the directory's own
+// name, but not those of the directories above it. The import is over whether
+// or not it succeeds. A failed one leaves no store, unless the very last sync
+// of the directory failed: then the next Open tells.
 func (im *Import) Commit() error {
 	if im.done {
 		return ErrClosed
@@ -131,8 +148,11 @@ func (im *Import) Commit() error {
 	if err == nil {
 		err = im.writeCatalog()
 	}
-	if err == nil {
-		err = im.cfg.FS.SyncDir(im.cfg.file(journalDir))
+	// All that the identity stands for is durable before it is there.
+	for _, dir := range []string{im.cfg.file(journalDir), im.cfg.Dir, path.Dir(im.cfg.Dir)} {
+		if err == nil {
+			err = im.cfg.FS.SyncDir(dir)
+		}
 	}
 	if err == nil {
 		err = writeIdentity(&im.cfg, im.spec.Volume)
@@ -156,22 +176,22 @@ func (im *Import) writeCatalog() error {
 			}
 		}
 		tip := im.at
-		return c.saveState(tx, catalogState{
-			SizeBytes: im.spec.SizeBytes, Active: im.at.Timeline, Base: im.at, Horizon: im.at, CleanTip: &tip,
-		})
+		state := catalogState{SizeBytes: im.spec.SizeBytes, Active: im.at.Timeline, Base: im.at, Horizon: im.at}
+		if !im.foreign {
+			state.CleanTip = &tip
+		} // else a local append begins a timeline of its own
+		return c.saveState(tx, state)
 	})
 	return errors.Join(err, db.Close())
 }
 
-// Abort gives up and removes what was written. No effect after Commit.
+// Abort gives up and removes what was written, all but the lock's file. No
+// effect after Commit.
 func (im *Import) Abort() error {
 	if im.done {
 		return nil
 	}
-	err := im.release()
-	for _, left := range []string{baseFile, catalogFile, journalDir, lockFile} {
-		err = errors.Join(err, im.cfg.FS.RemoveAll(im.cfg.file(left)))
-	}
+	err := errors.Join(im.clear(), im.release())
 	if err != nil {
 		return fmt.Errorf("abort import of volume %s: %w", im.spec.Volume, err)
 	}

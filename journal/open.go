@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // Open opens the store in cfg.Dir and recovers it if it was not closed
@@ -39,20 +39,19 @@ func (s *Store) open() error {
 		return err
 	}
 	s.lock = lock
-	db, err := s.cfg.FS.OpenDB(s.cfg.file(catalogFile))
-	if errors.Is(err, kv.ErrLocked) {
-		return ErrInUse
-	}
-	if err != nil {
+	if s.cat, err = openCatalog(&s.cfg); err != nil {
 		return err
 	}
-	s.cat = catalog{db}
-	content, err := s.cat.load()
-	if err != nil {
+	var damaged error
+	content, err := s.cat.load(func(err error) bool {
+		damaged = err
+		return false
+	})
+	if err = errors.Join(err, damaged); err != nil {
 		return err
 	}
-	if s.base, err = s.cfg.FS.Open(s.cfg.file(baseFile)); err != nil {
-		return fmt.Errorf("open base image: %w", err)
+	if err := s.openBase(content.state.SizeBytes); err != nil {
+		return err
 	}
 	s.state, s.pins, s.tree = content.state, content.pins, newTree(content.timelines)
 	s.tree.last[s.state.Base.Timeline] = max(s.state.Base.Seq, s.tree.last[s.state.Base.Timeline])
@@ -63,7 +62,44 @@ func (s *Store) open() error {
 	if err := s.recover(); err != nil {
 		return err
 	}
+	if err := s.checkPaths(); err != nil {
+		return err
+	}
 	return s.buildLive()
+}
+
+// checkPaths makes sure that the horizon follows the base and the live view
+// the horizon, on which everything else relies.
+func (s *Store) checkPaths() error {
+	for _, p := range [][2]Position{{s.state.Base, s.state.Horizon}, {s.state.Horizon, s.tipLocked()}} {
+		if _, err := s.tree.path(p[0], p[1]); err != nil {
+			return &CorruptError{File: catalogFile, What: "state", Wanted: fmt.Sprintf("%s on the path to %s", p[0], p[1]), Found: err.Error()}
+		}
+	}
+	return nil
+}
+
+// openBase opens the base image, which must be as long as the volume.
+func (s *Store) openBase(sizeBytes int64) error {
+	bad := func(found string) error {
+		return &CorruptError{File: baseFile, What: "base image", Wanted: fmt.Sprintf("at least %d bytes", sizeBytes), Found: found}
+	}
+	base, err := s.cfg.FS.Open(s.cfg.file(baseFile))
+	if errors.Is(err, vfs.ErrNotExist) {
+		return bad("no file")
+	}
+	if err != nil {
+		return fmt.Errorf("open base image: %w", err)
+	}
+	s.base = base
+	size, err := base.Size()
+	if err != nil {
+		return fmt.Errorf("read size of %s: %w", baseFile, err)
+	}
+	if size < sizeBytes {
+		return bad(fmt.Sprint(size))
+	}
+	return nil
 }
 
 // openSealed opens the segments that the catalog knows and checks that they
@@ -81,11 +117,13 @@ func (s *Store) openSealed(entries map[segmentID]segmentEntry) error {
 			bytes: e.Bytes, name: segmentName(id), sealed: true, closedAt: e.ClosedAt,
 		}
 		g.users.Store(1)
-		var err error
-		if g.file, err = s.cfg.FS.Open(s.cfg.file(g.name)); err != nil {
-			return fmt.Errorf("open segment %s: %w", g.name, err)
+		if err := s.openSegmentFile(g); err != nil {
+			return err
 		}
 		s.segments[id] = g
+		if err := g.checkHeader(); err != nil {
+			return err
+		}
 		f, err := g.readFooter()
 		if err != nil {
 			return err
@@ -101,6 +139,24 @@ func (s *Store) openSealed(entries map[segmentID]segmentEntry) error {
 		s.nextID = max(s.nextID, id+1)
 	}
 	s.nextID = max(s.nextID, 1)
+	return nil
+}
+
+func (s *Store) openSegmentFile(g *segment) (err error) {
+	g.file, err = s.cfg.FS.Open(s.cfg.file(g.name))
+	if errors.Is(err, vfs.ErrNotExist) {
+		return &CorruptError{File: g.name, What: "segment", Wanted: "a file", Found: "none"}
+	}
+	if err != nil {
+		return fmt.Errorf("open segment %s: %w", g.name, err)
+	}
+	size, err := g.file.Size()
+	if err == nil && size < g.bytes {
+		err = &CorruptError{File: g.name, What: "segment", Wanted: fmt.Sprintf("%d bytes", g.bytes), Found: fmt.Sprint(size)}
+	}
+	if err != nil {
+		return errors.Join(err, g.file.Close())
+	}
 	return nil
 }
 

@@ -7,38 +7,45 @@ import (
 	"github.com/lockstep-csi/lockstep/internal/kv"
 )
 
+const maxPinNameBytes = 1024
+
 // Pin keeps a position: the horizon does not pass it until Unpin. The position
-// must be durable and inside the horizon. The same name and position again is
+// must be durable and inside the horizon, the name 1 to 1024 bytes long. The same name and position again is
 // no change; another position is ErrPinExists. Durable on return.
 func (s *Store) Pin(name string, at Position) error {
-	if name == "" {
-		return fmt.Errorf("pin %s: no name", at)
+	if name == "" || len(name) > maxPinNameBytes {
+		return fmt.Errorf("pin %s: name of %d bytes, want 1 to %d: %w", at, len(name), maxPinNameBytes, ErrRange)
 	}
 	s.mu.RLock()
-	old, exists := s.pins[name]
 	err := s.usable()
-	if err == nil && !exists {
+	if err == nil {
 		_, err = s.tree.path(s.state.Horizon, at)
 	}
 	if err == nil && at.Timeline == s.state.Active && at.Seq > s.durable.Seq {
 		err = fmt.Errorf("not durable yet: %w", ErrUnknownPosition)
 	}
 	var h *hold
-	if err == nil && !exists {
+	if err == nil {
 		h = s.addHold(at) // until the pin itself holds the horizon
 	}
 	s.mu.RUnlock()
-	switch {
-	case err != nil:
+	if err != nil {
 		return fmt.Errorf("pin %q at %s: %w", name, at, err)
-	case exists && old != at:
-		return fmt.Errorf("pin %q at %s: it holds %s: %w", name, at, old, ErrPinExists)
-	case exists:
-		return nil
 	}
 	defer s.dropHold(h)
-	return s.changePins(func(tx kv.Tx) error { return putJSON(tx, bucketPins, []byte(name), at) },
-		func() { s.pins[name] = at })
+	return s.changePins(func(tx kv.Tx) error { return s.writePin(tx, name, at) }, func() { s.pins[name] = at })
+}
+
+// writePin runs where one change of the pins runs at a time, so that two
+// calls with one name cannot both find it free.
+func (s *Store) writePin(tx kv.Tx, name string, at Position) error {
+	s.mu.RLock()
+	old, exists := s.pins[name]
+	s.mu.RUnlock()
+	if exists && old != at {
+		return fmt.Errorf("pin %q at %s: it holds %s: %w", name, at, old, ErrPinExists)
+	}
+	return s.cat.savePin(tx, name, at)
 }
 
 // Unpin lets go of a pin; no error if there is none. Durable on return.

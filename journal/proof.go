@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // findProof looks for a whole frame, behind the place where a timeline seems
@@ -13,28 +15,30 @@ import (
 // durable. There is one behind damage, unless the damaged frame was among the
 // last ones of all. nil means that none was found.
 func findProof(g *segment, from int64, seq Seq, later []*segment) (*Record, error) {
-	if r, err := findProofIn(g, from, seq); r != nil || err != nil {
+	proves := func(r *Record, durable Seq) bool { return r.Position.Timeline == g.timeline && durable >= seq }
+	if r, err := findFrame(g.file, g.name, g.volume, from, g.bytes, proves); r != nil || err != nil {
 		return r, err
 	}
 	for _, l := range later {
 		if l.timeline != g.timeline || l.first <= seq {
 			continue
 		}
-		if r, err := findProofIn(l, blockBytes, seq); r != nil || err != nil {
+		if r, err := findFrame(l.file, l.name, l.volume, blockBytes, l.bytes, proves); r != nil || err != nil {
 			return r, err
 		}
 	}
 	return nil, nil
 }
 
-// findProofIn tries every place in a segment's rest where a frame can begin,
-// because the length of the one that is not whole cannot be trusted.
-func findProofIn(g *segment, from int64, seq Seq) (*Record, error) {
+// findFrame returns the first whole frame header in [from, end) of a segment
+// file that proves something. It tries every place where a frame can begin,
+// because the length of one that is not whole cannot be trusted.
+func findFrame(file vfs.File, name string, volume VolumeID, from, end int64, proves func(*Record, Seq) bool) (*Record, error) {
 	buf := make([]byte, scanBufferBytes)
-	for off := from; off+frameHeaderBytes <= g.bytes; {
-		n, err := g.file.ReadAt(buf[:min(int64(len(buf)), g.bytes-off)], off)
+	for off := from; off+frameHeaderBytes <= end; {
+		n, err := file.ReadAt(buf[:min(int64(len(buf)), end-off)], off)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("read %s at offset %d: %w", g.name, off, err)
+			return nil, fmt.Errorf("read %s at offset %d: %w", name, off, err)
 		}
 		if n < frameHeaderBytes {
 			return nil, nil
@@ -43,8 +47,8 @@ func findProofIn(g *segment, from int64, seq Seq) (*Record, error) {
 			if binary.LittleEndian.Uint32(buf[i:]) != frameMagic {
 				continue
 			}
-			r, _, durable, err := decodeFrameHeader(buf[i:], g.volume)
-			if err == nil && r.Position.Timeline == g.timeline && durable >= seq {
+			r, _, durable, err := decodeFrameHeader(buf[i:], volume)
+			if err == nil && proves(&r, durable) {
 				return &r, nil
 			}
 		}

@@ -70,7 +70,9 @@ func (s *Store) plan(ps *pieces, p []byte, off int64) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	ps.split(p, off, s.index, s.segments)
+	if err := ps.split(p, off, s.index, s.segments); err != nil {
+		return err
+	}
 	for _, x := range ps.list {
 		if x.g != nil {
 			x.g.users.Add(1)
@@ -113,8 +115,10 @@ func (x *piece) read(base io.ReaderAt) error {
 	return nil
 }
 
-// split divides p, which stands for the bytes at off, by an index.
-func (ps *pieces) split(p []byte, off int64, ix lookuper, segments map[segmentID]*segment) {
+// split divides p, which stands for the bytes at off, by an index. A location
+// in a segment that is not there is a broken invariant, and must not read as
+// the base.
+func (ps *pieces) split(p []byte, off int64, ix lookuper, segments map[segmentID]*segment) (err error) {
 	end := off + int64(len(p))
 	at := off
 	next := func(n int64) piece {
@@ -131,11 +135,19 @@ func (ps *pieces) split(p []byte, off int64, ix lookuper, segments map[segmentID
 			x.nil = true
 		} else {
 			x.g, x.off = segments[e.loc.segment()], e.loc.fileOffset()
+			if x.g == nil {
+				err = fmt.Errorf("look up %d bytes at %d: no segment %d", len(p), off, e.loc.segment())
+				return false
+			}
 		}
 		ps.list = append(ps.list, x)
 		return true
 	})
+	if err != nil {
+		return err
+	}
 	if at < end {
 		ps.list = append(ps.list, next(end-at))
 	}
+	return nil
 }

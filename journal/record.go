@@ -14,6 +14,11 @@ const SectorBytes = 512
 // by the caller. Decoders refuse more before they allocate.
 const MaxPayloadBytes = 1 << 20
 
+// maxExtentBytes bounds the extent of one record; longer discards and zeroes
+// are split. An extent of the index holds it in one piece, without which the
+// room for a footer could not be known before it is written.
+const maxExtentBytes = 4 << 30
+
 // RecordHeaderBytes is the size of a record's portable header: what travels
 // between sites and is covered by the record's checksums.
 const RecordHeaderBytes = 48
@@ -161,6 +166,9 @@ func (r *Record) validate(payloadBytes int) error {
 	case KindWrite, KindDiscard, KindZero:
 		if r.Offset < 0 || r.Length <= 0 || r.Offset%SectorBytes != 0 || r.Length%SectorBytes != 0 || r.Offset > maxVolumeBytes-r.Length {
 			return bad("record extent", "whole sectors inside a volume", fmt.Sprintf("offset %d length %d", r.Offset, r.Length))
+		}
+		if r.Length > maxExtentBytes {
+			return bad("record extent", fmt.Sprintf("at most %d bytes", int64(maxExtentBytes)), r.Length)
 		}
 		if r.Kind == KindWrite && int64(payloadBytes) != r.Length || r.Kind != KindWrite && payloadBytes != 0 {
 			return bad("payload length", "the extent's, for writes only", payloadBytes)

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // Recovery. The catalog names the sealed segments; whatever other segment
@@ -17,115 +18,183 @@ import (
 
 // recover finds the tip of every timeline, makes it durable and seals what
 // was found. Nothing on disk changes before all damage is ruled out.
-func (s *Store) recover() error {
-	candidates, err := s.findUnsealed()
+func (s *Store) recover() (err error) {
+	found, err := s.findUnsealed()
+	defer func() {
+		for _, c := range found {
+			err = errors.Join(err, c.close())
+		}
+	}()
 	if err != nil {
 		return err
 	}
-	var keep []*segment
-	ended := map[TimelineID]bool{}
-	for i, g := range candidates {
-		follows := !ended[g.timeline] && s.tree.last[g.timeline]+1 == g.first
-		if !follows {
-			continue
-		}
-		whole, err := s.scanUnsealed(g, candidates[i+1:])
-		if err != nil {
-			return err
-		}
-		ended[g.timeline] = !whole
-		if !g.empty() {
-			s.tree.last[g.timeline] = g.last
-			keep = append(keep, g)
-		}
+	keep, err := s.extendLines(found)
+	if err != nil {
+		return err
 	}
 	if err := s.checkFloor(); err != nil {
 		return err
 	}
-	for _, g := range candidates {
-		if !slices.Contains(keep, g) {
-			if err := g.file.Close(); err != nil {
-				return err
-			}
-			s.free = append(s.free, g.name)
+	for _, c := range found {
+		if c.kept {
+			continue
 		}
+		if err := s.checkUnused(c); err != nil {
+			return err
+		}
+		s.free = append(s.free, c.name)
 	}
 	s.forkFirst = s.state.CleanTip == nil
 	return s.sealRecovered(keep)
 }
 
-// findUnsealed opens the segment files that the catalog does not name. Those
-// without a header of their own are free files.
-func (s *Store) findUnsealed() ([]*segment, error) {
+// candidate is a segment file that the catalog does not name.
+type candidate struct {
+	name string
+	file vfs.File
+	size int64
+	g    *segment // nil if it has no header of its own
+	// reason says what is wrong with the file as a segment; nil if nothing is
+	// or if it is certain that no record of it was ever durable.
+	reason error
+	kept   bool // the store has taken g over
+}
+
+func (c *candidate) close() error {
+	if c.kept || c.file == nil {
+		return nil
+	}
+	return c.file.Close()
+}
+
+// extendLines adds to each timeline the segments that follow its sealed ones,
+// up to the first torn frame, and returns them.
+func (s *Store) extendLines(found []*candidate) ([]*segment, error) {
+	var unsealed, keep []*segment
+	for _, c := range found {
+		if c.g != nil {
+			unsealed = append(unsealed, c.g)
+		}
+	}
+	ended := map[TimelineID]bool{}
+	for _, c := range found {
+		g := c.g
+		if g == nil || ended[g.timeline] {
+			continue
+		}
+		if next := s.tree.last[g.timeline] + 1; g.first != next {
+			c.reason = &CorruptError{File: c.name, What: "segment", Wanted: fmt.Sprintf("first record at most seq %d", next), Found: fmt.Sprintf("seq %d", g.first)}
+			continue
+		}
+		whole, err := s.scanUnsealed(g, unsealed[slices.Index(unsealed, g)+1:])
+		if err != nil {
+			return nil, err
+		}
+		ended[g.timeline] = !whole
+		if !g.empty() {
+			s.tree.last[g.timeline] = g.last
+			c.kept = true
+			s.segments[g.id] = g
+			keep = append(keep, g)
+		}
+	}
+	return keep, nil
+}
+
+// findUnsealed opens the segment files that the catalog does not name, in the
+// order of their ids.
+func (s *Store) findUnsealed() (found []*candidate, err error) {
 	names, err := s.cfg.FS.ReadDir(s.cfg.file(journalDir))
 	if err != nil {
 		return nil, fmt.Errorf("list journal: %w", err)
 	}
-	var found []*segment
 	for _, name := range names {
 		id, ok := parseSegmentName(name)
 		if _, sealed := s.segments[id]; !ok || sealed {
 			continue // not ours to judge, or known
 		}
 		s.nextID = max(s.nextID, id+1)
-		g, err := s.openUnsealed(id)
-		if err != nil {
-			return nil, err
-		}
-		if g != nil {
-			found = append(found, g)
+		c := &candidate{name: segmentName(id)}
+		found = append(found, c)
+		if err := s.openUnsealed(c, id); err != nil {
+			return found, err
 		}
 	}
 	return found, nil
 }
 
-// openUnsealed opens one file for scanning; nil if it holds no segment that
-// can belong to the journal's end. The file is synced and its cached pages are
-// dropped first: after a failed sync the cache may hold what the disk does
+// openUnsealed opens one file for scanning. It is synced and its cached pages
+// are dropped first: after a failed sync the cache may hold what the disk does
 // not, and only the disk counts.
-func (s *Store) openUnsealed(id segmentID) (*segment, error) {
-	name := segmentName(id)
-	file, err := s.cfg.FS.Open(s.cfg.file(name))
-	if err != nil {
-		return nil, fmt.Errorf("open segment %s: %w", name, err)
+func (s *Store) openUnsealed(c *candidate, id segmentID) (err error) {
+	if c.file, err = s.cfg.FS.Open(s.cfg.file(c.name)); err != nil {
+		return fmt.Errorf("open segment %s: %w", c.name, err)
 	}
-	asFree := func() (*segment, error) {
-		s.free = append(s.free, name)
-		return nil, file.Close()
+	if err := c.file.Sync(); err != nil {
+		return fmt.Errorf("sync segment %s: %w", c.name, err)
 	}
-	if err := file.Sync(); err != nil {
-		return nil, fmt.Errorf("sync segment %s: %w", name, errors.Join(err, file.Close()))
+	c.file.DropCache()
+	if c.size, err = c.file.Size(); err != nil {
+		return fmt.Errorf("read size of %s: %w", c.name, err)
 	}
-	file.DropCache()
+	if c.size < blockBytes {
+		return nil // a crash overtook its creation
+	}
 	block := make([]byte, blockBytes)
-	if err := readFull(file, block, 0); errors.Is(err, io.ErrUnexpectedEOF) {
-		return asFree()
-	} else if err != nil {
-		return nil, fmt.Errorf("read header of %s: %w", name, errors.Join(err, file.Close()))
+	if err := readFull(c.file, block, 0); err != nil {
+		return fmt.Errorf("read header of %s: %w", c.name, err)
 	}
 	h, err := decodeSegmentHeader(block)
-	if errors.Is(err, ErrVersion) {
-		return nil, errors.Join(locate(err, name, 0), file.Close())
+	switch {
+	case errors.Is(err, ErrVersion):
+		return locate(err, c.name, 0)
+	case err != nil:
+		c.reason = locate(err, c.name, 0) // never begun, or damaged
+		return nil
+	case h.volume != s.volume:
+		return foreignSegment(c.name, s.volume, h.volume)
+	case h.id != id || s.isLeftBehind(h, id):
+		return nil // waits for reuse
+	case h.bytes > c.size:
+		c.reason = &CorruptError{File: c.name, What: "segment", Wanted: fmt.Sprintf("%d bytes", h.bytes), Found: fmt.Sprint(c.size)}
+		return nil
 	}
-	size, sizeErr := file.Size()
-	if sizeErr != nil {
-		return nil, fmt.Errorf("read size of %s: %w", name, errors.Join(sizeErr, file.Close()))
+	// When its last record came is not known: the latest possible time keeps
+	// them for the whole window.
+	c.g = &segment{
+		id: id, volume: s.volume, timeline: h.timeline, first: h.first, last: h.first - 1, bytes: h.bytes,
+		name: c.name, file: c.file, end: blockBytes, closedAt: s.cfg.Clock.Now(),
 	}
-	_, known := s.tree.timelines[h.timeline]
-	if err != nil || h.id != id || !known || h.bytes > size {
-		return asFree() // never begun, or another segment's file waiting for reuse
+	c.g.users.Store(1)
+	return nil
+}
+
+// isLeftBehind reports whether a segment's timeline was dropped, or went on
+// without it after an earlier recovery.
+func (s *Store) isLeftBehind(h segmentHeader, id segmentID) bool {
+	if _, known := s.tree.timelines[h.timeline]; !known {
+		return true
 	}
-	if h.volume != s.volume {
-		return nil, errors.Join(&CorruptError{File: name, What: "segment header", Wanted: "volume " + s.volume.String(), Found: h.volume.String(), Kind: ErrForeign}, file.Close())
+	return slices.ContainsFunc(s.lineLocked(h.timeline), func(sealed *segment) bool { return sealed.id > id })
+}
+
+// checkUnused makes sure that a file which recovery is about to give up holds
+// no record that was durable. After a clean Close it cannot.
+func (s *Store) checkUnused(c *candidate) error {
+	if c.reason == nil || s.state.CleanTip != nil {
+		return nil
 	}
-	for _, sealed := range s.lineLocked(h.timeline) {
-		if sealed.id > id {
-			return asFree() // left behind by an earlier recovery
-		}
+	proof, err := findFrame(c.file, c.name, s.volume, blockBytes, c.size, func(r *Record, durable Seq) bool {
+		last, known := s.tree.last[r.Position.Timeline]
+		return known && durable > last
+	})
+	if err != nil {
+		return err
 	}
-	g := &segment{id: id, volume: s.volume, timeline: h.timeline, first: h.first, last: h.first - 1, bytes: h.bytes, name: name, file: file, end: blockBytes, closedAt: h.created}
-	g.users.Store(1)
-	return g, nil
+	if proof != nil {
+		return fmt.Errorf("seq %d of timeline %s was durable: %w", s.tree.last[proof.Position.Timeline]+1, proof.Position.Timeline, c.reason)
+	}
+	return nil
 }
 
 // scanUnsealed reads a segment up to its last whole frame. whole is false
@@ -213,14 +282,14 @@ func (s *Store) floor(id TimelineID) Seq {
 // sealRecovered seals what recovery kept, which also makes it durable.
 func (s *Store) sealRecovered(keep []*segment) error {
 	for _, g := range keep {
-		s.segments[g.id] = g
-	}
-	for _, g := range keep {
 		f, err := g.makeFooter(g.snapshot())
 		if err != nil {
 			return err
 		}
 		if err := g.writeFooter(f); err != nil {
+			return err
+		}
+		if err := s.syncSegment(g); err != nil {
 			return err
 		}
 	}
@@ -230,7 +299,7 @@ func (s *Store) sealRecovered(keep []*segment) error {
 	if err := s.cfg.FS.SyncDir(s.cfg.file(journalDir)); err != nil {
 		return fmt.Errorf("sync journal directory: %w", err)
 	}
-	err := s.cat.db.Update(func(tx kv.Tx) error {
+	err := s.commit(func(tx kv.Tx) error {
 		for _, g := range keep {
 			e := segmentEntry{Timeline: g.timeline, First: g.first, Last: g.last, EndBytes: g.end, Bytes: g.bytes, ClosedAt: g.closedAt}
 			if err := s.cat.saveSegment(tx, g.id, e); err != nil {

@@ -44,7 +44,7 @@ func (f *frame) end() int64           { return f.off + frameBytes(len(f.Payload)
 
 // scan returns the next frame; io.EOF at the limit; an error matching
 // ErrCorrupt where the bytes are not the frame that must follow. Damage and
-// the torn end of a log look the same here: see recoverTail.
+// the torn end of a log look the same here: see scanUnsealed.
 func (s *frameScanner) scan() (frame, error) {
 	if s.off+frameHeaderBytes > s.limit {
 		return frame{}, io.EOF
@@ -112,9 +112,6 @@ func (s *frameScanner) bytes(off int64, n int) ([]byte, error) {
 	}
 	return s.buf[:n:n], nil
 }
-
-// invalidate forgets what was read ahead, for a file that has grown since.
-func (s *frameScanner) invalidate() { s.buf, s.bufOff = s.buf[:0], 0 }
 
 // readFull fills p; a file that is too short is an error.
 func readFull(f vfs.File, p []byte, off int64) error {

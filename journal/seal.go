@@ -2,22 +2,48 @@ package journal
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
 )
 
+// sealPending gives complete segments their footer, oldest first, and enters
+// them into the catalog. Maintain calls it, and an append that finds too many
+// unsealed segments: one at a time, because a segment that one of them has
+// sealed may be destaged and its file be reused before the other is done.
+func (s *Store) sealPending() error {
+	s.sealMu.Lock()
+	defer s.sealMu.Unlock()
+	for {
+		s.mu.RLock()
+		var g *segment
+		if len(s.toSeal) > 0 {
+			g = s.toSeal[0]
+		}
+		err := s.failed
+		s.mu.RUnlock()
+		if g == nil || err != nil {
+			return err
+		}
+		if err := s.sealOne(g); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Store) dropPendingLocked(g *segment) {
+	if i := slices.Index(s.toSeal, g); i >= 0 {
+		s.toSeal = slices.Delete(s.toSeal, i, i+1)
+	}
+}
+
 // sealOne makes a complete segment's footer durable, then the catalog's entry
 // for it. A crash in between leaves a segment that recovery scans and seals
-// again. Both Maintain and an append that found too many unsealed segments may
-// come here for the same segment: the work is then done twice with the same
-// result, and entered once.
+// again. sealMu must be held.
 func (s *Store) sealOne(g *segment) error {
 	s.mu.RLock()
 	snap, closedAt := g.snapshot(), g.closedAt
 	s.mu.RUnlock()
-	if snap.sealed {
-		return nil
-	}
 	f, err := g.makeFooter(snap)
 	if err != nil {
 		return err
@@ -25,10 +51,12 @@ func (s *Store) sealOne(g *segment) error {
 	if err := g.writeFooter(f); err != nil {
 		return s.poison(err)
 	}
+	if err := s.syncSegment(g); err != nil {
+		return err
+	}
 	entry := segmentEntry{Timeline: g.timeline, First: g.first, Last: snap.last, EndBytes: snap.end, Bytes: g.bytes, ClosedAt: closedAt.UTC()}
-	err = s.cat.db.Update(func(tx kv.Tx) error { return s.cat.saveSegment(tx, g.id, entry) })
-	if err != nil {
-		return fmt.Errorf("enter segment %s into the catalog: %w", g.name, mapFull(err))
+	if err := s.commit(func(tx kv.Tx) error { return s.cat.saveSegment(tx, g.id, entry) }); err != nil {
+		return fmt.Errorf("enter segment %s into the catalog: %w", g.name, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

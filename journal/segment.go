@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,7 @@ type segment struct {
 	bytes    int64
 	name     string // path below the store's directory
 	file     vfs.File
+	syncMu   sync.Mutex // see Store.syncFile
 
 	last        Seq   // first-1 while empty
 	end         int64 // file offset behind the last frame
@@ -146,7 +148,7 @@ func (g *segment) makeFooter(snap segmentSnapshot) (footer, error) {
 	}, err
 }
 
-// writeFooter makes a segment's footer durable.
+// writeFooter writes a segment's footer; not durable.
 func (g *segment) writeFooter(f footer) error {
 	body, trailer := f.encode()
 	if f.offset()+int64(len(body)) > g.bytes-blockBytes {
@@ -158,10 +160,32 @@ func (g *segment) writeFooter(f footer) error {
 	if _, err := g.file.WriteAt(trailer, g.bytes-blockBytes); err != nil {
 		return fmt.Errorf("seal segment %s: %w", g.name, err)
 	}
-	if err := g.file.Sync(); err != nil {
-		return fmt.Errorf("seal segment %s: %w", g.name, err)
+	return nil
+}
+
+// checkHeader verifies the header of a segment that the catalog knows.
+func (g *segment) checkHeader() error {
+	block := make([]byte, blockBytes)
+	if err := readFull(g.file, block, 0); err != nil {
+		return fmt.Errorf("read header of %s: %w", g.name, err)
+	}
+	h, err := decodeSegmentHeader(block)
+	if err != nil {
+		return locate(err, g.name, 0)
+	}
+	if h.volume != g.volume {
+		return foreignSegment(g.name, g.volume, h.volume)
+	}
+	if h.id != g.id || h.timeline != g.timeline || h.first != g.first || h.bytes != g.bytes {
+		return &CorruptError{File: g.name, What: "segment header",
+			Wanted: fmt.Sprintf("segment %d of %s from %d, %d bytes", g.id, g.timeline, g.first, g.bytes),
+			Found:  fmt.Sprintf("segment %d of %s from %d, %d bytes", h.id, h.timeline, h.first, h.bytes)}
 	}
 	return nil
+}
+
+func foreignSegment(name string, wanted, found VolumeID) error {
+	return &CorruptError{File: name, What: "segment header", Wanted: "volume " + wanted.String(), Found: found.String(), Kind: ErrForeign}
 }
 
 // readFooter reads and verifies a sealed segment's footer.

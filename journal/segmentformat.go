@@ -181,7 +181,7 @@ func decodeTrailer(b []byte, segmentBytes int64) (trailer, error) {
 		t.nPoints >= 0 && t.nPoints <= t.bodyBytes/footerPointBytes &&
 		t.nInfos >= 0 && t.nInfos <= t.nPoints &&
 		t.nExtents*footerExtentBytes+t.nPoints*footerPointBytes <= t.bodyBytes &&
-		t.first > 0 && t.last+1 >= t.first
+		t.first > 0 && t.last >= t.first
 	if !ok {
 		return trailer{}, wireCorrupt("segment trailer", "fields in range", fmt.Sprintf("%+v", t))
 	}
@@ -244,6 +244,9 @@ func decodeInfos(b []byte, count int64) ([]CheckpointInfo, error) {
 			return nil, err
 		}
 		infos, b = append(infos, info), b[n:]
+	}
+	if len(b) > 0 {
+		return nil, wireCorrupt("segment footer", "nothing behind the checkpoint infos", fmt.Sprintf("%d bytes", len(b)))
 	}
 	return infos, nil
 }

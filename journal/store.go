@@ -15,8 +15,8 @@ import (
 // appending. Its methods may be called concurrently. It owns no goroutine:
 // call Run, or Maintain from time to time.
 //
-// Locks, in the order in which they nest: maintainMu, appendMu, spareMu,
-// stateMu, flushMu, mu, holdMu.
+// Locks, in the order in which they nest: maintainMu, appendMu, sealMu,
+// spareMu, stateMu, flushMu, baseSyncMu and segment.syncMu, mu, holdMu.
 type Store struct {
 	cfg    Config
 	volume VolumeID
@@ -25,13 +25,16 @@ type Store struct {
 	base   vfs.File
 	size   atomic.Int64 // bytes; equals state.SizeBytes
 
+	baseSyncMu sync.Mutex // see syncFile
+
 	maintainMu sync.Mutex // one Maintain, Fork or Close at a time
+	sealMu     sync.Mutex // one sealing, or dropping, of segments at a time
 
 	// appendMu orders appends. Its holder alone changes the tip.
 	appendMu sync.Mutex
 	active   *segment // nil before the first append and after a fork
 	// forkFirst asks the next local append to begin a timeline of its own:
-	// the store was not closed cleanly.
+	// the store was not closed cleanly, or the timeline is another site's.
 	forkFirst bool
 	header    [frameHeaderBytes]byte // scratch of the append path
 
@@ -164,8 +167,8 @@ func (s *Store) wakeRun() {
 }
 
 // changeState commits a change of the catalog's state, together with what more
-// writes, and then applies it in memory, where then runs with mu held. On an
-// error nothing has changed, on disk or in memory, and the store goes on.
+// writes, and then applies it in memory, where then runs with mu held. Errors
+// as commit.
 func (s *Store) changeState(change func(next *catalogState), more func(tx kv.Tx) error, then func()) error {
 	s.stateMu.Lock()
 	defer s.stateMu.Unlock()
@@ -173,7 +176,7 @@ func (s *Store) changeState(change func(next *catalogState), more func(tx kv.Tx)
 	next := s.state
 	s.mu.RUnlock()
 	change(&next)
-	err := s.cat.db.Update(func(tx kv.Tx) error {
+	err := s.commit(func(tx kv.Tx) error {
 		if more != nil {
 			if err := more(tx); err != nil {
 				return err
@@ -182,7 +185,7 @@ func (s *Store) changeState(change func(next *catalogState), more func(tx kv.Tx)
 		return s.cat.saveState(tx, next)
 	})
 	if err != nil {
-		return mapFull(err)
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,6 +194,26 @@ func (s *Store) changeState(change func(next *catalogState), more func(tx kv.Tx)
 		then()
 	}
 	return nil
+}
+
+// commit runs one transaction of the catalog, durable on return. ErrFull, and
+// an error of write itself, leave the catalog as it was and the store goes on.
+// After any other error it is unknown which of the two states is on disk, and
+// with it which timeline the next Open continues: the store is poisoned.
+func (s *Store) commit(write func(tx kv.Tx) error) error {
+	var refused error
+	err := s.cat.db.Update(func(tx kv.Tx) error {
+		refused = write(tx)
+		return refused
+	})
+	switch {
+	case err == nil || refused != nil:
+		return err
+	case errors.Is(err, vfs.ErrNoSpace) && s.cat.usable():
+		return mapFull(err)
+	default:
+		return s.poison(fmt.Errorf("commit to %s: %w", catalogFile, err))
+	}
 }
 
 // Close flushes, seals and releases the store. Views and readers must have

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -34,7 +35,7 @@ func (s *Store) room(r *Record) error {
 	g.timeline, g.first, g.last = r.Position.Timeline, r.Position.Seq, r.Position.Seq-1
 	h := segmentHeader{volume: s.volume, id: g.id, timeline: g.timeline, first: g.first, bytes: g.bytes, created: s.cfg.Clock.Now()}
 	if _, err := g.file.WriteAt(h.encode(), 0); err != nil {
-		return s.poison(fmt.Errorf("begin segment %s: %w", g.name, err))
+		return s.poison(fmt.Errorf("begin segment %s: %w", g.name, errors.Join(err, g.file.Close())))
 	}
 	s.retireActive()
 	s.mu.Lock()
@@ -46,16 +47,27 @@ func (s *Store) room(r *Record) error {
 	return nil
 }
 
-// retireActive hands the active segment over to be sealed. appendMu must be
-// held.
+// retireActive hands the active segment over to be sealed. One that a record
+// was meant for and never got is given back: it has nothing to seal. appendMu
+// must be held.
 func (s *Store) retireActive() {
-	if s.active == nil {
+	g := s.active
+	if g == nil {
 		return
 	}
-	s.mu.Lock()
-	s.toSeal = append(s.toSeal, s.active)
-	s.mu.Unlock()
 	s.active = nil
+	s.mu.Lock()
+	empty := g.empty()
+	if empty {
+		delete(s.segments, g.id)
+		s.unsynced = slices.DeleteFunc(s.unsynced, func(u *segment) bool { return u == g })
+	} else {
+		s.toSeal = append(s.toSeal, g)
+	}
+	s.mu.Unlock()
+	if empty {
+		s.releaseSegment(g)
+	}
 }
 
 // takeSegment returns a segment file of at least need bytes whose name is
@@ -122,7 +134,11 @@ func (s *Store) makeSegment(bytes int64) (*segment, error) {
 		err = g.file.Allocate(0, bytes)
 	}
 	if err == nil {
-		err = fs.SyncDir(s.cfg.file(journalDir))
+		// A name that may not be there after a power loss must never be
+		// taken for durable, not even by the sync after this one.
+		if err = fs.SyncDir(s.cfg.file(journalDir)); err != nil {
+			err = s.poison(err)
+		}
 	}
 	if err != nil {
 		if g.file != nil {
@@ -150,31 +166,5 @@ func (s *Store) releaseSegment(g *segment) {
 	}
 	if err := s.cfg.FS.Remove(s.cfg.file(g.name)); err != nil {
 		s.cfg.Log.Warn("removing a dropped segment failed; the next open reuses its file", "segment", g.name, "error", err)
-	}
-}
-
-// sealPending gives complete segments their footer, oldest first, and enters
-// them into the catalog. One caller at a time seals; see sealOne.
-func (s *Store) sealPending() error {
-	for {
-		s.mu.RLock()
-		var g *segment
-		if len(s.toSeal) > 0 {
-			g = s.toSeal[0]
-		}
-		err := s.failed
-		s.mu.RUnlock()
-		if g == nil || err != nil {
-			return err
-		}
-		if err := s.sealOne(g); err != nil {
-			return err
-		}
-	}
-}
-
-func (s *Store) dropPendingLocked(g *segment) {
-	if i := slices.Index(s.toSeal, g); i >= 0 {
-		s.toSeal = slices.Delete(s.toSeal, i, i+1)
 	}
 }

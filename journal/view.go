@@ -115,8 +115,10 @@ func (v *View) ReadAt(p []byte, off int64) error {
 	ps := piecesPool.Get().(*pieces)
 	defer piecesPool.Put(ps)
 	ps.list = ps.list[:0]
-	ps.split(p, off, v.index, v.held)
-	defer clear(ps.list)
+	defer func() { clear(ps.list) }()
+	if err := ps.split(p, off, v.index, v.held); err != nil {
+		return err
+	}
 	return v.s.readPieces(ps)
 }
 

@@ -1,5 +1,3 @@
-// Package clock is the seam through which the core reads time and waits, so
-// that simulations and tests run on a clock of their own.
 package clock
 
 import "time"

@@ -7,9 +7,8 @@ import (
 	"github.com/tidwall/btree"
 )
 
-// Hooks observe the commits of a Memory. Each may be nil, and is called with
-// the database's writer lock held: it must not call Update, Clone, SetHooks or
-// Close.
+// Hooks observe the commits of a Memory. Each may be nil, and is called while
+// the Update runs: it must not call Update, SetHooks or Close.
 type Hooks struct {
 	// BeforeCommit runs when Update's function has returned nil. If it fails
 	// the commit does not happen and Update returns the error: a crash before
@@ -26,7 +25,7 @@ type Hooks struct {
 // Its state is immutable: an Update works on a copy that shares what it does
 // not change, and publishes it in one step, so that a View needs no lock.
 type Memory struct {
-	writer sync.Mutex // orders Update, Clone and Close; guards hooks
+	writer sync.Mutex // orders Update, SetHooks and Close; guards hooks
 	hooks  Hooks
 
 	mu    sync.RWMutex // guards the fields below; changed with writer held too
@@ -34,17 +33,26 @@ type Memory struct {
 	open  bool
 }
 
-type (
-	buckets map[string]*bucketMap
-	// bucketMap maps a key to its value. A published one is never written to;
-	// copying one is a constant-time operation.
-	bucketMap = btree.Map[string, []byte]
-)
+type buckets map[string]*bucket
+
+// bucket maps keys to values. One that was published is never written to,
+// but transactions of several clones may copy it at a time.
+type bucket struct {
+	copying sync.Mutex // copying a tree marks the original
+	tree    *btree.Map[string, []byte]
+}
+
+// copy takes constant time: the trees share what neither changes.
+func (b *bucket) copy() *bucket {
+	b.copying.Lock()
+	defer b.copying.Unlock()
+	return &bucket{tree: b.tree.Copy()}
+}
 
 var _ DB = (*Memory)(nil)
 
 // NewMemory returns an empty, open database.
-func NewMemory() *Memory { return &Memory{open: true} }
+func NewMemory() *Memory { return &Memory{open: true, state: buckets{}} }
 
 // SetHooks replaces the hooks for the commits after it. It waits for an
 // Update that is running.
@@ -55,17 +63,11 @@ func (m *Memory) SetHooks(h Hooks) {
 }
 
 // Clone returns an open database of its own with what is committed in m, be m
-// closed or not, and without hooks. It waits for an Update that is running.
+// closed or not, and without hooks. It does not wait for an Update.
 func (m *Memory) Clone() *Memory {
-	// Copying a tree marks the original, which no two may do at a time.
-	m.writer.Lock()
-	defer m.writer.Unlock()
-	c := NewMemory()
-	c.state = make(buckets, len(m.state))
-	for name, b := range m.state {
-		c.state[name] = b.Copy()
-	}
-	return c
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return &Memory{open: true, state: m.state}
 }
 
 // View implements DB.
@@ -127,7 +129,7 @@ func (t *memoryTx) Get(bucket string, key []byte) []byte {
 	if b == nil {
 		return nil
 	}
-	value, _ := b.Get(string(key))
+	value, _ := b.tree.Get(string(key))
 	return value
 }
 
@@ -155,19 +157,16 @@ func (t *memoryTx) Delete(bucket string, key []byte) error {
 }
 
 // writable returns the bucket after making it this transaction's own.
-func (t *memoryTx) writable(bucket string) *bucketMap {
-	if t.state == nil {
-		t.state = buckets{}
-	}
-	b := t.state[bucket]
+func (t *memoryTx) writable(name string) *btree.Map[string, []byte] {
+	b := t.state[name]
 	switch {
 	case b == nil:
-		b = &bucketMap{}
-	case !t.own[bucket]:
-		b = b.Copy()
+		b = &bucket{tree: new(btree.Map[string, []byte])}
+	case !t.own[name]:
+		b = b.copy()
 	}
-	t.state[bucket], t.own[bucket] = b, true
-	return b
+	t.state[name], t.own[name] = b, true
+	return b.tree
 }
 
 func (t *memoryTx) Range(bucket string, from []byte, fn func(key, value []byte) bool) {
@@ -175,7 +174,7 @@ func (t *memoryTx) Range(bucket string, from []byte, fn func(key, value []byte) 
 	if b == nil {
 		return
 	}
-	b.Ascend(string(from), func(key string, value []byte) bool {
+	b.tree.Ascend(string(from), func(key string, value []byte) bool {
 		return fn([]byte(key), value)
 	})
 }

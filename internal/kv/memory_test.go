@@ -2,6 +2,7 @@ package kv_test
 
 import (
 	"errors"
+	"sync"
 	"testing"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
@@ -61,4 +62,22 @@ func TestCloneOfAClosedDatabaseIsOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, content(t, db.Clone(), "x", ""), "a=1")
+}
+
+// Clones share their state, so that the race detector has something to look
+// at when they change it at the same time.
+func TestClonesMayBeUsedConcurrently(t *testing.T) {
+	db := kv.NewMemory()
+	put(t, db, "x", "a", "1")
+	var wg sync.WaitGroup
+	for range 4 {
+		clone := db.Clone()
+		wg.Go(func() {
+			put(t, clone, "x", "b", "2")
+			expect(t, content(t, clone, "x", ""), "a=1", "b=2")
+		})
+	}
+	put(t, db, "x", "c", "3")
+	wg.Wait()
+	expect(t, content(t, db, "x", ""), "a=1", "c=3")
 }

@@ -164,9 +164,12 @@ type osDB struct{ kv.DB }
 
 func (d osDB) Update(fn func(kv.Tx) error) error { return withSentinel(d.DB.Update(fn)) }
 
-// withSentinel adds the sentinel of the errno in err, if it has one and err
-// does not match it yet. The text stays.
+// withSentinel adds the sentinel of what a database returned, if there is one
+// and err does not match it yet. The text stays.
 func withSentinel(err error) error {
+	if errors.Is(err, kv.ErrLocked) {
+		return &sentinelError{sentinel: ErrLocked, cause: err}
+	}
 	var errno unix.Errno
 	if err == nil || !errors.As(err, &errno) {
 		return err

@@ -101,11 +101,14 @@ func (f *osFile) NextData(off int64) (start, length int64, err error) {
 		return 0, 0, err
 	}
 	defer f.mu.RUnlock()
+	if off < 0 { // which the system call takes for an offset beyond the end
+		return 0, 0, wrap("seek in", f.name, unix.EINVAL)
+	}
 	start, err = unix.Seek(f.fd, off, unix.SEEK_DATA)
 	switch {
 	case err == unix.ENXIO:
 		return off, 0, nil
-	case err == unix.EINVAL && off >= 0:
+	case err == unix.EINVAL:
 		return f.restAsData(off)
 	case err != nil:
 		return 0, 0, wrap("seek in", f.name, err)

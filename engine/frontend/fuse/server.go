@@ -148,11 +148,12 @@ func (s *server) await() *receiver {
 }
 
 // surplus takes the caller's receiver out of the active ones if a stall has
-// brought more of them than Options.Readers.
+// brought more of them than Options.Readers and another one will take the next
+// request.
 func (s *server) surplus() bool {
 	for {
 		n := s.active.Load()
-		if n <= s.readers {
+		if n <= s.readers || s.reading.Load() == 0 {
 			return false
 		}
 		if s.active.CompareAndSwap(n, n-1) {

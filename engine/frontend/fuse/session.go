@@ -29,7 +29,10 @@ type Session struct {
 // Options bounds the resources of one session. The zero value means defaults.
 type Options struct {
 	// Readers is how many goroutines read requests while none of them waits
-	// for the device; at least 1, default DefaultReaders.
+	// for the device; at least 1. The default is 1 on up to three CPUs and 2
+	// above: a second reader takes writes in parallel, but where it has to
+	// share a CPU with those who send them it costs more wakeups than it
+	// saves time (measured on 2 CPUs, 4k writes at queue depth 32).
 	Readers int
 	// Receivers is how many requests of up to 1 MiB can be in service at
 	// once, counting those that are being read; each takes 1 MiB of locked
@@ -44,7 +47,6 @@ type Options struct {
 
 // Defaults of Options: 10 MiB of locked memory for a volume.
 const (
-	DefaultReaders   = 2
 	DefaultReceivers = 8
 	DefaultWaiters   = 32
 )
@@ -54,7 +56,10 @@ const maxBuffers = 1024
 
 func (o Options) withDefaults() (Options, error) {
 	if o.Readers == 0 {
-		o.Readers = DefaultReaders
+		o.Readers = 1
+		if runtime.NumCPU() > 3 {
+			o.Readers = 2
+		}
 	}
 	if o.Receivers == 0 {
 		o.Receivers = max(DefaultReceivers, o.Readers)

@@ -30,8 +30,7 @@ func (s *server) busy() {
 	}
 }
 
-// watchStalls adds readers, within Options.Receivers, while none of those there
-// are gets anywhere. Surplus readers retire by themselves (see surplus).
+// watchStalls adds readers while none of those there are gets anywhere.
 func (s *server) watchStalls() {
 	timer := time.NewTimer(stallInterval)
 	defer timer.Stop()
@@ -41,25 +40,43 @@ func (s *server) watchStalls() {
 		case <-s.done:
 			return
 		}
-		for seen := s.served.Load(); ; {
-			timer.Reset(stallInterval)
-			select {
-			case <-timer.C:
-			case <-s.done:
+		for s.stalls.armed.Load() {
+			if !s.relieve(timer) {
 				return
 			}
-			if s.reading.Load() > 0 {
-				break
-			}
-			if now := s.served.Load(); now != seen {
-				seen = now
-				continue
-			}
-			if r := s.buffers.takeReceiver(); r != nil {
-				s.active.Add(1)
-				s.passOn(r)
+			s.stalls.armed.Store(false)
+			// A reader that became busy just before saw the watch armed and
+			// relied on it.
+			if s.reading.Load() == 0 {
+				s.stalls.armed.CompareAndSwap(false, true)
 			}
 		}
-		s.stalls.armed.Store(false)
 	}
+}
+
+// relieve adds a reader, within Options.Receivers, each time that none has
+// finished a request for an interval, until there is one that waits for
+// requests. Surplus readers retire by themselves (see surplus). It returns false
+// at the end of the session.
+func (s *server) relieve(timer *time.Timer) bool {
+	for seen := s.served.Load(); s.reading.Load() == 0; {
+		timer.Reset(stallInterval)
+		select {
+		case <-timer.C:
+		case <-s.done:
+			return false
+		}
+		if now := s.served.Load(); now != seen {
+			seen = now
+			continue
+		}
+		if s.reading.Load() > 0 {
+			break
+		}
+		if r := s.buffers.takeReceiver(); r != nil {
+			s.active.Add(1)
+			s.passOn(r)
+		}
+	}
+	return true
 }

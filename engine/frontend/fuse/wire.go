@@ -28,11 +28,8 @@ const (
 	initOutBytes     = 64
 	readInBytes      = 40
 	writeInBytes     = 40
-	fsyncInBytes     = 16
 	fallocateInBytes = 32
 	setattrInBytes   = 88
-	openInBytes      = 8
-	forgetInBytes    = 8
 	direntBytes      = 24 // without the name
 )
 

@@ -82,7 +82,8 @@ func (c *connection) drain() {
 	defer c.mu.Unlock()
 	c.draining = true
 	// Interrupts the reader only: replies can still be written.
-	c.conn.SetReadDeadline(time.Unix(1, 0))
+	// It fails only on a closed connection, whose reader has ended anyway.
+	_ = c.conn.SetReadDeadline(time.Unix(1, 0))
 }
 
 func (c *connection) isDraining() bool {

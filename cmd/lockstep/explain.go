@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// siteError is an answer of a site, told in one sentence that says what to do.
+// It unwraps to the gRPC status, so that status.Code still works.
+type siteError struct {
+	message string
+	cause   error
+}
+
+func (e *siteError) Error() string { return e.message }
+func (e *siteError) Unwrap() error { return e.cause }
+
+// explain maps a failed call to what a person needs to read. s.mu is held.
+// The table is the only place where gRPC codes are read for their meaning.
+func (s *site) explain(err error, method string) error {
+	answer := status.Convert(err)
+	said := oneSentence(answer.Message())
+	switch answer.Code() {
+	case codes.InvalidArgument:
+		return misuse("%s", said)
+	case codes.NotFound, codes.FailedPrecondition, codes.AlreadyExists, codes.OutOfRange:
+		// The admin API promises that these messages say what to do.
+		return &siteError{said, err}
+	case codes.Aborted:
+		return &siteError{said + "; run the command again", err}
+	case codes.Unavailable:
+		return &siteError{s.explainUnavailable(said), err}
+	case codes.DeadlineExceeded:
+		if s.dialErr != nil {
+			return &siteError{s.explainUnavailable(said), err}
+		}
+		return &siteError{fmt.Sprintf("the site on %s did not answer within %v: it may still be at work, see `lockstep status`, or raise --timeout", s.socket, s.timeout), err}
+	case codes.Canceled:
+		return &siteError{"interrupted: the site may still be at work, see `lockstep status`", err}
+	case codes.Unimplemented:
+		return &siteError{fmt.Sprintf("the site on %s does not know %s: it runs another version than this command, compare `lockstep version` with `lockstep status`", s.socket, method), err}
+	case codes.PermissionDenied, codes.Unauthenticated:
+		return &siteError{said + ": run this as the user that runs the site", err}
+	default:
+		return &siteError{fmt.Sprintf("%s (%s): the site's log says more", said, answer.Code()), err}
+	}
+}
+
+func (s *site) explainUnavailable(said string) string {
+	switch {
+	case errors.Is(s.dialErr, fs.ErrNotExist), errors.Is(s.dialErr, syscall.ECONNREFUSED):
+		return fmt.Sprintf("no lockstep site answers on %s: start `lockstep standalone` or pass --admin", s.socket)
+	case errors.Is(s.dialErr, fs.ErrPermission):
+		return fmt.Sprintf("%s may not be opened by this user: run this as the user that runs the site", s.socket)
+	case s.dialErr != nil:
+		return fmt.Sprintf("no lockstep site can be reached on %s (%v): pass the site's socket as --admin", s.socket, s.dialErr)
+	default:
+		return fmt.Sprintf("the site on %s went away before it answered (%s): what was asked may have been done, see `lockstep status`", s.socket, said)
+	}
+}
+
+// oneSentence makes a server's message fit into a line.
+func oneSentence(message string) string {
+	message = strings.TrimRight(strings.Join(strings.Fields(message), " "), ". ")
+	if message == "" {
+		return "the site gave no reason"
+	}
+	return message
+}

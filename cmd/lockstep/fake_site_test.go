@@ -1,0 +1,390 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+)
+
+// epoch is the moment at which every test takes place.
+var epoch = time.Date(2026, 11, 22, 10, 42, 0, 0, time.UTC)
+
+func before(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(epoch.Add(-d)) }
+
+// fakeSite is an admin API with state: one group, its points, views and rewind
+// behave as the proto file says, so tests look at what commands achieved and
+// not at which calls they made.
+type fakeSite struct {
+	adminv1.UnimplementedAdminServer
+
+	mu     sync.Mutex
+	group  *adminv1.Group
+	points []*adminv1.Point // newest first
+	views  []*adminv1.View
+	opened int
+	// unready is how many more looks at the group find it not ready.
+	unready int
+	// onLook, when set, is called at each of these looks.
+	onLook func()
+	// fail, when set, is the answer to every call.
+	fail error
+	// hang, when set, holds every call until it is closed or the caller gives up.
+	hang chan struct{}
+}
+
+func newFakeSite() *fakeSite {
+	f := &fakeSite{}
+	for n := uint64(1240); n > 1230; n-- {
+		taken := epoch.Add(-time.Duration(1241-n) * time.Second).Add(123456789)
+		f.points = append(f.points, &adminv1.Point{
+			Checkpoint: n, Time: timestamppb.New(taken), ValidUntil: timestamppb.New(taken.Add(500 * time.Millisecond)), Members: 2,
+		})
+	}
+	f.points[4].Pins = []string{"before-upgrade", "snap-1"}
+	f.group = &adminv1.Group{
+		Name: "shop", Role: adminv1.Role_ROLE_PRIMARY, Term: 3, Peer: "b", Members: 2,
+		AchievedWindow: durationpb.New(58 * time.Minute), WantedWindow: durationpb.New(time.Hour), CheckpointInterval: durationpb.New(time.Second),
+		Lag: &adminv1.Lag{Records: 12, Bytes: 49152, Time: durationpb.New(340 * time.Millisecond)},
+		Conditions: []*adminv1.Condition{
+			{Type: "Ready", Ok: true, Reason: "AllMembersServing"},
+			{Type: "WindowAchieved", Ok: false, Reason: "WindowFilling", Message: "the window reaches 58m back: wait 2m,\nor give the store more room"},
+		},
+	}
+	return f
+}
+
+func (f *fakeSite) volumes() []*adminv1.Volume {
+	return []*adminv1.Volume{
+		{
+			Id: "v-0a1b", Name: "pgdata", Group: "shop", SizeBytes: 10 << 30, Role: f.group.GetRole(), Device: "/dev/loop7",
+			Tip: &adminv1.Position{Timeline: 1, Seq: 51200}, Durable: &adminv1.Position{Timeline: 1, Seq: 51190}, Horizon: &adminv1.Position{Timeline: 1, Seq: 7},
+			JournalBytes: 3 << 29, IndexExtents: 40960, IndexBytes: 1 << 20, Store: "/var/lib/lockstep/volumes/v-0a1b",
+			Lag: &adminv1.Lag{Records: 12, Bytes: 49152, Time: durationpb.New(340 * time.Millisecond)},
+		},
+		{
+			Id: "v-2c3d", Name: "pgwal", Group: "shop", SizeBytes: 1 << 30, Role: f.group.GetRole(),
+			Tip: &adminv1.Position{Timeline: 1, Seq: 900}, Store: "/var/lib/lockstep/volumes/v-2c3d",
+			Error: "sync journal: input/output error",
+		},
+	}
+}
+
+// enter holds or fails a call as the test wants it, and locks.
+func (f *fakeSite) enter(ctx context.Context) (func(), error) {
+	if f.hang != nil {
+		select {
+		case <-f.hang:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	f.mu.Lock()
+	if f.fail != nil {
+		f.mu.Unlock()
+		return nil, f.fail
+	}
+	return f.mu.Unlock, nil
+}
+
+func (f *fakeSite) find(group string) error {
+	if group != f.group.GetName() {
+		return status.Errorf(codes.NotFound, "no group %q: groups here are %s.", group, f.group.GetName())
+	}
+	return nil
+}
+
+// locate resolves "at" as the proto file says.
+func (f *fakeSite) locate(group, at string) (*adminv1.Point, error) {
+	if err := f.find(group); err != nil {
+		return nil, err
+	}
+	newest, oldest := f.points[0], f.points[len(f.points)-1]
+	for _, p := range f.points {
+		pinned := false
+		for _, pin := range p.GetPins() {
+			pinned = pinned || at == "pin:"+pin
+		}
+		moment, err := time.Parse(time.RFC3339Nano, at)
+		inTime := err == nil && !p.GetTime().AsTime().After(moment)
+		if at == "latest" || pinned || inTime || at == strconv.FormatUint(p.GetCheckpoint(), 10) {
+			return p, nil
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "no recovery point at %s: the nearest are %d and %d", at, newest.GetCheckpoint(), oldest.GetCheckpoint())
+}
+
+func (f *fakeSite) look() *adminv1.Group {
+	group := proto.CloneOf(f.group)
+	group.Newest = f.points[0]
+	if f.onLook != nil {
+		f.onLook()
+	}
+	if f.unready > 0 {
+		f.unready--
+		group.Conditions[0] = &adminv1.Condition{Type: "Ready", Reason: "Recovering", Message: "wait for recovery"}
+	}
+	return group
+}
+
+func (f *fakeSite) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (*adminv1.GetStatusResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	group := f.look()
+	volumes := f.volumes()
+	volumes[1].Error = ""
+	return &adminv1.GetStatusResponse{
+		Site: "a", Version: "v0.1.0", Started: before(3*time.Hour + 12*time.Minute),
+		Peers: []*adminv1.Peer{
+			{Site: "b", Address: "10.0.0.2:7443", Connected: true, Since: before(3 * time.Hour)},
+			{Site: "c", Address: "10.0.0.3:7443", LastError: "dial tcp 10.0.0.3:7443: connection refused", Since: before(12 * time.Minute)},
+		},
+		Groups: []*adminv1.Group{group}, Volumes: volumes,
+	}, nil
+}
+
+func (f *fakeSite) ListGroups(ctx context.Context, _ *adminv1.ListGroupsRequest) (*adminv1.ListGroupsResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return &adminv1.ListGroupsResponse{Groups: []*adminv1.Group{f.look()}}, nil
+}
+
+func (f *fakeSite) DescribeGroup(ctx context.Context, r *adminv1.DescribeGroupRequest) (*adminv1.DescribeGroupResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := f.find(r.GetGroup()); err != nil {
+		return nil, err
+	}
+	members := f.volumes()
+	if f.group.GetRewind() == nil && f.group.GetRole() == adminv1.Role_ROLE_PRIMARY && f.group.GetTerm() > 3 {
+		members[1].Error = ""
+	}
+	return &adminv1.DescribeGroupResponse{
+		Group: f.look(), Members: members,
+		Timelines: []*adminv1.Timeline{
+			{Id: 1, Created: before(26 * time.Hour), Reason: "created", Active: true},
+			{Id: 2, Parent: &adminv1.Position{Timeline: 1, Seq: 4096}, Created: before(90 * time.Minute), Reason: "rewind to checkpoint 900, undone"},
+		},
+		Pinned: []*adminv1.Point{f.points[4]}, Oldest: f.points[len(f.points)-1],
+	}, nil
+}
+
+func (f *fakeSite) ListPoints(ctx context.Context, r *adminv1.ListPointsRequest) (*adminv1.ListPointsResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := f.find(r.GetGroup()); err != nil {
+		return nil, err
+	}
+	answer := &adminv1.ListPointsResponse{}
+	for _, p := range f.points {
+		taken := p.GetTime().AsTime()
+		if r.GetFrom() != nil && taken.Before(r.GetFrom().AsTime()) || r.GetTo() != nil && taken.After(r.GetTo().AsTime()) {
+			continue
+		}
+		answer.Total++
+		if len(answer.Points) < int(r.GetLimit()) {
+			answer.Points = append(answer.Points, p)
+		}
+	}
+	return answer, nil
+}
+
+func (f *fakeSite) TakePoint(ctx context.Context, r *adminv1.TakePointRequest) (*adminv1.TakePointResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := f.find(r.GetGroup()); err != nil {
+		return nil, err
+	}
+	point := &adminv1.Point{Checkpoint: f.points[0].GetCheckpoint() + 1, Time: timestamppb.New(epoch), ValidUntil: timestamppb.New(epoch), Members: 2}
+	if r.GetPin() != "" {
+		point.Pins = []string{r.GetPin()}
+	}
+	f.points = append([]*adminv1.Point{point}, f.points...)
+	return &adminv1.TakePointResponse{Point: point, Stall: durationpb.New(180 * time.Microsecond)}, nil
+}
+
+func (f *fakeSite) OpenView(ctx context.Context, r *adminv1.OpenViewRequest) (*adminv1.OpenViewResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	point, err := f.locate(r.GetGroup(), r.GetAt())
+	if err != nil {
+		return nil, err
+	}
+	f.opened++
+	view := &adminv1.View{Id: fmt.Sprintf("view-%d", f.opened), Group: "shop", Point: point, Took: durationpb.New(12 * time.Millisecond)}
+	for _, v := range f.volumes() {
+		socket := "/run/lockstep/views/" + view.GetId() + "/" + v.GetName() + ".sock"
+		view.Exports = append(view.Exports, &adminv1.ViewExport{
+			VolumeId: v.GetId(), VolumeName: v.GetName(), NbdSocket: socket, NbdUri: "nbd+unix:///" + v.GetId() + "?socket=" + socket,
+		})
+	}
+	f.views = append(f.views, view)
+	return &adminv1.OpenViewResponse{View: view}, nil
+}
+
+func (f *fakeSite) CloseView(ctx context.Context, r *adminv1.CloseViewRequest) (*adminv1.CloseViewResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	for i, view := range f.views {
+		if view.GetId() == r.GetId() {
+			f.views = append(f.views[:i], f.views[i+1:]...)
+			return &adminv1.CloseViewResponse{}, nil
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "no view %q", r.GetId())
+}
+
+func (f *fakeSite) ListViews(ctx context.Context, r *adminv1.ListViewsRequest) (*adminv1.ListViewsResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	answer := &adminv1.ListViewsResponse{}
+	for _, view := range f.views {
+		if r.GetGroup() == "" || r.GetGroup() == view.GetGroup() {
+			answer.Views = append(answer.Views, view)
+		}
+	}
+	return answer, nil
+}
+
+func (f *fakeSite) StartRewind(ctx context.Context, r *adminv1.StartRewindRequest) (*adminv1.StartRewindResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	to, err := f.locate(r.GetGroup(), r.GetAt())
+	if err != nil {
+		return nil, err
+	}
+	rewind := &adminv1.Rewind{To: to, From: f.points[0], Started: before(3 * time.Minute)}
+	if !r.GetDryRun() {
+		f.group.Rewind = rewind
+	}
+	return &adminv1.StartRewindResponse{Rewind: rewind, Took: durationpb.New(34 * time.Millisecond)}, nil
+}
+
+func (f *fakeSite) rewound(group string) (*adminv1.Rewind, error) {
+	if err := f.find(group); err != nil {
+		return nil, err
+	}
+	if f.group.GetRewind() == nil {
+		return nil, status.Errorf(codes.FailedPrecondition, "group %s has no rewind in progress: start one with rewind start", group)
+	}
+	return f.group.GetRewind(), nil
+}
+
+func (f *fakeSite) UndoRewind(ctx context.Context, r *adminv1.UndoRewindRequest) (*adminv1.UndoRewindResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	rewind, err := f.rewound(r.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	if !r.GetDryRun() {
+		f.group.Rewind = nil
+	}
+	return &adminv1.UndoRewindResponse{To: rewind.GetFrom(), Took: durationpb.New(9 * time.Millisecond)}, nil
+}
+
+func (f *fakeSite) CommitRewind(ctx context.Context, r *adminv1.CommitRewindRequest) (*adminv1.CommitRewindResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	rewind, err := f.rewound(r.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	if !r.GetDryRun() {
+		f.group.Rewind = nil
+	}
+	return &adminv1.CommitRewindResponse{At: rewind.GetTo()}, nil
+}
+
+func (f *fakeSite) Failover(ctx context.Context, r *adminv1.FailoverRequest) (*adminv1.FailoverResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	point, err := f.locate(r.GetGroup(), r.GetAt())
+	if err != nil {
+		return nil, err
+	}
+	answer := &adminv1.FailoverResponse{
+		Point: point, Term: f.group.GetTerm() + 1, Rpo: durationpb.New(epoch.Sub(point.GetTime().AsTime())), Took: durationpb.New(210 * time.Millisecond),
+		VolumeIds: []string{"v-0a1b", "v-2c3d"},
+	}
+	if !r.GetDryRun() {
+		f.group.Role, f.group.Term = adminv1.Role_ROLE_PRIMARY, answer.GetTerm()
+	}
+	return answer, nil
+}
+
+// serve answers on a Unix socket in a fresh directory until the test ends.
+func (f *fakeSite) serve(t *testing.T) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "admin.sock")
+	f.serveOn(t, socket)
+	return socket
+}
+
+func (f *fakeSite) serveOn(t *testing.T, socket string) {
+	t.Helper()
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	adminv1.RegisterAdminServer(server, f)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-served; err != nil && !strings.Contains(err.Error(), "stopped") {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,26 @@
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) newJournalCommand() *cobra.Command {
+	command := a.parent("journal", "Read a store offline",
+		a.newJournalDumpCommand(),
+		a.newJournalVerifyCommand(),
+	)
+	command.Long = `Reads the store of one volume, a directory with volume.json in it, without a site.
+Nothing is written to it. The volume must not be open.`
+	return command
+}
+
+// storeDir returns the store that a person named as an absolute path.
+func storeDir(arg string) (string, error) {
+	dir, err := filepath.Abs(arg)
+	if err != nil {
+		return "", misuse("%s: %v", arg, err)
+	}
+	return dir, nil
+}

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+)
+
+func (a *app) newViewCommand() *cobra.Command {
+	return a.parent("view", "Read-only images of a group at a moment",
+		a.newViewOpenCommand(),
+		a.newViewCloseCommand(),
+		a.newViewListCommand(),
+	)
+}
+
+func (p *page) showExports(indent string, view *adminv1.View) {
+	columns := []column{left("VOLUME"), left("NBD URI"), wide(left("VOLUME ID")), wide(left("SOCKET"))}
+	var rows [][]cell
+	for _, e := range view.GetExports() {
+		rows = append(rows, []cell{text(e.GetVolumeName()), text(e.GetNbdUri()), text(e.GetVolumeId()), text(e.GetNbdSocket())})
+	}
+	p.table(indent, columns, rows)
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"time"
+
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+)
+
+// showVolumes writes one row for each volume, and below the table the error of
+// each that has failed: an error does not fit into a column.
+func (p *page) showVolumes(indent string, volumes []*adminv1.Volume, withGroup bool) {
+	columns := []column{
+		left("VOLUME"), left("GROUP"), right("SIZE"), left("ROLE"), left("DEVICE"), right("TIP"), wide(right("DURABLE")), wide(right("HORIZON")),
+		right("JOURNAL"), wide(right("INDEX")), wide(right("EXTENTS")), right("LAG"), left("STATE"), wide(left("ID")), wide(left("STORE")),
+	}
+	var rows [][]cell
+	for _, v := range volumes {
+		state := cell{"ok", toneGood}
+		if v.GetError() != "" {
+			state = cell{"STOPPED", toneBad}
+		}
+		rows = append(rows, []cell{
+			text(v.GetName()), text(v.GetGroup()), text(iecSigned(v.GetSizeBytes())), text(roleText(v.GetRole())), text(v.GetDevice()),
+			text(positionText(v.GetTip())), text(positionText(v.GetDurable())), text(positionText(v.GetHorizon())),
+			text(iecSigned(v.GetJournalBytes())), text(iecSigned(v.GetIndexBytes())), number(uint64(max(v.GetIndexExtents(), 0))),
+			text(lagTime(v.GetLag())), state, text(v.GetId()), text(v.GetStore()),
+		})
+	}
+	if !withGroup {
+		columns, rows = withoutColumn(columns, rows, 1)
+	}
+	p.table(indent, columns, rows)
+	for _, v := range volumes {
+		if v.GetError() != "" {
+			p.line("%s%s", indent, p.paint(cell{v.GetName() + ": " + oneLine(v.GetError()), toneBad}))
+		}
+	}
+}
+
+func withoutColumn(columns []column, rows [][]cell, drop int) ([]column, [][]cell) {
+	kept := append(append([]column{}, columns[:drop]...), columns[drop+1:]...)
+	cut := make([][]cell, 0, len(rows))
+	for _, row := range rows {
+		cut = append(cut, append(append([]cell{}, row[:drop]...), row[drop+1:]...))
+	}
+	return kept, cut
+}
+
+// share is part of whole in percent, rounded down, and 100 when nothing is
+// wanted.
+func share(part, whole time.Duration) int {
+	if whole <= 0 {
+		return 100
+	}
+	return int(part.Seconds() / whole.Seconds() * 100)
+}

@@ -1,0 +1,84 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/lockstep-csi/lockstep/controller/catalog"
+	"github.com/lockstep-csi/lockstep/group"
+)
+
+// ControllerModifyVolume implements csi.ControllerServer. The settings that
+// it changes are those of the volume's group, hence of all its members.
+func (s *Server) ControllerModifyVolume(ctx context.Context, req *csi.ControllerModifyVolumeRequest) (*csi.ControllerModifyVolumeResponse, error) {
+	return answer(s.modifyVolume(ctx, req))
+}
+
+func (s *Server) modifyVolume(ctx context.Context, req *csi.ControllerModifyVolumeRequest) (*csi.ControllerModifyVolumeResponse, error) {
+	patch, err := parseMutableParameters(req.GetMutableParameters())
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.volume(req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	keys := []string{volumeKey(v.Name), groupKey(v.Group)}
+	return run(ctx, s, keys, func(ctx context.Context) (*csi.ControllerModifyVolumeResponse, error) {
+		if _, err := s.volume(req.GetVolumeId()); err != nil {
+			return nil, err
+		}
+		if err := s.modifyGroup(ctx, v.Group, patch); err != nil {
+			return nil, fmt.Errorf("modify volume %s: %w", req.GetVolumeId(), err)
+		}
+		return &csi.ControllerModifyVolumeResponse{}, nil
+	})
+}
+
+// modifyGroup changes the settings that patch names. It runs with the group's
+// lock held, unless patch names none.
+func (s *Server) modifyGroup(ctx context.Context, name string, patch settingsPatch) error {
+	if patch == (settingsPatch{}) {
+		return nil
+	}
+	var g catalog.Group
+	err := s.cfg.Catalog.Update(func(tx *catalog.Tx) (err error) {
+		if g, err = tx.Group(name); err != nil {
+			return err
+		}
+		wanted := patch.apply(g.Settings)
+		if g.Pending == nil && wanted == g.Settings {
+			return nil
+		}
+		if err := checkSettings(wanted); err != nil {
+			return err
+		}
+		g.Pending = &wanted
+		return tx.PutGroup(g)
+	})
+	if err != nil || g.Pending == nil {
+		return err
+	}
+	err = s.finishModify(ctx, g)
+	if errors.Is(err, ErrInvalid) {
+		// Nothing was changed, and trying again cannot help.
+		return errors.Join(err, s.settle(g, g.Settings))
+	}
+	return err
+}
+
+// finishModify carries out a recorded change of settings.
+func (s *Server) finishModify(ctx context.Context, g catalog.Group) error {
+	if err := s.cfg.Backend.ModifyGroup(ctx, g.Name, *g.Pending); err != nil {
+		return fmt.Errorf("modify group %s: %w", g.Name, err)
+	}
+	return s.settle(g, *g.Pending)
+}
+
+func (s *Server) settle(g catalog.Group, settings group.Settings) error {
+	g.Settings, g.Pending = settings, nil
+	return s.cfg.Catalog.Update(func(tx *catalog.Tx) error { return tx.PutGroup(g) })
+}

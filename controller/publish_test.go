@@ -1,0 +1,121 @@
+package controller_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
+	"github.com/lockstep-csi/lockstep/controller"
+)
+
+func publishRequest(id string, capability *csi.VolumeCapability) *csi.ControllerPublishVolumeRequest {
+	return &csi.ControllerPublishVolumeRequest{VolumeId: id, NodeId: testNode, VolumeCapability: capability}
+}
+
+func (s *site) attached(id string) *controller.AttachOptions {
+	return s.backend.Stores()[parseID(s.t, id)].Attached
+}
+
+func TestPublish(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	id := s.createVolume("data", map[string]string{"blockSize": "4096"}).GetVolumeId()
+	for range 2 {
+		must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability(""))))
+	}
+	if got := s.attached(id); got == nil || *got != (controller.AttachOptions{BlockBytes: 4096}) {
+		t.Errorf("attached as %+v", got)
+	}
+	incompatible := publishRequest(id, mountCapability(""))
+	incompatible.Readonly = true
+	_, err := s.ControllerPublishVolume(ctx, incompatible)
+	wantCode(t, err, codes.AlreadyExists)
+	_, err = s.ControllerPublishVolume(ctx, publishRequest(id, blockCapability(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)))
+	wantCode(t, err, codes.AlreadyExists)
+	elsewhere := publishRequest(id, mountCapability(""))
+	elsewhere.NodeId = "other"
+	_, err = s.ControllerPublishVolume(ctx, elsewhere)
+	wantCode(t, err, codes.NotFound)
+
+	list := must[*csi.ListVolumesResponse](t)(s.ListVolumes(ctx, &csi.ListVolumesRequest{}))
+	if nodes := list.GetEntries()[0].GetStatus().GetPublishedNodeIds(); len(nodes) != 1 || nodes[0] != testNode {
+		t.Errorf("published nodes are %v", nodes)
+	}
+	_, err = s.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id})
+	wantCode(t, err, codes.FailedPrecondition)
+	for _, node := range []string{"other", testNode, ""} {
+		must[*csi.ControllerUnpublishVolumeResponse](t)(s.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id, NodeId: node}))
+		if wantAttached := node == "other"; (s.attached(id) != nil) != wantAttached {
+			t.Errorf("after unpublishing from %q attached is %v", node, s.attached(id))
+		}
+	}
+	s.deleteVolume(id)
+	must[*csi.ControllerUnpublishVolumeResponse](t)(s.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id}))
+}
+
+func TestPublishReadOnly(t *testing.T) {
+	ctx := context.Background()
+	for name, test := range map[string]struct {
+		capability *csi.VolumeCapability
+		readOnly   bool
+		device     bool   // the device has to be read-only
+		context    string // what the node service is told
+	}{
+		"writable mount":   {mountCapability(""), false, false, "false"},
+		"read-only mount":  {mountCapability(""), true, false, "true"},
+		"read-only block":  {blockCapability(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER), true, true, "true"},
+		"block for reader": {blockCapability(csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY), false, true, "true"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			id := s.createVolume("data", nil).GetVolumeId()
+			req := publishRequest(id, test.capability)
+			req.Readonly = test.readOnly
+			got := must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, req))
+			if s.attached(id).ReadOnly != test.device || got.GetPublishContext()["lockstep.dev/readOnly"] != test.context {
+				t.Errorf("attached %+v, context %v", s.attached(id), got.GetPublishContext())
+			}
+		})
+	}
+}
+
+func TestNodeLimit(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t) // allows three
+	var ids []string
+	for _, name := range []string{"a", "b", "c", "d"} {
+		ids = append(ids, s.createVolume(name, nil).GetVolumeId())
+	}
+	for _, id := range ids[:3] {
+		must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability(""))))
+	}
+	_, err := s.ControllerPublishVolume(ctx, publishRequest(ids[3], mountCapability("")))
+	wantCode(t, err, codes.ResourceExhausted)
+	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, publishRequest(ids[0], mountCapability(""))))
+	must[*csi.ControllerUnpublishVolumeResponse](t)(s.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: ids[0]}))
+	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, publishRequest(ids[3], mountCapability(""))))
+}
+
+// TestReconcileAttachesAgain checks that a new process attaches what was
+// published, as a machine that was rebooted needs it.
+func TestReconcileAttachesAgain(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	id := s.createVolume("data", nil).GetVolumeId()
+	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability(""))))
+	s.Close()
+	if err := s.backend.Detach(ctx, parseID(t, id)); err != nil {
+		t.Fatal(err)
+	}
+	next := startSite(t, s.db, s.backend)
+	if err := next.Reconcile(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if next.attached(id) == nil {
+		t.Error("a published volume is not attached after a restart")
+	}
+	_, err := s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability("")))
+	wantCode(t, err, codes.Unavailable) // the closed one
+}

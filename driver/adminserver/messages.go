@@ -1,0 +1,175 @@
+package adminserver
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+	"github.com/lockstep-csi/lockstep/driver/site"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+func stamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+func position(p journal.Position) *adminv1.Position {
+	return &adminv1.Position{Timeline: uint64(p.Timeline), Seq: uint64(p.Seq)}
+}
+
+func point(p group.Point) *adminv1.Point {
+	if p.Checkpoint == 0 {
+		return nil
+	}
+	return &adminv1.Point{Checkpoint: uint64(p.Checkpoint), Time: stamp(p.Time), ValidUntil: stamp(p.ValidUntil), Pins: p.Pins, Members: uint32(len(p.Members))}
+}
+
+func role(r group.Role) adminv1.Role {
+	switch r {
+	case group.RolePrimary:
+		return adminv1.Role_ROLE_PRIMARY
+	case group.RoleReplica:
+		return adminv1.Role_ROLE_REPLICA
+	}
+	return adminv1.Role_ROLE_UNSPECIFIED
+}
+
+func rewind(r *group.Rewind) *adminv1.Rewind {
+	if r == nil {
+		return nil
+	}
+	return &adminv1.Rewind{To: point(r.To), From: point(r.From), Started: stamp(r.Started)}
+}
+
+func (s *Server) group(g *site.Group) *adminv1.Group {
+	st := g.State
+	out := &adminv1.Group{
+		Name: st.Name, Role: role(st.Role), Term: uint64(st.Term), Peer: st.Settings.ReplicateTo, Members: uint32(len(st.Members)),
+		AchievedWindow: durationpb.New(g.AchievedWindow(s.cfg.Clock.Now())), WantedWindow: durationpb.New(st.Settings.Window),
+		CheckpointInterval: durationpb.New(st.Settings.CheckpointInterval), Rewind: rewind(st.Rewind), Conditions: s.conditions(g),
+	}
+	if st.Role == group.RoleReplica {
+		out.Peer = st.Source
+	}
+	if n := len(g.Points); n > 0 {
+		out.Newest = point(g.Points[n-1])
+	}
+	if g.Sending != nil {
+		out.Lag = &adminv1.Lag{}
+		var behind time.Duration
+		for _, v := range g.Sending.Volumes {
+			out.Lag.Records += uint64(v.LagRecords)
+			out.Lag.Bytes += uint64(v.LagBytes)
+			behind = max(behind, v.LagTime)
+		}
+		out.Lag.Time = durationpb.New(behind)
+	}
+	return out
+}
+
+func (s *Server) conditions(g *site.Group) []*adminv1.Condition {
+	var out []*adminv1.Condition
+	add := func(kind string, ok bool, reason, message string) {
+		out = append(out, &adminv1.Condition{Type: kind, Ok: ok, Reason: reason, Message: message})
+	}
+	switch {
+	case g.State.Pending != nil:
+		add("Ready", false, "OperationPending", "a "+string(g.State.Pending.Kind)+" was interrupted and could not be finished: see the site's log, then restart the site")
+	case g.Stats.LastError != nil:
+		add("Ready", false, "CheckpointMissed", g.Stats.LastError.Error())
+	case len(g.Points) == 0:
+		add("Ready", false, "NoRecoveryPoint", "no recovery point exists yet: wait for the first checkpoint")
+	default:
+		add("Ready", true, "RecoveryPoint", "recovery points are being taken")
+	}
+	if m := g.Sending; m != nil {
+		if err := sendingError(m); err != nil {
+			add("Replicating", false, "Disconnected", "site "+m.Peer+" is not being fed: "+err.Error())
+		} else {
+			add("Replicating", true, "Connected", "site "+m.Peer+" is being fed")
+		}
+	}
+	return out
+}
+
+func sendingError(m *replication.Metrics) error {
+	if m.LastError != nil {
+		return m.LastError
+	}
+	for _, v := range m.Volumes {
+		if !v.Connected && v.LastError != nil {
+			return v.LastError
+		}
+	}
+	return nil
+}
+
+func (s *Server) volume(v site.Volume) *adminv1.Volume {
+	out := &adminv1.Volume{
+		Id: v.ID.String(), Name: v.Name, Group: v.Group, SizeBytes: v.SizeBytes, Device: v.Device, Store: v.StoreDir,
+		Tip: position(v.Tip), Durable: position(v.Durable), Horizon: position(v.Horizon),
+		JournalBytes: v.Stats.JournalBytes, IndexExtents: v.Stats.IndexExtents, IndexBytes: v.Stats.IndexBytes,
+	}
+	if v.Err != nil {
+		out.Error = v.Err.Error()
+	}
+	g, err := s.cfg.Site.Group(v.Group)
+	if err != nil {
+		return out
+	}
+	out.Role = role(g.State.Role)
+	if g.Sending != nil {
+		for _, m := range g.Sending.Volumes {
+			if m.Volume == v.ID {
+				out.Lag = &adminv1.Lag{Records: uint64(m.LagRecords), Bytes: uint64(m.LagBytes), Time: durationpb.New(m.LagTime)}
+			}
+		}
+	}
+	return out
+}
+
+func (s *Server) timelines(id journal.VolumeID) []*adminv1.Timeline {
+	lines, active, err := s.cfg.Site.Timelines(id)
+	if err != nil {
+		return nil
+	}
+	var out []*adminv1.Timeline
+	for _, l := range lines {
+		out = append(out, &adminv1.Timeline{Id: uint64(l.ID), Parent: position(l.Parent), Created: stamp(l.Created), Reason: l.Reason, Active: l.ID == active})
+	}
+	return out
+}
+
+// peers tells of each configured site whether any group reaches it.
+func (s *Server) peers() []*adminv1.Peer {
+	byName := map[string]*adminv1.Peer{}
+	for name, address := range s.cfg.Peers {
+		byName[name] = &adminv1.Peer{Site: name, Address: address}
+	}
+	for _, name := range s.cfg.Site.Groups() {
+		g, err := s.cfg.Site.Group(name)
+		if err != nil || g.Sending == nil || byName[g.Sending.Peer] == nil {
+			continue
+		}
+		p := byName[g.Sending.Peer]
+		if err := sendingError(g.Sending); err != nil {
+			p.LastError = err.Error()
+		} else if !g.Sending.Announced.IsZero() {
+			p.Connected, p.Since = true, stamp(g.Sending.Announced)
+		}
+	}
+	var out []*adminv1.Peer
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		out = append(out, byName[name])
+	}
+	return out
+}

@@ -1,0 +1,280 @@
+// Package adminserver answers the admin API of a site (api/admin/v1) on a Unix
+// socket. It translates; what it is asked to do is done by package site. Open
+// views are shown over NBD. It owns no goroutine of its own.
+package adminserver
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+	"github.com/lockstep-csi/lockstep/driver/site"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Config is what a Server needs; all fields but Promoted are required.
+type Config struct {
+	Site      *site.Site
+	Exports   site.Exporter
+	NBDSocket string // where Exports is served
+	Version   string
+	Clock     clock.Clock
+	Peers     map[string]string // address by site
+	// Promoted is called when a failover has made this site primary.
+	Promoted func(ctx context.Context, group string) error
+}
+
+// Server implements adminv1.AdminServer.
+type Server struct {
+	adminv1.UnimplementedAdminServer
+	cfg     Config
+	started time.Time
+}
+
+// New makes a server.
+func New(cfg Config) *Server { return &Server{cfg: cfg, started: cfg.Clock.Now()} }
+
+// GetStatus implements adminv1.AdminServer.
+func (s *Server) GetStatus(context.Context, *adminv1.GetStatusRequest) (*adminv1.GetStatusResponse, error) {
+	resp := &adminv1.GetStatusResponse{Site: s.cfg.Site.Name(), Version: s.cfg.Version, Started: stamp(s.started), Peers: s.peers()}
+	for _, name := range s.cfg.Site.Groups() {
+		if g, err := s.cfg.Site.Group(name); err == nil {
+			resp.Groups = append(resp.Groups, s.group(&g))
+		}
+	}
+	for _, v := range s.cfg.Site.Volumes() {
+		resp.Volumes = append(resp.Volumes, s.volume(v))
+	}
+	return resp, nil
+}
+
+// ListGroups implements adminv1.AdminServer.
+func (s *Server) ListGroups(context.Context, *adminv1.ListGroupsRequest) (*adminv1.ListGroupsResponse, error) {
+	resp := &adminv1.ListGroupsResponse{}
+	for _, name := range s.cfg.Site.Groups() {
+		if g, err := s.cfg.Site.Group(name); err == nil {
+			resp.Groups = append(resp.Groups, s.group(&g))
+		}
+	}
+	return resp, nil
+}
+
+// DescribeGroup implements adminv1.AdminServer.
+func (s *Server) DescribeGroup(_ context.Context, req *adminv1.DescribeGroupRequest) (*adminv1.DescribeGroupResponse, error) {
+	g, err := s.cfg.Site.Group(req.GetGroup())
+	if err != nil {
+		return nil, answer(err)
+	}
+	resp := &adminv1.DescribeGroupResponse{Group: s.group(&g)}
+	for i, id := range g.State.Members {
+		v, err := s.cfg.Site.Volume(id)
+		if err != nil {
+			return nil, answer(err)
+		}
+		resp.Members = append(resp.Members, s.volume(v))
+		if i == 0 {
+			resp.Timelines = s.timelines(id)
+		}
+	}
+	for i := range g.Points {
+		if len(g.Points[i].Pins) > 0 {
+			resp.Pinned = append(resp.Pinned, point(g.Points[i]))
+		}
+	}
+	if len(g.Points) > 0 {
+		resp.Oldest = point(g.Points[0])
+	}
+	return resp, nil
+}
+
+// Limits of ListPoints.
+const (
+	defaultPoints = 100
+	maxPoints     = 10000
+)
+
+// ListPoints implements adminv1.AdminServer.
+func (s *Server) ListPoints(_ context.Context, req *adminv1.ListPointsRequest) (*adminv1.ListPointsResponse, error) {
+	limit := int(req.GetLimit())
+	if limit == 0 {
+		limit = defaultPoints
+	}
+	if limit > maxPoints {
+		return nil, status.Errorf(codes.InvalidArgument, "limit %d is above %d", limit, maxPoints)
+	}
+	points, err := s.cfg.Site.Points(req.GetGroup())
+	if err != nil {
+		return nil, answer(err)
+	}
+	resp := &adminv1.ListPointsResponse{}
+	for i := len(points) - 1; i >= 0; i-- {
+		p := points[i]
+		if req.From != nil && p.Time.Before(req.From.AsTime()) || req.To != nil && p.Time.After(req.To.AsTime()) {
+			continue
+		}
+		resp.Total++
+		if len(resp.Points) < limit {
+			resp.Points = append(resp.Points, point(p))
+		}
+	}
+	return resp, nil
+}
+
+// TakePoint implements adminv1.AdminServer.
+func (s *Server) TakePoint(ctx context.Context, req *adminv1.TakePointRequest) (*adminv1.TakePointResponse, error) {
+	p, stall, err := s.cfg.Site.TakePoint(ctx, req.GetGroup(), req.GetPin())
+	if err != nil {
+		return nil, answer(err)
+	}
+	if req.GetPin() != "" {
+		p.Pins = []string{req.GetPin()}
+	}
+	return &adminv1.TakePointResponse{Point: point(p), Stall: durationpb.New(stall)}, nil
+}
+
+// StartRewind implements adminv1.AdminServer.
+func (s *Server) StartRewind(ctx context.Context, req *adminv1.StartRewindRequest) (*adminv1.StartRewindResponse, error) {
+	began := s.cfg.Clock.Now()
+	r, err := s.cfg.Site.StartRewind(ctx, req.GetGroup(), req.GetAt(), req.GetDryRun())
+	if err != nil {
+		return nil, answer(err)
+	}
+	return &adminv1.StartRewindResponse{Rewind: rewind(&r), Took: s.since(began)}, nil
+}
+
+// UndoRewind implements adminv1.AdminServer.
+func (s *Server) UndoRewind(ctx context.Context, req *adminv1.UndoRewindRequest) (*adminv1.UndoRewindResponse, error) {
+	began := s.cfg.Clock.Now()
+	p, err := s.cfg.Site.UndoRewind(ctx, req.GetGroup(), req.GetDryRun())
+	if err != nil {
+		return nil, answer(err)
+	}
+	return &adminv1.UndoRewindResponse{To: point(p), Took: s.since(began)}, nil
+}
+
+// CommitRewind implements adminv1.AdminServer.
+func (s *Server) CommitRewind(ctx context.Context, req *adminv1.CommitRewindRequest) (*adminv1.CommitRewindResponse, error) {
+	p, err := s.cfg.Site.CommitRewind(ctx, req.GetGroup(), req.GetDryRun())
+	if err != nil {
+		return nil, answer(err)
+	}
+	return &adminv1.CommitRewindResponse{At: point(p)}, nil
+}
+
+// Failover implements adminv1.AdminServer.
+func (s *Server) Failover(ctx context.Context, req *adminv1.FailoverRequest) (*adminv1.FailoverResponse, error) {
+	began := s.cfg.Clock.Now()
+	f, err := s.cfg.Site.Failover(ctx, req.GetGroup(), req.GetAt(), req.GetDryRun())
+	if err == nil && !req.GetDryRun() && s.cfg.Promoted != nil {
+		err = s.cfg.Promoted(ctx, req.GetGroup())
+	}
+	if err != nil {
+		return nil, answer(err)
+	}
+	resp := &adminv1.FailoverResponse{Point: point(f.Point), Term: uint64(f.Term), Rpo: durationpb.New(f.RPO), Took: s.since(began)}
+	for id := range f.Point.Members {
+		resp.VolumeIds = append(resp.VolumeIds, id.String())
+	}
+	return resp, nil
+}
+
+// OpenView implements adminv1.AdminServer.
+func (s *Server) OpenView(ctx context.Context, req *adminv1.OpenViewRequest) (*adminv1.OpenViewResponse, error) {
+	began := s.cfg.Clock.Now()
+	v, err := s.cfg.Site.OpenView(ctx, req.GetGroup(), req.GetAt())
+	if err != nil {
+		return nil, answer(err)
+	}
+	for _, id := range v.Members {
+		dev, err := s.cfg.Site.ViewDevice(v.ID, id)
+		if err == nil {
+			err = s.cfg.Exports.Add(exportName(v.ID, id), dev, "group "+v.Group+" at "+v.Point.Time.Format(time.RFC3339Nano))
+		}
+		if err != nil {
+			return nil, answer(errors.Join(err, s.closeView(ctx, v)))
+		}
+	}
+	out := s.view(v)
+	out.Took = s.since(began)
+	return &adminv1.OpenViewResponse{View: out}, nil
+}
+
+// CloseView implements adminv1.AdminServer.
+func (s *Server) CloseView(ctx context.Context, req *adminv1.CloseViewRequest) (*adminv1.CloseViewResponse, error) {
+	for _, v := range s.cfg.Site.ListViews() {
+		if v.ID == req.GetId() {
+			return &adminv1.CloseViewResponse{}, answer(s.closeView(ctx, v))
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "no view %q is open: see `lockstep view list`", req.GetId())
+}
+
+func (s *Server) closeView(ctx context.Context, v site.Views) error {
+	var errs []error
+	for _, id := range v.Members {
+		errs = append(errs, s.cfg.Exports.Remove(ctx, exportName(v.ID, id)))
+	}
+	return errors.Join(append(errs, s.cfg.Site.CloseView(v.ID))...)
+}
+
+// ListViews implements adminv1.AdminServer.
+func (s *Server) ListViews(_ context.Context, req *adminv1.ListViewsRequest) (*adminv1.ListViewsResponse, error) {
+	resp := &adminv1.ListViewsResponse{}
+	for _, v := range s.cfg.Site.ListViews() {
+		if req.GetGroup() == "" || req.GetGroup() == v.Group {
+			resp.Views = append(resp.Views, s.view(v))
+		}
+	}
+	return resp, nil
+}
+
+func exportName(view string, id journal.VolumeID) string { return view + "/" + id.String() }
+
+func (s *Server) view(v site.Views) *adminv1.View {
+	out := &adminv1.View{Id: v.ID, Group: v.Group, Point: point(v.Point)}
+	for _, id := range v.Members {
+		uri := url.URL{Scheme: "nbd+unix", Path: "/" + exportName(v.ID, id), RawQuery: url.Values{"socket": {s.cfg.NBDSocket}}.Encode()}
+		e := &adminv1.ViewExport{VolumeId: id.String(), NbdSocket: s.cfg.NBDSocket, NbdUri: uri.String()}
+		if d, err := s.cfg.Site.Volume(id); err == nil {
+			e.VolumeName = d.Name
+		}
+		out.Exports = append(out.Exports, e)
+	}
+	return out
+}
+
+func (s *Server) since(t time.Time) *durationpb.Duration {
+	return durationpb.New(s.cfg.Clock.Now().Sub(t))
+}
+
+// answer gives an error its gRPC code.
+func answer(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, row := range []struct {
+		err  error
+		code codes.Code
+	}{
+		{group.ErrNotFound, codes.NotFound}, {site.ErrNotFound, codes.NotFound}, {site.ErrNoView, codes.NotFound},
+		{group.ErrNoPoint, codes.NotFound}, {group.ErrBadSelector, codes.InvalidArgument},
+		{group.ErrRole, codes.FailedPrecondition}, {group.ErrNoRewind, codes.FailedPrecondition}, {group.ErrRewindOpen, codes.FailedPrecondition},
+		{site.ErrInUse, codes.FailedPrecondition}, {journal.ErrHorizon, codes.OutOfRange}, {journal.ErrFull, codes.ResourceExhausted},
+		{journal.ErrPinExists, codes.AlreadyExists}, {journal.ErrCorrupt, codes.DataLoss},
+		{group.ErrBusy, codes.Aborted}, {group.ErrBarrier, codes.Aborted},
+		{context.DeadlineExceeded, codes.DeadlineExceeded}, {context.Canceled, codes.Canceled},
+	} {
+		if errors.Is(err, row.err) {
+			return status.Error(row.code, err.Error())
+		}
+	}
+	return status.Error(codes.Internal, err.Error())
+}

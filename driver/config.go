@@ -1,0 +1,63 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+
+	"github.com/lockstep-csi/lockstep/internal/certs"
+)
+
+// StandaloneConfig is what RunStandalone needs.
+type StandaloneConfig struct {
+	Site        string            // name of this site
+	Root        string            // absolute directory of everything durable; made if need be
+	CSIEndpoint string            // unix:///PATH
+	NodeID      string            // 1 to 63 bytes
+	Admin       string            // absolute path of the admin socket
+	Listen      string            // host:port of the gateway; empty: no other site may connect
+	TLSDir      string            // ca.crt, tls.crt, tls.key; needed for Listen and Peers
+	Peers       map[string]string // host:port by site name
+	MetricsAddr string            // host:port; empty: no metrics are served
+	Version     string            // of the program
+	// HolderArgs are the arguments that make the program at HolderExe run a
+	// device holder for the socket and directory given behind them. An empty
+	// HolderExe is this program.
+	HolderExe  string
+	HolderArgs func(socket, dir string) []string
+	Log        *slog.Logger // nil: slog.Default()
+}
+
+// Validate reports the first field that cannot be used; it has no effects.
+func (c *StandaloneConfig) Validate() error {
+	switch {
+	case certs.ValidateSite(c.Site) != nil:
+		return fmt.Errorf("standalone configuration: %w", certs.ValidateSite(c.Site))
+	case !filepath.IsAbs(c.Root):
+		return fmt.Errorf("standalone configuration: root %q is not an absolute path", c.Root)
+	case !strings.HasPrefix(c.CSIEndpoint, "unix:///"):
+		return fmt.Errorf("standalone configuration: CSI endpoint %q is not unix:///PATH", c.CSIEndpoint)
+	case c.NodeID == "" || len(c.NodeID) > 63:
+		return errors.New("standalone configuration: the node id must have 1 to 63 bytes")
+	case !filepath.IsAbs(c.Admin):
+		return fmt.Errorf("standalone configuration: admin socket %q is not an absolute path", c.Admin)
+	case (c.Listen != "" || len(c.Peers) > 0) && c.TLSDir == "":
+		return errors.New("standalone configuration: other sites are spoken to with certificates only: TLSDir is missing")
+	case c.HolderArgs == nil:
+		return errors.New("standalone configuration: HolderArgs is missing")
+	}
+	return nil
+}
+
+// Names below Root.
+const (
+	csiCatalogFile = "csi.db"
+	nodeStateDir   = "node"
+	devicesDir     = "devices"
+	holderSocket   = "holder.sock"
+	nbdSocket      = "nbd.sock"
+)
+
+func (c *StandaloneConfig) path(name string) string { return filepath.Join(c.Root, name) }

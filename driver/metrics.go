@@ -1,0 +1,82 @@
+package driver
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/lockstep-csi/lockstep/driver/site"
+)
+
+// siteCollector reads a site's figures when metrics are asked for.
+type siteCollector struct{ site *site.Site }
+
+var (
+	volumeLabels = []string{"volume", "group"}
+	groupLabels  = []string{"group"}
+
+	journalBytes   = prometheus.NewDesc("lockstep_volume_journal_bytes", "Room taken by segments that hold records.", volumeLabels, nil)
+	indexExtents   = prometheus.NewDesc("lockstep_volume_index_extents", "Extents in the index of the live view.", volumeLabels, nil)
+	volumeFailed   = prometheus.NewDesc("lockstep_volume_failed", "1 if an error stopped the volume.", volumeLabels, nil)
+	newestPoint    = prometheus.NewDesc("lockstep_group_newest_point_timestamp_seconds", "Newest moment that the group can be recovered to.", groupLabels, nil)
+	oldestPoint    = prometheus.NewDesc("lockstep_group_oldest_point_timestamp_seconds", "Oldest moment that the group can be recovered to: the achieved window's begin.", groupLabels, nil)
+	wantedWindow   = prometheus.NewDesc("lockstep_group_wanted_window_seconds", "How far back history is wanted.", groupLabels, nil)
+	checkpoints    = prometheus.NewDesc("lockstep_group_checkpoints_total", "Checkpoint rounds by outcome.", []string{"group", "outcome"}, nil)
+	lagSeconds     = prometheus.NewDesc("lockstep_volume_lag_seconds", "How far the replica is behind.", volumeLabels, nil)
+	lagRecords     = prometheus.NewDesc("lockstep_volume_lag_records", "Durable records that the replica does not hold.", volumeLabels, nil)
+	replicaPresent = prometheus.NewDesc("lockstep_volume_replicating", "1 while the replica is connected.", volumeLabels, nil)
+)
+
+func newRegistry(s *site.Site) *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(siteCollector{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// Describe implements prometheus.Collector.
+func (c siteCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{journalBytes, indexExtents, volumeFailed, newestPoint, oldestPoint, wantedWindow, checkpoints, lagSeconds, lagRecords, replicaPresent} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	for _, v := range c.site.Volumes() {
+		id := v.ID.String()
+		gauge(journalBytes, float64(v.Stats.JournalBytes), id, v.Group)
+		gauge(indexExtents, float64(v.Stats.IndexExtents), id, v.Group)
+		gauge(volumeFailed, truth(v.Err != nil), id, v.Group)
+	}
+	for _, name := range c.site.Groups() {
+		g, err := c.site.Group(name)
+		if err != nil {
+			continue // ended meanwhile
+		}
+		if n := len(g.Points); n > 0 {
+			gauge(newestPoint, float64(g.Points[n-1].ValidUntil.UnixNano())/1e9, name)
+			gauge(oldestPoint, float64(g.Points[0].Time.UnixNano())/1e9, name)
+		}
+		gauge(wantedWindow, g.State.Settings.Window.Seconds(), name)
+		for outcome, n := range map[string]uint64{"committed": g.Stats.Committed, "idle": g.Stats.Idle, "aborted": g.Stats.Aborted} {
+			ch <- prometheus.MustNewConstMetric(checkpoints, prometheus.CounterValue, float64(n), name, outcome)
+		}
+		if g.Sending == nil {
+			continue
+		}
+		for _, v := range g.Sending.Volumes {
+			gauge(lagSeconds, v.LagTime.Seconds(), v.Volume.String(), name)
+			gauge(lagRecords, float64(v.LagRecords), v.Volume.String(), name)
+			gauge(replicaPresent, truth(v.Connected), v.Volume.String(), name)
+		}
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,63 @@
+package site
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+	"github.com/lockstep-csi/lockstep/node/holder"
+)
+
+// Config is what a site needs.
+type Config struct {
+	Name string // of the site
+	Root string // directory of everything durable
+	// Holder attaches devices; nil: volumes cannot be attached.
+	Holder *holder.Client
+	// Peers leads to the other sites by name; nil or empty: nothing is
+	// replicated.
+	Peers map[string]Peer
+	// Exports shows every open volume under its id, for tools: read-write
+	// while it is not attached; nil: volumes are not shown.
+	Exports Exporter
+	FS      vfs.FS      // nil: the operating system's
+	Clock   clock.Clock // nil: the machine's
+	Log     *slog.Logger
+}
+
+// Exporter shows devices over the network block device protocol; *nbd.Server
+// is one.
+type Exporter interface {
+	Add(name string, dev engine.Device, description string) error
+	Remove(ctx context.Context, name string) error
+}
+
+func (c *Config) validate() error {
+	if c.Name == "" || !filepath.IsAbs(c.Root) {
+		return fmt.Errorf("site configuration: Name and an absolute Root are required")
+	}
+	if c.FS == nil {
+		c.FS = vfs.OS{}
+	}
+	if c.Clock == nil {
+		c.Clock = clock.Wall{}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// Names below Root.
+const (
+	databaseFile = "site.db"
+	volumesDir   = "volumes"
+)
+
+// defaultJournalBytes is the journal budget of a volume whose group names
+// none: the volume's size, and 1 GiB at least.
+func defaultJournalBytes(sizeBytes int64) int64 { return max(1<<30, sizeBytes) }

@@ -1,0 +1,315 @@
+package site
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// NewVolume is a volume to be made.
+type NewVolume struct {
+	ID        journal.VolumeID
+	Name      string
+	SizeBytes int64
+	Group     string
+	Settings  group.Settings // of the group, if it does not exist yet
+	Image     *Image         // nil: zeroes
+}
+
+// Image is the content of a member at a pinned point.
+type Image struct {
+	Member journal.VolumeID
+	Pin    string
+}
+
+// CreateVolume makes a volume and a member of its group. Idempotent, also
+// after a crash in the midst of an earlier call. It takes as long as copying
+// the image takes.
+func (s *Site) CreateVolume(ctx context.Context, n NewVolume) error {
+	unlock, err := s.locks.Lock(ctx, volumeKey(n.ID), groupKey(n.Group))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	settings := n.Settings.WithDefaults()
+	if err := settings.Validate(); err != nil {
+		return fmt.Errorf("create volume %s: %w", n.ID, err)
+	}
+	st, err := s.reg.Get(n.Group)
+	if err == nil && st.Role != group.RolePrimary {
+		return fmt.Errorf("create volume %s in group %s: site %s is its %s: %w", n.ID, n.Group, s.cfg.Name, st.Role, group.ErrRole)
+	}
+	if err == nil {
+		settings = st.Settings
+	} else if !errors.Is(err, group.ErrNotFound) {
+		return err
+	}
+	v, err := s.makeStore(ctx, n, settings)
+	if err != nil {
+		return err
+	}
+	return s.join(v, settings)
+}
+
+// makeStore makes and opens the store, or finds the one that an earlier call
+// made. The record comes before the store, so that nothing is left that
+// nobody knows of.
+func (s *Site) makeStore(ctx context.Context, n NewVolume, settings group.Settings) (*volume, error) {
+	s.mu.Lock()
+	v := s.volumes[n.ID]
+	s.mu.Unlock()
+	if v == nil {
+		v = &volume{record: record{ID: n.ID, Name: n.Name, Group: n.Group, SizeBytes: n.SizeBytes, Store: storeDir(1), Generation: 1}}
+		if err := s.saveRecord(v.record); err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		s.volumes[n.ID] = v
+		s.mu.Unlock()
+	}
+	if v.eng != nil {
+		if v.record.Group != n.Group || v.store().SizeBytes() < n.SizeBytes {
+			return nil, fmt.Errorf("volume %s exists in group %s with %d bytes: %w", n.ID, v.record.Group, v.store().SizeBytes(), journal.ErrExists)
+		}
+		return v, nil
+	}
+	if v.record.Store == "" {
+		return nil, fmt.Errorf("volume %s is a replica that holds nothing yet: %w", n.ID, group.ErrRole)
+	}
+	if err := s.fillStore(ctx, v, n); err != nil && !errors.Is(err, journal.ErrExists) {
+		return nil, fmt.Errorf("create volume %s: %w", n.ID, err)
+	}
+	return v, s.openStore(v, settings)
+}
+
+// fillStore creates the store with its first content.
+func (s *Site) fillStore(ctx context.Context, v *volume, n NewVolume) error {
+	cfg := journal.Config{FS: s.cfg.FS, Clock: s.cfg.Clock, Dir: path.Join(s.volumeDir(n.ID), v.record.Store)}
+	im, err := journal.NewImport(cfg, journal.Spec{Volume: n.ID, SizeBytes: n.SizeBytes}, journal.Position{}, nil)
+	if err != nil {
+		return err
+	}
+	if n.Image != nil {
+		if err := s.copyImage(ctx, im, *n.Image); err != nil {
+			return errors.Join(err, im.Abort())
+		}
+	}
+	return im.Commit()
+}
+
+const copyChunkBytes = 1 << 20
+
+// copyImage writes a pinned image into an import, data only.
+func (s *Site) copyImage(ctx context.Context, im *journal.Import, from Image) error {
+	eng, err := s.engineOf(from.Member)
+	if err != nil {
+		return err
+	}
+	at, ok := eng.Store().Pins()[from.Pin]
+	if !ok {
+		return fmt.Errorf("volume %s has no pin %q: %w", from.Member, from.Pin, group.ErrNoPoint)
+	}
+	view, err := eng.Store().View(at)
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	buf := make([]byte, copyChunkBytes)
+	for off := int64(0); off < view.SizeBytes(); {
+		start, length, err := view.NextData(off)
+		if err != nil || length == 0 {
+			return err
+		}
+		for end := start + length; start < end; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			p := buf[:min(int64(len(buf)), end-start)]
+			if err := view.ReadAt(p, start); err != nil {
+				return err
+			}
+			if err := im.WriteAt(p, start); err != nil {
+				return err
+			}
+			start += int64(len(p))
+		}
+		off = start
+	}
+	return nil
+}
+
+// join makes an open volume a member of its group, which is made if need be.
+func (s *Site) join(v *volume, settings group.Settings) error {
+	st, err := s.reg.Update(v.record.Group, func(st *group.State) error {
+		if st.Role == "" {
+			st.Role, st.Term, st.Settings = group.RolePrimary, 1, settings
+		}
+		if !slices.Contains(st.Members, v.record.ID) {
+			st.Members = append(st.Members, v.record.ID)
+			slices.SortFunc(st.Members, func(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) })
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if s.runningOf(st.Name) == nil {
+		return s.startGroup(st.Name)
+	}
+	v.eng.SetReadOnly(false)
+	s.refreshMembers(st)
+	return nil
+}
+
+// leave takes a volume out of its group; a group without members ends. The
+// keys of both must be held.
+func (s *Site) leave(v *volume) error {
+	st, err := s.reg.Get(v.record.Group)
+	if errors.Is(err, group.ErrNotFound) || err == nil && !slices.Contains(st.Members, v.record.ID) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	st, err = s.reg.Update(st.Name, func(st *group.State) error {
+		st.Members = slices.DeleteFunc(st.Members, func(id journal.VolumeID) bool { return id == v.record.ID })
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(st.Members) > 0 {
+		s.refreshMembers(st)
+		return nil
+	}
+	s.stopGroup(st.Name)
+	return s.reg.Delete(st.Name)
+}
+
+// RetireVolume takes a detached volume out of its group but keeps its store
+// for the pins that need it. No error if there is no such volume.
+func (s *Site) RetireVolume(ctx context.Context, id journal.VolumeID) error {
+	return s.withDetached(ctx, id, func(v *volume) error {
+		if v.eng != nil {
+			if err := v.eng.StopChanges(ctx); err != nil {
+				return err
+			}
+		}
+		if err := s.leave(v); err != nil {
+			return err
+		}
+		next := v.record
+		next.Retired = true
+		return s.setRecord(id, next)
+	})
+}
+
+// DeleteVolume removes a detached volume with everything it has. No error if
+// there is no such volume.
+func (s *Site) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
+	return s.withDetached(ctx, id, func(v *volume) error {
+		if err := s.leave(v); err != nil {
+			return err
+		}
+		if err := s.closeStore(v); err != nil {
+			return err
+		}
+		if err := s.cfg.FS.RemoveAll(s.volumeDir(id)); err != nil {
+			return fmt.Errorf("delete volume %s: %w", id, err)
+		}
+		// The record goes last: until then the next call finds the rest.
+		if err := s.deleteRecord(id); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		delete(s.volumes, id)
+		s.mu.Unlock()
+		return nil
+	})
+}
+
+// withDetached runs fn under the keys of a volume that is not attached.
+func (s *Site) withDetached(ctx context.Context, id journal.VolumeID, fn func(*volume) error) error {
+	v, err := s.volumeOf(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	unlock, err := s.locks.Lock(ctx, volumeKey(id), groupKey(v.record.Group))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if v.attachment != nil {
+		return fmt.Errorf("volume %s is attached as %s: %w", id, v.attachment.device, ErrInUse)
+	}
+	if s.isViewed(id) {
+		return fmt.Errorf("volume %s is shown by an open view: close it first: %w", id, ErrInUse)
+	}
+	return fn(v)
+}
+
+// ExpandVolume makes a volume at least sizeBytes big, and its device too.
+func (s *Site) ExpandVolume(ctx context.Context, id journal.VolumeID, sizeBytes int64) error {
+	unlock, err := s.locks.Lock(ctx, volumeKey(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	eng, err := s.engineOf(id)
+	if err != nil {
+		return err
+	}
+	if eng.SizeBytes() < sizeBytes {
+		if err := eng.Resize(ctx, sizeBytes); err != nil {
+			return err
+		}
+	}
+	v, err := s.volumeOf(id)
+	if err != nil || v.attachment == nil {
+		return err
+	}
+	_, err = s.cfg.Holder.Resize(ctx, v.attachment.config.Volume)
+	return err
+}
+
+// ModifyGroup replaces a group's settings, at once and durably.
+func (s *Site) ModifyGroup(ctx context.Context, name string, settings group.Settings) error {
+	unlock, err := s.locks.Lock(ctx, groupKey(name))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	settings = settings.WithDefaults()
+	if err := settings.Validate(); err != nil {
+		return err
+	}
+	if _, err := s.reg.Get(name); err != nil {
+		return err
+	}
+	st, err := s.reg.Update(name, func(st *group.State) error { st.Settings = settings; return nil })
+	if err != nil {
+		return err
+	}
+	for _, id := range st.Members {
+		if eng, err := s.engineOf(id); err == nil {
+			s.applyRetention(eng.Store(), settings)
+		}
+	}
+	if r := s.runningOf(name); r != nil && r.coord != nil {
+		r.coord.Configure(settings)
+	}
+	return nil
+}
+
+func (s *Site) applyRetention(store *journal.Store, settings group.Settings) {
+	bytes := settings.JournalBytes
+	if bytes == 0 {
+		bytes = defaultJournalBytes(store.SizeBytes())
+	}
+	store.SetRetention(bytes, settings.Window)
+}

@@ -1,0 +1,120 @@
+package site
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// openView is a recovery point that is shown, one view per member.
+type openView struct {
+	Views
+	views map[journal.VolumeID]*journal.View
+}
+
+// Views describes an open view of a group.
+type Views struct {
+	ID      string
+	Group   string
+	Point   group.Point
+	Members []journal.VolumeID // ascending
+}
+
+// OpenView opens every member's image at a recovery point, read-only. It
+// stays open, and its records in the journal, until CloseView or Close.
+func (s *Site) OpenView(_ context.Context, name, at string) (Views, error) {
+	point, err := s.Select(name, at)
+	if err != nil {
+		return Views{}, err
+	}
+	op, err := s.newOperation("view")
+	if err != nil {
+		return Views{}, err
+	}
+	o := &openView{Views: Views{ID: op.ID, Group: name, Point: point}, views: map[journal.VolumeID]*journal.View{}}
+	for id, pos := range point.Members {
+		eng, err := s.engineOf(id)
+		if err != nil {
+			return Views{}, errors.Join(err, o.close())
+		}
+		if o.views[id], err = eng.Store().View(pos); err != nil {
+			delete(o.views, id)
+			return Views{}, errors.Join(err, o.close())
+		}
+		o.Members = append(o.Members, id)
+	}
+	slices.SortFunc(o.Members, func(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.views[o.ID] = o
+	return o.Views, nil
+}
+
+// ViewDevice returns a member of an open view as a device. Nobody may use it
+// after CloseView.
+func (s *Site) ViewDevice(view string, id journal.VolumeID) (engine.Device, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.views[view]
+	if o == nil || o.views[id] == nil {
+		return nil, fmt.Errorf("view %s of volume %s: %w", view, id, ErrNoView)
+	}
+	return engine.NewViewDevice(o.views[id]), nil
+}
+
+// CloseView closes an open view; ErrNoView.
+func (s *Site) CloseView(id string) error {
+	s.mu.Lock()
+	o := s.views[id]
+	delete(s.views, id)
+	s.mu.Unlock()
+	if o == nil {
+		return fmt.Errorf("view %s: %w", id, ErrNoView)
+	}
+	return o.close()
+}
+
+// ListViews returns the open views, by id.
+func (s *Site) ListViews() []Views {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Views
+	for _, id := range slices.Sorted(maps.Keys(s.views)) {
+		all = append(all, s.views[id].Views)
+	}
+	return all
+}
+
+// isViewed reports whether an open view shows a volume.
+func (s *Site) isViewed(id journal.VolumeID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.views {
+		if o.views[id] != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Site) closeViews() error {
+	var errs []error
+	for _, v := range s.ListViews() {
+		errs = append(errs, s.CloseView(v.ID))
+	}
+	return errors.Join(errs...)
+}
+
+func (o *openView) close() error {
+	var errs []error
+	for _, v := range o.views {
+		errs = append(errs, v.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,143 @@
+package site
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"sync"
+
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// volume is one volume of the site. record, eng and failed are guarded by
+// Site.mu and change only under the volume's key in Site.locks.
+type volume struct {
+	record record
+	eng    *engine.Engine // nil while there is no store, or it failed to open
+	failed error          // why the store is not open, or stopped
+
+	stop   context.CancelFunc // of the maintenance
+	joined sync.WaitGroup
+
+	attachment *attachment // nil while not attached
+}
+
+func (v *volume) store() *journal.Store { return v.eng.Store() }
+
+// openStore opens the volume's store and begins to maintain it. A store that
+// does not open leaves the volume in failed state; others are not affected.
+func (s *Site) openStore(v *volume, settings group.Settings) error {
+	if v.record.Store == "" || v.eng != nil {
+		return nil
+	}
+	dir := path.Join(s.volumeDir(v.record.ID), v.record.Store)
+	store, err := journal.Open(journal.Config{
+		FS: s.cfg.FS, Clock: s.cfg.Clock, Log: s.cfg.Log, Dir: dir})
+	if err != nil {
+		s.mu.Lock()
+		v.failed = err
+		s.mu.Unlock()
+		return err
+	}
+	s.applyRetention(store, settings)
+	s.serveStore(v, store)
+	return nil
+}
+
+// serveStore makes an open store the volume's. Changes are refused until its
+// group is known to be primary here.
+func (s *Site) serveStore(v *volume, store *journal.Store) {
+	eng := engine.New(store)
+	eng.SetReadOnly(true)
+	ctx, stop := context.WithCancel(context.Background())
+	s.mu.Lock()
+	v.eng, v.failed, v.stop = eng, nil, stop
+	s.mu.Unlock()
+	s.export(v, eng)
+	v.joined.Go(func() {
+		if err := store.Run(ctx); err != nil {
+			s.cfg.Log.Error("journal maintenance ended", "volume", v.record.ID, "error", err)
+			s.mu.Lock()
+			v.failed = err
+			s.mu.Unlock()
+		}
+	})
+}
+
+// closeStore stops maintenance and closes the store. The device must be
+// detached or released, and nobody may use the engine any more.
+func (s *Site) closeStore(v *volume) error {
+	s.mu.Lock()
+	eng, stop := v.eng, v.stop
+	v.eng = nil
+	s.mu.Unlock()
+	if eng == nil {
+		return nil
+	}
+	s.unexport(v)
+	stop()
+	v.joined.Wait()
+	if err := eng.Store().Close(); err != nil && !errors.Is(err, journal.ErrPoisoned) {
+		return err
+	}
+	return nil
+}
+
+// volumeOf returns a volume; ErrNotFound.
+func (s *Site) volumeOf(id journal.VolumeID) (*volume, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.volumes[id]
+	if !ok {
+		return nil, fmt.Errorf("volume %s: %w", id, ErrNotFound)
+	}
+	return v, nil
+}
+
+// engineOf returns a volume's engine, or why there is none.
+func (s *Site) engineOf(id journal.VolumeID) (*engine.Engine, error) {
+	v, err := s.volumeOf(id)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case v.eng != nil:
+		return v.eng, nil
+	case v.failed != nil:
+		return nil, fmt.Errorf("volume %s is not open: %w", id, v.failed)
+	}
+	return nil, fmt.Errorf("volume %s has no store on this site yet: %w", id, ErrNotFound)
+}
+
+// enginesOf returns the engines of a group's members, all or an error.
+func (s *Site) enginesOf(ids []journal.VolumeID) ([]*engine.Engine, error) {
+	var engines []*engine.Engine
+	for _, id := range ids {
+		e, err := s.engineOf(id)
+		if err != nil {
+			return nil, err
+		}
+		engines = append(engines, e)
+	}
+	return engines, nil
+}
+
+// allEngines returns the open engines of a group's members and of retired
+// volumes, whose checkpoints still count.
+func (s *Site) histories(st group.State) []group.History {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []group.History
+	for id, v := range s.volumes {
+		if v.eng != nil && (v.record.Retired && v.record.Group == st.Name || slices.Contains(st.Members, id)) {
+			all = append(all, v.store())
+		}
+	}
+	return all
+}

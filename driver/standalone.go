@@ -1,0 +1,319 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+	"github.com/lockstep-csi/lockstep/controller"
+	"github.com/lockstep-csi/lockstep/controller/catalog"
+	"github.com/lockstep-csi/lockstep/driver/adminserver"
+	"github.com/lockstep-csi/lockstep/driver/csiserver"
+	"github.com/lockstep-csi/lockstep/driver/site"
+	"github.com/lockstep-csi/lockstep/engine/frontend/nbd"
+	"github.com/lockstep-csi/lockstep/internal/certs"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+	"github.com/lockstep-csi/lockstep/node"
+	"github.com/lockstep-csi/lockstep/node/holder"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+// stopTimeout bounds the orderly end of servers before they are cut off.
+const stopTimeout = 10 * time.Second
+
+// RunStandalone runs a site until ctx ends, and then stops in order: servers,
+// replication, groups, frontends, stores. Attached devices stay with the
+// holder; their I/O waits for the next start.
+func RunStandalone(ctx context.Context, cfg StandaloneConfig) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	s := &standalone{cfg: cfg}
+	err := s.open(ctx)
+	if err == nil {
+		err = s.serve(ctx)
+	}
+	return errors.Join(err, s.close())
+}
+
+// standalone is the parts of a site, in the order in which they are opened.
+type standalone struct {
+	cfg        StandaloneConfig
+	nbd        *nbd.Server
+	holder     *holder.Client
+	peers      map[string]*grpc.ClientConn
+	site       *site.Site
+	replicator *replication.Server // nil without Listen
+	catalog    kv.DB
+	controller *controller.Server
+	node       *node.Server
+}
+
+func (s *standalone) open(ctx context.Context) error {
+	cfg := &s.cfg
+	for _, dir := range []string{cfg.Root, cfg.path(nodeStateDir), cfg.path(devicesDir), filepath.Dir(cfg.Admin)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+	}
+	var err error
+	if s.nbd, err = nbd.New(nbd.Config{}); err != nil {
+		return err
+	}
+	if err := s.startHolder(ctx); err != nil {
+		return err
+	}
+	peers, err := s.dialPeers()
+	if err != nil {
+		return err
+	}
+	s.site, err = site.Open(ctx, site.Config{Name: cfg.Site, Root: cfg.Root, Holder: s.holder, Peers: peers, Exports: s.nbd, Log: cfg.Log})
+	if err != nil {
+		return err
+	}
+	if err := s.openReplication(); err != nil {
+		return err
+	}
+	return s.openCSI(ctx)
+}
+
+// startHolder finds the holder that keeps this site's devices, or starts one.
+func (s *standalone) startHolder(ctx context.Context) error {
+	cfg := &s.cfg
+	exe := cfg.HolderExe
+	if exe == "" {
+		var err error
+		if exe, err = os.Executable(); err != nil {
+			return fmt.Errorf("find this program: %w", err)
+		}
+	}
+	socket, dir := cfg.path(holderSocket), cfg.path(devicesDir)
+	var err error
+	s.holder, err = holder.Start(ctx, holder.StartConfig{Socket: socket, Exe: exe, Args: cfg.HolderArgs(socket, dir)})
+	return err
+}
+
+func (s *standalone) dialPeers() (map[string]site.Peer, error) {
+	s.peers = map[string]*grpc.ClientConn{}
+	out := map[string]site.Peer{}
+	for name, address := range s.cfg.Peers {
+		config, err := certs.ClientTLS(s.cfg.TLSDir, name)
+		if err != nil {
+			return nil, err
+		}
+		conn, err := replication.Dial(address, config)
+		if err != nil {
+			return nil, err
+		}
+		s.peers[name] = conn
+		out[name] = site.Peer{Address: address, Conn: conn}
+	}
+	return out, nil
+}
+
+func (s *standalone) openReplication() error {
+	if s.cfg.Listen == "" {
+		return nil
+	}
+	var err error
+	s.replicator, err = replication.NewServer(replication.ServerConfig{
+		Site: s.cfg.Site, Groups: s.site.Standings(), Stores: s.site.Replicas(),
+		Peer: replication.TLSPeer(certs.SiteFromCert), Log: s.cfg.Log,
+	})
+	if err == nil {
+		s.site.SetFencer(s.replicator)
+	}
+	return err
+}
+
+func (s *standalone) openCSI(ctx context.Context) error {
+	cfg := &s.cfg
+	var err error
+	if s.catalog, err = kv.OpenBolt(cfg.path(csiCatalogFile)); err != nil {
+		return err
+	}
+	b := &backend{site: s.site, fs: vfs.OS{}, root: cfg.Root}
+	s.controller, err = controller.New(controller.Config{Catalog: catalog.New(s.catalog), Backend: b, NodeID: cfg.NodeID, Log: cfg.Log})
+	if err != nil {
+		return err
+	}
+	s.node, err = node.New(node.Config{NodeID: cfg.NodeID, Devices: nodeDevices{b}, StateDir: cfg.path(nodeStateDir), Log: cfg.Log})
+	if err != nil {
+		return err
+	}
+	if err := s.controller.Reconcile(ctx); err != nil {
+		cfg.Log.Error("some volumes could not be brought up to date", "error", err)
+	}
+	return nil
+}
+
+// serve runs the servers until ctx ends or one of them fails.
+func (s *standalone) serve(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return csiserver.Run(ctx, csiserver.Config{
+			Endpoint: s.cfg.CSIEndpoint, Version: s.cfg.Version, Log: s.cfg.Log,
+			Controller: s.controller, GroupController: s.controller, Node: s.node,
+		})
+	})
+	g.Go(func() error { return s.serveAdmin(ctx) })
+	g.Go(func() error { return s.serveNBD(ctx) })
+	if s.replicator != nil {
+		g.Go(func() error { return s.serveReplication(ctx) })
+	}
+	if s.cfg.MetricsAddr != "" {
+		g.Go(func() error { return s.serveMetrics(ctx) })
+	}
+	s.cfg.Log.Info("site is serving", "site", s.cfg.Site, "csi", s.cfg.CSIEndpoint, "admin", s.cfg.Admin, "listen", s.cfg.Listen)
+	return g.Wait()
+}
+
+// listenUnix listens on a socket that only this user can open. A stale one is
+// replaced.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("replace socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err == nil {
+		err = os.Chmod(path, 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, nil
+}
+
+func (s *standalone) serveAdmin(ctx context.Context) error {
+	l, err := listenUnix(s.cfg.Admin)
+	if err != nil {
+		return err
+	}
+	srv := grpc.NewServer()
+	adminv1.RegisterAdminServer(srv, adminserver.New(adminserver.Config{
+		Site: s.site, Exports: s.nbd, NBDSocket: s.cfg.path(nbdSocket), Version: s.cfg.Version,
+		Clock: clock.Wall{}, Peers: s.cfg.Peers, Promoted: s.adopt,
+	}))
+	return serveGRPC(ctx, srv, l)
+}
+
+func (s *standalone) serveNBD(ctx context.Context) error {
+	l, err := listenUnix(s.cfg.path(nbdSocket))
+	if err != nil {
+		return err
+	}
+	return s.nbd.Serve(ctx, l)
+}
+
+func (s *standalone) serveReplication(ctx context.Context) error {
+	config, err := certs.ServerTLS(s.cfg.TLSDir)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", s.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for other sites: %w", err)
+	}
+	srv := grpc.NewServer(replication.ServerOptions(config)...)
+	s.replicator.Register(srv)
+	return serveGRPC(ctx, srv, l)
+}
+
+// serveGRPC serves until ctx ends; calls in progress get stopTimeout.
+func serveGRPC(ctx context.Context, srv *grpc.Server, l net.Listener) error {
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(l) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	cut := time.AfterFunc(stopTimeout, srv.Stop)
+	defer cut.Stop()
+	srv.GracefulStop()
+	<-ended
+	return nil
+}
+
+func (s *standalone) serveMetrics(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(newRegistry(s.site), promhttp.HandlerOpts{}))
+	srv := &http.Server{Addr: s.cfg.MetricsAddr, Handler: mux, ReadHeaderTimeout: stopTimeout}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.ListenAndServe() }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve metrics: %w", err)
+	case <-ctx.Done():
+	}
+	err := srv.Close()
+	<-ended
+	return err
+}
+
+// adopt makes the volumes of a group that this site has become primary for
+// known to CSI, under the ids that they have on every site.
+func (s *standalone) adopt(ctx context.Context, name string) error {
+	g, err := s.site.Group(name)
+	if err != nil {
+		return err
+	}
+	for _, id := range g.State.Members {
+		v, err := s.site.Volume(id)
+		if err != nil {
+			return err
+		}
+		err = s.controller.Adopt(ctx, controller.Adoption{
+			ID: id, Name: v.Name, SizeBytes: v.SizeBytes, Group: name, Settings: g.State.Settings, BlockBytes: engineBlockBytes,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// engineBlockBytes is the logical block size of adopted volumes: what was
+// written through any other works on it.
+const engineBlockBytes = 512
+
+// close closes what open opened, last first. Replication ends before the site:
+// it appends to the site's stores.
+func (s *standalone) close() error {
+	var errs []error
+	if s.controller != nil {
+		s.controller.Close()
+	}
+	if s.catalog != nil {
+		errs = append(errs, s.catalog.Close())
+	}
+	if s.replicator != nil {
+		errs = append(errs, s.replicator.Close())
+	}
+	if s.site != nil {
+		errs = append(errs, s.site.Close())
+	}
+	for _, conn := range s.peers {
+		errs = append(errs, conn.Close())
+	}
+	if s.holder != nil {
+		errs = append(errs, s.holder.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,118 @@
+package certs
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"time"
+)
+
+// DefaultLeafValidity is how long a site's certificate is valid unless the
+// request says otherwise.
+const DefaultLeafValidity = 365 * 24 * time.Hour
+
+// Request describes the certificate of one site.
+type Request struct {
+	// Site is the site's name, see ValidateSite.
+	Site string
+	// Hosts are IP addresses and DNS names at which the site is reached. May be
+	// empty: peers verify the site's name only.
+	Hosts []string
+	// Now is the moment of issue.
+	Now time.Time
+	// Validity counts from Now; 0 means DefaultLeafValidity, below 0 is
+	// ErrValidity. A leaf never outlives its authority, so the end may come
+	// sooner.
+	Validity time.Duration
+}
+
+// Identity is a site's certificate with its key and its authority.
+type Identity struct {
+	Cert      *x509.Certificate
+	Authority *x509.Certificate
+	key       crypto.Signer
+}
+
+// Issue makes a key and a certificate for both ends of a connection, in memory.
+// It returns ErrSiteName, ErrHost or ErrValidity for a bad request, and
+// ErrExpired when the authority itself has ended at the moment of issue.
+func (a *Authority) Issue(req Request) (*Identity, error) {
+	if err := ValidateSite(req.Site); err != nil {
+		return nil, err
+	}
+	ips, names, err := splitHosts(req.Hosts)
+	if err != nil {
+		return nil, err
+	}
+	if req.Validity < 0 {
+		return nil, fmt.Errorf("issue certificate of site %s: %w: %v", req.Site, ErrValidity, req.Validity)
+	}
+	if req.Now.After(a.Cert.NotAfter) {
+		return nil, fmt.Errorf("issue certificate of site %s: authority: %w", req.Site, ErrExpired)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("generate key of site %s: %w", req.Site, err)
+	}
+	template := &x509.Certificate{
+		Subject:               pkix.Name{CommonName: req.Site},
+		NotBefore:             req.Now.Add(-clockSkew),
+		NotAfter:              a.leafEnd(req),
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		URIs:                  []*url.URL{siteURI(req.Site)},
+		IPAddresses:           ips,
+		DNSNames:              names,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.Cert, key.Public(), a.key)
+	if err != nil {
+		return nil, fmt.Errorf("sign certificate of site %s: %w", req.Site, err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("parse certificate of site %s: %w", req.Site, err)
+	}
+	return &Identity{Cert: cert, Authority: a.Cert, key: key}, nil
+}
+
+func (a *Authority) leafEnd(req Request) time.Time {
+	validity := req.Validity
+	if validity == 0 {
+		validity = DefaultLeafValidity
+	}
+	end := req.Now.Add(validity)
+	if end.After(a.Cert.NotAfter) {
+		return a.Cert.NotAfter
+	}
+	return end
+}
+
+// Save writes ca.crt, tls.crt and tls.key to dir, which is created with mode
+// 0700 when missing. Unless force is set, it writes nothing and returns
+// ErrExists when any of them is there. All files are durable on return.
+//
+// Certificate and key are two files, so a process that reloads in between sees
+// a pair that does not match; it keeps its old pair and tries again.
+func (id *Identity) Save(dir string, force bool) error {
+	if err := prepareDir(dir, force, AuthorityFile, CertFile, KeyFile); err != nil {
+		return err
+	}
+	key, err := encodeKey(id.key)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(dir, AuthorityFile), encodeCert(id.Authority), certMode); err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(dir, KeyFile), key, keyMode); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, CertFile), encodeCert(id.Cert), certMode)
+}

@@ -1,0 +1,152 @@
+package journal
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"time"
+)
+
+// Buckets of the catalog, see docs/format.md. A value is the CRC32C of bucket,
+// key and JSON, followed by the JSON.
+const (
+	bucketMeta      = "meta"
+	bucketTimelines = "timelines"
+	bucketSegments  = "segments"
+	bucketPins      = "pins"
+)
+
+const (
+	catalogSumBytes = 4
+	maxValueBytes   = 64 << 10 // decoders refuse more
+)
+
+var keyState = []byte("state")
+
+// catalogState is the store's small mutable state.
+type catalogState struct {
+	SizeBytes int64
+	Active    TimelineID
+	// Base is the newest position whose records may be in the base image
+	// only. Records up to it are in the base, or are being written there
+	// again from the journal after a crash (see Destaging).
+	Base Position
+	// Horizon is the oldest position that can be opened. It is ahead of Base
+	// while records between the two are being destaged.
+	Horizon Position
+	// CleanTip is the tip at the last clean Close, and absent from the first
+	// change after Open on.
+	CleanTip *Position `json:",omitempty"`
+}
+
+// segmentEntry is a sealed segment as the catalog knows it.
+type segmentEntry struct {
+	Timeline TimelineID
+	First    Seq
+	Last     Seq
+	EndBytes int64
+	Bytes    int64
+	ClosedAt time.Time
+}
+
+// key64 is big endian, so that keys are in the order of their numbers.
+func key64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
+
+func valueChecksum(bucket string, key, text []byte) uint32 {
+	sum := crc32.Checksum([]byte(bucket), castagnoli)
+	sum = crc32.Update(sum, castagnoli, []byte{0})
+	sum = crc32.Update(sum, castagnoli, key)
+	return crc32.Update(sum, castagnoli, text)
+}
+
+func encodeValue(bucket string, key []byte, value any) ([]byte, error) {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s entry: %w", bucket, err)
+	}
+	if len(text) > maxValueBytes {
+		return nil, fmt.Errorf("encode %s entry: %d bytes: %w", bucket, len(text), ErrRange)
+	}
+	return append(binary.LittleEndian.AppendUint32(nil, valueChecksum(bucket, key, text)), text...), nil
+}
+
+// decodeValue verifies a value and reads it into what a pointer points to. A
+// field that is not known is refused: rewriting the value would drop it.
+func decodeValue(bucket string, key, b []byte, into any) error {
+	if len(b) < catalogSumBytes || len(b) > catalogSumBytes+maxValueBytes {
+		return badValue(bucket, key, fmt.Sprintf("%d to %d bytes", catalogSumBytes, catalogSumBytes+maxValueBytes), len(b))
+	}
+	want, text := binary.LittleEndian.Uint32(b), b[catalogSumBytes:]
+	if got := valueChecksum(bucket, key, text); got != want {
+		return badValue(bucket, key, fmt.Sprintf("crc %08x", want), fmt.Sprintf("crc %08x", got))
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return badValue(bucket, key, "JSON of format version 1", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return badValue(bucket, key, "one JSON value", "more")
+	}
+	return nil
+}
+
+func badValue(bucket string, key []byte, wanted string, found any) error {
+	return &CorruptError{File: catalogFile, What: fmt.Sprintf("%s entry %q", bucket, key), Wanted: wanted, Found: fmt.Sprint(found)}
+}
+
+func decodeState(b []byte) (catalogState, error) {
+	var s catalogState
+	if err := decodeValue(bucketMeta, keyState, b, &s); err != nil {
+		return catalogState{}, err
+	}
+	if s.SizeBytes <= 0 || s.SizeBytes%SectorBytes != 0 || s.SizeBytes > maxVolumeBytes ||
+		s.Active == 0 || s.Base.Timeline == 0 || s.Horizon.Timeline == 0 {
+		return catalogState{}, badValue(bucketMeta, keyState, "fields in range", fmt.Sprintf("%+v", s))
+	}
+	return s, nil
+}
+
+func decodeTimeline(key, b []byte) (Timeline, error) {
+	var t Timeline
+	if err := decodeValue(bucketTimelines, key, b, &t); err != nil {
+		return Timeline{}, err
+	}
+	if t.ID == 0 || !bytes.Equal(key, key64(uint64(t.ID))) || t.Parent.Timeline == t.ID || t.Parent.Timeline == 0 && t.Parent.Seq != 0 {
+		return Timeline{}, badValue(bucketTimelines, key, "the timeline of the key", fmt.Sprintf("%+v", t))
+	}
+	return t, nil
+}
+
+func decodeSegmentEntry(key, b []byte) (segmentID, segmentEntry, error) {
+	var e segmentEntry
+	if err := decodeValue(bucketSegments, key, b, &e); err != nil {
+		return 0, segmentEntry{}, err
+	}
+	bad := func(found any) (segmentID, segmentEntry, error) {
+		return 0, segmentEntry{}, badValue(bucketSegments, key, "fields in range", found)
+	}
+	if len(key) != 8 {
+		return bad(fmt.Sprintf("key of %d bytes", len(key)))
+	}
+	id := segmentID(binary.BigEndian.Uint64(key))
+	if id == 0 || id > maxSegmentID || e.Timeline == 0 || e.First == 0 || e.Last < e.First ||
+		e.Bytes < MinSegmentBytes || e.Bytes > MaxSegmentBytes || e.EndBytes < blockBytes || e.EndBytes > e.Bytes-blockBytes {
+		return bad(fmt.Sprintf("%+v", e))
+	}
+	return id, e, nil
+}
+
+func decodePin(key, b []byte) (string, Position, error) {
+	var p Position
+	if err := decodeValue(bucketPins, key, b, &p); err != nil {
+		return "", Position{}, err
+	}
+	if len(key) == 0 || len(key) > maxPinNameBytes || p.Timeline == 0 {
+		return "", Position{}, badValue(bucketPins, key, "fields in range", fmt.Sprintf("%+v", p))
+	}
+	return string(key), p, nil
+}

@@ -1,0 +1,117 @@
+package journal
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+)
+
+// rounds is how often the random tests repeat with other seeds:
+// LOCKSTEP_TEST_ROUNDS makes them longer, LOCKSTEP_TEST_SEED repeats one.
+func rounds(t *testing.T) (seeds []uint64) {
+	t.Helper()
+	number := func(name string, otherwise uint64) uint64 {
+		text := os.Getenv(name)
+		if text == "" {
+			return otherwise
+		}
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return n
+	}
+	first := number("LOCKSTEP_TEST_SEED", 1)
+	for i := range number("LOCKSTEP_TEST_ROUNDS", 1) {
+		seeds = append(seeds, first+i)
+	}
+	return seeds
+}
+
+const crashCalls = 70 // of one workload
+
+// TestCrashAtEveryOperation cuts the power, and in another branch kills the
+// process, at every operation of every workload, and compares what recovery
+// makes of it with the model.
+func TestCrashAtEveryOperation(t *testing.T) {
+	for _, load := range workloads {
+		t.Run(load.name, func(t *testing.T) {
+			for _, seed := range rounds(t) {
+				dry := newWorld(t, seed, load.change)
+				if err := dry.run(load.steps, crashCalls); err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				if err := errors.Join(dry.closeViews(), dry.s.Close()); err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				for k := int64(1); k <= dry.fault.Count(); k++ {
+					w := newWorld(t, seed, load.change)
+					w.crashAt(load.steps, seed, k)
+				}
+			}
+		})
+	}
+}
+
+// crashAt runs the workload into a crash and checks both outcomes.
+func (w *world) crashAt(steps []step, seed uint64, k int64) {
+	w.t.Helper()
+	chance := rand.New(rand.NewPCG(seed, uint64(k)))
+	w.fault.CrashTornAt(k, chance)
+	err := w.run(steps, crashCalls)
+	if err == nil {
+		err = errors.Join(w.closeViews(), w.s.Close())
+	}
+	if !errors.Is(err, vfs.ErrCrashed) {
+		w.t.Fatalf("seed %d, operation %d: %v, want the crash", seed, k, err)
+	}
+	defer func() {
+		if w.t.Failed() {
+			w.t.Logf("seed %d, crash at operation %d; the last ones were:\n%s", seed, k, w.fault.Trace())
+		}
+	}()
+	w.views = nil
+	kill, fault := w.mem.KillClone(), w.fault
+	w.survive(w.m.clone(), kill, chance, false, steps)
+	w.survive(w.m.clone(), w.mem.Crash(chance), chance, true, steps)
+	w.fault = fault
+}
+
+// survive recovers from what a crash left, checks it, and goes on with it
+// until another crash.
+func (w *world) survive(m *model, mem *vfs.Mem, chance *rand.Rand, lossy bool, steps []step) {
+	w.t.Helper()
+	w.m = m
+	w.mount(mem)
+	if err := w.open(); err != nil {
+		w.t.Fatalf("recover: %v", err)
+	}
+	w.m.check(w.t, w.s, lossy)
+	w.m.resume(w.s)
+	// What was recovered is durable: it survives the loss of all else.
+	tip := w.s.Tip()
+	w.mount(w.mem.CrashWith(nil, vfs.CrashOptions{LoseAll: true}))
+	if err := w.open(); err != nil {
+		w.t.Fatalf("recover again: %v", err)
+	}
+	if w.s.Tip() != tip {
+		w.t.Fatalf("recovered %s, then %s", tip, w.s.Tip())
+	}
+	w.m.check(w.t, w.s, true)
+	if err := w.run(steps, 6); err != nil {
+		w.t.Fatalf("go on after recovery: %v", err)
+	}
+	w.views = nil
+	w.mount(w.mem.Crash(chance))
+	if err := w.open(); err != nil {
+		w.t.Fatalf("recover from a second crash: %v", err)
+	}
+	w.m.check(w.t, w.s, true)
+	if err := w.s.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+}

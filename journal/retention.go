@@ -1,0 +1,12 @@
+package journal
+
+import "time"
+
+// SetRetention changes Config.JournalBytes and Config.Window from the next
+// maintenance on. Not durable: it is the caller's to remember.
+func (s *Store) SetRetention(journalBytes int64, window time.Duration) {
+	s.mu.Lock()
+	s.cfg.JournalBytes, s.cfg.Window = journalBytes, window
+	s.mu.Unlock()
+	s.wakeRun()
+}

@@ -1,0 +1,20 @@
+// Package node is the CSI node service: it formats, checks, mounts, grows and
+// measures what the controller has attached to this node as a block device.
+//
+// # Invariants
+//
+// The kernel's mount table is the only record of what is staged and
+// published, so nothing has to agree with it after a crash or a reboot; each
+// call looks there first and does what is missing. The one thing kept beside
+// it is a marker file for each volume that is being formatted: it makes an
+// interrupted mkfs repeatable, and it is gone, durably, before the file system
+// is mounted for the first time.
+//
+// A device is formatted only if it is blank: no signature known to blkid, and
+// zeroes at both ends. Anything else that is not the wanted file system is
+// refused.
+//
+// Calls for one volume take turns; calls for different volumes do not wait for
+// each other. The package owns no goroutine. It does not attach devices: its
+// Devices does.
+package node

@@ -1,0 +1,65 @@
+package holder
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+)
+
+// Config is what a holder needs to know.
+type Config struct {
+	// Socket is the absolute path of the Unix socket to listen on, at most
+	// 107 bytes. A stale one is replaced.
+	Socket string
+	// Dir is an absolute directory, made if need be, for the mount points
+	// (one directory per volume) and the lock that makes the holder the only
+	// one of its directory.
+	Dir string
+	// IdleTimeout is how long the holder stays without a volume and without a
+	// connection; default DefaultIdleTimeout, negative means for ever.
+	IdleTimeout time.Duration
+	// CallTimeout is the longest that any request may take, whatever its
+	// client allows; default DefaultCallTimeout.
+	CallTimeout time.Duration
+	// Log is told what no caller learns; default: nobody.
+	Log *slog.Logger
+}
+
+// Defaults of Config.
+const (
+	DefaultIdleTimeout = time.Minute
+	DefaultCallTimeout = 30 * time.Second
+)
+
+// maxSocketPathBytes is what fits into sockaddr_un with its terminator.
+const maxSocketPathBytes = 107
+
+func (c Config) withDefaults() Config {
+	if c.IdleTimeout == 0 {
+		c.IdleTimeout = DefaultIdleTimeout
+	}
+	if c.CallTimeout == 0 {
+		c.CallTimeout = DefaultCallTimeout
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Validate reports what is wrong with a configuration. It has no effects.
+func (c Config) Validate() error {
+	switch {
+	case !filepath.IsAbs(c.Socket):
+		return fmt.Errorf("check holder socket %q: not an absolute path", c.Socket)
+	case len(c.Socket) > maxSocketPathBytes:
+		return fmt.Errorf("check holder socket %q: longer than %d bytes", c.Socket, maxSocketPathBytes)
+	case !filepath.IsAbs(c.Dir) || filepath.Clean(c.Dir) == "/":
+		return fmt.Errorf("check holder directory %q: not an absolute path below /", c.Dir)
+	case c.CallTimeout < 0:
+		return errors.New("check holder call timeout: negative")
+	}
+	return nil
+}

@@ -1,0 +1,114 @@
+package holder
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxCalls is how many requests of one connection are served at once; the next
+// is read when one of them has been answered.
+const maxCalls = 32
+
+// connection is one client. Leases belong to it.
+type connection struct {
+	server *server
+	socket *net.UnixConn
+	calls  sync.WaitGroup
+	places chan struct{} // capacity maxCalls
+	ended  chan struct{} // closed when its leases have ended
+}
+
+func newConnection(s *server, socket *net.UnixConn) *connection {
+	return &connection{server: s, socket: socket, places: make(chan struct{}, maxCalls), ended: make(chan struct{})}
+}
+
+// run serves requests until the client is gone. The leases end only after the
+// last request has been given up, or an Attach could be granted to nobody.
+func (c *connection) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	packet := make([]byte, maxPacketBytes)
+	for {
+		n, err := c.socket.Read(packet)
+		if err != nil || n == 0 {
+			break // a broken or closed socket: for leases it is the same
+		}
+		req, err := decodeRequest(packet[:n])
+		if err != nil {
+			c.send(reply{ID: req.ID, Error: encodeError(err)}, nil)
+			continue
+		}
+		c.places <- struct{}{}
+		c.calls.Go(func() {
+			defer func() { <-c.places }()
+			c.answer(ctx, req)
+		})
+	}
+	cancel() // or a call that waits for this client's engine would keep the lease
+	c.calls.Wait()
+	c.socket.Close()
+	c.server.disconnected(c)
+	close(c.ended)
+}
+
+// hungUp reports whether the client's side of the socket is closed.
+func (c *connection) hungUp() bool {
+	raw, err := c.socket.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var events int16
+	err = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd)}} // POLLHUP is always reported
+		if _, err := unix.Poll(fds, 0); err == nil {
+			events = fds[0].Revents
+		}
+	})
+	return err != nil || events&unix.POLLHUP != 0
+}
+
+// answer serves one request within its deadline.
+func (c *connection) answer(ctx context.Context, req request) {
+	limit := c.server.config.CallTimeout
+	if asked := time.Duration(req.TimeoutMillis) * time.Millisecond; asked > 0 {
+		limit = min(limit, asked)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	rep, conn, err := c.server.call(ctx, c, req)
+	if err != nil {
+		rep = reply{Error: encodeError(err)}
+	}
+	rep.ID = req.ID
+	c.send(rep, conn)
+}
+
+// send writes one reply, with the descriptor of conn if there is one. If it
+// cannot be sent the client is gone, which the reader will find out.
+func (c *connection) send(rep reply, conn *os.File) {
+	if conn != nil {
+		defer conn.Close()
+	}
+	rep.Version = protocolVersion
+	packet, err := json.Marshal(rep)
+	if err != nil || len(packet) > maxPacketBytes {
+		err = fmt.Errorf("encode reply of %d bytes: %w", len(packet), err)
+		c.server.config.Log.Error("cannot answer", "error", err)
+		c.socket.Close()
+		return
+	}
+	var rights []byte
+	if conn != nil {
+		rights = unix.UnixRights(int(conn.Fd()))
+	}
+	if _, _, err := c.socket.WriteMsgUnix(packet, rights, nil); err != nil {
+		c.server.config.Log.Info("client left before it was answered", "error", err)
+	}
+}

@@ -1,0 +1,79 @@
+package holder_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// openDirect opens a block device past the page cache.
+func openDirect(t testing.TB, device string) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(device, os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// alignedBuffer is memory that direct I/O accepts.
+func alignedBuffer(t testing.TB, sizeBytes int) []byte {
+	t.Helper()
+	p, err := unix.Mmap(-1, 0, sizeBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Munmap(p) })
+	return p
+}
+
+func TestReadBackWhatWasWritten(t *testing.T) {
+	for _, blockBytes := range []int{512, 4096} {
+		t.Run(fmt.Sprint(blockBytes), func(t *testing.T) {
+			n := startNode(t)
+			const size = 8 << 20
+			file := n.newFile(size)
+			dev, err := openFileDevice(file, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { dev.Close() })
+			device := openDirect(t, n.serve("vol", dev, blockBytes).device)
+
+			want := make([]byte, size)
+			random := rand.New(rand.NewPCG(1, uint64(blockBytes)))
+			p := alignedBuffer(t, 256<<10)
+			for range 300 {
+				blocks := 1 + random.IntN(len(p)/blockBytes)
+				q := p[:blocks*blockBytes]
+				off := int64(random.IntN((size-len(q))/blockBytes+1)) * int64(blockBytes)
+				for i := range q {
+					q[i] = byte(random.Uint32())
+				}
+				if _, err := device.WriteAt(q, off); err != nil {
+					t.Fatalf("write %d bytes at %d: %v", len(q), off, err)
+				}
+				copy(want[off:], q)
+			}
+			got := alignedBuffer(t, size)
+			if _, err := device.ReadAt(got, 0); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Fatal("the device does not hold what was written to it")
+			}
+			stored, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(stored, want) {
+				t.Fatal("what was written has not reached the engine")
+			}
+		})
+	}
+}

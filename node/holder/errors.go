@@ -1,0 +1,73 @@
+package holder
+
+import "errors"
+
+var (
+	// ErrLeased: another connection, or this one, holds the volume's
+	// descriptor. Only one engine may serve a device.
+	ErrLeased = errors.New("device is leased to another engine")
+	// ErrNotAttached: the holder has no such volume.
+	ErrNotAttached = errors.New("volume is not attached")
+	// ErrNotServed: the call needs an engine that serves the volume, and this
+	// connection does not hold its lease.
+	ErrNotServed = errors.New("volume is not served by this connection")
+	// ErrBusy: the volume's block device is mounted or otherwise in use.
+	ErrBusy = errors.New("device is in use")
+	// ErrInvalid: a volume id or configuration that cannot be, or that differs
+	// from how the volume is attached.
+	ErrInvalid = errors.New("invalid request")
+	// ErrFull: the holder has MaxVolumes volumes already.
+	ErrFull = errors.New("holder has no room for another volume")
+	// ErrVersion: holder and client speak different protocol versions.
+	ErrVersion = errors.New("unsupported holder protocol version")
+	// ErrClosed: the connection to the holder is gone.
+	ErrClosed = errors.New("connection to the holder is closed")
+)
+
+// codes are the sentinels as they travel. An error without a code arrives with
+// its text alone.
+var codes = map[string]error{
+	"leased":       ErrLeased,
+	"not-attached": ErrNotAttached,
+	"not-served":   ErrNotServed,
+	"busy":         ErrBusy,
+	"invalid":      ErrInvalid,
+	"full":         ErrFull,
+	"version":      ErrVersion,
+}
+
+// wireError is an error in a reply.
+type wireError struct {
+	Code string `json:"code,omitempty"`
+	Text string `json:"text"`
+}
+
+func encodeError(err error) *wireError {
+	if err == nil {
+		return nil
+	}
+	w := &wireError{Text: err.Error()}
+	for code, sentinel := range codes {
+		if errors.Is(err, sentinel) {
+			w.Code = code
+		}
+	}
+	return w
+}
+
+// remoteError is a holder's error on the client's side: its text is the
+// holder's, and it is the sentinel that the holder meant.
+type remoteError struct {
+	text     string
+	sentinel error // nil if it had none
+}
+
+func (e *remoteError) Error() string { return "holder: " + e.text }
+func (e *remoteError) Unwrap() error { return e.sentinel }
+
+func (w *wireError) decode() error {
+	if w == nil {
+		return nil
+	}
+	return &remoteError{text: w.Text, sentinel: codes[w.Code]}
+}

@@ -1,0 +1,336 @@
+package holder_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
+	"github.com/lockstep-csi/lockstep/node/holder"
+)
+
+// roleEnv makes the test binary play a holder or an engine process, so that
+// the tests can kill one.
+const roleEnv = "LOCKSTEP_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	var err error
+	switch role := os.Getenv(roleEnv); role {
+	case "":
+		os.Exit(m.Run())
+	case "holder":
+		err = playHolder(os.Args[1], os.Args[2], os.Args[3])
+	case "engine":
+		err = playEngine(os.Args[1], os.Args[2], os.Args[3])
+	default:
+		err = fmt.Errorf("unknown role %q", role)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// playHolder is the whole life of a holder process.
+func playHolder(socket, dir, idle string) error {
+	timeout, err := time.ParseDuration(idle)
+	if err != nil {
+		return err
+	}
+	// Next to the socket, for the test that kills the holder.
+	pid := []byte(strconv.Itoa(os.Getpid()))
+	if err := os.WriteFile(filepath.Join(filepath.Dir(socket), "pid"), pid, 0o600); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return holder.Run(ctx, holder.Config{Socket: socket, Dir: dir, IdleTimeout: timeout})
+}
+
+// playEngine serves the file at path as volume until it is killed, and prints
+// the block device once there is one.
+func playEngine(socket, volume, path string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	dev, err := openFileDevice(path, false)
+	if err != nil {
+		return err
+	}
+	client, err := holder.Dial(ctx, socket)
+	if err != nil {
+		return err
+	}
+	session, err := client.Attach(ctx, holder.AttachConfig{Volume: volume, BlockBytes: 512})
+	if err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- fuse.Serve(ctx, session, dev, fuse.Options{}) }()
+	device, err := client.AttachLoop(ctx, volume)
+	if err != nil {
+		return err
+	}
+	fmt.Println(device)
+	if err := <-served; !errors.Is(err, fuse.ErrUnmounted) {
+		return err
+	}
+	return nil
+}
+
+// requireKernel skips where there is no way to run these tests at all.
+func requireKernel(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("not tested: block devices over FUSE; needs root to mount and to attach loop devices")
+	}
+	for _, path := range []string{"/dev/fuse", "/dev/loop-control"} {
+		if f, err := os.OpenFile(path, os.O_RDWR, 0); err != nil {
+			t.Skipf("not tested: block devices over FUSE; needs %s: %v", path, err)
+		} else {
+			f.Close()
+		}
+	}
+}
+
+// requireTools skips a test of other programs that are not installed.
+func requireTools(t testing.TB, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("not tested: %s is not installed", tool)
+		}
+	}
+}
+
+// node is a holder process with a client, in a directory of its own.
+type node struct {
+	testing.TB
+	dir    string
+	socket string
+	client *holder.Client
+}
+
+// testContext bounds every call of a test: a hang must fail it.
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func startNode(t testing.TB) *node {
+	t.Helper()
+	requireKernel(t)
+	n := &node{TB: t, dir: t.TempDir()}
+	n.socket = filepath.Join(n.dir, "holder.sock")
+	n.startHolder("1m")
+	t.Cleanup(n.tearDown)
+	return n
+}
+
+func (n *node) mounts() string { return filepath.Join(n.dir, "mounts") }
+
+func (n *node) startHolder(idle string) {
+	n.Helper()
+	client, err := holder.Start(testContext(n), holder.StartConfig{
+		Socket: n.socket,
+		Exe:    "/proc/self/exe",
+		Args:   []string{n.socket, n.mounts(), idle},
+		Env:    append(os.Environ(), roleEnv+"=holder"),
+		Log:    os.Stderr,
+	})
+	if err != nil {
+		n.Fatal(err)
+	}
+	n.client = client
+}
+
+// tearDown ends the holder and fails the test if anything of it is left.
+func (n *node) tearDown() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	client, err := holder.Dial(ctx, n.socket)
+	if err == nil {
+		if err := client.Shutdown(ctx); err != nil {
+			n.Error(err)
+		}
+		client.Close()
+		n.awaitHolderEnd(ctx)
+	}
+	n.client.Close()
+	n.checkLeaks()
+}
+
+// awaitHolderEnd waits for the directory's lock, which the holder has until
+// its process ends.
+func (n *node) awaitHolderEnd(ctx context.Context) {
+	lock, err := os.Open(filepath.Join(n.mounts(), ".lock"))
+	if err != nil {
+		n.Fatal(err)
+	}
+	defer lock.Close()
+	got := make(chan error, 1)
+	go func() { got <- unix.Flock(int(lock.Fd()), unix.LOCK_EX) }()
+	select {
+	case err := <-got:
+		if err != nil {
+			n.Error(err)
+		}
+	case <-ctx.Done():
+		n.Error("the holder does not end")
+	}
+}
+
+// checkLeaks looks for loop devices and mounts in the test's directory.
+func (n *node) checkLeaks() {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		n.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, n.dir) {
+			n.Errorf("mount left behind: %s", line)
+		}
+	}
+	backing, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		n.Fatal(err)
+	}
+	for _, path := range backing {
+		if file, err := os.ReadFile(path); err == nil && bytes.Contains(file, []byte(n.dir)) {
+			n.Errorf("loop device left behind: %s: %s", path, file)
+		}
+	}
+}
+
+// newFile makes a file of sizeBytes zeroes for a fileDevice.
+func (n *node) newFile(sizeBytes int64) string {
+	n.Helper()
+	f, err := os.CreateTemp(n.dir, "backing-")
+	if err != nil {
+		n.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(sizeBytes); err != nil {
+		n.Fatal(err)
+	}
+	return f.Name()
+}
+
+// served is a volume that this process serves.
+type served struct {
+	device string // path of the block device
+	stop   func() error
+}
+
+// serve attaches dev as volume and serves it in this process until stop or the
+// end of the test.
+func (n *node) serve(volume string, dev engine.Device, blockBytes int) served {
+	n.Helper()
+	ctx := testContext(n)
+	session, err := n.client.Attach(ctx, holder.AttachConfig{
+		Volume: volume, BlockBytes: blockBytes, ReadOnly: dev.ReadOnly(),
+	})
+	if err != nil {
+		n.Fatal(err)
+	}
+	serving, cancel := context.WithCancel(context.Background())
+	result := make(chan error, 1)
+	go func() {
+		result <- fuse.Serve(serving, session, dev, fuse.Options{})
+		session.Conn.Close()
+	}()
+	stop := func() error {
+		cancel()
+		err := <-result
+		result <- err // for a second call
+		return err
+	}
+	n.Cleanup(func() {
+		err := n.client.Detach(testContext(n), volume, false)
+		if err != nil && !errors.Is(err, holder.ErrClosed) {
+			n.Error(err)
+		}
+		stop()
+	})
+	device, err := n.client.AttachLoop(ctx, volume)
+	if err != nil {
+		n.Fatal(err)
+	}
+	return served{device: device, stop: stop}
+}
+
+// engineProcess is an engine in a process of its own.
+type engineProcess struct {
+	cmd    *exec.Cmd
+	device string
+}
+
+// startEngine starts one and waits until it serves and has its block device.
+func (n *node) startEngine(volume, file string) *engineProcess {
+	n.Helper()
+	cmd := exec.Command("/proc/self/exe", n.socket, volume, file)
+	cmd.Env = append(os.Environ(), roleEnv+"=engine")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		n.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		n.Fatal(err)
+	}
+	e := &engineProcess{cmd: cmd}
+	n.Cleanup(e.kill)
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		n.Fatalf("engine process ended before it served: %v", err)
+	}
+	e.device = strings.TrimSpace(line)
+	return e
+}
+
+// kill ends the process without any warning and collects it.
+func (e *engineProcess) kill() {
+	e.cmd.Process.Kill()
+	e.cmd.Wait()
+}
+
+// run runs a program that must succeed and returns its output.
+func run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func atoi(t testing.TB, text string) int {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// deviceBytes is the size that users of a block device see.
+func deviceBytes(t testing.TB, device string) int64 {
+	t.Helper()
+	return int64(atoi(t, run(t, "blockdev", "--getsize64", device)))
+}

@@ -1,0 +1,97 @@
+package holder
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
+)
+
+const (
+	// protocolVersion is in every packet. It changes with any change that an
+	// old client or holder would misunderstand.
+	protocolVersion = 1
+	// maxPacketBytes bounds one packet; a List of MaxVolumes fits.
+	maxPacketBytes = 128 << 10
+	// MaxVolumes is how many volumes one holder keeps.
+	MaxVolumes = 256
+)
+
+type operation string
+
+const (
+	opAttach     operation = "attach"
+	opAttachLoop operation = "attach-loop"
+	opRelease    operation = "release"
+	opResize     operation = "resize"
+	opDetach     operation = "detach"
+	opList       operation = "list"
+	opShutdown   operation = "shutdown"
+)
+
+// request is a packet to the holder.
+type request struct {
+	Version       int       `json:"v"`
+	ID            uint64    `json:"id"`
+	Op            operation `json:"op"`
+	TimeoutMillis int64     `json:"timeoutMillis,omitempty"` // 0: the holder's own limit
+	Volume        string    `json:"volume,omitempty"`
+	BlockBytes    int       `json:"blockBytes,omitempty"`
+	ReadOnly      bool      `json:"readOnly,omitempty"`
+	Force         bool      `json:"force,omitempty"`
+}
+
+// reply is a packet from the holder.
+type reply struct {
+	Version   int             `json:"v"`
+	ID        uint64          `json:"id"`
+	Error     *wireError      `json:"error,omitempty"`
+	Init      *fuse.InitState `json:"init,omitempty"`
+	Takeover  bool            `json:"takeover,omitempty"`
+	Device    string          `json:"device,omitempty"`
+	SizeBytes int64           `json:"sizeBytes,omitempty"`
+	Volumes   []Volume        `json:"volumes,omitempty"`
+}
+
+// Volume describes one volume that a holder keeps.
+type Volume struct {
+	ID         string `json:"id"`
+	BlockBytes int    `json:"blockBytes"` // logical block size of its device
+	ReadOnly   bool   `json:"readOnly,omitempty"`
+	Leased     bool   `json:"leased,omitempty"` // an engine holds its descriptor now
+	Device     string `json:"device,omitempty"` // /dev/loopN once attached
+}
+
+// volumeID is what becomes a directory name: no separators, no dot in front.
+var volumeID = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+
+// decodeRequest parses a packet and checks what does not depend on the
+// holder's state. With an error the returned request has the id to answer.
+func decodeRequest(packet []byte) (request, error) {
+	var r request
+	if err := json.Unmarshal(packet, &r); err != nil {
+		return request{}, fmt.Errorf("%w: parse request: %w", ErrInvalid, err)
+	}
+	if r.Version != protocolVersion {
+		return r, fmt.Errorf("%w: %d, this is %d", ErrVersion, r.Version, protocolVersion)
+	}
+	if r.TimeoutMillis < 0 {
+		return r, fmt.Errorf("%w: timeout of %d ms", ErrInvalid, r.TimeoutMillis)
+	}
+	switch r.Op {
+	case opList, opShutdown:
+		return r, nil
+	case opAttach:
+		if b := r.BlockBytes; b < 512 || b > 4096 || b&(b-1) != 0 {
+			return r, fmt.Errorf("%w: block size %d", ErrInvalid, b)
+		}
+	case opAttachLoop, opRelease, opResize, opDetach:
+	default:
+		return r, fmt.Errorf("%w: unknown operation %q", ErrInvalid, r.Op)
+	}
+	if !volumeID.MatchString(r.Volume) {
+		return r, fmt.Errorf("%w: volume id %q", ErrInvalid, r.Volume)
+	}
+	return r, nil
+}

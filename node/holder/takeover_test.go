@@ -1,0 +1,194 @@
+package holder_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/node/holder"
+)
+
+// TestEngineKilledUnderVerify replaces the engine again and again by SIGKILL
+// while fio writes and verifies: nothing may fail, and nothing may be lost.
+func TestEngineKilledUnderVerify(t *testing.T) {
+	requireTools(t, "fio")
+	n := startNode(t)
+	file := n.newFile(64 << 20)
+	engine := n.startEngine("vol", file)
+
+	// Two passes over the device, verified by a third, and bounded in rate so
+	// that the kills fall into it on a fast machine as well.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	report := filepath.Join(n.dir, "fio.json")
+	fio := exec.CommandContext(ctx, "fio", "--name=verify", "--filename="+engine.device,
+		"--rw=randrw", "--bs=4k", "--ioengine=libaio", "--direct=1", "--iodepth=32", "--size=64m",
+		"--verify=crc32c", "--verify_backlog=512", "--verify_fatal=1", "--fsync=64",
+		"--time_based", "--runtime=8", "--output-format=json", "--output="+report)
+	out := &tail{}
+	fio.Stdout, fio.Stderr = out, out
+	if err := fio.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- fio.Wait() }()
+
+	var pauses []time.Duration
+	running := true
+	for running {
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatalf("fio failed after %d kills: %v\n%s", len(pauses), err, out)
+			}
+			running = false
+		// The interval is where in its work a kill hits the engine; nothing
+		// is waited for.
+		case <-time.After(250 * time.Millisecond):
+			begin := time.Now()
+			engine.kill()
+			engine = n.startEngine("vol", file)
+			pauses = append(pauses, time.Since(begin))
+		}
+	}
+	if errors := fioErrors(t, report); errors != 0 {
+		t.Errorf("fio counted %d errors", errors)
+	}
+	if len(pauses) < 10 {
+		t.Fatalf("the engine was killed only %d times", len(pauses))
+	}
+	slices.Sort(pauses)
+	t.Logf("%d kills, no error; from kill to serving again: median %v, longest %v",
+		len(pauses), pauses[len(pauses)/2], pauses[len(pauses)-1])
+	if err := n.client.Detach(testContext(t), "vol", false); err != nil {
+		t.Error(err)
+	}
+}
+
+// tail keeps the end of a program's output.
+type tail struct{ text []byte }
+
+func (w *tail) Write(p []byte) (int, error) {
+	w.text = append(w.text, p...)
+	w.text = w.text[max(len(w.text)-4096, 0):]
+	return len(p), nil
+}
+
+func (w *tail) String() string { return string(w.text) }
+
+// fioErrors is the number of errors in a JSON report of fio.
+func fioErrors(t *testing.T, path string) int {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report struct {
+		Jobs []struct {
+			Error       int `json:"error"`
+			TotalErrors int `json:"total_err"`
+		} `json:"jobs"`
+	}
+	if err := json.Unmarshal(text, &report); err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Jobs) != 1 {
+		t.Fatalf("fio reported %d jobs", len(report.Jobs))
+	}
+	return report.Jobs[0].Error + report.Jobs[0].TotalErrors
+}
+
+// TestServeStopsAndContinues hands a device over without a kill: Serve ends in
+// the middle of I/O, and another one continues.
+func TestServeStopsAndContinues(t *testing.T) {
+	requireTools(t, "fio")
+	n := startNode(t)
+	dev, err := openFileDevice(n.newFile(32<<20), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dev.Close() })
+	now := n.serve("vol", dev, 512)
+	done := make(chan string, 1)
+	fio := exec.Command("fio", "--name=verify", "--filename="+now.device, "--rw=randwrite", "--bs=4k",
+		"--ioengine=libaio", "--direct=1", "--iodepth=32", "--size=32m", "--loops=4", "--verify=crc32c", "--verify_fatal=1")
+	go func() {
+		out, err := fio.CombinedOutput()
+		if err != nil {
+			done <- err.Error() + "\n" + string(out)
+		}
+		close(done)
+	}()
+	for range 10 {
+		if err := now.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.client.Release(testContext(t), "vol"); err != nil {
+			t.Fatal(err)
+		}
+		now = n.serve("vol", dev, 512)
+	}
+	if failure := <-done; failure != "" {
+		t.Fatal(failure)
+	}
+}
+
+func TestOneLeaseAtATime(t *testing.T) {
+	n := startNode(t)
+	config := holder.AttachConfig{Volume: "vol", BlockBytes: 512}
+	engine := n.startEngine("vol", n.newFile(1<<20))
+	if _, err := n.client.Attach(testContext(t), config); !errors.Is(err, holder.ErrLeased) {
+		t.Fatalf("attach while an engine serves: %v, want ErrLeased", err)
+	}
+	if _, err := n.client.AttachLoop(testContext(t), "vol"); !errors.Is(err, holder.ErrNotServed) {
+		t.Fatalf("attach loop device of another's volume: %v, want ErrNotServed", err)
+	}
+	engine.kill()
+	second, err := n.client.Attach(testContext(t), config)
+	if err != nil {
+		t.Fatalf("attach after the engine was killed: %v", err)
+	}
+	second.Conn.Close()
+	if !second.Takeover {
+		t.Error("a descriptor that was handed out before came without takeover")
+	}
+	if _, err := n.client.Attach(testContext(t), config); !errors.Is(err, holder.ErrLeased) {
+		t.Fatalf("attach twice on one connection: %v, want ErrLeased", err)
+	}
+}
+
+// TestAttachLoopWaitsForTheNextEngine has an engine die between the request for
+// the block device and the first read: the call that the holder left in the
+// kernel must not keep the next engine from the descriptor.
+func TestAttachLoopWaitsForTheNextEngine(t *testing.T) {
+	n := startNode(t)
+	client, err := holder.Dial(testContext(t), n.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	session, err := client.Attach(testContext(t), holder.AttachConfig{Volume: "vol", BlockBytes: 512})
+	if err != nil {
+		t.Fatal(err)
+	}
+	brief, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if path, err := client.AttachLoop(brief, "vol"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("attach loop device that nobody serves: %q, %v", path, err)
+	}
+	session.Conn.Close()
+	client.Close()
+	engine := n.startEngine("vol", n.newFile(1<<20))
+	if got := deviceBytes(t, engine.device); got != 1<<20 {
+		t.Errorf("device of %d bytes", got)
+	}
+	if err := n.client.Detach(testContext(t), "vol", false); err != nil {
+		t.Error(err)
+	}
+}

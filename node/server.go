@@ -1,0 +1,143 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/lockstep-csi/lockstep/internal/csikeys"
+	"github.com/lockstep-csi/lockstep/internal/keylock"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// defaultLockWait is how long a call waits for another one on the same volume
+// before it is answered Aborted.
+const defaultLockWait = 2 * time.Second
+
+// Devices knows the block devices of the volumes that are attached to this
+// node. Its methods may be called concurrently.
+type Devices interface {
+	// Device returns the path of a volume's block device. ErrNotFound if the
+	// volume is unknown or not attached here; ErrPrecondition if it is attached
+	// but cannot be served at present.
+	Device(ctx context.Context, id journal.VolumeID) (path string, err error)
+	// Ready returns nil once devices can be served, else what is missing.
+	Ready(ctx context.Context) error
+}
+
+// Config is what a Server needs.
+type Config struct {
+	// NodeID is this node's name for the controller: 1 to 63 bytes. Required.
+	NodeID string
+	// MaxVolumesPerNode is told to callers; 0 is no limit.
+	MaxVolumesPerNode int64
+	Devices           Devices // required
+	// Host is the machine; nil: this one.
+	Host Host
+	// StateDir holds the markers of volumes that are being formatted. It must
+	// exist and survive reboots. Required.
+	StateDir string
+	// LockWait is how long a call waits for its turn; 0: 2 s.
+	LockWait time.Duration
+	Log      *slog.Logger // nil: slog.Default()
+}
+
+// Validate reports the first field that cannot be used.
+func (c *Config) Validate() error {
+	switch {
+	case c.NodeID == "" || len(c.NodeID) > 63:
+		return errors.New("node configuration: NodeID must have 1 to 63 bytes")
+	case c.MaxVolumesPerNode < 0:
+		return errors.New("node configuration: MaxVolumesPerNode is negative")
+	case c.Devices == nil:
+		return errors.New("node configuration: Devices is missing")
+	case c.StateDir == "":
+		return errors.New("node configuration: StateDir is missing")
+	case c.LockWait < 0:
+		return errors.New("node configuration: LockWait is negative")
+	}
+	return nil
+}
+
+// Server implements csi.NodeServer. Its methods may be called concurrently.
+type Server struct {
+	csi.UnimplementedNodeServer
+
+	cfg   Config
+	host  Host
+	log   *slog.Logger
+	locks keylock.Set
+}
+
+// New returns a server; it holds nothing that would have to be closed.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Host == nil {
+		cfg.Host = NewHost()
+	}
+	if cfg.LockWait == 0 {
+		cfg.LockWait = defaultLockWait
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	return &Server{cfg: cfg, host: cfg.Host, log: cfg.Log.With("component", "node")}, nil
+}
+
+// NodeGetInfo implements csi.NodeServer.
+func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
+	return &csi.NodeGetInfoResponse{
+		NodeId:             s.cfg.NodeID,
+		MaxVolumesPerNode:  s.cfg.MaxVolumesPerNode,
+		AccessibleTopology: &csi.Topology{Segments: map[string]string{csikeys.TopologyNode: s.cfg.NodeID}},
+	}, nil
+}
+
+// NodeGetCapabilities implements csi.NodeServer.
+func (s *Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
+	out := &csi.NodeGetCapabilitiesResponse{}
+	for _, kind := range []csi.NodeServiceCapability_RPC_Type{
+		csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME,
+		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
+		csi.NodeServiceCapability_RPC_EXPAND_VOLUME,
+		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+		csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
+		csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
+		csi.NodeServiceCapability_RPC_GET_STORAGE_HEALTH,
+	} {
+		out.Capabilities = append(out.Capabilities, &csi.NodeServiceCapability{
+			Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: kind}},
+		})
+	}
+	return out, nil
+}
+
+// lock takes a volume's turn, waiting no longer than LockWait.
+func (s *Server) lock(ctx context.Context, volume string) (unlock func(), err error) {
+	wait, cancel := context.WithTimeoutCause(ctx, s.cfg.LockWait, ErrBusy)
+	defer cancel()
+	unlock, err = s.locks.Lock(wait, volume)
+	if err != nil && errors.Is(context.Cause(wait), ErrBusy) {
+		err = fmt.Errorf("volume %s: %w", volume, ErrBusy)
+	}
+	return unlock, err
+}
+
+// device finds the block device of a volume by its CSI id.
+func (s *Server) device(ctx context.Context, volume string) (Device, error) {
+	id, err := journal.ParseVolumeID(volume)
+	if err != nil {
+		return Device{}, fmt.Errorf("volume %s: %w", volume, ErrNotFound)
+	}
+	path, err := s.cfg.Devices.Device(ctx, id)
+	if err != nil {
+		return Device{}, fmt.Errorf("find device of volume %s: %w", volume, err)
+	}
+	return s.host.Device(path)
+}

@@ -1,0 +1,141 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	replicationv1 "github.com/lockstep-csi/lockstep/api/replication/v1"
+	"github.com/lockstep-csi/lockstep/group"
+)
+
+// admission is the receiving site without its transport: it decides which
+// peer may send what, and hands out the state machines that take it.
+type admission struct {
+	site        string
+	groups      Groups
+	stores      ReplicaStores
+	gate        *gate
+	images      *partialImages
+	codec       *codec
+	creditBytes int64
+}
+
+// announce takes an announcement of an authenticated peer. A term that is new
+// to this site is adopted, durably, only when no stream of an older one can
+// append any more.
+func (a *admission) announce(ctx context.Context, peer string, req *replicationv1.AnnounceRequest) (*replicationv1.AnnounceResponse, error) {
+	ann, err := decodeAnnouncement(req)
+	if err != nil {
+		return nil, err
+	}
+	giveBack, err := a.gate.take(ctx, ann.Group)
+	if err != nil {
+		return nil, err
+	}
+	defer giveBack()
+	held, known, err := a.groups.Standing(ctx, ann.Group)
+	if err != nil {
+		return nil, fmt.Errorf("read standing of group %s: %w", ann.Group, err)
+	}
+	v, err := judge(a.site, peer, ann.Group, held, known, ann.Term)
+	if err != nil {
+		return nil, err
+	}
+	if v != verdictKeep {
+		open, err := a.gate.close(ctx, ann.Group, fmt.Errorf("site %s took over at term %d: %w", peer, ann.Term, ErrStaleTerm))
+		if err != nil {
+			return nil, err
+		}
+		defer open()
+	}
+	if err := a.groups.Follow(ctx, peer, ann); err != nil {
+		return nil, fmt.Errorf("follow site %s in group %s: %w", peer, ann.Group, err)
+	}
+	return &replicationv1.AnnounceResponse{Version: ProtocolVersion, Term: uint64(ann.Term)}, nil
+}
+
+// admit takes the hello of an authenticated peer and returns the volume's
+// pass with the state machine that takes the stream. The caller leaves the
+// pass when the stream ends.
+func (a *admission) admit(ctx context.Context, peer string, m *replicationv1.Hello) (*pass, *replica, error) {
+	h, err := decodeHello(m)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Asked before as well, so that the gate keeps nothing for a group that is
+	// not known.
+	if err := a.mayStream(ctx, peer, h.group, h.term); err != nil {
+		return nil, nil, err
+	}
+	p, err := a.gate.issue(ctx, h.group, h.volume)
+	if err != nil {
+		return nil, nil, fmt.Errorf("admit volume %s of group %s: %w", h.volume, h.group, err)
+	}
+	// The standing is read while the pass is held: a promote that comes later
+	// revokes it, one that came earlier is seen here.
+	if err := a.mayStream(ctx, peer, h.group, h.term); err != nil {
+		p.leave()
+		return nil, nil, err
+	}
+	return p, &replica{hello: h, stores: a.stores, codec: a.codec, images: a.images}, nil
+}
+
+// mayStream accepts exactly what an announcement has made durable.
+func (a *admission) mayStream(ctx context.Context, peer, groupName string, term group.Term) error {
+	held, known, err := a.groups.Standing(ctx, groupName)
+	if err != nil {
+		return fmt.Errorf("read standing of group %s: %w", groupName, err)
+	}
+	v, err := judge(a.site, peer, groupName, held, known, term)
+	if err != nil {
+		return err
+	}
+	if v != verdictKeep {
+		return fmt.Errorf("group %s, term %d of site %s: %w", groupName, term, peer, ErrNotAnnounced)
+	}
+	return nil
+}
+
+// fence stops the group's streams: on return none of them appends, and none
+// is admitted, nor an announcement judged, until release.
+func (a *admission) fence(ctx context.Context, groupName string) (release func(), err error) {
+	giveBack, err := a.gate.take(ctx, groupName)
+	if err != nil {
+		return nil, err
+	}
+	open, err := a.gate.close(ctx, groupName, ErrFenced)
+	if err != nil {
+		giveBack()
+		return nil, err
+	}
+	// A promoted site takes no image; its stores are what they are now.
+	if err := a.images.abort(groupName); err != nil {
+		open()
+		giveBack()
+		return nil, fmt.Errorf("discard partial images of group %s: %w", groupName, err)
+	}
+	return func() { open(); giveBack() }, nil
+}
+
+// demoteIfStale makes this site give up a group when a peer's refusal shows
+// that a newer primary was promoted; demoted is true when it has.
+func demoteIfStale(ctx context.Context, groups Groups, groupName string, refusal error) (demoted bool, err error) {
+	var term *TermError
+	if !errors.As(refusal, &term) || term.Kind != ErrStaleTerm || term.Held <= term.Offered {
+		return false, nil
+	}
+	if err := groups.Demote(ctx, groupName, term.Held, term.Owner); err != nil {
+		return false, fmt.Errorf("demote group %s: %w", groupName, err)
+	}
+	return true, nil
+}
+
+// under runs an append of a stream if its pass is still valid.
+func (p *pass) under(act func() error) error {
+	if err := p.enter(); err != nil {
+		return fmt.Errorf("append to volume %s: %w", p.volume, err)
+	}
+	defer p.exit()
+	return act()
+}

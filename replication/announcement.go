@@ -1,0 +1,143 @@
+package replication
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	replicationv1 "github.com/lockstep-csi/lockstep/api/replication/v1"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Announcement is what a primary tells the replica's site about a group.
+type Announcement struct {
+	Group string // 1 to MaxNameBytes bytes
+	Term  group.Term
+	// Settings of the group; ReplicateTo does not travel.
+	Settings group.Settings
+	Members  []Member // ascending by volume, at most MaxMembers
+	// NewestCheckpoint that the group has taken; 0 when none. The replica
+	// holds it once its members' stores do.
+	NewestCheckpoint journal.CheckpointNumber
+	// ValidUntil is the newest moment that NewestCheckpoint still describes:
+	// a group that is idle takes no checkpoints, and its newest one ages well.
+	// Zero when there is no checkpoint.
+	ValidUntil time.Time
+}
+
+// Member is one volume of a group.
+type Member struct {
+	Volume    journal.VolumeID
+	Name      string // at most MaxNameBytes bytes
+	SizeBytes int64  // 1 to MaxVolumeBytes, whole sectors
+}
+
+// member returns the member of that id.
+func (a *Announcement) member(volume journal.VolumeID) (Member, bool) {
+	for _, m := range a.Members {
+		if m.Volume == volume {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
+
+func encodeAnnouncement(a Announcement) *replicationv1.AnnounceRequest {
+	req := &replicationv1.AnnounceRequest{
+		Version: ProtocolVersion,
+		Group:   a.Group,
+		Term:    uint64(a.Term),
+		Settings: &replicationv1.Settings{
+			CheckpointInterval: durationpb.New(a.Settings.CheckpointInterval),
+			BarrierTimeout:     durationpb.New(a.Settings.BarrierTimeout),
+			Window:             durationpb.New(a.Settings.Window),
+			JournalBytes:       a.Settings.JournalBytes,
+		},
+		NewestCheckpoint: uint64(a.NewestCheckpoint),
+	}
+	if !a.ValidUntil.IsZero() {
+		req.ValidUntil = timestamppb.New(a.ValidUntil)
+	}
+	for _, m := range a.Members {
+		req.Members = append(req.Members, &replicationv1.Member{Volume: m.Volume[:], Name: m.Name, SizeBytes: m.SizeBytes})
+	}
+	return req
+}
+
+func decodeAnnouncement(req *replicationv1.AnnounceRequest) (Announcement, error) {
+	if err := checkVersion(req.GetVersion()); err != nil {
+		return Announcement{}, err
+	}
+	a := Announcement{
+		Group:            req.GetGroup(),
+		Term:             group.Term(req.GetTerm()),
+		NewestCheckpoint: journal.CheckpointNumber(req.GetNewestCheckpoint()),
+	}
+	if err := checkGroup(a.Group, req.GetTerm()); err != nil {
+		return Announcement{}, err
+	}
+	if stamp := req.GetValidUntil(); stamp != nil {
+		if err := stamp.CheckValid(); err != nil {
+			return Announcement{}, fmt.Errorf("read valid_until: %v: %w", err, ErrProtocol)
+		}
+		a.ValidUntil = stamp.AsTime()
+	}
+	var err error
+	if a.Settings, err = decodeSettings(req.GetSettings()); err != nil {
+		return Announcement{}, err
+	}
+	a.Members, err = decodeMembers(req.GetMembers())
+	return a, err
+}
+
+func decodeSettings(s *replicationv1.Settings) (group.Settings, error) {
+	settings := group.Settings{JournalBytes: s.GetJournalBytes()}
+	if settings.JournalBytes < 0 {
+		return group.Settings{}, fmt.Errorf("journal of %d bytes: %w", settings.JournalBytes, ErrProtocol)
+	}
+	for _, field := range []struct {
+		name string
+		from *durationpb.Duration
+		to   *time.Duration
+	}{
+		{"checkpoint_interval", s.GetCheckpointInterval(), &settings.CheckpointInterval},
+		{"barrier_timeout", s.GetBarrierTimeout(), &settings.BarrierTimeout},
+		{"window", s.GetWindow(), &settings.Window},
+	} {
+		if field.from == nil {
+			continue
+		}
+		*field.to = field.from.AsDuration()
+		if field.from.CheckValid() != nil || *field.to < 0 {
+			return group.Settings{}, fmt.Errorf("setting %s of %v: %w", field.name, *field.to, ErrProtocol)
+		}
+	}
+	return settings, nil
+}
+
+func decodeMembers(from []*replicationv1.Member) ([]Member, error) {
+	if len(from) > MaxMembers {
+		return nil, fmt.Errorf("%d members, want at most %d: %w", len(from), MaxMembers, ErrLimit)
+	}
+	members := make([]Member, 0, len(from))
+	for i, m := range from {
+		volume, err := decodeVolume(m.GetVolume())
+		if err != nil {
+			return nil, err
+		}
+		if len(m.GetName()) > MaxNameBytes {
+			return nil, fmt.Errorf("name of volume %s has %d bytes, want at most %d: %w", volume, len(m.GetName()), MaxNameBytes, ErrLimit)
+		}
+		if err := checkVolumeBytes(m.GetSizeBytes()); err != nil {
+			return nil, err
+		}
+		if i > 0 && string(from[i-1].GetVolume()) >= string(volume[:]) {
+			return nil, fmt.Errorf("member %s is not in ascending order: %w", volume, ErrProtocol)
+		}
+		members = append(members, Member{Volume: volume, Name: m.GetName(), SizeBytes: m.GetSizeBytes()})
+	}
+	return members, nil
+}

@@ -1,0 +1,69 @@
+package replication
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+)
+
+// streamWindowBytes is the HTTP/2 window of one stream: a full message may be
+// under way while the one before it is digested.
+const streamWindowBytes = 2 * MaxMessageBytes
+
+// ServerOptions are the options of the grpc.Server that a Server is
+// registered with. config must demand and verify client certificates.
+func ServerOptions(config *tls.Config) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.Creds(credentials.NewTLS(config)),
+		grpc.MaxRecvMsgSize(MaxMessageBytes),
+		grpc.InitialWindowSize(streamWindowBytes),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
+	}
+}
+
+// Dial prepares a connection to a peer's gateway; it connects with the first
+// call and again after every loss. One connection serves all groups of a
+// peer. The caller closes it after the Senders that use it have returned.
+func Dial(address string, config *tls.Config) (*grpc.ClientConn, error) {
+	retry := backoff.DefaultConfig
+	retry.BaseDelay, retry.MaxDelay = minBackoff, maxBackoff
+	conn, err := grpc.NewClient(address,
+		grpc.WithTransportCredentials(credentials.NewTLS(config)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes)),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: keepaliveTimeout}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	return conn, nil
+}
+
+// TLSPeer returns the function that reads the peer's site from the verified
+// certificate of a call's connection. siteOf reads it from a certificate.
+func TLSPeer(siteOf func(*x509.Certificate) (string, error)) func(ctx context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		p, ok := peer.FromContext(ctx)
+		if !ok {
+			return "", errors.New("call has no peer")
+		}
+		info, ok := p.AuthInfo.(credentials.TLSInfo)
+		if !ok || len(info.State.VerifiedChains) == 0 && len(info.State.PeerCertificates) == 0 {
+			return "", fmt.Errorf("peer %s is not authenticated by a certificate", p.Addr)
+		}
+		site, err := siteOf(info.State.PeerCertificates[0])
+		if err != nil {
+			return "", fmt.Errorf("read site of peer %s: %w", p.Addr, err)
+		}
+		return site, nil
+	}
+}

@@ -1,0 +1,30 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// unmount takes away what is mounted at the paths, lazily: what is broken
+// must not hold up the clean-up.
+func unmount(paths ...string) error {
+	var errs []error
+	for _, p := range paths {
+		for mounted(p) {
+			if err := unix.Unmount(p, unix.MNT_DETACH); err != nil {
+				errs = append(errs, fmt.Errorf("unmount %s: %w", p, err))
+				break
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func mounted(path string) bool {
+	b, err := os.ReadFile("/proc/self/mounts")
+	return err == nil && strings.Contains(string(b), " "+path+" ")
+}

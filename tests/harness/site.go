@@ -1,0 +1,202 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+	"github.com/lockstep-csi/lockstep/node/holder"
+)
+
+// startTimeout is how long a site may take to answer.
+const startTimeout = 30 * time.Second
+
+// SiteConfig describes a site to be run.
+type SiteConfig struct {
+	Name   string
+	Root   string            // empty: a directory of the Env
+	Listen string            // host:port; empty: no gateway
+	Peers  map[string]string // host:port by site
+	TLSDir string
+}
+
+// Site is a lockstep process.
+type Site struct {
+	Config SiteConfig
+	Admin  adminv1.AdminClient
+	CSI    *grpc.ClientConn
+	// AdminSocket is what the CLI's --admin wants.
+	AdminSocket string
+
+	env    *Env
+	cmd    *exec.Cmd
+	exited chan error
+	conns  []*grpc.ClientConn
+}
+
+// StartSite runs a site and waits until it answers.
+func (e *Env) StartSite(ctx context.Context, cfg SiteConfig) (*Site, error) {
+	if cfg.Root == "" {
+		cfg.Root = e.Path(cfg.Name)
+	}
+	s := &Site{Config: cfg, env: e, AdminSocket: cfg.Root + "/admin.sock"}
+	if err := os.MkdirAll(cfg.Root, 0o711); err != nil {
+		return nil, err
+	}
+	for _, c := range []struct {
+		socket string
+		conn   **grpc.ClientConn
+	}{{s.AdminSocket, nil}, {cfg.Root + "/csi.sock", &s.CSI}} {
+		conn, err := grpc.NewClient("unix://"+c.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			return nil, err
+		}
+		s.conns = append(s.conns, conn)
+		if c.conn != nil {
+			*c.conn = conn
+		} else {
+			s.Admin = adminv1.NewAdminClient(conn)
+		}
+	}
+	e.Undo(s.destroy)
+	return s, s.Start(ctx)
+}
+
+// Start runs the process, again if it was killed, and waits until it answers.
+func (s *Site) Start(ctx context.Context) error {
+	log, err := os.OpenFile(s.env.Path(s.Config.Name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	args := []string{"standalone", "--site", s.Config.Name, "--root", s.Config.Root, "--node-id", "node-" + s.Config.Name,
+		"--csi-endpoint", "unix://" + s.Config.Root + "/csi.sock", "--admin", s.AdminSocket}
+	if s.Config.Listen != "" {
+		args = append(args, "--listen", s.Config.Listen)
+	}
+	if s.Config.TLSDir != "" {
+		args = append(args, "--tls-dir", s.Config.TLSDir)
+	}
+	for name, address := range s.Config.Peers {
+		args = append(args, "--peer", name+"="+address)
+	}
+	s.cmd = exec.Command(s.env.Bin, args...)
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	// Signals of a terminal are for whoever runs the harness, which stops the
+	// site in its own time.
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := s.cmd.Start(); err != nil {
+		return fmt.Errorf("start site %s: %w", s.Config.Name, err)
+	}
+	exited := make(chan error, 1)
+	go func(cmd *exec.Cmd) { exited <- cmd.Wait() }(s.cmd)
+	s.exited = exited
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	err = Until(ctx, 20*time.Millisecond, func() error {
+		select {
+		case err := <-exited:
+			exited <- err
+			cancel()
+			return fmt.Errorf("it ended: %v: %s", err, s.LogTail())
+		default:
+		}
+		if _, err := os.Stat(s.AdminSocket); err != nil {
+			return err
+		}
+		for _, c := range s.conns {
+			c.ResetConnectBackoff()
+		}
+		_, err := s.Admin.GetStatus(ctx, &adminv1.GetStatusRequest{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("start site %s: %w", s.Config.Name, err)
+	}
+	return nil
+}
+
+// Stop ends the process in order, or with SIGKILL as a crash would. It returns
+// when the process is gone.
+func (s *Site) Stop(sig syscall.Signal) error {
+	if s.cmd == nil || s.cmd.Process == nil {
+		return nil
+	}
+	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case err := <-s.exited:
+		s.cmd = nil
+		if sig == syscall.SIGKILL {
+			return nil
+		}
+		return err
+	case <-time.After(startTimeout):
+		return fmt.Errorf("site %s did not end on %v: %s", s.Config.Name, sig, s.LogTail())
+	}
+}
+
+// Lose is a power loss as far as one machine can show it: the site and its
+// device holder are killed, and its devices with them.
+func (s *Site) Lose() error {
+	if err := s.Stop(syscall.SIGKILL); err != nil {
+		return err
+	}
+	return s.dropDevices()
+}
+
+// dropDevices makes the holder detach everything and end.
+func (s *Site) dropDevices() error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	c, err := holder.Dial(ctx, s.Config.Root+"/holder.sock")
+	if err != nil {
+		return nil // no holder, no devices
+	}
+	defer c.Close()
+	if err := c.Shutdown(ctx); err != nil {
+		return err
+	}
+	// The holder's directory is free of mounts when its socket is gone.
+	return Until(ctx, 20*time.Millisecond, func() error {
+		mounts, err := os.ReadFile("/proc/self/mounts")
+		if err != nil {
+			return err
+		}
+		if strings.Contains(string(mounts), s.Config.Root+"/devices/") {
+			return fmt.Errorf("devices of site %s are still mounted", s.Config.Name)
+		}
+		return nil
+	})
+}
+
+// destroy ends the site and everything it holds.
+func (s *Site) destroy() error {
+	err := s.Stop(syscall.SIGTERM)
+	if err != nil {
+		err = errors.Join(err, s.Stop(syscall.SIGKILL))
+	}
+	for _, c := range s.conns {
+		err = errors.Join(err, c.Close())
+	}
+	return errors.Join(err, s.dropDevices())
+}
+
+// LogTail returns the last lines of the site's log.
+func (s *Site) LogTail() string {
+	b, err := os.ReadFile(s.env.Path(s.Config.Name + ".log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-4096):])
+}
