@@ -1,0 +1,220 @@
+package group_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func settings() group.Settings {
+	return group.Settings{BarrierTimeout: 5 * time.Second}.WithDefaults()
+}
+
+func newCoordinator(ms []*member, s group.Settings) *group.Coordinator {
+	c := group.NewCoordinator("shop", s, 0, time.Time{}, clock.Wall{})
+	c.SetMembers(asMembers(ms))
+	return c
+}
+
+func write(t *testing.T, m *member, b byte) {
+	t.Helper()
+	if err := m.WriteAt(context.Background(), bytes.Repeat([]byte{b}, 512), 0, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTakeIsARecoveryPointOfAllMembers(t *testing.T) {
+	ms := newMembers(t, 3)
+	c := newCoordinator(ms, settings())
+	for i := range 5 {
+		write(t, ms[i%3], byte(i))
+		taken, err := c.Take(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if taken.Number != journal.CheckpointNumber(i+1) || len(taken.Positions) != 3 {
+			t.Fatalf("taken %+v", taken)
+		}
+	}
+	points := group.Points("shop", asHistories(ms), everyone)
+	if len(points) != 5 {
+		t.Fatalf("%d recovery points, want 5", len(points))
+	}
+	for i, p := range points {
+		if len(p.Members) != 3 || p.Checkpoint != journal.CheckpointNumber(i+1) || i > 0 && !p.Time.After(points[i-1].Time) {
+			t.Errorf("point %d: %+v", i, p)
+		}
+	}
+}
+
+func TestAMemberThatFailsAbortsTheRoundEverywhere(t *testing.T) {
+	tests := []struct {
+		name string
+		set  func(*member)
+		// later rounds skip a number that some members may hold.
+		next journal.CheckpointNumber
+	}{
+		{"prepare fails", func(m *member) { m.failPrepare = errMember }, 1},
+		{"prepare never answers", func(m *member) { m.slow = make(chan struct{}) }, 1},
+		{"commit fails", func(m *member) { m.failCommit = errMember }, 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			ms := newMembers(t, 3)
+			s := settings()
+			s.BarrierTimeout = 20 * time.Millisecond
+			c := newCoordinator(ms, s)
+			tt.set(ms[1])
+			if _, err := c.Take(context.Background()); !errors.Is(err, group.ErrBarrier) {
+				t.Fatalf("take: %v, want ErrBarrier", err)
+			}
+			for _, m := range ms {
+				write(t, m, 1) // no barrier is left behind
+			}
+			if n := len(group.Points("shop", asHistories(ms), everyone)); n != 0 {
+				t.Errorf("%d recovery points after a failed round", n)
+			}
+			ms[1].failPrepare, ms[1].failCommit, ms[1].slow = nil, nil, nil
+			taken, err := c.Take(context.Background())
+			if err != nil || taken.Number != tt.next {
+				t.Errorf("next round: %+v, %v, want number %d", taken, err, tt.next)
+			}
+			if st := c.Stats(); st.Aborted != 1 || st.Committed != 1 {
+				t.Errorf("stats %+v", st)
+			}
+		})
+	}
+}
+
+func TestIdleGroupExtendsItsNewestPointWithoutWriting(t *testing.T) {
+	ms := newMembers(t, 2)
+	s := settings()
+	s.CheckpointInterval = time.Second
+	hand := clock.NewManual(time.Unix(1000, 0))
+	c := group.NewCoordinator("shop", s, 0, time.Time{}, hand)
+	c.SetMembers(asMembers(ms))
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := c.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	for range 4 {
+		hand.WaitForTimers(1)
+		hand.Advance(time.Second)
+	}
+	hand.WaitForTimers(1)
+	cancel()
+	wg.Wait()
+	st := c.Stats()
+	if st.Committed != 1 || st.Idle != 3 {
+		t.Errorf("stats %+v, want one checkpoint of what was found and three idle rounds", st)
+	}
+	if want := time.Unix(1004, 0); !c.QuietUntil().Equal(want) {
+		t.Errorf("quiet until %v, want %v", c.QuietUntil(), want)
+	}
+	if tip := ms[0].Store().Tip().Seq; tip != 1 {
+		t.Errorf("an idle group wrote records up to seq %d", tip)
+	}
+}
+
+func TestTimesRiseWhenTheClockFalls(t *testing.T) {
+	ms := newMembers(t, 1)
+	last := time.Now().Add(time.Hour)
+	c := group.NewCoordinator("shop", settings(), 41, last, clock.Wall{})
+	c.SetMembers(asMembers(ms))
+	taken, err := c.Take(context.Background())
+	if err != nil || taken.Number != 42 || !taken.Time.After(last) {
+		t.Errorf("taken %+v, %v: want number 42 after %v", taken, err, last)
+	}
+}
+
+// The promise of the whole design: a chain of writes, each issued after the
+// last was acknowledged, over all members and from several writers, is a
+// prefix at every recovery point.
+func TestEveryPointHoldsAPrefixOfEveryChain(t *testing.T) {
+	const chains, links = 4, 300
+	ms := newMembers(t, 3)
+	c := newCoordinator(ms, settings())
+	ctx, cancel := context.WithCancel(context.Background())
+	var writers, taker sync.WaitGroup
+	for chain := range chains {
+		writers.Go(func() {
+			for link := range uint64(links) {
+				p := make([]byte, 512)
+				binary.LittleEndian.PutUint64(p, link+1)
+				// Each chain has one sector per member, and goes around.
+				if err := ms[link%3].WriteAt(context.Background(), p, int64(chain)*512, false); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	taker.Go(func() {
+		for ctx.Err() == nil {
+			if _, err := c.Take(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	writers.Wait()
+	cancel()
+	taker.Wait()
+	points := group.Points("shop", asHistories(ms), everyone)
+	if len(points) < 3 {
+		t.Fatalf("only %d recovery points", len(points))
+	}
+	for _, p := range points {
+		checkChains(t, ms, p, chains)
+	}
+}
+
+func checkChains(t *testing.T, ms []*member, p group.Point, chains int) {
+	t.Helper()
+	newest := make([][]uint64, chains)
+	for _, m := range ms {
+		v, err := m.Store().View(p.Members[m.Volume()])
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, chains*512)
+		if err := v.ReadAt(b, 0); err != nil {
+			t.Fatal(err)
+		}
+		for chain := range chains {
+			newest[chain] = append(newest[chain], binary.LittleEndian.Uint64(b[chain*512:]))
+		}
+		if err := v.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for chain, links := range newest {
+		last := max(links[0], links[1], links[2])
+		// Going around, member i last got the greatest link <= last that is
+		// i+1 modulo 3.
+		for i, got := range links {
+			want := uint64(0)
+			for l := last; l > 0 && last-l < 3; l-- {
+				if (l-1)%3 == uint64(i) {
+					want = l
+				}
+			}
+			if got != want {
+				t.Fatalf("checkpoint %d, chain %d: member %d holds link %d of %v, want %d", p.Checkpoint, chain, i, got, links, want)
+			}
+		}
+	}
+}

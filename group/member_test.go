@@ -1,0 +1,122 @@
+package group_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+const volumeBytes = 1 << 20
+
+var errMember = errors.New("member fails")
+
+// member is a real engine over a simulated disk that can be told to fail.
+type member struct {
+	*engine.Engine
+	mu          sync.Mutex
+	failPrepare error
+	failCommit  error
+	failFork    error
+	slow        chan struct{} // Prepare waits for it; nil: it does not
+}
+
+func (m *member) Prepare(ctx context.Context, round uint64, hold time.Duration) error {
+	m.mu.Lock()
+	err, slow := m.failPrepare, m.slow
+	m.mu.Unlock()
+	if slow != nil {
+		select {
+		case <-slow:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return m.Engine.Prepare(ctx, round, hold)
+}
+
+func (m *member) Commit(round uint64, c journal.Checkpoint) (journal.Position, error) {
+	if m.failCommit != nil {
+		m.Abort(round)
+		return journal.Position{}, m.failCommit
+	}
+	return m.Engine.Commit(round, c)
+}
+
+// Forker.
+func (m *member) Timelines() []journal.Timeline              { return m.Store().Timelines() }
+func (m *member) Tip() journal.Position                      { return m.Store().Tip() }
+func (m *member) Pin(name string, at journal.Position) error { return m.Store().Pin(name, at) }
+func (m *member) Unpin(name string) error                    { return m.Store().Unpin(name) }
+func (m *member) Checkpoints() []journal.Checkpoint          { return m.Store().Checkpoints() }
+func (m *member) Pins() map[string]journal.Position          { return m.Store().Pins() }
+func (m *member) Fork(at journal.Position, reason string) (journal.Timeline, error) {
+	if m.failFork != nil {
+		return journal.Timeline{}, m.failFork
+	}
+	return m.Store().Fork(at, reason)
+}
+
+type tb interface {
+	Helper()
+	Fatal(...any)
+	Error(...any)
+	Cleanup(func())
+}
+
+func newMembers(t tb, n int) []*member {
+	t.Helper()
+	var out []*member
+	for i := range n {
+		cfg := journal.Config{FS: vfs.NewMem(), Dir: "/store", SegmentBytes: journal.MinSegmentBytes}
+		if err := journal.Create(cfg, journal.Spec{Volume: journal.VolumeID{byte(i + 1)}, SizeBytes: volumeBytes}); err != nil {
+			t.Fatal(err)
+		}
+		store, err := journal.Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := store.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		out = append(out, &member{Engine: engine.New(store)})
+	}
+	return out
+}
+
+func asMembers(ms []*member) []group.Member {
+	var out []group.Member
+	for _, m := range slices.Backward(ms) { // the coordinator sorts
+		out = append(out, m)
+	}
+	return out
+}
+
+func asHistories(ms []*member) []group.History {
+	var out []group.History
+	for _, m := range ms {
+		out = append(out, m)
+	}
+	return out
+}
+
+func asForkers(ms []*member) []group.Forker {
+	var out []group.Forker
+	for _, m := range ms {
+		out = append(out, m)
+	}
+	return out
+}
+
+func everyone(journal.VolumeID) bool { return true }

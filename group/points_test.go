@@ -1,0 +1,187 @@
+package group_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// past is a member's history as a table says it.
+type past struct {
+	id     journal.VolumeID
+	points []journal.Checkpoint
+	pins   map[string]journal.Position
+}
+
+func (p past) Volume() journal.VolumeID          { return p.id }
+func (p past) Checkpoints() []journal.Checkpoint { return p.points }
+func (p past) Pins() map[string]journal.Position { return p.pins }
+
+func cut(n int, members ...byte) journal.Checkpoint {
+	c := journal.Checkpoint{Number: journal.CheckpointNumber(n), Time: time.Unix(int64(n)*10, 0), Position: journal.Position{Timeline: 1, Seq: journal.Seq(n)}}
+	c.Group = "shop"
+	for _, m := range members {
+		c.Members = append(c.Members, journal.VolumeID{m})
+	}
+	return c
+}
+
+func TestPointsNeedEveryMemberOfTheirMoment(t *testing.T) {
+	other := cut(4, 1, 2)
+	other.Group = "other"
+	later := cut(5, 1, 2)
+	later.Time = later.Time.Add(time.Second)
+	a := past{id: journal.VolumeID{1}, points: []journal.Checkpoint{cut(1, 1), cut(2, 1, 2), cut(3, 1, 2), other, cut(5, 1, 2), cut(6, 1, 2, 3)}}
+	b := past{id: journal.VolumeID{2}, points: []journal.Checkpoint{cut(2, 1, 2), other, later, cut(6, 1, 2, 3)}}
+	numbers := func(exists func(journal.VolumeID) bool) (out []int) {
+		for _, p := range group.Points("shop", []group.History{a, b}, exists) {
+			out = append(out, int(p.Checkpoint))
+		}
+		return out
+	}
+	// 1: before b joined. 2: both. 3: b lacks it. 4: another group's. 5: not
+	// the same cut. 6: volume 3 is missing, or was deleted.
+	if got := numbers(everyone); !slices.Equal(got, []int{1, 2}) {
+		t.Errorf("points %v, want 1 and 2", got)
+	}
+	withoutThird := func(id journal.VolumeID) bool { return id != journal.VolumeID{3} }
+	if got := numbers(withoutThird); !slices.Equal(got, []int{1, 2, 6}) {
+		t.Errorf("points %v after volume 3 was deleted, want 1, 2 and 6", got)
+	}
+}
+
+func TestSelect(t *testing.T) {
+	a := past{id: journal.VolumeID{1}, points: []journal.Checkpoint{cut(1, 1), cut(2, 1), cut(5, 1)}, pins: map[string]journal.Position{"nightly": {Timeline: 1, Seq: 2}}}
+	points := group.Points("shop", []group.History{a}, everyone)
+	tests := []struct {
+		at   string
+		want int // 0: no such point
+		near []int
+	}{
+		{at: "latest", want: 5},
+		{at: "2", want: 2},
+		{at: "3", near: []int{2, 5}},
+		{at: "9", near: []int{5}},
+		{at: "0", near: []int{1}},
+		{at: "pin:nightly", want: 2},
+		{at: "pin:none", near: []int{5}},
+		{at: "1970-01-01T00:00:20Z", want: 2},
+		{at: "1970-01-01T00:00:49.999Z", want: 2},
+		{at: "1970-01-01T01:00:50+01:00", want: 5},
+		{at: "2030-01-01T00:00:00Z", want: 5},
+		{at: "1970-01-01T00:00:09Z", near: []int{1}},
+	}
+	for _, tt := range tests {
+		p, err := group.Select("shop", points, tt.at)
+		if tt.want > 0 {
+			if err != nil || int(p.Checkpoint) != tt.want {
+				t.Errorf("%s: checkpoint %d, %v, want %d", tt.at, p.Checkpoint, err, tt.want)
+			}
+			continue
+		}
+		var missing *group.NoPointError
+		if !errors.As(err, &missing) || !errors.Is(err, group.ErrNoPoint) {
+			t.Errorf("%s: %v, want a NoPointError", tt.at, err)
+			continue
+		}
+		var near []int
+		for _, n := range missing.Nearest {
+			near = append(near, int(n.Checkpoint))
+		}
+		if !slices.Equal(near, tt.near) {
+			t.Errorf("%s: nearest %v, want %v", tt.at, near, tt.near)
+		}
+	}
+	for _, bad := range []string{"", "yesterday", "-1", "12:00", "pin"} {
+		if _, err := group.Select("shop", points, bad); !errors.Is(err, group.ErrBadSelector) {
+			t.Errorf("%q: %v, want ErrBadSelector", bad, err)
+		}
+	}
+	if _, err := group.Select("shop", nil, "latest"); !errors.Is(err, group.ErrNoPoint) {
+		t.Errorf("latest of none: %v", err)
+	}
+}
+
+func TestOperationIsFinishedAfterAnyMemberFailed(t *testing.T) {
+	for failing := range 3 {
+		ms := newMembers(t, 3)
+		c := newCoordinator(ms, settings())
+		for i := range 3 {
+			write(t, ms[i], 1)
+		}
+		to := takePoint(t, c)
+		for i := range 3 {
+			write(t, ms[i], 2)
+		}
+		from := takePoint(t, c)
+		reg := newRegistry(t)
+		if _, err := reg.Update("shop", func(s *group.State) error { s.Role, s.Term = group.RolePrimary, 1; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		op := group.Operation{ID: "x", Kind: group.OperationRewind, Targets: to.Positions, Role: group.RolePrimary, Term: 1,
+			Rewind: &group.Rewind{ID: "x", Back: from.Positions}}
+		if err := reg.Begin("shop", op); err != nil {
+			t.Fatal(err)
+		}
+		ms[failing].failFork = errMember
+		if _, err := reg.Finish("shop", asForkers(ms)); !errors.Is(err, errMember) {
+			t.Fatalf("finish: %v, want the member's error", err)
+		}
+		if err := reg.Begin("shop", group.Operation{ID: "y"}); !errors.Is(err, group.ErrBusy) {
+			t.Errorf("another operation: %v, want ErrBusy", err)
+		}
+		ms[failing].failFork = nil
+		st, err := reg.Finish("shop", asForkers(ms))
+		if err != nil || st.Pending != nil || st.Rewind == nil {
+			t.Fatalf("finish again: %+v, %v", st, err)
+		}
+		for _, m := range ms {
+			lines := m.Timelines()
+			if forks := len(lines) - 1; forks != 1 {
+				t.Errorf("%d forks, want each member to fork once", forks)
+			}
+			expect(t, m, 1)
+			if _, ok := m.Pins()["rewind:x"]; !ok {
+				t.Error("the way back is not pinned")
+			}
+		}
+		undo := group.Operation{ID: "z", Kind: group.OperationUndo, Targets: st.Rewind.Back, Role: group.RolePrimary, Term: 1}
+		if err := reg.Begin("shop", undo); err != nil {
+			t.Fatal(err)
+		}
+		if st, err = reg.Finish("shop", asForkers(ms)); err != nil || st.Rewind != nil {
+			t.Fatalf("undo: %+v, %v", st, err)
+		}
+		for _, m := range ms {
+			expect(t, m, 2)
+			if n := len(m.Pins()); n != 0 {
+				t.Errorf("%d pins left after undo", n)
+			}
+		}
+	}
+}
+
+func takePoint(t *testing.T, c *group.Coordinator) group.Taken {
+	t.Helper()
+	taken, err := c.Take(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return taken
+}
+
+func expect(t *testing.T, m *member, want byte) {
+	t.Helper()
+	p := make([]byte, 512)
+	if err := m.ReadAt(context.Background(), p, 0); err != nil {
+		t.Fatal(err)
+	}
+	if p[0] != want {
+		t.Errorf("volume %s holds %d, want %d", m.Volume(), p[0], want)
+	}
+}
