@@ -24,9 +24,11 @@ type Config struct {
 	// Exports shows every open volume under its id, for tools: read-write
 	// while it is not attached; nil: volumes are not shown.
 	Exports Exporter
-	FS      vfs.FS      // nil: the operating system's
-	Clock   clock.Clock // nil: the machine's
-	Log     *slog.Logger
+	// SegmentBytes is the size of journal segments; 0: the journal's default.
+	SegmentBytes int64
+	FS           vfs.FS      // nil: the operating system's
+	Clock        clock.Clock // nil: the machine's
+	Log          *slog.Logger
 }
 
 // Exporter shows devices over the network block device protocol; *nbd.Server

@@ -89,7 +89,10 @@ func (s *Site) makeStore(ctx context.Context, n NewVolume, settings group.Settin
 
 // fillStore creates the store with its first content.
 func (s *Site) fillStore(ctx context.Context, v *volume, n NewVolume) error {
-	cfg := journal.Config{FS: s.cfg.FS, Clock: s.cfg.Clock, Dir: path.Join(s.volumeDir(n.ID), v.record.Store)}
+	if err := s.makeVolumeDir(n.ID); err != nil {
+		return err
+	}
+	cfg := s.storeConfig(path.Join(s.volumeDir(n.ID), v.record.Store))
 	im, err := journal.NewImport(cfg, journal.Spec{Volume: n.ID, SizeBytes: n.SizeBytes}, journal.Position{}, nil)
 	if err != nil {
 		return err

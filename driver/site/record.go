@@ -32,6 +32,19 @@ func (s *Site) volumeDir(id journal.VolumeID) string {
 	return path.Join(s.cfg.Root, volumesDir, id.String())
 }
 
+// makeVolumeDir makes the directory for a volume's stores; durable on return.
+func (s *Site) makeVolumeDir(id journal.VolumeID) error {
+	dir := s.volumeDir(id)
+	err := s.cfg.FS.MkdirAll(dir)
+	if err == nil {
+		err = s.cfg.FS.SyncDir(path.Dir(dir))
+	}
+	if err != nil {
+		return fmt.Errorf("make directory of volume %s: %w", id, err)
+	}
+	return nil
+}
+
 // storeDir names a store directory by its generation.
 func storeDir(generation int) string { return fmt.Sprintf("store-%d", generation) }
 

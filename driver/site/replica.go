@@ -236,11 +236,14 @@ func (s replicas) Import(_ context.Context, _ string, spec replication.ImageSpec
 	next := v.record
 	next.Generation++
 	next.Store = storeDir(next.Generation)
+	if err := s.makeVolumeDir(spec.Volume); err != nil {
+		return nil, err
+	}
 	dir := path.Join(s.volumeDir(spec.Volume), next.Store)
 	if err := s.cfg.FS.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("discard unfinished import: %w", err)
 	}
-	im, err := journal.NewImport(journal.Config{FS: s.cfg.FS, Clock: s.cfg.Clock, Dir: dir},
+	im, err := journal.NewImport(s.storeConfig(dir),
 		journal.Spec{Volume: spec.Volume, SizeBytes: spec.SizeBytes}, spec.At, spec.Timelines)
 	if err != nil {
 		return nil, err

@@ -43,7 +43,11 @@ func Open(ctx context.Context, cfg Config) (*Site, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	if err := cfg.FS.MkdirAll(path.Join(cfg.Root, volumesDir)); err != nil {
+	err := cfg.FS.MkdirAll(path.Join(cfg.Root, volumesDir))
+	if err == nil {
+		err = errors.Join(cfg.FS.SyncDir(path.Dir(cfg.Root)), cfg.FS.SyncDir(cfg.Root))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open site %s: %w", cfg.Name, err)
 	}
 	db, err := cfg.FS.OpenDB(path.Join(cfg.Root, databaseFile))

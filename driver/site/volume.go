@@ -35,8 +35,7 @@ func (s *Site) openStore(v *volume, settings group.Settings) error {
 		return nil
 	}
 	dir := path.Join(s.volumeDir(v.record.ID), v.record.Store)
-	store, err := journal.Open(journal.Config{
-		FS: s.cfg.FS, Clock: s.cfg.Clock, Log: s.cfg.Log, Dir: dir})
+	store, err := journal.Open(s.storeConfig(dir))
 	if err != nil {
 		s.mu.Lock()
 		v.failed = err
@@ -46,6 +45,11 @@ func (s *Site) openStore(v *volume, settings group.Settings) error {
 	s.applyRetention(store, settings)
 	s.serveStore(v, store)
 	return nil
+}
+
+// storeConfig is how every store of the site is made and opened.
+func (s *Site) storeConfig(dir string) journal.Config {
+	return journal.Config{FS: s.cfg.FS, Clock: s.cfg.Clock, Log: s.cfg.Log, SegmentBytes: s.cfg.SegmentBytes, Dir: dir}
 }
 
 // serveStore makes an open store the volume's. Changes are refused until its

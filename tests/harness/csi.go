@@ -55,6 +55,12 @@ func (s *Site) CreateVolume(ctx context.Context, spec VolumeSpec) (*Volume, erro
 	return v, nil
 }
 
+// Adopted is a volume that the site has become primary for by failover: it is
+// known under the id that it has on every site.
+func (s *Site) Adopted(v *Volume) *Volume {
+	return &Volume{ID: v.ID, Name: v.Name, FSType: v.FSType}
+}
+
 // Publish attaches, stages and publishes a volume on the site's node and
 // returns its mount point or block file.
 func (s *Site) Publish(ctx context.Context, v *Volume) error {
@@ -74,7 +80,7 @@ func (s *Site) Publish(ctx context.Context, v *Volume) error {
 	if err != nil {
 		return fmt.Errorf("stage %s: %w", v.Name, err)
 	}
-	s.env.Undo(func() error { return unmount(v.Target, v.Staging) })
+	s.env.Undo(func() error { return Unmount(v.Target, v.Staging) })
 	_, err = node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
 		VolumeId: v.ID, PublishContext: resp.PublishContext, StagingTargetPath: v.Staging, TargetPath: v.Target,
 		VolumeCapability: v.capability(), VolumeContext: v.context})

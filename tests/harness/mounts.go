@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unmount takes away what is mounted at the paths, lazily: what is broken
+// Unmount takes away what is mounted at the paths, lazily: what is broken
 // must not hold up the clean-up.
-func unmount(paths ...string) error {
+func Unmount(paths ...string) error {
 	var errs []error
 	for _, p := range paths {
 		for mounted(p) {

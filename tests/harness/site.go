@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -78,18 +80,7 @@ func (s *Site) Start(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	args := []string{"standalone", "--site", s.Config.Name, "--root", s.Config.Root, "--node-id", "node-" + s.Config.Name,
-		"--csi-endpoint", "unix://" + s.Config.Root + "/csi.sock", "--admin", s.AdminSocket}
-	if s.Config.Listen != "" {
-		args = append(args, "--listen", s.Config.Listen)
-	}
-	if s.Config.TLSDir != "" {
-		args = append(args, "--tls-dir", s.Config.TLSDir)
-	}
-	for name, address := range s.Config.Peers {
-		args = append(args, "--peer", name+"="+address)
-	}
-	s.cmd = exec.Command(s.env.Bin, args...)
+	s.cmd = exec.Command(s.env.Bin, s.Args()...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	// Signals of a terminal are for whoever runs the harness, which stops the
 	// site in its own time.
@@ -123,6 +114,22 @@ func (s *Site) Start(ctx context.Context) error {
 		return fmt.Errorf("start site %s: %w", s.Config.Name, err)
 	}
 	return nil
+}
+
+// Args returns the arguments that the process is run with.
+func (s *Site) Args() []string {
+	args := []string{"standalone", "--site", s.Config.Name, "--root", s.Config.Root, "--node-id", "node-" + s.Config.Name,
+		"--csi-endpoint", "unix://" + s.Config.Root + "/csi.sock", "--admin", s.AdminSocket}
+	if s.Config.Listen != "" {
+		args = append(args, "--listen", s.Config.Listen)
+	}
+	if s.Config.TLSDir != "" {
+		args = append(args, "--tls-dir", s.Config.TLSDir)
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Config.Peers)) {
+		args = append(args, "--peer", name+"="+s.Config.Peers[name])
+	}
+	return args
 }
 
 // Stop ends the process in order, or with SIGKILL as a crash would. It returns
@@ -193,10 +200,12 @@ func (s *Site) destroy() error {
 }
 
 // LogTail returns the last lines of the site's log.
-func (s *Site) LogTail() string {
-	b, err := os.ReadFile(s.env.Path(s.Config.Name + ".log"))
-	if err != nil {
-		return err.Error()
+func (s *Site) LogTail() string { return tail(s.env.Path(s.Config.Name + ".log")) }
+
+// Pid is the process's id; 0 while it does not run.
+func (s *Site) Pid() int {
+	if s.cmd == nil || s.cmd.Process == nil {
+		return 0
 	}
-	return string(b[max(0, len(b)-4096):])
+	return s.cmd.Process.Pid
 }

@@ -48,7 +48,7 @@ func newFakeKernel(t *testing.T) *fakeKernel {
 		t.Fatal(err)
 	}
 	k := &fakeKernel{T: t, conn: os.NewFile(uintptr(fds[0]), "conn"), side: os.NewFile(uintptr(fds[1]), "kernel")}
-	t.Cleanup(func() { k.conn.Close(); k.side.Close() })
+	t.Cleanup(func() { _ = k.conn.Close(); _ = k.side.Close() })
 	return k
 }
 
@@ -61,7 +61,7 @@ func serve(t *testing.T, dev engine.Device, opts Options) *fakeKernel {
 	go func() { k.result <- Serve(ctx, Session{Conn: k.conn, Init: testInit}, dev, opts) }()
 	t.Cleanup(func() {
 		cancel()
-		k.end()
+		_ = k.end()
 	})
 	return k
 }
@@ -378,7 +378,7 @@ func TestStopFinishesWhatWasRead(t *testing.T) {
 func TestServeEnds(t *testing.T) {
 	t.Run("unmounted", func(t *testing.T) {
 		k := serve(t, newStub(1<<20), Options{})
-		k.side.Close()
+		_ = k.side.Close()
 		if err := k.end(); !errors.Is(err, ErrUnmounted) {
 			t.Errorf("Serve: %v, want ErrUnmounted", err)
 		}

@@ -114,7 +114,7 @@ func Serve(ctx context.Context, s Session, dev engine.Device, opts Options) erro
 	if err != nil {
 		return os.NewSyscallError("eventfd", err)
 	}
-	defer unix.Close(stop)
+	defer func() { _ = unix.Close(stop) }()
 	buffers, err := newPool(fd, stop, opts.Receivers, opts.Waiters)
 	if err != nil {
 		return err
