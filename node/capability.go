@@ -51,7 +51,7 @@ func accessOf(c *csi.VolumeCapability, volumeContext, publishContext map[string]
 	if a.fsType == "" {
 		a.fsType = defaultFSType
 	}
-	if a.fsType != "ext4" && a.fsType != "xfs" {
+	if !supported(a.fsType) {
 		return a, invalid("file system %q: want ext4 or xfs", a.fsType)
 	}
 	for _, flag := range mount.GetMountFlags() {
@@ -67,6 +67,8 @@ func accessOf(c *csi.VolumeCapability, volumeContext, publishContext map[string]
 	a.flags, a.group = mount.GetMountFlags(), mount.GetVolumeMountGroup()
 	return a, nil
 }
+
+func supported(fsType string) bool { return fsType == "ext4" || fsType == "xfs" }
 
 // options returns the mount options of our own.
 func (a *access) options() []string {

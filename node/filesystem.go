@@ -10,38 +10,43 @@ import (
 	"strings"
 )
 
-// prepare leaves a file system of the wanted type on a device that is not
-// mounted: it formats a blank one, and checks, repairs and grows an old one.
-func (s *Server) prepare(ctx context.Context, volume string, device Device, fsType string) error {
+// prepare leaves a file system on a device that is not mounted, and returns
+// its type: it formats a blank device, and checks, repairs and grows what is
+// there. Where the request names no type, what is there is right.
+func (s *Server) prepare(ctx context.Context, volume string, device Device, a access) (fsType string, err error) {
 	formatting, err := s.isMarked(volume)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if formatting && !device.ReadOnly {
 		// mkfs was interrupted, and nothing was mounted since.
-		return s.format(ctx, volume, device, fsType)
+		return a.fsType, s.format(ctx, volume, device, a.fsType)
 	}
 	found, err := s.probe(ctx, device)
+	if err != nil {
+		return "", err
+	}
+	if !a.named && supported(found) {
+		a.fsType = found
+	}
 	switch {
-	case err != nil:
-		return err
-	case found == fsType && device.ReadOnly:
-		return nil
-	case found == fsType:
-		return s.check(ctx, device, fsType)
+	case found == a.fsType && device.ReadOnly:
+		return a.fsType, nil
+	case found == a.fsType:
+		return a.fsType, s.check(ctx, device, a.fsType)
 	case found != "":
-		return fmt.Errorf("device has %s, not %s: %w", found, fsType, ErrForeign)
+		return "", fmt.Errorf("device has %s, not %s: %w", found, a.fsType, ErrForeign)
 	case device.ReadOnly:
-		return fmt.Errorf("device is read-only and has no file system: %w", ErrPrecondition)
+		return "", fmt.Errorf("device is read-only and has no file system: %w", ErrPrecondition)
 	}
 	blank, err := s.host.Blank(device.Path)
 	if err != nil {
-		return fmt.Errorf("read ends of device %s: %w", device.Path, err)
+		return "", fmt.Errorf("read ends of device %s: %w", device.Path, err)
 	}
 	if !blank {
-		return fmt.Errorf("device has data that is no file system: %w", ErrForeign)
+		return "", fmt.Errorf("device has data that is no file system: %w", ErrForeign)
 	}
-	return s.format(ctx, volume, device, fsType)
+	return a.fsType, s.format(ctx, volume, device, a.fsType)
 }
 
 // probe returns what blkid finds on a device, or "" for nothing.
@@ -77,7 +82,8 @@ func (s *Server) format(ctx context.Context, volume string, device Device, fsTyp
 		return err
 	}
 	// Nothing to discard on a blank device, and the journal would record it.
-	tool, args := "mkfs.ext4", []string{"-F", "-q", "-m", "0", "-E", "nodiscard", device.Path}
+	// ext4 would choose 1 KiB blocks for small volumes; the journal likes 4.
+	tool, args := "mkfs.ext4", []string{"-F", "-q", "-b", "4096", "-m", "0", "-E", "nodiscard", device.Path}
 	if fsType == "xfs" {
 		tool, args = "mkfs.xfs", []string{"-f", "-q", "-K", device.Path}
 	}
@@ -108,13 +114,15 @@ func (s *Server) check(ctx context.Context, device Device, fsType string) error 
 	if grow {
 		args = []string{"-p", "-f", device.Path} // resize2fs insists on a full check
 	}
-	const corrected = 3 // exit codes 1 and 2, e2fsck(8)
+	const corrected, uncorrected = 1 | 2, 4 // bits of the exit code, e2fsck(8)
 	output, code, err := s.host.Run(ctx, "e2fsck", args...)
 	switch {
 	case err != nil:
 		return err
-	case code&^corrected != 0:
-		return fmt.Errorf("e2fsck ended with exit code %d, run it by hand: %s: %w", code, output, ErrDamaged)
+	case code&^(corrected|uncorrected) != 0:
+		return fmt.Errorf("run e2fsck: exit code %d: %s", code, output)
+	case code&uncorrected != 0:
+		return fmt.Errorf("e2fsck wants to be run by hand: %s: %w", output, ErrDamaged)
 	case !grow:
 		return nil
 	}

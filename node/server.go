@@ -31,7 +31,8 @@ type Devices interface {
 
 // Config is what a Server needs.
 type Config struct {
-	// NodeID is this node's name for the controller: 1 to 63 bytes. Required.
+	// NodeID is this node's name for the controller; see csikeys.CheckNodeID.
+	// Required.
 	NodeID string
 	// MaxVolumesPerNode is told to callers; 0 is no limit.
 	MaxVolumesPerNode int64
@@ -49,8 +50,6 @@ type Config struct {
 // Validate reports the first field that cannot be used.
 func (c *Config) Validate() error {
 	switch {
-	case c.NodeID == "" || len(c.NodeID) > 63:
-		return errors.New("node configuration: NodeID must have 1 to 63 bytes")
 	case c.MaxVolumesPerNode < 0:
 		return errors.New("node configuration: MaxVolumesPerNode is negative")
 	case c.Devices == nil:
@@ -59,6 +58,9 @@ func (c *Config) Validate() error {
 		return errors.New("node configuration: StateDir is missing")
 	case c.LockWait < 0:
 		return errors.New("node configuration: LockWait is negative")
+	}
+	if err := csikeys.CheckNodeID(c.NodeID); err != nil {
+		return fmt.Errorf("node configuration: %w", err)
 	}
 	return nil
 }

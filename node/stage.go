@@ -58,7 +58,7 @@ func (s *Server) stage(ctx context.Context, volume string, device Device, target
 		if err := s.checkUnmounted(device, target); err != nil {
 			return err
 		}
-		if err := s.prepare(ctx, volume, device, a.fsType); err != nil {
+		if a.fsType, err = s.prepare(ctx, volume, device, a); err != nil {
 			return err
 		}
 		if err := os.MkdirAll(target, 0o750); err != nil {

@@ -217,12 +217,12 @@ func (c *Client) receive() {
 	for {
 		n, rn, _, _, err := c.socket.ReadMsgUnix(packet, rights)
 		if err != nil || n == 0 {
-			c.socket.Close()
+			_ = c.socket.Close()
 			return
 		}
 		a := answer{conn: descriptorIn(rights[:rn])}
 		if err := json.Unmarshal(packet[:n], &a.reply); err != nil {
-			c.socket.Close()
+			_ = c.socket.Close()
 			return
 		}
 		c.deliver(a)
@@ -243,7 +243,7 @@ func (c *Client) deliver(a answer) {
 	if wanted || a.conn == nil {
 		return
 	}
-	a.conn.Close()
+	_ = a.conn.Close()
 	if p == nil {
 		return // a reply to nothing: not a lease of ours
 	}
@@ -252,7 +252,7 @@ func (c *Client) deliver(a answer) {
 		_, err = c.socket.Write(packet)
 	}
 	if err != nil {
-		c.socket.Close() // which ends the lease as well
+		_ = c.socket.Close() // which ends the lease as well
 	}
 }
 

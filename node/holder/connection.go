@@ -53,7 +53,7 @@ func (c *connection) run(ctx context.Context) {
 	}
 	cancel() // or a call that waits for this client's engine would keep the lease
 	c.calls.Wait()
-	c.socket.Close()
+	_ = c.socket.Close()
 	c.server.disconnected(c)
 	close(c.ended)
 }
@@ -101,7 +101,7 @@ func (c *connection) send(rep reply, conn *os.File) {
 	if err != nil || len(packet) > maxPacketBytes {
 		err = fmt.Errorf("encode reply of %d bytes: %w", len(packet), err)
 		c.server.config.Log.Error("cannot answer", "error", err)
-		c.socket.Close()
+		_ = c.socket.Close()
 		return
 	}
 	var rights []byte

@@ -17,7 +17,7 @@ func openDirect(t testing.TB, device string) *os.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
+	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
 
@@ -28,7 +28,7 @@ func alignedBuffer(t testing.TB, sizeBytes int) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Munmap(p) })
+	t.Cleanup(func() { _ = unix.Munmap(p) })
 	return p
 }
 
@@ -42,7 +42,7 @@ func TestReadBackWhatWasWritten(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { dev.Close() })
+			t.Cleanup(func() { _ = dev.Close() })
 			device := openDirect(t, n.serve("vol", dev, blockBytes).device)
 
 			want := make([]byte, size)

@@ -47,6 +47,13 @@
 // join those, since it aborts every connection before it returns. A Client owns
 // one goroutine, joined by Close.
 //
+// # Limits of the kernel's part
+//
+// The loop driver serves the flushes, discards and I/O of one cgroup in turn on
+// one worker, and FUSE holds the lock of a file over its fsync: a slow flush
+// delays the other I/O of its device (not of other devices), however the engine
+// is made.
+//
 // The package neither formats nor mounts what is on a device, and knows nothing
 // of Kubernetes.
 package holder

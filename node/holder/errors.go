@@ -1,6 +1,9 @@
 package holder
 
-import "errors"
+import (
+	"context"
+	"errors"
+)
 
 var (
 	// ErrLeased: another connection, or this one, holds the volume's
@@ -24,16 +27,20 @@ var (
 	ErrClosed = errors.New("connection to the holder is closed")
 )
 
-// codes are the sentinels as they travel. An error without a code arrives with
-// its text alone.
-var codes = map[string]error{
-	"leased":       ErrLeased,
-	"not-attached": ErrNotAttached,
-	"not-served":   ErrNotServed,
-	"busy":         ErrBusy,
-	"invalid":      ErrInvalid,
-	"full":         ErrFull,
-	"version":      ErrVersion,
+// codes are the errors that keep their identity as they travel. An error without
+// a code arrives with its text alone; of several that match, the first counts.
+var codes = []struct {
+	code     string
+	sentinel error
+}{
+	{"leased", ErrLeased},
+	{"not-attached", ErrNotAttached},
+	{"not-served", ErrNotServed},
+	{"busy", ErrBusy},
+	{"invalid", ErrInvalid},
+	{"full", ErrFull},
+	{"version", ErrVersion},
+	{"deadline", context.DeadlineExceeded}, // the holder and its client have the same one
 }
 
 // wireError is an error in a reply.
@@ -47,9 +54,10 @@ func encodeError(err error) *wireError {
 		return nil
 	}
 	w := &wireError{Text: err.Error()}
-	for code, sentinel := range codes {
-		if errors.Is(err, sentinel) {
-			w.Code = code
+	for _, c := range codes {
+		if errors.Is(err, c.sentinel) {
+			w.Code = c.code
+			break
 		}
 	}
 	return w
@@ -69,5 +77,11 @@ func (w *wireError) decode() error {
 	if w == nil {
 		return nil
 	}
-	return &remoteError{text: w.Text, sentinel: codes[w.Code]}
+	remote := &remoteError{text: w.Text}
+	for _, c := range codes {
+		if c.code == w.Code {
+			remote.sentinel = c.sentinel
+		}
+	}
+	return remote
 }

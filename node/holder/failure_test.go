@@ -24,7 +24,7 @@ func readSector(t *testing.T, device string) <-chan error {
 	result := make(chan error, 1)
 	go func() {
 		_, err := f.ReadAt(p[:512], 0)
-		f.Close()
+		_ = f.Close()
 		result <- err
 	}()
 	return result
@@ -177,7 +177,7 @@ func TestHolderEndsWhenIdle(t *testing.T) {
 	n.startHolder("50ms")
 	t.Cleanup(n.checkLeaks)
 	engine := n.startEngine("vol", n.newFile(1<<20))
-	n.client.Close()
+	_ = n.client.Close()
 	engine.kill()
 	client, err := holder.Dial(testContext(t), n.socket)
 	if err != nil {
@@ -191,7 +191,7 @@ func TestHolderEndsWhenIdle(t *testing.T) {
 		t.Fatal("the holder ended while a client was connected")
 	case <-time.After(200 * time.Millisecond): // four idle times-out
 	}
-	client.Close()
+	_ = client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	n.awaitHolderEnd(ctx)

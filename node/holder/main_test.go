@@ -101,7 +101,7 @@ func requireKernel(t testing.TB) {
 		if f, err := os.OpenFile(path, os.O_RDWR, 0); err != nil {
 			t.Skipf("not tested: block devices over FUSE; needs %s: %v", path, err)
 		} else {
-			f.Close()
+			_ = f.Close()
 		}
 	}
 }
@@ -167,10 +167,10 @@ func (n *node) tearDown() {
 		if err := client.Shutdown(ctx); err != nil {
 			n.Error(err)
 		}
-		client.Close()
+		_ = client.Close()
 		n.awaitHolderEnd(ctx)
 	}
-	n.client.Close()
+	_ = n.client.Close()
 	n.checkLeaks()
 }
 
@@ -251,7 +251,7 @@ func (n *node) serve(volume string, dev engine.Device, blockBytes int) served {
 	result := make(chan error, 1)
 	go func() {
 		result <- fuse.Serve(serving, session, dev, fuse.Options{})
-		session.Conn.Close()
+		_ = session.Conn.Close()
 	}()
 	stop := func() error {
 		cancel()
@@ -264,7 +264,7 @@ func (n *node) serve(volume string, dev engine.Device, blockBytes int) served {
 		if err != nil && !errors.Is(err, holder.ErrClosed) {
 			n.Error(err)
 		}
-		stop()
+		_ = stop()
 	})
 	device, err := n.client.AttachLoop(ctx, volume)
 	if err != nil {
@@ -304,8 +304,8 @@ func (n *node) startEngine(volume, file string) *engineProcess {
 
 // kill ends the process without any warning and collects it.
 func (e *engineProcess) kill() {
-	e.cmd.Process.Kill()
-	e.cmd.Wait()
+	_ = e.cmd.Process.Kill()
+	_ = e.cmd.Wait()
 }
 
 // run runs a program that must succeed and returns its output.

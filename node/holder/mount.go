@@ -28,12 +28,12 @@ func mountVolume(id, dir string) (*os.File, fuse.InitState, error) {
 		conn.Fd(), os.Geteuid(), os.Getegid())
 	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME)
 	if err := unix.Mount("lockstep:"+id, dir, mountType, flags, options); err != nil {
-		conn.Close()
+		_ = conn.Close()
 		return nil, fuse.InitState{}, fmt.Errorf("mount %s: %w", dir, os.NewSyscallError("mount", err))
 	}
 	init, err := fuse.Handshake(conn)
 	if err != nil {
-		conn.Close()
+		_ = conn.Close()
 		return nil, fuse.InitState{}, errors.Join(fmt.Errorf("negotiate %s: %w", dir, err), unmount(dir))
 	}
 	return conn, init, nil

@@ -80,16 +80,16 @@ func lockDir(ctx context.Context, config Config) (unlock func(), err error) {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return func() { f.Close() }, nil
+			return func() { _ = f.Close() }, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
+			_ = f.Close()
 			return nil, fmt.Errorf("lock holder directory: %w", err)
 		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			f.Close()
+			_ = f.Close()
 			return nil, fmt.Errorf("wait for another holder in %s: %w", config.Dir, ctx.Err())
 		}
 	}
@@ -142,7 +142,7 @@ func (s *server) accept(ctx context.Context, listener *net.UnixListener) error {
 		s.mu.Lock()
 		if ctx.Err() != nil {
 			s.mu.Unlock()
-			socket.Close()
+			_ = socket.Close()
 			return nil
 		}
 		s.conns[c] = struct{}{}
@@ -200,7 +200,7 @@ func (s *server) closeConnections() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		c.socket.Close()
+		_ = c.socket.Close()
 	}
 }
 

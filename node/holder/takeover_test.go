@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,60 +16,75 @@ import (
 )
 
 // TestEngineKilledUnderVerify replaces the engine again and again by SIGKILL
-// while fio writes and verifies: nothing may fail, and nothing may be lost.
+// while fio writes and verifies: nothing may fail, and nothing may be lost. Long
+// requests are where a kill finds the kernel copying.
 func TestEngineKilledUnderVerify(t *testing.T) {
 	requireTools(t, "fio")
-	n := startNode(t)
-	file := n.newFile(64 << 20)
-	engine := n.startEngine("vol", file)
+	for _, c := range []struct{ block, depth string }{{"4k", "32"}, {"1m", "8"}} {
+		t.Run(c.block, func(t *testing.T) {
+			n := startNode(t)
+			file := n.newFile(64 << 20)
+			engine := n.startEngine("vol", file)
+			report := filepath.Join(n.dir, "fio.json")
+			fio := startFio(t, "--name=verify", "--filename="+engine.device, "--rw=randrw", "--bs="+c.block,
+				"--iodepth="+c.depth, "--ioengine=libaio", "--direct=1", "--size=64m", "--fsync=64",
+				"--verify=crc32c", "--verify_state_save=0", "--verify_backlog=64", "--verify_fatal=1",
+				"--time_based", "--runtime=6", "--output-format=json", "--output="+report)
+			var pauses []time.Duration
+			for running := true; running; {
+				select {
+				case err := <-fio:
+					if err != nil {
+						t.Fatalf("after %d kills: %v", len(pauses), err)
+					}
+					running = false
+				// The interval is where in its work a kill hits the engine;
+				// nothing is waited for.
+				case <-time.After(250 * time.Millisecond):
+					begin := time.Now()
+					engine.kill()
+					engine = n.startEngine("vol", file)
+					pauses = append(pauses, time.Since(begin))
+				}
+			}
+			if errors := fioErrors(t, report); errors != 0 {
+				t.Errorf("fio counted %d errors", errors)
+			}
+			if len(pauses) < 10 {
+				t.Fatalf("the engine was killed only %d times", len(pauses))
+			}
+			slices.Sort(pauses)
+			t.Logf("%d kills, no error; from kill to serving again: median %v, longest %v",
+				len(pauses), pauses[len(pauses)/2], pauses[len(pauses)-1])
+			if err := n.client.Detach(testContext(t), "vol", false); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
 
-	// Two passes over the device, verified by a third, and bounded in rate so
-	// that the kills fall into it on a fast machine as well.
+// startFio runs fio in the background. Its result comes on the channel, with
+// the end of what it said if it failed.
+func startFio(t *testing.T, args ...string) <-chan error {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	report := filepath.Join(n.dir, "fio.json")
-	fio := exec.CommandContext(ctx, "fio", "--name=verify", "--filename="+engine.device,
-		"--rw=randrw", "--bs=4k", "--ioengine=libaio", "--direct=1", "--iodepth=32", "--size=64m",
-		"--verify=crc32c", "--verify_backlog=512", "--verify_fatal=1", "--fsync=64",
-		"--time_based", "--runtime=8", "--output-format=json", "--output="+report)
+	t.Cleanup(cancel)
+	fio := exec.CommandContext(ctx, "fio", args...)
+	fio.Dir = t.TempDir()
 	out := &tail{}
 	fio.Stdout, fio.Stderr = out, out
 	if err := fio.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- fio.Wait() }()
-
-	var pauses []time.Duration
-	running := true
-	for running {
-		select {
-		case err := <-ended:
-			if err != nil {
-				t.Fatalf("fio failed after %d kills: %v\n%s", len(pauses), err, out)
-			}
-			running = false
-		// The interval is where in its work a kill hits the engine; nothing
-		// is waited for.
-		case <-time.After(250 * time.Millisecond):
-			begin := time.Now()
-			engine.kill()
-			engine = n.startEngine("vol", file)
-			pauses = append(pauses, time.Since(begin))
+	result := make(chan error, 1)
+	go func() {
+		if err := fio.Wait(); err != nil {
+			result <- fmt.Errorf("fio: %w\n%s", err, out.text)
+			return
 		}
-	}
-	if errors := fioErrors(t, report); errors != 0 {
-		t.Errorf("fio counted %d errors", errors)
-	}
-	if len(pauses) < 10 {
-		t.Fatalf("the engine was killed only %d times", len(pauses))
-	}
-	slices.Sort(pauses)
-	t.Logf("%d kills, no error; from kill to serving again: median %v, longest %v",
-		len(pauses), pauses[len(pauses)/2], pauses[len(pauses)-1])
-	if err := n.client.Detach(testContext(t), "vol", false); err != nil {
-		t.Error(err)
-	}
+		result <- nil
+	}()
+	return result
 }
 
 // tail keeps the end of a program's output.
@@ -79,8 +95,6 @@ func (w *tail) Write(p []byte) (int, error) {
 	w.text = w.text[max(len(w.text)-4096, 0):]
 	return len(p), nil
 }
-
-func (w *tail) String() string { return string(w.text) }
 
 // fioErrors is the number of errors in a JSON report of fio.
 func fioErrors(t *testing.T, path string) int {
@@ -113,18 +127,11 @@ func TestServeStopsAndContinues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { dev.Close() })
+	t.Cleanup(func() { _ = dev.Close() })
 	now := n.serve("vol", dev, 512)
-	done := make(chan string, 1)
-	fio := exec.Command("fio", "--name=verify", "--filename="+now.device, "--rw=randwrite", "--bs=4k",
-		"--ioengine=libaio", "--direct=1", "--iodepth=32", "--size=32m", "--loops=4", "--verify=crc32c", "--verify_fatal=1")
-	go func() {
-		out, err := fio.CombinedOutput()
-		if err != nil {
-			done <- err.Error() + "\n" + string(out)
-		}
-		close(done)
-	}()
+	fio := startFio(t, "--name=verify", "--filename="+now.device, "--rw=randwrite", "--bs=4k",
+		"--ioengine=libaio", "--direct=1", "--iodepth=32", "--size=32m", "--loops=4",
+		"--verify=crc32c", "--verify_state_save=0", "--verify_fatal=1")
 	for range 10 {
 		if err := now.stop(); err != nil {
 			t.Fatal(err)
@@ -134,8 +141,8 @@ func TestServeStopsAndContinues(t *testing.T) {
 		}
 		now = n.serve("vol", dev, 512)
 	}
-	if failure := <-done; failure != "" {
-		t.Fatal(failure)
+	if err := <-fio; err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -154,7 +161,7 @@ func TestOneLeaseAtATime(t *testing.T) {
 	if err != nil {
 		t.Fatalf("attach after the engine was killed: %v", err)
 	}
-	second.Conn.Close()
+	_ = second.Conn.Close()
 	if !second.Takeover {
 		t.Error("a descriptor that was handed out before came without takeover")
 	}
@@ -172,7 +179,7 @@ func TestAttachLoopWaitsForTheNextEngine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { client.Close() })
+	t.Cleanup(func() { _ = client.Close() })
 	session, err := client.Attach(testContext(t), holder.AttachConfig{Volume: "vol", BlockBytes: 512})
 	if err != nil {
 		t.Fatal(err)
@@ -182,8 +189,8 @@ func TestAttachLoopWaitsForTheNextEngine(t *testing.T) {
 	if path, err := client.AttachLoop(brief, "vol"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("attach loop device that nobody serves: %q, %v", path, err)
 	}
-	session.Conn.Close()
-	client.Close()
+	_ = session.Conn.Close()
+	_ = client.Close()
 	engine := n.startEngine("vol", n.newFile(1<<20))
 	if got := deviceBytes(t, engine.device); got != 1<<20 {
 		t.Errorf("device of %d bytes", got)

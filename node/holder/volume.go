@@ -180,7 +180,7 @@ func (v *volume) remove() error {
 	}
 	v.mu.Lock()
 	if v.conn != nil {
-		v.conn.Close()
+		_ = v.conn.Close()
 		v.conn = nil
 	}
 	v.mu.Unlock()

@@ -23,7 +23,7 @@ func requireLoop(t *testing.T) {
 	if err != nil {
 		t.Skipf("not tested: loop devices; needs /dev/loop-control: %v", err)
 	}
-	f.Close()
+	_ = f.Close()
 }
 
 func testContext(t *testing.T) context.Context {
@@ -103,7 +103,7 @@ func TestReadOnly(t *testing.T) {
 	d := attach(t, file, Config{BlockBytes: 512, ReadOnly: true})
 	if f, err := os.OpenFile(d.Path(), os.O_RDWR, 0); err == nil {
 		_, err := f.WriteAt(bytes.Repeat([]byte{1}, 4096), 0)
-		f.Close()
+		_ = f.Close()
 		if err == nil {
 			t.Error("a read-only device took a write")
 		}
@@ -156,7 +156,7 @@ func TestDetachBusy(t *testing.T) {
 	if used, err := d.InUse(); err != nil || !used {
 		t.Errorf("in use: %t, %v", used, err)
 	}
-	claim.Close()
+	_ = claim.Close()
 	if _, err := Get(d.Number); err != nil {
 		t.Errorf("the refused detach had an effect: %v", err)
 	}
@@ -170,7 +170,7 @@ func TestDetachBusy(t *testing.T) {
 	if err := d.Detach(brief); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("detach an open device: %v, want a deadline", err)
 	}
-	open.Close()
+	_ = open.Close()
 	if err := d.Detach(testContext(t)); err != nil {
 		t.Errorf("detach once it was closed: %v", err)
 	}
