@@ -31,14 +31,15 @@ type Backend interface {
 	// id with other properties, for example a replica), ErrNotPrimary.
 	CreateStore(ctx context.Context, spec StoreSpec) error
 
-	// RetireStore takes a detached volume out of its group but keeps its store
-	// so that pinned images of it can still be restored. A group without
-	// members ends. No error if there is no such store.
+	// RetireStore takes a detached volume, complete or not, out of its group but
+	// keeps its store: pins that were taken before can still be restored from
+	// it, and later ones do not list it. A group without members ends. No error
+	// if there is no such store.
 	RetireStore(ctx context.Context, id journal.VolumeID) error
 
-	// DeleteStore takes a detached volume out of its group, if it still is in
-	// one, and removes everything that CreateStore or a part of it left. No pin
-	// lists the volume any more. No error if there is nothing.
+	// DeleteStore removes everything that CreateStore, or a part of it, left.
+	// RetireStore has been called before, and no pin lists the volume any more.
+	// No error if there is nothing.
 	DeleteStore(ctx context.Context, id journal.VolumeID) error
 
 	// ExpandStore makes a volume, attached or not, at least sizeBytes big; its
@@ -56,8 +57,8 @@ type Backend interface {
 	Attach(ctx context.Context, id journal.VolumeID, options AttachOptions) error
 
 	// Detach makes the volume's device go away once everything written to it is
-	// durable. ErrInUse if the device is still open. No error if the volume is
-	// not attached or does not exist.
+	// durable. ErrInUse, and nothing happened, if the device is still open. No
+	// error if the volume is not attached or does not exist.
 	Detach(ctx context.Context, id journal.VolumeID) error
 
 	// TakePin pins a recovery point of a group: a new checkpoint when at is the

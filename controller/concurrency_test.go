@@ -3,6 +3,7 @@ package controller_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -85,6 +86,7 @@ func TestBusyVolumeIsAborted(t *testing.T) {
 	db, backend := kv.NewMemory(), controllertest.NewBackend(testStart)
 	server, err := controller.New(controller.Config{
 		Catalog: catalog.New(db), Backend: backend, NodeID: testNode, LockWait: time.Millisecond,
+		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"github.com/lockstep-csi/lockstep/controller/catalog"
 	"github.com/lockstep-csi/lockstep/controller/controllertest"
 	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/journal"
 )
 
 var errKilled = errors.New("killed")
@@ -162,10 +163,23 @@ func checkPins(t *testing.T, s *site, tx *catalog.Tx) error {
 		return err
 	}
 	var names []string
+	needed := make(map[journal.VolumeID]bool)
 	for _, pin := range pins {
 		names = append(names, pin.Name)
 		if pin.State != catalog.StateReady {
 			t.Errorf("pin %s is left in state %s", pin.Name, pin.State)
+		}
+		for id := range pin.Members {
+			needed[id] = true
+		}
+	}
+	retired, err := tx.RetiredVolumes()
+	if err != nil {
+		return err
+	}
+	for _, v := range retired {
+		if !needed[v.ID] {
+			t.Errorf("volume %s is retired although no pin needs it", v.Name)
 		}
 	}
 	if have := s.backend.Pins(); !slices.Equal(have, names) {

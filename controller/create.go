@@ -87,7 +87,10 @@ func (s *Server) create(ctx context.Context, c *creation) (catalog.Volume, error
 		return old, err
 	}
 	if found && old.State == catalog.StateReady {
-		return old, c.matches(old)
+		if err := c.matches(old); err != nil {
+			return old, err
+		}
+		return old, s.releaseClonePin(ctx, old) // if that failed at the end of the first call
 	}
 	if found {
 		// An earlier call failed and could not be rolled back then.
@@ -110,7 +113,8 @@ func (s *Server) create(ctx context.Context, c *creation) (catalog.Volume, error
 		return v, err
 	}
 	if err := s.releaseClonePin(ctx, v); err != nil {
-		// The volume is whole without it; the next start releases it.
+		// The volume is whole without it; a repeated call or the next start
+		// releases it.
 		s.log.Warn("release clone's pin", "volume", v.ID.String(), "error", err)
 	}
 	return v, nil

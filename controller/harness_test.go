@@ -2,7 +2,6 @@ package controller_test
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"testing"
 	"time"
@@ -42,7 +41,7 @@ func startSite(t *testing.T, db *kv.Memory, backend *controllertest.Backend) *si
 	t.Helper()
 	server, err := controller.New(controller.Config{
 		Catalog: catalog.New(db), Backend: backend, NodeID: testNode, MaxVolumesPerNode: 3,
-		LockWait: 10 * time.Second, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		LockWait: 10 * time.Second, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

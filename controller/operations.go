@@ -92,6 +92,11 @@ func run[R any](ctx context.Context, s *Server, keys []string, fn func(context.C
 	case r := <-done:
 		return r.value, r.err
 	case <-ctx.Done():
+		select {
+		case r := <-done: // both at once
+			return r.value, r.err
+		default:
+		}
 		return none, fmt.Errorf("%w and goes on; ask again: %w", ErrBusy, ctx.Err())
 	}
 }

@@ -15,7 +15,7 @@ import (
 // Keys of CreateVolume's parameters (StorageClass parameters).
 const (
 	// ParameterGroup names the consistency group. Default: a group of the
-	// volume's own, named like the volume.
+	// volume's own, named like the volume; naming that one joins it.
 	ParameterGroup = "group"
 	// ParameterCheckpointInterval is the time between automatic checkpoints,
 	// 100ms to 1h. Default 1s. Mutable.

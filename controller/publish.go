@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -166,7 +167,13 @@ func (s *Server) unpublish(ctx context.Context, v catalog.Volume) error {
 		return err
 	}
 	if err := s.cfg.Backend.Detach(ctx, v.ID); err != nil {
-		return fmt.Errorf("detach: %w", err)
+		err = fmt.Errorf("detach: %w", err)
+		if errors.Is(err, ErrInUse) {
+			// Nothing happened. A restart has to attach it again for its users.
+			v.Publish.State = catalog.PublishActive
+			err = errors.Join(err, s.putVolume(v))
+		}
+		return err
 	}
 	v.Publish = nil
 	return s.putVolume(v)

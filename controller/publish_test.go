@@ -119,3 +119,27 @@ func TestReconcileAttachesAgain(t *testing.T) {
 	_, err := s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability("")))
 	wantCode(t, err, codes.Unavailable) // the closed one
 }
+
+// TestUnpublishInUse refuses to detach a device that is open, and a restart
+// must then attach it again for those who have it open.
+func TestUnpublishInUse(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	id := s.createVolume("data", nil).GetVolumeId()
+	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability(""))))
+	s.backend.SetOpen(parseID(t, id), true)
+	_, err := s.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id})
+	wantCode(t, err, codes.FailedPrecondition)
+	next := startSite(t, s.db, s.backend)
+	if err := next.Reconcile(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if next.attached(id) == nil {
+		t.Error("a device in use was detached")
+	}
+	s.backend.SetOpen(parseID(t, id), false)
+	must[*csi.ControllerUnpublishVolumeResponse](t)(next.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id}))
+	if next.attached(id) != nil {
+		t.Error("the device is still attached")
+	}
+}

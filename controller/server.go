@@ -3,12 +3,14 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/lockstep-csi/lockstep/controller/catalog"
+	"github.com/lockstep-csi/lockstep/internal/csikeys"
 	"github.com/lockstep-csi/lockstep/internal/keylock"
 )
 
@@ -21,8 +23,8 @@ const defaultLockWait = 2 * time.Second
 type Config struct {
 	Catalog *catalog.Catalog // required
 	Backend Backend          // required
-	// NodeID is the node that volumes can be published to: 1 to 63 letters,
-	// digits, '-', '_' and '.', because it is also a topology value. Required.
+	// NodeID is the node that volumes can be published to; see
+	// csikeys.CheckNodeID. Required.
 	NodeID string
 	// MaxVolumesPerNode bounds the volumes that are published at a time; 0 is
 	// no bound. It is to be what NodeGetInfo says.
@@ -39,12 +41,13 @@ func (c *Config) Validate() error {
 		return errors.New("controller configuration: Catalog is missing")
 	case c.Backend == nil:
 		return errors.New("controller configuration: Backend is missing")
-	case c.NodeID == "" || len(c.NodeID) > 63:
-		return errors.New("controller configuration: NodeID must have 1 to 63 bytes")
 	case c.MaxVolumesPerNode < 0:
 		return errors.New("controller configuration: MaxVolumesPerNode is negative")
 	case c.LockWait < 0:
 		return errors.New("controller configuration: LockWait is negative")
+	}
+	if err := csikeys.CheckNodeID(c.NodeID); err != nil {
+		return fmt.Errorf("controller configuration: %w", err)
 	}
 	return nil
 }

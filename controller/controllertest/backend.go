@@ -19,6 +19,7 @@ type Store struct {
 	Content  string // stands for the image; copied from the source
 	Retired  bool
 	Attached *controller.AttachOptions
+	Open     bool // by a user: it cannot be detached
 }
 
 // pinned is a pin with the images that it keeps.
@@ -162,8 +163,8 @@ func (b *Backend) DeleteStore(ctx context.Context, id journal.VolumeID) error {
 		if !ok {
 			return nil
 		}
-		if store.Attached != nil {
-			return fmt.Errorf("broken promise: %s is attached", id)
+		if store.Attached != nil || !store.Retired {
+			return fmt.Errorf("broken promise: %s is attached or not retired", id)
 		}
 		for name, pin := range b.pins {
 			if _, member := pin.images[id]; member {
@@ -171,7 +172,6 @@ func (b *Backend) DeleteStore(ctx context.Context, id journal.VolumeID) error {
 			}
 		}
 		delete(b.stores, id)
-		b.dropEmptyGroup(store.Spec.Group)
 		return nil
 	})
 }
@@ -234,9 +234,14 @@ func (b *Backend) Attach(ctx context.Context, id journal.VolumeID, options contr
 // Detach implements controller.Backend.
 func (b *Backend) Detach(ctx context.Context, id journal.VolumeID) error {
 	return b.change(ctx, "Detach", func() error {
-		if store, ok := b.stores[id]; ok {
-			store.Attached = nil
+		store, ok := b.stores[id]
+		if !ok {
+			return nil
 		}
+		if store.Open {
+			return controller.ErrInUse
+		}
+		store.Attached = nil
 		return nil
 	})
 }
@@ -330,6 +335,13 @@ func (b *Backend) Write(id journal.VolumeID, content string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.stores[id].Content = content
+}
+
+// SetOpen says whether a volume's device is in use.
+func (b *Backend) SetOpen(id journal.VolumeID, open bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stores[id].Open = open
 }
 
 // Stores returns a copy of all stores.

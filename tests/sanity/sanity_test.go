@@ -2,6 +2,7 @@ package sanity
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,22 +21,27 @@ const mib = int64(1) << 20
 // secret is given with every call that takes secrets, and must not be logged.
 const secret = "correct-horse-battery-staple"
 
+// start runs a site until the test ends, and returns the address of its CSI
+// socket. It is startLoop or startStandalone.
+type start func(t *testing.T, log io.Writer) (address string)
+
 // variant is one way to use volumes; the whole suite runs for each.
 type variant struct {
 	name       string
+	start      start
 	accessType string
 	sizeBytes  int64
 	parameters map[string]string
 }
 
 var variants = []variant{
-	{name: "ext4, each volume a group", accessType: "mount", sizeBytes: 64 * mib},
-	{name: "ext4, all volumes one group", accessType: "mount", sizeBytes: 64 * mib,
+	{start: startLoop, name: "ext4, each volume a group", accessType: "mount", sizeBytes: 64 * mib},
+	{start: startLoop, name: "ext4, all volumes one group", accessType: "mount", sizeBytes: 64 * mib,
 		parameters: map[string]string{controller.ParameterGroup: "sanity"}},
-	{name: "xfs, all volumes one group", accessType: "mount", sizeBytes: 320 * mib,
+	{start: startLoop, name: "xfs, all volumes one group", accessType: "mount", sizeBytes: 320 * mib,
 		parameters: map[string]string{controller.ParameterGroup: "sanity-xfs", controller.ParameterFSType: "xfs"}},
-	{name: "block, each volume a group", accessType: "block", sizeBytes: 64 * mib},
-	{name: "block, all volumes one group", accessType: "block", sizeBytes: 64 * mib,
+	{start: startLoop, name: "block, each volume a group", accessType: "block", sizeBytes: 64 * mib},
+	{start: startLoop, name: "block, all volumes one group", accessType: "block", sizeBytes: 64 * mib,
 		parameters: map[string]string{controller.ParameterGroup: "sanity-block", controller.ParameterBlockSize: "4096"}},
 }
 
@@ -65,7 +71,7 @@ func TestSanity(t *testing.T) {
 // describe registers the suite for one variant on a site of its own.
 func describe(t *testing.T, v variant, log *logBuffer) {
 	dir := t.TempDir()
-	address := startSite(t, newBackend(t), log)
+	address := v.start(t, log)
 	config := sanity.NewTestConfig()
 	config.Address = address
 	config.TargetPath = filepath.Join(dir, "target")
@@ -81,9 +87,6 @@ func describe(t *testing.T, v variant, log *logBuffer) {
 	ginkgo.Describe(v.name, func() { suite = sanity.GinkgoTest(&config) })
 	t.Cleanup(func() { suite.Finalize() })
 }
-
-// newBackend returns what the volumes of a variant live on.
-func newBackend(t *testing.T) backend { return newLoopBackend(t.TempDir()) }
 
 func writeSecrets(t *testing.T, dir string) string {
 	t.Helper()

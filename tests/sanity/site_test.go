@@ -23,18 +23,12 @@ const (
 	maxVolumes = 6
 )
 
-// backend is what is under the CSI services.
-type backend interface {
-	controller.Backend
-	node.Devices
-	Close() error
-}
-
-// startSite serves CSI for a backend on a socket until the test ends, and
-// returns its address.
-func startSite(t *testing.T, under backend, log io.Writer) (address string) {
+// startLoop serves CSI over plain loop devices: the services apart from the
+// journal and its engines.
+func startLoop(t *testing.T, log io.Writer) (address string) {
 	t.Helper()
 	dir := t.TempDir()
+	under := newLoopBackend(t.TempDir())
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	db, err := kv.OpenBolt(filepath.Join(dir, "catalog.db"))
 	if err != nil {
