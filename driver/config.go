@@ -22,6 +22,7 @@ type StandaloneConfig struct {
 	Peers       map[string]string // host:port by site name
 	MetricsAddr string            // host:port; empty: no metrics are served
 	Version     string            // of the program
+	MaxVolumes  int64             // that can be attached at a time; 0: DefaultMaxVolumes
 	// HolderArgs are the arguments that make the program at HolderExe run a
 	// device holder for the socket and directory given behind them. An empty
 	// HolderExe is this program.
@@ -29,6 +30,10 @@ type StandaloneConfig struct {
 	HolderArgs func(socket, dir string) []string
 	Log        *slog.Logger // nil: slog.Default()
 }
+
+// DefaultMaxVolumes bounds what one node attaches: each attached volume holds
+// about 10 MiB of locked buffers.
+const DefaultMaxVolumes = 128
 
 // Validate reports the first field that cannot be used; it has no effects.
 func (c *StandaloneConfig) Validate() error {
@@ -43,6 +48,8 @@ func (c *StandaloneConfig) Validate() error {
 		return errors.New("standalone configuration: the node id must have 1 to 63 bytes")
 	case !filepath.IsAbs(c.Admin):
 		return fmt.Errorf("standalone configuration: admin socket %q is not an absolute path", c.Admin)
+	case c.MaxVolumes < 0:
+		return fmt.Errorf("standalone configuration: %d volumes at most is negative", c.MaxVolumes)
 	case (c.Listen != "" || len(c.Peers) > 0) && c.TLSDir == "":
 		return errors.New("standalone configuration: other sites are spoken to with certificates only: TLSDir is missing")
 	case c.HolderArgs == nil:

@@ -44,6 +44,9 @@ func RunStandalone(ctx context.Context, cfg StandaloneConfig) error {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.MaxVolumes == 0 {
+		cfg.MaxVolumes = DefaultMaxVolumes
+	}
 	s := &standalone{cfg: cfg}
 	err := s.open(ctx)
 	if err == nil {
@@ -149,11 +152,11 @@ func (s *standalone) openCSI(ctx context.Context) error {
 		return err
 	}
 	b := &backend{site: s.site, fs: vfs.OS{}, root: cfg.Root}
-	s.controller, err = controller.New(controller.Config{Catalog: catalog.New(s.catalog), Backend: b, NodeID: cfg.NodeID, Log: cfg.Log})
+	s.controller, err = controller.New(controller.Config{Catalog: catalog.New(s.catalog), Backend: b, NodeID: cfg.NodeID, MaxVolumesPerNode: cfg.MaxVolumes, Log: cfg.Log})
 	if err != nil {
 		return err
 	}
-	s.node, err = node.New(node.Config{NodeID: cfg.NodeID, Devices: nodeDevices{b}, StateDir: cfg.path(nodeStateDir), Log: cfg.Log})
+	s.node, err = node.New(node.Config{NodeID: cfg.NodeID, MaxVolumesPerNode: cfg.MaxVolumes, Devices: nodeDevices{b}, StateDir: cfg.path(nodeStateDir), Log: cfg.Log})
 	if err != nil {
 		return err
 	}
@@ -169,7 +172,7 @@ func (s *standalone) serve(ctx context.Context) error {
 	g.Go(func() error {
 		return csiserver.Run(ctx, csiserver.Config{
 			Endpoint: s.cfg.CSIEndpoint, Version: s.cfg.Version, Log: s.cfg.Log,
-			Controller: s.controller, GroupController: s.controller, Node: s.node,
+			Controller: s.controller, GroupController: s.controller, Node: s.node, Ready: s.controller.Ready,
 		})
 	})
 	g.Go(func() error { return s.serveAdmin(ctx) })

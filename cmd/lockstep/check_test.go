@@ -1,9 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"io"
 	"io/fs"
 	"strings"
 	"testing"
@@ -59,38 +56,5 @@ func TestCheckThisHost(t *testing.T) {
 		if f.Name == "" || f.Found == "" || f.Remedy == "" {
 			t.Errorf("an incomplete finding: %+v", f)
 		}
-	}
-}
-
-func TestJournalCommands(t *testing.T) {
-	s := newShell("")
-	var options dumpOptions
-	s.roles.dumpJournal = func(_ context.Context, dir string, w io.Writer, o dumpOptions) error {
-		options = o
-		_, err := io.WriteString(w, "records of "+dir+"\n")
-		return err
-	}
-	if got := s.must(t, "journal", "dump", "/store", "--timeline", "2", "--from", "3", "--to", "9", "--limit", "4", "--checkpoints", "--data", "hex", "-o", "jsonl"); got != "records of /store\n" {
-		t.Errorf("got %q", got)
-	}
-	if want := (dumpOptions{Timeline: 2, From: 3, To: 9, Limit: 4, CheckpointsOnly: true, Data: dumpHexData, JSONL: true}); options != want {
-		t.Errorf("got %+v, want %+v", options, want)
-	}
-
-	outcome := verifyOutcome{Fields: []outcomeField{{"Records", "12"}}, Document: map[string]int{"records": 12}}
-	s.roles.verifyJournal = func(context.Context, string) (verifyOutcome, error) { return outcome, nil }
-	if got := s.must(t, "journal", "verify", "/store"); got != "Store     /store\nState     sound\nRecords   12\n" {
-		t.Errorf("got %q", got)
-	}
-	outcome.Problems = []string{"segment 3 at 4096: crc 1, want 2"}
-	got := s.run(t, "journal", "verify", "/store")
-	if got.exit != exitFailed || !strings.Contains(got.stdout, "DAMAGED") || !strings.Contains(got.stdout, "segment 3 at 4096") {
-		t.Errorf("damaged: exit %d: %q", got.exit, got.stdout)
-	}
-	s.roles.verifyJournal = func(context.Context, string) (verifyOutcome, error) {
-		return verifyOutcome{}, errors.New("open store: locked")
-	}
-	if got := s.run(t, "journal", "verify", "/store"); got.exit != exitFailed || got.stdout != "" {
-		t.Errorf("unreadable: exit %d: %q", got.exit, got.stdout)
 	}
 }

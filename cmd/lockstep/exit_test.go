@@ -55,8 +55,8 @@ func TestExitStatus(t *testing.T) {
 		{"point take shop --pin=", exitUsage, "--pin is empty"},
 		{"view open shop --at pin:", exitUsage, "names no pin"},
 		{"journal dump", exitUsage, "STORE is missing"},
-		{"journal dump d --data all", exitUsage, "want one of none, crc, hex"},
-		{"journal dump d --from 9 --to 3", exitUsage, "--from 9 comes after --to 3"},
+		{"journal dump d -o yaml", exitUsage, "want one of text, jsonl"},
+		{"journal dump d --from 9", exitUsage, "want TIMELINE/SEQ"},
 		{"holder --socket s", exitUsage, "--dir is missing"},
 	}
 	for _, c := range cases {

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // Forms of `lockstep journal dump`. It streams, so it has no tables.
@@ -13,36 +15,15 @@ const (
 	dumpJSONL = "jsonl"
 )
 
-// What to show of a record's data.
-const (
-	dumpNoData  = "none"
-	dumpSumData = "crc"
-	dumpHexData = "hex"
-)
-
-// dumpOptions choose what `lockstep journal dump` writes.
-type dumpOptions struct {
-	// Timeline to dump; 0: the active one, with the path that leads to it.
-	Timeline uint64
-	// From and To are seqs, inclusive; 0: from the first, to the last.
-	From, To uint64
-	// Limit is how many records at most; 0: no limit.
-	Limit uint64
-	// CheckpointsOnly leaves out all other records.
-	CheckpointsOnly bool
-	// Data is none, crc or hex.
-	Data string
-	// JSONL writes one JSON object a line in the place of text.
-	JSONL bool
-}
-
 func (a *app) newJournalDumpCommand() *cobra.Command {
-	var options dumpOptions
-	var form string
+	var from, to, form string
+	var options journal.DumpOptions
 	command := &cobra.Command{
 		Use:   "dump STORE",
-		Short: "Print the records of a store, oldest first",
-		Args:  wantArgs("STORE"),
+		Short: "Print what a store holds: identity, timelines, segments, and its records",
+		Long: `Prints the identity, timelines and segments of a store, and with --records its
+records, oldest first. Positions are TIMELINE/SEQ, as the command prints them.`,
+		Args: wantArgs("STORE"),
 		RunE: a.runs(func(command *cobra.Command, args []string) error {
 			dir, err := storeDir(args[0])
 			if err != nil {
@@ -51,25 +32,34 @@ func (a *app) newJournalDumpCommand() *cobra.Command {
 			if err := wantOneOf("--output", form, dumpText, dumpJSONL); err != nil {
 				return err
 			}
-			if err := wantOneOf("--data", options.Data, dumpNoData, dumpSumData, dumpHexData); err != nil {
+			if options.From, err = positionFlag("--from", from); err != nil {
 				return err
 			}
-			if options.To != 0 && options.From > options.To {
-				return misuse("--from %d comes after --to %d", options.From, options.To)
+			if options.To, err = positionFlag("--to", to); err != nil {
+				return err
 			}
-			options.JSONL = form == dumpJSONL
+			options.JSON = form == dumpJSONL
+			options.Records = options.Records || from != "" || to != ""
 			return a.roles.dumpJournal(command.Context(), dir, a.stdout, options)
 		}),
 	}
 	flags := command.Flags()
-	flags.Uint64Var(&options.Timeline, "timeline", 0, "timeline to print; 0: the active one")
-	flags.Uint64Var(&options.From, "from", 0, "first seq, inclusive")
-	flags.Uint64Var(&options.To, "to", 0, "last seq, inclusive; 0: to the end")
-	flags.Uint64Var(&options.Limit, "limit", 0, "how many records at most; 0: all")
-	flags.BoolVar(&options.CheckpointsOnly, "checkpoints", false, "checkpoint records only")
-	flags.StringVar(&options.Data, "data", dumpNoData, "what to print of the data: none, crc, hex")
+	flags.BoolVar(&options.Records, "records", false, "print the records as well")
+	flags.StringVar(&from, "from", "", "position of the first record, inclusive; default: the oldest kept")
+	flags.StringVar(&to, "to", "", "position of the last record, inclusive, on any timeline; default: the tip")
 	flags.StringVarP(&form, "output", "o", dumpText, "form of the output: text, jsonl (one object a line)")
 	return command
+}
+
+func positionFlag(flag, text string) (journal.Position, error) {
+	if text == "" {
+		return journal.Position{}, nil
+	}
+	pos, err := journal.ParsePosition(text)
+	if err != nil {
+		return journal.Position{}, misuse("%s: %v", flag, err)
+	}
+	return pos, nil
 }
 
 func wantOneOf(flag, value string, allowed ...string) error {

@@ -4,20 +4,9 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lockstep-csi/lockstep/journal"
 )
-
-// verifyOutcome is what an offline check of a store found.
-type verifyOutcome struct {
-	// Fields are the figures, in the order to be shown: segments, records, …
-	Fields []outcomeField
-	// Problems are one sentence each; empty for a sound store. A torn tail,
-	// which recovery handles, is a figure and not a problem.
-	Problems []string
-	// Document is what -o json and -o yaml print.
-	Document any
-}
-
-type outcomeField struct{ Name, Value string }
 
 func (a *app) newJournalVerifyCommand() *cobra.Command {
 	var output outputFlag
@@ -33,15 +22,15 @@ the last durable point is damaged, and names each damaged place.`,
 				return err
 			}
 			stop := a.progress("verifying " + dir)
-			outcome, err := a.roles.verifyJournal(command.Context(), dir)
+			report, err := a.roles.verifyJournal(command.Context(), dir)
 			stop()
 			if err != nil {
 				return err
 			}
-			if err := a.print(&output, outcome.result(dir)); err != nil {
+			if err := a.print(&output, verifyResult(&report)); err != nil {
 				return err
 			}
-			if n := len(outcome.Problems); n > 0 {
+			if n := len(report.Damage); n > 0 {
 				return fmt.Errorf("store %s is damaged in %d places", dir, n)
 			}
 			return nil
@@ -51,22 +40,30 @@ the last durable point is damaged, and names each damaged place.`,
 	return command
 }
 
-func (o verifyOutcome) result(dir string) result {
+func verifyResult(r *journal.Report) result {
 	return result{
-		document: o.Document,
-		names:    []string{dir},
+		document: r,
+		names:    []string{r.Dir},
 		show: func(p *page) {
 			state := cell{"sound", toneGood}
-			if len(o.Problems) > 0 {
+			if !r.OK() {
 				state = cell{"DAMAGED", toneBad}
 			}
-			fields := []field{{"Store", text(dir)}, {"State", state}}
-			for _, f := range o.Fields {
-				fields = append(fields, field{f.Name, text(f.Value)})
+			records, checkpoints := 0, 0
+			for _, s := range r.Segments {
+				records, checkpoints = records+s.Records, checkpoints+s.Checkpoints
 			}
-			p.fields(fields)
-			for _, problem := range o.Problems {
-				p.line("  %s", p.paint(cell{oneLine(problem), toneBad}))
+			closed := "no: the next open recovers it"
+			if r.Clean {
+				closed = "yes"
+			}
+			p.fields([]field{
+				{"Store", text(r.Dir)}, {"State", state}, {"Volume", text(r.Volume)}, {"Closed cleanly", text(closed)},
+				{"Tip", text(r.Tip)}, {"Horizon", text(r.Horizon)}, {"Timelines", text(fmt.Sprint(len(r.Timelines)))},
+				{"Segments", text(fmt.Sprint(len(r.Segments)))}, {"Records", text(fmt.Sprint(records))}, {"Checkpoints", text(fmt.Sprint(checkpoints))},
+			})
+			for _, d := range r.Damage {
+				p.line("  %s", p.paint(cell{oneLine(fmt.Sprintf("%s: %s at offset %d of %s: wanted %s, found %s", d.Kind, d.What, d.Offset, d.File, d.Wanted, d.Found)), toneBad}))
 			}
 		},
 	}

@@ -2,11 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 
 	"github.com/lockstep-csi/lockstep/driver"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/node/holder"
 )
 
@@ -15,12 +16,9 @@ import (
 type roles struct {
 	standalone    func(ctx context.Context, config standaloneConfig) error
 	holder        func(ctx context.Context, socket, dir string) error
-	dumpJournal   func(ctx context.Context, dir string, w io.Writer, options dumpOptions) error
-	verifyJournal func(ctx context.Context, dir string) (verifyOutcome, error)
+	dumpJournal   func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error
+	verifyJournal func(ctx context.Context, dir string) (journal.Report, error)
 }
-
-// errNotLinked is returned by a role that this build does not contain.
-var errNotLinked = errors.New("this build of lockstep does not contain it")
 
 func linkedRoles() roles {
 	return roles{
@@ -28,8 +26,12 @@ func linkedRoles() roles {
 		holder: func(ctx context.Context, socket, dir string) error {
 			return holder.Run(ctx, holder.Config{Socket: socket, Dir: dir, Log: slog.Default()})
 		},
-		dumpJournal:   func(context.Context, string, io.Writer, dumpOptions) error { return errNotLinked },
-		verifyJournal: func(context.Context, string) (verifyOutcome, error) { return verifyOutcome{}, errNotLinked },
+		dumpJournal: func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error {
+			return journal.Dump(ctx, vfs.OS{}, dir, w, options)
+		},
+		verifyJournal: func(ctx context.Context, dir string) (journal.Report, error) {
+			return journal.Verify(ctx, vfs.OS{}, dir)
+		},
 	}
 }
 

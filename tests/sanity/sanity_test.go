@@ -35,13 +35,13 @@ type variant struct {
 }
 
 var variants = []variant{
-	{start: startLoop, name: "ext4, each volume a group", accessType: "mount", sizeBytes: 64 * mib},
-	{start: startLoop, name: "ext4, all volumes one group", accessType: "mount", sizeBytes: 64 * mib,
+	{start: startStandalone, name: "ext4, each volume a group", accessType: "mount", sizeBytes: 64 * mib},
+	{start: startStandalone, name: "ext4, all volumes one group", accessType: "mount", sizeBytes: 64 * mib,
 		parameters: map[string]string{controller.ParameterGroup: "sanity"}},
-	{start: startLoop, name: "xfs, all volumes one group", accessType: "mount", sizeBytes: 320 * mib,
+	{start: startStandalone, name: "xfs, all volumes one group", accessType: "mount", sizeBytes: 320 * mib,
 		parameters: map[string]string{controller.ParameterGroup: "sanity-xfs", controller.ParameterFSType: "xfs"}},
-	{start: startLoop, name: "block, each volume a group", accessType: "block", sizeBytes: 64 * mib},
-	{start: startLoop, name: "block, all volumes one group", accessType: "block", sizeBytes: 64 * mib,
+	{start: startStandalone, name: "block, each volume a group", accessType: "block", sizeBytes: 64 * mib},
+	{start: startStandalone, name: "block, all volumes one group", accessType: "block", sizeBytes: 64 * mib,
 		parameters: map[string]string{controller.ParameterGroup: "sanity-block", controller.ParameterBlockSize: "4096"}},
 }
 

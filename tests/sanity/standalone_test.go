@@ -45,7 +45,7 @@ func startStandalone(t *testing.T, log io.Writer) (address string) {
 	ended := make(chan error, 1)
 	go func() {
 		ended <- driver.RunStandalone(ctx, driver.StandaloneConfig{
-			Site: "sanity", Root: dir, CSIEndpoint: address, NodeID: nodeID, Admin: filepath.Join(dir, "admin.sock"), Version: "test",
+			Site: "sanity", Root: dir, CSIEndpoint: address, NodeID: nodeID, Admin: filepath.Join(dir, "admin.sock"), Version: "test", MaxVolumes: maxVolumes,
 			HolderArgs: func(socket, devices string) []string { return []string{holderRole, socket, devices} },
 			Log:        slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		})
