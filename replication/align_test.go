@@ -52,39 +52,39 @@ func TestAlign(t *testing.T) {
 		{"same place", func(*testing.T, *modelStore, *modelStore) {}, pos(1, 10), nil},
 		{"behind", func(t *testing.T, source, _ *modelStore) { writeSome(t, source, 5) }, pos(1, 10), nil},
 		{"source forked at the tip", func(t *testing.T, source, _ *modelStore) {
-			must(t, source.Fork(2, pos(1, 10), "recovered"))
+			must(t, source.fork(2, pos(1, 10), "recovered"))
 			writeSome(t, source, 5)
 		}, pos(1, 10), nil},
 		{"source forked ahead of the replica", func(t *testing.T, source, _ *modelStore) {
 			writeSome(t, source, 5)
-			must(t, source.Fork(2, pos(1, 13), "rewind"))
+			must(t, source.fork(2, pos(1, 13), "rewind"))
 		}, pos(1, 10), nil},
 		{"source rewound before the replica", func(t *testing.T, source, _ *modelStore) {
-			must(t, source.Fork(2, pos(1, 6), "rewind"))
+			must(t, source.fork(2, pos(1, 6), "rewind"))
 			writeSome(t, source, 5)
 		}, pos(2, 6), nil},
 		{"source rewound, nothing written since", func(t *testing.T, source, _ *modelStore) {
-			must(t, source.Fork(2, pos(1, 6), "rewind"))
+			must(t, source.fork(2, pos(1, 6), "rewind"))
 		}, pos(2, 6), nil},
 		{"rewind undone through the replica's orphaned tail", func(t *testing.T, source, replica *modelStore) {
-			must(t, source.Fork(2, pos(1, 6), "rewind"))
+			must(t, source.fork(2, pos(1, 6), "rewind"))
 			writeSome(t, source, 5)
 			must(t, replica.Adopt(source.Timelines()[1]))
 			copyRecords(t, source, replica, 3)
-			must(t, source.Fork(3, pos(1, 10), "undo"))
+			must(t, source.fork(3, pos(1, 10), "undo"))
 			writeSome(t, source, 2)
 		}, pos(1, 10), nil},
 		{"rewind undone behind the replica's orphaned tail", func(t *testing.T, source, replica *modelStore) {
 			writeSome(t, source, 5)
-			must(t, source.Fork(2, pos(1, 6), "rewind"))
+			must(t, source.fork(2, pos(1, 6), "rewind"))
 			must(t, replica.Adopt(source.Timelines()[1]))
-			must(t, source.Fork(3, pos(1, 15), "undo"))
+			must(t, source.fork(3, pos(1, 15), "undo"))
 		}, pos(1, 10), nil},
 		{"replica recovered on a timeline of its own", func(t *testing.T, _, replica *modelStore) {
-			must(t, replica.Fork(9, pos(1, 10), "recovered"))
+			must(t, replica.fork(9, pos(1, 10), "recovered"))
 		}, pos(1, 10), nil},
 		{"replica was written to", func(t *testing.T, source, replica *modelStore) {
-			must(t, replica.Fork(9, pos(1, 8), "failover"))
+			must(t, replica.fork(9, pos(1, 8), "failover"))
 			writeSome(t, replica, 5)
 			writeSome(t, source, 1)
 		}, pos(1, 10), nil},
@@ -98,7 +98,7 @@ func TestAlign(t *testing.T) {
 		}, pos(1, 10), nil},
 		{"replica's horizon passed the fork", func(t *testing.T, source, replica *modelStore) {
 			replica.trim(pos(1, 9))
-			must(t, source.Fork(2, pos(1, 6), "rewind"))
+			must(t, source.fork(2, pos(1, 6), "rewind"))
 		}, pos(0, 0), nil},
 		{"replica is ahead of the source's active timeline", func(t *testing.T, source, replica *modelStore) {
 			writeSome(t, source, 3)

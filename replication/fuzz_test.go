@@ -49,7 +49,7 @@ func FuzzHello(f *testing.F) {
 			f.Fatal(err)
 		}
 	}
-	if err := store.Fork(2, pos(1, 3), "rewind"); err != nil {
+	if err := store.fork(2, pos(1, 3), "rewind"); err != nil {
 		f.Fatal(err)
 	}
 	m, err := (&sending{store: store, group: "shop", term: 1}).hello()

@@ -29,13 +29,15 @@ func writeSome(t *testing.T, store *modelStore, records int) {
 }
 
 // writeOn writes to stores without a pause until the returned function is
-// called, which returns when everything written is durable.
+// called, which returns when everything written is durable. A store that has
+// taken enough for any test gets no more.
 func writeOn(t *testing.T, stores ...*modelStore) (stop func()) {
+	const enough = 50_000
 	var writers sync.WaitGroup
 	ended := make(chan struct{})
 	for _, store := range stores {
 		writers.Go(func() {
-			for {
+			for range enough / 10 {
 				select {
 				case <-ended:
 					return
@@ -185,7 +187,7 @@ func promote(t *testing.T, server *Server, site *modelSite, timeline journal.Tim
 	site.held = Standing{Role: group.RolePrimary, Term: site.held.Term + 1}
 	site.mu.Unlock()
 	for v, store := range site.stores {
-		must(t, store.Fork(timeline+journal.TimelineID(v[0]), store.Tip(), "failover"))
+		must(t, store.fork(timeline+journal.TimelineID(v[0]), store.Tip(), "failover"))
 	}
 }
 

@@ -3,13 +3,10 @@ package replication
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"math/rand/v2"
 	"sync"
-	"time"
 
 	"github.com/lockstep-csi/lockstep/journal"
 )
@@ -19,99 +16,6 @@ const (
 	modelSectors = 8
 	modelBytes   = modelSectors * journal.SectorBytes
 )
-
-// image is what a model volume holds: the stamp of each sector, 0 for zeroes.
-type image [modelSectors]uint64
-
-// fill writes the sector that belongs to a stamp.
-func fill(sector []byte, stamp uint64) {
-	for i := 0; i < len(sector); i += 8 {
-		binary.LittleEndian.PutUint64(sector[i:], stamp)
-	}
-}
-
-// history is the oracle: everything that was ever written to a volume on any
-// site, kept apart from the stores that are under test.
-type history struct {
-	mu    sync.Mutex
-	seed  maphash.Seed
-	lines map[journal.TimelineID]*historyLine
-	stamp uint64
-}
-
-type historyLine struct {
-	parent journal.Position
-	steps  []historyStep // behind parent
-}
-
-// historyStep is the state after one record.
-type historyStep struct {
-	sum   uint64 // of all records up to here
-	image image
-}
-
-func newHistory() *history {
-	return &history{seed: maphash.MakeSeed(), lines: make(map[journal.TimelineID]*historyLine)}
-}
-
-func (h *history) fork(t journal.Timeline) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.lines[t.ID] = &historyLine{parent: t.Parent}
-}
-
-func (h *history) at(pos journal.Position) (historyStep, bool) {
-	for {
-		line := h.lines[pos.Timeline]
-		if line == nil {
-			return historyStep{}, pos == journal.Position{}
-		}
-		if pos.Seq > line.parent.Seq {
-			i := int(pos.Seq - line.parent.Seq - 1)
-			if i >= len(line.steps) {
-				return historyStep{}, false
-			}
-			return line.steps[i], true
-		}
-		pos = line.parent
-	}
-}
-
-// record adds what a primary appended.
-func (h *history) record(r journal.Record, volume journal.VolumeID) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	before, ok := h.at(journal.Position{Timeline: r.Position.Timeline, Seq: r.Position.Seq - 1})
-	line := h.lines[r.Position.Timeline]
-	if !ok || int(r.Position.Seq-line.parent.Seq-1) != len(line.steps) {
-		panic(fmt.Sprintf("model wrote %s twice or out of order", r.Position))
-	}
-	step := historyStep{sum: chain(h.seed, before.sum, r, volume), image: before.image}
-	for s := r.Offset / journal.SectorBytes; r.Kind != journal.KindCheckpoint && s < (r.Offset+r.Length)/journal.SectorBytes; s++ {
-		step.image[s] = 0
-		if r.Kind == journal.KindWrite {
-			step.image[s] = binary.LittleEndian.Uint64(r.Payload)
-		}
-	}
-	line.steps = append(line.steps, step)
-}
-
-func (h *history) nextStamp() uint64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.stamp++
-	return h.stamp
-}
-
-func chain(seed maphash.Seed, before uint64, r journal.Record, volume journal.VolumeID) uint64 {
-	var mh maphash.Hash
-	mh.SetSeed(seed)
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], before)
-	mh.Write(b[:])
-	mh.Write(r.AppendEncoded(nil, volume))
-	return mh.Sum64()
-}
 
 // modelStore is a store in memory with the contract that this package needs
 // of package journal: it loses what was not flushed when it crashes, and goes
@@ -302,6 +206,30 @@ func (s *modelStore) append(r journal.Record) {
 	s.sum = chain(s.history.seed, s.sum, r, s.volume)
 }
 
+func (s *modelStore) breakNext(flush bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failFlush, s.failAppend = flush, !flush
+}
+
+func (s *modelStore) heal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failFlush, s.failAppend = false, false
+}
+
+func (s *modelStore) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.broken
+}
+
+func (s *modelStore) watch(guard func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.guard = guard
+}
+
 var errDisk = errors.New("input/output error")
 
 func (s *modelStore) poison() error {
@@ -329,8 +257,7 @@ func (s *modelStore) flush() error {
 	return nil
 }
 
-// Fork makes a timeline with a given id at a held position.
-func (s *modelStore) Fork(id journal.TimelineID, at journal.Position, reason string) error {
+func (s *modelStore) fork(id journal.TimelineID, at journal.Position, reason string) error {
 	t := journal.Timeline{ID: id, Parent: at, Reason: reason}
 	if !s.holds(at) {
 		return journal.ErrUnknownPosition
@@ -394,7 +321,7 @@ func (s *modelStore) AppendRecords(records []journal.Record) error {
 
 // crash returns the store as it is found after a power loss: of what was not
 // durable a random prefix is left, and a new timeline begins there.
-func (s *modelStore) crash(rng *rand.Rand, id journal.TimelineID) *modelStore {
+func (s *modelStore) crash(rng *rand.Rand, id journal.TimelineID) siteStore {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.lines[s.active]
@@ -475,110 +402,5 @@ func (s *modelStore) verify() error {
 	return sameImage(s.data, want.image)
 }
 
-func sameImage(data []byte, want image) error {
-	for i, stamp := range want {
-		sector := data[i*journal.SectorBytes : (i+1)*journal.SectorBytes]
-		for off := 0; off < len(sector); off += 8 {
-			if got := binary.LittleEndian.Uint64(sector[off:]); got != stamp {
-				return fmt.Errorf("sector %d holds stamp %d, want %d", i, got, stamp)
-			}
-		}
-	}
-	return nil
-}
-
-func (s *modelStore) Records(after journal.Position) (RecordReader, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := &modelReader{store: s, after: after}
-	if _, _, err := r.find(); err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
-type modelReader struct {
-	store *modelStore
-	after journal.Position
-}
-
-// find returns the next durable record; ok is false when there is none yet.
-func (r *modelReader) find() (journal.Record, bool, error) {
-	s := r.store
-	if s.broken != nil {
-		return journal.Record{}, false, s.broken
-	}
-	path, err := s.pathTo(s.tip())
-	if err != nil {
-		return journal.Record{}, false, err
-	}
-	if !path.Contains(r.after) {
-		if r.after.Seq < s.base.Seq {
-			return journal.Record{}, false, journal.ErrHorizon
-		}
-		return journal.Record{}, false, journal.ErrDiverged
-	}
-	next := r.after.Seq + 1
-	for _, run := range path {
-		if next >= run.First && next <= run.Last && next <= s.durable {
-			l := s.lines[run.Timeline]
-			return l.records[next-l.first], true, nil
-		}
-	}
-	return journal.Record{}, false, nil
-}
-
-func (r *modelReader) Next(ctx context.Context) (journal.Record, error) {
-	for {
-		r.store.mu.Lock()
-		rec, ok, err := r.find()
-		changed := r.store.changed
-		r.store.mu.Unlock()
-		if err != nil || ok {
-			if ok {
-				r.after = rec.Position
-			}
-			return rec, err
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return journal.Record{}, ctx.Err()
-		}
-	}
-}
-
-func (r *modelReader) Close() {}
-
-func (s *modelStore) View(at journal.Position) (View, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, err := s.pathTo(at); err != nil {
-		return nil, err
-	}
-	data, _ := s.imageAt(at)
-	return &modelView{data}, nil
-}
-
-type modelView struct{ data []byte }
-
 func (v *modelView) SizeBytes() int64 { return int64(len(v.data)) }
 func (v *modelView) Close() error     { return nil }
-
-func (v *modelView) ReadAt(p []byte, off int64) error {
-	copy(p, v.data[off:])
-	return nil
-}
-
-// NextData reports single sectors, so that an image has several chunks.
-func (v *modelView) NextData(off int64) (start, length int64, err error) {
-	for ; off < int64(len(v.data)); off += journal.SectorBytes {
-		if !allZero(v.data[off : off+journal.SectorBytes]) {
-			return off, journal.SectorBytes, nil
-		}
-	}
-	return 0, 0, nil
-}
-
-// checkpointTime gives every checkpoint another time.
-func checkpointTime(n int64) int64 { return time.Unix(1_800_000_000, 0).UnixNano() + n }

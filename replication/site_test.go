@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync"
 
 	"github.com/lockstep-csi/lockstep/group"
@@ -21,17 +22,65 @@ type modelSite struct {
 	held     Standing
 	known    bool
 	members  []Member
-	stores   map[journal.VolumeID]*modelStore
-	reopen   func(*modelStore) *modelStore // opens a poisoned store again
-	imports  int                           // begun
-	refuse   error                         // Import's answer, if not nil
-	swapped  func(journal.VolumeID)        // told of a committed import
+	stores   map[journal.VolumeID]siteStore
+	make     storeMaker
+	reopen   func(siteStore) siteStore // opens a poisoned store again
+	imports  int                       // begun
+	refuse   error                     // Import's answer, if not nil
+	swapped  func(journal.VolumeID)    // told of a committed import
 	newest   journal.CheckpointNumber
 	followed []Announcement // by change of term
 }
 
+// siteStore is a store as the tests need it, on both sides of a stream; a
+// modelStore or a realStore.
+type siteStore interface {
+	SourceStore
+	Adopt(t journal.Timeline) error
+	AppendRecords(records []journal.Record) error
+	Flush(ctx context.Context) error
+	Tip() journal.Position
+
+	// write appends a local change; for KindCheckpoint off is the number and
+	// length the time.
+	write(kind journal.Kind, off, length int64) error
+	// fork is a local Fork; a store may ignore id.
+	fork(id journal.TimelineID, at journal.Position, reason string) error
+	// holds reports whether a position, on the path or not, can be opened.
+	holds(at journal.Position) bool
+	// checkpoints are the durable ones on the path, by number and time.
+	checkpoints() map[[2]int64]journal.Position
+	// verify compares the content with the oracle's at the tip.
+	verify() error
+	// trim moves the horizon towards a position.
+	trim(to journal.Position)
+	// crash is the store after a power loss; id is for its own timeline.
+	crash(rng *rand.Rand, id journal.TimelineID) siteStore
+	// breakNext makes the next flush, or the next append, fail.
+	breakNext(flush bool)
+	// heal takes back a breakNext that has not come about.
+	heal()
+	// failure is why the store is poisoned.
+	failure() error
+	// watch sets what is asked before a peer's records are appended.
+	watch(guard func() error)
+}
+
+// storeMaker makes the stores of a site.
+type storeMaker interface {
+	create(volume journal.VolumeID, root journal.TimelineID) siteStore
+	fill(spec ImageSpec) (storeFiller, error)
+}
+
+// storeFiller is a store that is being filled with an image.
+type storeFiller interface {
+	WriteAt(p []byte, off int64) error
+	finish() (siteStore, error)
+	Abort() error
+}
+
 func newModelSite(name string, histories map[journal.VolumeID]*history) *modelSite {
-	return &modelSite{name: name, history: histories, stores: make(map[journal.VolumeID]*modelStore)}
+	return &modelSite{name: name, history: histories, stores: make(map[journal.VolumeID]siteStore), make: modelMaker{histories}}
 }
 
 // lead makes the site primary over new, empty stores.
@@ -39,7 +88,7 @@ func (s *modelSite) lead(term group.Term, volumes ...journal.VolumeID) {
 	s.held, s.known = Standing{Role: group.RolePrimary, Term: term}, true
 	for i, v := range volumes {
 		s.members = append(s.members, Member{Volume: v, Name: "volume", SizeBytes: modelBytes})
-		s.stores[v] = newModelStore(s.history[v], v, journal.TimelineID(i+1))
+		s.stores[v] = s.make.create(v, journal.TimelineID(i+1))
 	}
 }
 
@@ -104,7 +153,7 @@ func (s *modelSite) Replica(_ context.Context, _ string, volume journal.VolumeID
 }
 
 // open returns a member's store, recovered if it was poisoned.
-func (s *modelSite) open(volume journal.VolumeID) (*modelStore, error) {
+func (s *modelSite) open(volume journal.VolumeID) (siteStore, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := (&Announcement{Members: s.members}).member(volume); !ok {
@@ -114,17 +163,19 @@ func (s *modelSite) open(volume journal.VolumeID) (*modelStore, error) {
 	if store == nil {
 		return nil, ErrNoReplica
 	}
-	if store.broken != nil {
+	if store.failure() != nil {
 		store = s.reopen(store)
 		s.stores[volume] = store
 	}
 	return store, nil
 }
 
+// store returns a member's modelStore, nil if there is none yet.
 func (s *modelSite) store(volume journal.VolumeID) *modelStore {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.stores[volume]
+	store, _ := s.stores[volume].(*modelStore)
+	return store
 }
 
 func (s *modelSite) Import(_ context.Context, _ string, spec ImageSpec) (Import, error) {
@@ -134,40 +185,68 @@ func (s *modelSite) Import(_ context.Context, _ string, spec ImageSpec) (Import,
 		return nil, s.refuse
 	}
 	s.imports++
-	return &modelImport{site: s, spec: spec, img: make([]byte, spec.SizeBytes)}, nil
-}
-
-type modelImport struct {
-	site *modelSite
-	spec ImageSpec
-	img  []byte
-	over bool
-}
-
-func (im *modelImport) WriteAt(p []byte, off int64) error {
-	if im.over {
-		return journal.ErrClosed
+	filler, err := s.make.fill(spec)
+	if err != nil {
+		return nil, err
 	}
-	copy(im.img[off:], p)
-	return nil
+	return &siteImport{storeFiller: filler, site: s, volume: spec.Volume}, nil
 }
 
-func (im *modelImport) Commit(context.Context) (ReplicaStore, error) {
-	im.over = true
-	store := filledModelStore(im.site.history[im.spec.Volume], im.spec.Volume, im.spec.At, im.spec.Timelines, im.img)
+// siteImport puts the filled store in the old one's place.
+type siteImport struct {
+	storeFiller
+	site   *modelSite
+	volume journal.VolumeID
+}
+
+func (im *siteImport) Commit(context.Context) (ReplicaStore, error) {
+	store, err := im.finish()
+	if err != nil {
+		return nil, err
+	}
 	im.site.mu.Lock()
 	defer im.site.mu.Unlock()
-	if old := im.site.stores[im.spec.Volume]; old != nil {
-		store.guard = old.guard
-	}
-	im.site.stores[im.spec.Volume] = store
+	im.site.stores[im.volume] = store
 	if im.site.swapped != nil {
-		im.site.swapped(im.spec.Volume)
+		im.site.swapped(im.volume)
 	}
 	return store, nil
 }
 
-func (im *modelImport) Abort() error {
-	im.over = true
+// modelMaker makes stores in memory.
+type modelMaker struct {
+	history map[journal.VolumeID]*history
+}
+
+func (m modelMaker) create(volume journal.VolumeID, root journal.TimelineID) siteStore {
+	return newModelStore(m.history[volume], volume, root)
+}
+
+func (m modelMaker) fill(spec ImageSpec) (storeFiller, error) {
+	return &modelFiller{history: m.history[spec.Volume], spec: spec, img: make([]byte, spec.SizeBytes)}, nil
+}
+
+type modelFiller struct {
+	history *history
+	spec    ImageSpec
+	img     []byte
+	over    bool
+}
+
+func (f *modelFiller) WriteAt(p []byte, off int64) error {
+	if f.over {
+		return journal.ErrClosed
+	}
+	copy(f.img[off:], p)
+	return nil
+}
+
+func (f *modelFiller) finish() (siteStore, error) {
+	f.over = true
+	return filledModelStore(f.history, f.spec.Volume, f.spec.At, f.spec.Timelines, f.img), nil
+}
+
+func (f *modelFiller) Abort() error {
+	f.over = true
 	return nil
 }

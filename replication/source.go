@@ -24,6 +24,7 @@ type source struct {
 	codec *codec
 	stats *volumeStats
 
+	path     journal.Path // that hello told
 	credit   *credit
 	number   uint64 // of the newest data message
 	reader   RecordReader
@@ -32,6 +33,8 @@ type source struct {
 	last     journal.Position   // newest record read
 	carry    []byte             // one encoded record that was read and not yet sent
 	carried  journal.Record     // what carry holds; no payload
+	// batchBytes is the size of the newest batch, before compression.
+	batchBytes int
 }
 
 // hello opens the stream. journal.ErrDiverged when a fork happened just now;
@@ -41,6 +44,7 @@ func (s *source) hello() (*replicationv1.SourceMessage, error) {
 	if !ok {
 		return nil, fmt.Errorf("read path of volume %s: %w", s.store.Volume(), journal.ErrDiverged)
 	}
+	s.path = path
 	volume := s.store.Volume()
 	return &replicationv1.SourceMessage{Message: &replicationv1.SourceMessage_Hello{Hello: &replicationv1.Hello{
 		Version:   ProtocolVersion,
@@ -71,8 +75,12 @@ func (s *source) begin(welcome *replicationv1.Welcome, creditBytes int64) error 
 		return s.beginImage(welcome.GetPartial())
 	}
 	after := decodePosition(welcome.GetAfter())
+	if !s.path.Contains(after) {
+		return fmt.Errorf("replica stands at %s, which is not on the path: %w", after, ErrProtocol)
+	}
 	reader, err := s.store.Records(after)
-	if errors.Is(err, journal.ErrHorizon) {
+	if errors.Is(err, journal.ErrHorizon) || errors.Is(err, journal.ErrUnknownPosition) {
+		// The horizon has passed it since hello, perhaps its whole timeline.
 		return s.beginImage(nil)
 	}
 	if err != nil {
@@ -134,7 +142,8 @@ func (s *source) fork() (*replicationv1.SourceMessage, error) {
 // batch sends the carried record and those behind it that are durable now,
 // fit the credit, and are on the same timeline.
 func (s *source) batch(ctx context.Context) (*replicationv1.SourceMessage, error) {
-	var raw []byte
+	// Batches of a stream are mostly alike: the last one's size saves growing.
+	raw := make([]byte, 0, max(len(s.carry), s.batchBytes))
 	var records uint32
 	ch := charge{}
 	for {
@@ -159,6 +168,7 @@ func (s *source) batch(ctx context.Context) (*replicationv1.SourceMessage, error
 	}
 	s.number++
 	ch.number, ch.rawBytes = s.number, int64(len(raw))
+	s.batchBytes = len(raw)
 	s.credit.spend(ch)
 	kind, data := s.codec.pack(raw)
 	s.stats.sent(int64(records), ch.payloadBytes, int64(len(data)))

@@ -66,6 +66,18 @@ func toStatus(err error) error {
 	return status.Error(codes.Internal, err.Error())
 }
 
+// refusalError is a peer's refusal. The message ends with the kind's text
+// already: it is what the peer's error said.
+type refusalError struct {
+	peer, message string
+	kind          error
+}
+
+func (e *refusalError) Error() string {
+	return fmt.Sprintf("refused by site %s: %s", e.peer, e.message)
+}
+func (e *refusalError) Unwrap() error { return e.kind }
+
 // fromStatus turns what a peer answered back into an error that matches the
 // same sentinel as on the other side. groupName and offered complete a
 // *TermError.
@@ -84,7 +96,7 @@ func fromStatus(err error, peer, groupName string, offered group.Term) error {
 				continue
 			}
 			if r.err != ErrStaleTerm && r.err != ErrSplitBrain {
-				return fmt.Errorf("refused by site %s: %s: %w", peer, st.Message(), r.err)
+				return &refusalError{peer: peer, message: st.Message(), kind: r.err}
 			}
 			owner := refusal.GetOwner()
 			if len(owner) == 0 || len(owner) > MaxNameBytes {

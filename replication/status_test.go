@@ -16,7 +16,7 @@ import (
 // sentinel on both sides of the wire.
 func TestStatusRoundTrip(t *testing.T) {
 	for _, r := range refusals {
-		var sent error = fmt.Errorf("do something: %w", r.err)
+		sent := fmt.Errorf("do something: %w", r.err)
 		if r.err == ErrStaleTerm || r.err == ErrSplitBrain {
 			sent = fmt.Errorf("judge: %w", &TermError{Kind: r.err, Group: "shop", Offered: 3, Held: 4, Owner: "b"})
 		}
