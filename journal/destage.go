@@ -117,14 +117,28 @@ func (s *Store) isHeldLocked(to Position) bool {
 			return true
 		}
 	}
+	strained := s.strainedLocked()
 	s.holdMu.Lock()
 	defer s.holdMu.Unlock()
 	for h := range s.holds {
-		if blocked(h.at) {
+		if blocked(h.at) && !(h.yields && strained) {
 			return true
 		}
 	}
 	return false
+}
+
+// strainedLocked reports whether readers must give way: space has run out, or
+// the journal is twice as large as it should be.
+func (s *Store) strainedLocked() bool {
+	if s.pressed.Load() {
+		return true
+	}
+	var total int64
+	for _, g := range s.segments {
+		total += g.bytes
+	}
+	return s.cfg.JournalBytes > 0 && total > 2*s.cfg.JournalBytes
 }
 
 // syncIfBehind makes sure that nothing volatile is moved into the base.

@@ -26,7 +26,7 @@ func (s *Store) Pin(name string, at Position) error {
 	}
 	var h *hold
 	if err == nil {
-		h = s.addHold(at) // until the pin itself holds the horizon
+		h = s.addHold(at, false) // until the pin itself holds the horizon
 	}
 	s.mu.RUnlock()
 	if err != nil {

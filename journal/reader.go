@@ -8,8 +8,9 @@ import (
 )
 
 // RecordReader yields the durable records of the active path in order. It
-// keeps the horizon from passing its position until Close. Its methods are
-// for one goroutine.
+// keeps the horizon from passing its position until Close, unless the journal
+// has grown to twice its budget or its space has run out: Next then returns
+// ErrHorizon. Its methods are for one goroutine.
 type RecordReader struct {
 	s       *Store
 	at      Position // of the last record that was returned
@@ -33,7 +34,7 @@ func (s *Store) Records(after Position) (*RecordReader, error) {
 	if err := r.replanLocked(); err != nil {
 		return nil, fmt.Errorf("read records after %s: %w", after, err)
 	}
-	r.hold = s.addHold(after)
+	r.hold = s.addHold(after, true)
 	return r, nil
 }
 

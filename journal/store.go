@@ -72,8 +72,12 @@ type Store struct {
 	holds  map[*hold]struct{}
 }
 
-// hold keeps the horizon from passing a position.
-type hold struct{ at Position }
+// hold keeps the horizon from passing a position. One that yields does so
+// only while the journal is not strained: a stuck peer must not cost writes.
+type hold struct {
+	at     Position
+	yields bool
+}
 
 // Volume returns the volume's id.
 func (s *Store) Volume() VolumeID { return s.volume }
@@ -202,7 +206,7 @@ func (s *Store) changeState(change func(next *catalogState), more func(tx kv.Tx)
 // with it which timeline the next Open continues: the store is poisoned.
 func (s *Store) commit(write func(tx kv.Tx) error) error {
 	var refused error
-	err := s.cat.db.Update(func(tx kv.Tx) error {
+	err := s.cat.update(func(tx kv.Tx) error {
 		refused = write(tx)
 		return refused
 	})

@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"path/filepath"
 	"testing"
@@ -347,5 +348,76 @@ func TestCheckpointsSurviveSealing(t *testing.T) {
 	mustClose(t, s)
 	s = mustOpen(t, cfg)
 	check()
+	mustClose(t, s)
+}
+
+func TestAStuckReaderGivesWayWhenTheJournalIsStrained(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.JournalBytes = 4 * MinSegmentBytes
+	s := createAndOpen(t, cfg)
+	d := newDriver(t, 8)
+	reader, err := s.Records(s.Tip())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 900 {
+		d.change(s)
+		if i%20 == 0 {
+			if err := s.Maintain(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i == 100 && s.Horizon().Seq != 0 {
+			t.Fatal("the horizon passed a reader although there was room")
+		}
+	}
+	if st := s.Stats(); st.JournalBytes > 3*cfg.JournalBytes {
+		t.Errorf("journal has %d bytes, budget is %d: a stuck reader holds it", st.JournalBytes, cfg.JournalBytes)
+	}
+	if err := s.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reader.Next(context.Background()); !errors.Is(err, ErrHorizon) {
+		t.Errorf("stuck reader: %v, want ErrHorizon", err)
+	}
+	reader.Close()
+	d.checkLive(s)
+	mustClose(t, s)
+}
+
+// A timeline that is taken up again goes on in another segment than the one it
+// stopped in; the unused rest of the first is then not a torn tail.
+func TestReactivatedTimelineRecovers(t *testing.T) {
+	cfg := testConfig(t)
+	s := createAndOpen(t, cfg)
+	root := s.Timelines()[0]
+	appendOne := func() Position {
+		t.Helper()
+		tip := s.Tip()
+		p := bytes.Repeat([]byte{byte(tip.Seq + 1)}, SectorBytes)
+		r := Record{Kind: KindWrite, Position: Position{tip.Timeline, tip.Seq + 1}, Length: SectorBytes, Payload: p, PayloadCRC: PayloadChecksum(p)}
+		if err := s.AppendRecords([]Record{r}); err != nil {
+			t.Fatal(err)
+		}
+		return r.Position
+	}
+	other := Timeline{ID: 77, Parent: appendOne(), Created: time.Unix(1, 0), Reason: "elsewhere"}
+	for _, line := range []Timeline{other, root, other} {
+		if err := s.Adopt(line); err != nil {
+			t.Fatal(err)
+		}
+		appendOne()
+	}
+	if err := s.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	tip := s.Tip()
+	if err := s.release(s.segments); err != nil { // the process is gone
+		t.Fatal(err)
+	}
+	s = mustOpen(t, cfg)
+	if s.Tip() != tip {
+		t.Errorf("recovered %s, want %s", s.Tip(), tip)
+	}
 	mustClose(t, s)
 }

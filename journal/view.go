@@ -32,7 +32,7 @@ func (s *Store) View(at Position) (*View, error) {
 	}
 	v := &View{s: s, at: at, size: s.state.SizeBytes, held: map[segmentID]*segment{}}
 	if err == nil {
-		v.hold = s.addHold(at)
+		v.hold = s.addHold(at, false)
 	}
 	s.mu.RUnlock()
 	if err != nil {
@@ -160,8 +160,8 @@ func (v *View) Close() error {
 	return nil
 }
 
-func (s *Store) addHold(at Position) *hold {
-	h := &hold{at: at}
+func (s *Store) addHold(at Position, yields bool) *hold {
+	h := &hold{at: at, yields: yields}
 	s.holdMu.Lock()
 	defer s.holdMu.Unlock()
 	s.holds[h] = struct{}{}
