@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -21,11 +22,37 @@ func openCatalog(cfg *Config) (catalog, error) {
 	} else if err != nil {
 		return catalog{}, fmt.Errorf("open %s: %w", catalogFile, err)
 	}
-	db, err := cfg.FS.OpenDB(name)
+	var db kv.DB
+	err := guardCatalog(func() (err error) {
+		db, err = cfg.FS.OpenDB(name)
+		return err
+	})
 	if errors.Is(err, kv.ErrLocked) {
 		return catalog{}, fmt.Errorf("%w: %s", ErrInUse, name)
 	}
 	return catalog{db}, err
+}
+
+// guardCatalog turns a panic of the database into an error. Its pages have no
+// checksums, and it panics, or follows a wild reference out of its mapping,
+// when one is damaged: that must not end the process, which serves other
+// volumes.
+func guardCatalog(use func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if found := recover(); found != nil {
+			err = &CorruptError{File: catalogFile, What: "database", Wanted: "whole pages", Found: fmt.Sprint(found)}
+		}
+	}()
+	return use()
+}
+
+func (c *catalog) view(fn func(tx kv.Tx) error) error {
+	return guardCatalog(func() error { return c.db.View(fn) })
+}
+
+func (c *catalog) update(fn func(tx kv.Tx) error) error {
+	return guardCatalog(func() error { return c.db.Update(fn) })
 }
 
 // put stores a value behind its checksum.
@@ -64,7 +91,7 @@ func (c *catalog) dropTimeline(tx kv.Tx, id TimelineID) error {
 // usable reports whether the database still takes updates.
 func (c *catalog) usable() bool {
 	probe := errors.New("only a question")
-	return errors.Is(c.db.Update(func(kv.Tx) error { return probe }), probe)
+	return errors.Is(c.update(func(kv.Tx) error { return probe }), probe)
 }
 
 // catalogContent is all that a catalog holds.
@@ -81,7 +108,7 @@ func (c *catalog) load(damage func(error) bool) (catalogContent, error) {
 	content := catalogContent{
 		timelines: map[TimelineID]Timeline{}, segments: map[segmentID]segmentEntry{}, pins: map[string]Position{},
 	}
-	err := c.db.View(func(tx kv.Tx) error {
+	err := c.view(func(tx kv.Tx) error {
 		state, err := decodeState(tx.Get(bucketMeta, keyState))
 		if err != nil && !damage(err) {
 			return nil

@@ -115,3 +115,33 @@ func (w *world) survive(m *model, mem *vfs.Mem, chance *rand.Rand, lossy bool, s
 		w.t.Fatal(err)
 	}
 }
+
+// TestCrashDuringRecovery crashes recovery itself at every operation, over
+// what crashes of a workload have left.
+func TestCrashDuringRecovery(t *testing.T) {
+	load := workloads[len(workloads)-1]
+	for _, seed := range rounds(t) {
+		for k := int64(5); ; k += 7 {
+			w := newWorld(t, seed, load.change)
+			chance := rand.New(rand.NewPCG(seed, uint64(k)))
+			w.fault.CrashTornAt(k, chance)
+			if err := w.run(load.steps, crashCalls); err == nil {
+				break
+			}
+			crashed := w.mem.Crash(chance)
+			for j, done := int64(1), false; !done; j++ {
+				w.views = nil
+				w.mount(crashed.KillClone())
+				w.fault.CrashTornAt(j, chance)
+				done = w.open() == nil
+				model := w.m.clone()
+				w.mount(w.mem.Crash(chance))
+				if err := w.open(); err != nil {
+					t.Fatalf("seed %d, crash %d, then at operation %d of recovery: %v", seed, k, j, err)
+				}
+				model.check(t, w.s, true)
+				mustClose(t, w.s)
+			}
+		}
+	}
+}

@@ -1,4 +1,41 @@
 // Package journal is the store of one volume: a base image overlaid with an
 // ordered journal of records, so that any position of the recent past can be
 // opened, forked or shipped without a copy.
+//
+//	view(position) = base, then every record on the path from the horizon to
+//	the position; the last writer of a sector wins
+//
+// A Store appends records (Write, Discard, Zero, Checkpoint, Resize, and
+// AppendRecords for those that another site's store made), makes them durable
+// (Flush), reads the live volume (ReadAt) and any position inside the horizon
+// (View), begins a timeline at one (Fork, Adopt), yields durable records in
+// order (Records), and moves what has left the window into the base
+// (Maintain). Create and NewImport make a store, Open recovers one, Verify and
+// Dump look at one without opening it. The files are described in
+// docs/format.md.
+//
+// # Invariants
+//
+//   - Records of a timeline have seqs without gaps. A position (timeline, seq)
+//     never stands for two different states, on any site: after an unclean stop
+//     a local append begins a timeline of its own.
+//   - What Flush has acknowledged is there after every crash. What was appended
+//     after it is there up to some record, and nothing behind that one.
+//   - A torn tail is cut off; damage to what was durable is an error that names
+//     file, offset, wanted and found, and nothing on disk is changed.
+//   - After a write, sync or commit of unknown outcome the store is poisoned:
+//     nothing more is acknowledged until it has been closed and opened again.
+//   - A lack of space is ErrFull, before anything was written.
+//   - A position that a View, a pin or a RecordReader holds stays open:
+//     destage waits for it. A segment's file is reused when its last user lets
+//     go of it.
+//
+// # What it does not do
+//
+// The package starts no goroutine that outlives a call: its owner calls Run,
+// or Maintain. It does not order writes that overlap in time: the order in
+// which the calls take the append lock is the order in the journal. ReadAt
+// does not verify payload checksums, which cover whole records; Records, the
+// destage and Verify do. It takes no checkpoints by itself, does not thin
+// history, and knows nothing of groups, terms, devices or Kubernetes.
 package journal

@@ -28,7 +28,7 @@ func (s *Store) Run(ctx context.Context) error {
 		err := s.Maintain(ctx)
 		switch {
 		case err == nil:
-		case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed):
+		case ctx.Err() != nil && errors.Is(err, ctx.Err()), errors.Is(err, ErrClosed):
 			return nil
 		case errors.Is(err, ErrFull):
 			s.cfg.Log.Warn("journal maintenance needs space on the backing volume", "volume", s.volume, "error", err)
@@ -83,7 +83,7 @@ type Stats struct {
 }
 
 // indexBytesPerExtent is measured by TestIndexMemory.
-const indexBytesPerExtent = 25
+const indexBytesPerExtent = 24
 
 // Stats returns the store's figures.
 func (s *Store) Stats() Stats {

@@ -117,7 +117,7 @@ func (s *Store) openSealed(entries map[segmentID]segmentEntry) error {
 			bytes: e.Bytes, name: segmentName(id), sealed: true, closedAt: e.ClosedAt,
 		}
 		g.users.Store(1)
-		if err := s.openSegmentFile(g); err != nil {
+		if err := s.openSegmentFile(g, s.cfg.FS.Open); err != nil {
 			return err
 		}
 		s.segments[id] = g
@@ -142,8 +142,9 @@ func (s *Store) openSealed(entries map[segmentID]segmentEntry) error {
 	return nil
 }
 
-func (s *Store) openSegmentFile(g *segment) (err error) {
-	g.file, err = s.cfg.FS.Open(s.cfg.file(g.name))
+// openSegmentFile opens the file of a segment that the catalog names.
+func (s *Store) openSegmentFile(g *segment, open func(name string) (vfs.File, error)) (err error) {
+	g.file, err = open(s.cfg.file(g.name))
 	if errors.Is(err, vfs.ErrNotExist) {
 		return &CorruptError{File: g.name, What: "segment", Wanted: "a file", Found: "none"}
 	}

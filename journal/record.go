@@ -143,6 +143,9 @@ func decodeHeader(b []byte, volume VolumeID) (Record, int, error) {
 		Offset: int64(binary.LittleEndian.Uint64(b[32:])),
 		Length: int64(binary.LittleEndian.Uint64(b[40:])),
 	}
+	if b[9]|b[10]|b[11] != 0 {
+		return Record{}, 0, wireCorrupt("record header", "reserved bytes of zero", fmt.Sprintf("%x", b[9:12]))
+	}
 	payloadBytes := int(binary.LittleEndian.Uint32(b[12:]))
 	if err := r.validate(payloadBytes); err != nil {
 		return Record{}, 0, err

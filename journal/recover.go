@@ -28,7 +28,7 @@ func (s *Store) recover() (err error) {
 	if err != nil {
 		return err
 	}
-	keep, err := s.extendLines(found)
+	keep, err := s.extendLines(found, func(err error) error { return err })
 	if err != nil {
 		return err
 	}
@@ -68,8 +68,9 @@ func (c *candidate) close() error {
 }
 
 // extendLines adds to each timeline the segments that follow its sealed ones,
-// up to the first torn frame, and returns them.
-func (s *Store) extendLines(found []*candidate) ([]*segment, error) {
+// up to the first torn frame, and returns them. Damage ends a timeline, too, if
+// damage returns nil for it, and all of it otherwise.
+func (s *Store) extendLines(found []*candidate, damage func(error) error) ([]*segment, error) {
 	var unsealed, keep []*segment
 	for _, c := range found {
 		if c.g != nil {
@@ -88,9 +89,11 @@ func (s *Store) extendLines(found []*candidate) ([]*segment, error) {
 		}
 		whole, err := s.scanUnsealed(g, unsealed[slices.Index(unsealed, g)+1:])
 		if err != nil {
-			return nil, err
+			if err := damage(err); err != nil {
+				return nil, err
+			}
 		}
-		ended[g.timeline] = !whole
+		ended[g.timeline] = !whole || err != nil
 		if !g.empty() {
 			s.tree.last[g.timeline] = g.last
 			c.kept = true
@@ -116,7 +119,10 @@ func (s *Store) findUnsealed() (found []*candidate, err error) {
 		s.nextID = max(s.nextID, id+1)
 		c := &candidate{name: segmentName(id)}
 		found = append(found, c)
-		if err := s.openUnsealed(c, id); err != nil {
+		if err := s.openUnsealed(c); err != nil {
+			return found, err
+		}
+		if err := s.classify(c, id); err != nil {
 			return found, err
 		}
 	}
@@ -126,7 +132,7 @@ func (s *Store) findUnsealed() (found []*candidate, err error) {
 // openUnsealed opens one file for scanning. It is synced and its cached pages
 // are dropped first: after a failed sync the cache may hold what the disk does
 // not, and only the disk counts.
-func (s *Store) openUnsealed(c *candidate, id segmentID) (err error) {
+func (s *Store) openUnsealed(c *candidate) (err error) {
 	if c.file, err = s.cfg.FS.Open(s.cfg.file(c.name)); err != nil {
 		return fmt.Errorf("open segment %s: %w", c.name, err)
 	}
@@ -134,6 +140,11 @@ func (s *Store) openUnsealed(c *candidate, id segmentID) (err error) {
 		return fmt.Errorf("sync segment %s: %w", c.name, err)
 	}
 	c.file.DropCache()
+	return nil
+}
+
+// classify reads a file's header and decides what the file can be.
+func (s *Store) classify(c *candidate, id segmentID) (err error) {
 	if c.size, err = c.file.Size(); err != nil {
 		return fmt.Errorf("read size of %s: %w", c.name, err)
 	}
@@ -184,7 +195,7 @@ func (s *Store) checkUnused(c *candidate) error {
 	if c.reason == nil || s.state.CleanTip != nil {
 		return nil
 	}
-	proof, err := findFrame(c.file, c.name, s.volume, blockBytes, c.size, func(r *Record, durable Seq) bool {
+	proof, _, err := findFrame(c.file, c.name, s.volume, blockBytes, c.size, func(r *Record, durable Seq) bool {
 		last, known := s.tree.last[r.Position.Timeline]
 		return known && durable > last
 	})
@@ -207,6 +218,9 @@ func (s *Store) scanUnsealed(g *segment, later []*segment) (whole bool, err erro
 			return true, nil
 		}
 		if errors.Is(err, ErrCorrupt) {
+			if hasSuccessor(g, scanner.next, later) {
+				return true, nil // the segment ends here; what follows is its unused rest
+			}
 			proof, scanErr := findProof(g, scanner.off, scanner.next, later)
 			if scanErr != nil {
 				return false, scanErr
@@ -214,7 +228,7 @@ func (s *Store) scanUnsealed(g *segment, later []*segment) (whole bool, err erro
 			if proof != nil || s.floor(g.timeline) >= scanner.next {
 				return false, fmt.Errorf("seq %d of timeline %s was durable: %w", scanner.next, g.timeline, err)
 			}
-			return hasSuccessor(g, scanner.next, later), nil
+			return false, nil
 		}
 		if err != nil {
 			return false, err

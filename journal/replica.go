@@ -5,8 +5,8 @@ import "fmt"
 // AppendRecords appends records that another site's store of this volume made,
 // in their order. They must be on the active timeline and the first must
 // follow the tip (ErrGap); payload checksums are verified again (ErrCorrupt).
-// Records before the first that fails have been appended. Durability as Write;
-// nothing of the records is kept.
+// Records before the first that fails have been appended. A record beyond the
+// volume's end grows it. Durability as Write; nothing of the records is kept.
 func (s *Store) AppendRecords(records []Record) error {
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
@@ -34,8 +34,10 @@ func (s *Store) appendForeign(r *Record) error {
 	}
 	switch r.Kind {
 	case KindWrite, KindDiscard, KindZero:
-		if r.Offset > s.SizeBytes()-r.Length {
-			return fmt.Errorf("%d bytes at %d of a volume of %d: %w", r.Length, r.Offset, s.SizeBytes(), ErrRange)
+		// Its source grew on a timeline that this store did not follow to
+		// that point, and then forked before it.
+		if err := s.grow(r.Offset + r.Length); err != nil {
+			return err
 		}
 	}
 	return s.appendRecord(r)

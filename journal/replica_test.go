@@ -150,18 +150,30 @@ func (w *replicaWorld) receive(r Record) error {
 		}
 	}
 	image := w.src.m.images[r.Position]
-	_, err := w.record(image, func() (Position, error) {
-		return r.Position, w.s.AppendRecords([]Record{r})
-	})
-	if err != nil {
+	w.m.attempt = &attempt{image: image, size: w.sizeAfter(r)}
+	if err := w.s.AppendRecords([]Record{r}); err != nil {
 		return err
 	}
-	w.m.size = max(w.m.size, int64(len(image)))
+	w.m.advance(r.Position, image)
+	w.m.size = w.sizeAfter(r)
 	if r.Kind == KindCheckpoint {
 		w.m.points[CheckpointNumber(r.Offset)] = r.Position
 	}
 	w.m.attempt = nil
 	return nil
+}
+
+// sizeAfter is what the replica knows of the size: it does not follow the
+// timeline of every resize of the source.
+func (w *replicaWorld) sizeAfter(r Record) int64 {
+	switch r.Kind {
+	case KindResize:
+		return max(w.m.size, r.Length)
+	case KindCheckpoint:
+		return w.m.size
+	default:
+		return max(w.m.size, r.Offset+r.Length)
+	}
 }
 
 // steps binds this world's own calls to those of any world.

@@ -61,6 +61,14 @@ func extentOf(r *Record, loc location) change {
 	return change{r.Position.Seq, uint64(r.Offset) / SectorBytes, uint64(r.Offset+r.Length) / SectorBytes, loc}
 }
 
+// changeOf is what a scanned frame changed.
+func changeOf(g *segment, f *frame) change {
+	if f.Kind == KindWrite {
+		return extentOf(&f.Record, makeLocation(g.id, f.payloadOffset()))
+	}
+	return extentOf(&f.Record, makeLocation(g.id, 0))
+}
+
 // noteCheckpoint adds a checkpoint whose record was noted.
 func (g *segment) noteCheckpoint(c Checkpoint, payloadBytes int) {
 	g.infoBytes += infoRoomBytes(payloadBytes)
@@ -113,11 +121,8 @@ func (g *segment) scanTable(snap segmentSnapshot, upTo Seq) (table, error) {
 			return nil, err
 		}
 		switch f.Kind {
-		case KindWrite:
-			c := extentOf(&f.Record, makeLocation(g.id, f.payloadOffset()))
-			m.insert(c.start, c.end, c.loc)
-		case KindDiscard, KindZero:
-			c := extentOf(&f.Record, makeLocation(g.id, 0))
+		case KindWrite, KindDiscard, KindZero:
+			c := changeOf(g, &f)
 			m.insert(c.start, c.end, c.loc)
 		}
 	}

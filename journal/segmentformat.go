@@ -41,6 +41,10 @@ type segmentHeader struct {
 func sealBlock(b []byte, magic [8]byte) {
 	copy(b, magic[:])
 	binary.LittleEndian.PutUint32(b[12:], segmentFormatVersion)
+	sealChecksum(b)
+}
+
+func sealChecksum(b []byte) {
 	binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
 }
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // keepFree is how many files of dropped segments are kept for reuse. A reused
@@ -134,6 +136,13 @@ func (s *Store) makeSegment(bytes int64) (*segment, error) {
 		err = g.file.Allocate(0, bytes)
 	}
 	if err == nil {
+		// Size and blocks are durable before there are records, whose syncs
+		// then have nothing else to wait for, and nothing else to lose.
+		if err = g.file.Sync(); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+			err = s.poison(err)
+		}
+	}
+	if err == nil {
 		// A name that may not be there after a power loss must never be
 		// taken for durable, not even by the sync after this one.
 		if err = fs.SyncDir(s.cfg.file(journalDir)); err != nil {
@@ -157,6 +166,12 @@ func (s *Store) releaseSegment(g *segment) {
 	}
 	if err := g.file.Close(); err != nil {
 		s.cfg.Log.Warn("closing a dropped segment failed", "segment", g.name, "error", err)
+	}
+	s.mu.RLock()
+	closed := s.closed
+	s.mu.RUnlock()
+	if closed { // a view outlived the store: the files are its successor's now
+		return
 	}
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()

@@ -1,8 +1,8 @@
 package journal
 
 import (
-	"slices"
 	"sort"
+	"sync"
 )
 
 // table is an immutable index: disjoint extents in ascending order. Sealed
@@ -29,45 +29,66 @@ func overlay(older, newer table) table {
 		return older
 	}
 	merged := make(table, 0, len(older)+len(newer))
-	i, pos := 0, uint64(0) // pos: sectors before it are merged
-	emitOlder := func(limit uint64) {
-		for i < len(older) && older[i].start() < limit {
-			e := older[i]
-			if from := max(pos, e.start()); from < min(e.end(), limit) {
-				merged = append(merged, e.slice(from, min(e.end(), limit)))
-			}
-			if e.end() > limit {
-				return // its rest lies beyond the limit
-			}
-			i++
+	rest, more := older[1:], true // of older, behind cur
+	cur := older[0]               // its part that is not merged yet
+	next := func() {
+		if more = len(rest) > 0; more {
+			cur, rest = rest[0], rest[1:]
 		}
 	}
 	for _, n := range newer {
-		emitOlder(n.start())
+		start, end := n.start(), n.end()
+		for more && cur.end() <= start {
+			merged = append(merged, cur)
+			next()
+		}
+		if more && cur.start() < start {
+			merged = append(merged, cur.slice(cur.start(), start))
+		}
 		merged = append(merged, n)
-		pos = n.end()
+		for more && cur.end() <= end {
+			next()
+		}
+		if more && cur.start() < end {
+			cur = cur.slice(end, cur.end())
+		}
 	}
-	emitOlder(1 << (64 - extentLengthBits))
+	if more {
+		merged = append(append(merged, cur), rest...)
+	}
 	return merged
 }
 
-// overlayAll merges tables given from oldest to newest, pairwise, so that n
-// tables cost log n passes over their extents.
+// parallelExtents is how many extents make it worth the while to merge on two
+// processors.
+const parallelExtents = 1 << 16
+
+// overlayAll merges tables given from oldest to newest. The merges form a
+// balanced tree, so that n tables cost log n passes over their extents; its
+// two halves are independent.
 func overlayAll(tables []table) table {
-	if len(tables) == 0 {
+	total := 0
+	for _, t := range tables {
+		total += len(t)
+	}
+	if total < parallelExtents || len(tables) < 4 {
+		return overlayTree(tables)
+	}
+	var older table
+	var group sync.WaitGroup
+	group.Go(func() { older = overlayTree(tables[:len(tables)/2]) })
+	newer := overlayTree(tables[len(tables)/2:])
+	group.Wait()
+	return overlay(older, newer)
+}
+
+func overlayTree(tables []table) table {
+	switch n := len(tables); n {
+	case 0:
 		return nil
+	case 1:
+		return tables[0]
+	default:
+		return overlay(overlayTree(tables[:n/2]), overlayTree(tables[n/2:]))
 	}
-	tables = slices.Clone(tables)
-	for len(tables) > 1 {
-		half := tables[:0]
-		for i := 0; i < len(tables); i += 2 {
-			if i+1 < len(tables) {
-				half = append(half, overlay(tables[i], tables[i+1]))
-			} else {
-				half = append(half, tables[i])
-			}
-		}
-		tables = half
-	}
-	return tables[0]
 }

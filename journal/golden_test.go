@@ -1,0 +1,225 @@
+package journal
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+)
+
+// update rewrites testdata/v1 with what the encoders produce now:
+//
+//	go test ./journal -run TestGolden -update
+//
+// Files of a released version never change: an encoder that differs needs a
+// new version, a new directory, and decoders for both.
+var update = flag.Bool("update", false, "rewrite the golden files of the current format version")
+
+var (
+	goldenVolume = VolumeID{0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe, 1, 2, 3, 4, 5, 6, 7, 8}
+	goldenTime   = time.Date(2026, 11, 22, 10, 41, 7, 123456789, time.UTC)
+	goldenInfo   = CheckpointInfo{Group: "shop", Members: []VolumeID{goldenVolume, {0xff, 1}}}
+)
+
+const goldenLine = TimelineID(0x00c0ffee00c0ffee)
+
+// golden is one structure of the format, with its encoder and its decoder.
+type golden struct {
+	file   string
+	encode func() []byte
+	// decode returns what was read, to be compared with want.
+	decode func(b []byte) (any, error)
+	want   any
+	// loose are offsets of bytes that no checksum covers.
+	loose func(off int) bool
+}
+
+func goldenRecords() []Record {
+	payload := bytes.Repeat([]byte("lockstep"), SectorBytes/8)
+	info := goldenInfo.appendEncoded(nil)
+	at := func(seq Seq) Position { return Position{goldenLine, seq} }
+	return []Record{
+		{Kind: KindWrite, Position: at(41), Offset: 4096, Length: SectorBytes, Payload: payload, PayloadCRC: PayloadChecksum(payload)},
+		{Kind: KindDiscard, Position: at(42), Offset: 1 << 40, Length: maxExtentBytes, Payload: []byte{}},
+		{Kind: KindZero, Position: at(43), Offset: 4096, Length: SectorBytes, Payload: []byte{}},
+		{Kind: KindCheckpoint, Position: at(44), Offset: 7, Length: goldenTime.UnixNano(), Payload: info, PayloadCRC: PayloadChecksum(info)},
+		{Kind: KindResize, Position: at(45), Length: 1 << 30, Payload: []byte{}},
+	}
+}
+
+func goldenFooter() footer {
+	at := func(seq Seq) Position { return Position{goldenLine, seq} }
+	return footer{
+		id: 3, timeline: goldenLine, first: 41, last: 45, end: 6000,
+		extents: table{makeExtent(8, 9, makeLocation(3, 0)), makeExtent(16, 18, makeLocation(3, 4160))},
+		checkpoints: []Checkpoint{
+			{Number: 7, Time: goldenTime, CheckpointInfo: goldenInfo, Position: at(44)},
+			{Number: 8, Time: goldenTime.Add(time.Second), CheckpointInfo: goldenInfo, Position: at(45)},
+		},
+	}
+}
+
+func goldens() []golden {
+	var all []golden
+	for _, r := range goldenRecords() {
+		all = append(all, golden{
+			file:   "record-" + r.Kind.String() + ".bin",
+			encode: func() []byte { return r.AppendEncoded(nil, goldenVolume) },
+			decode: func(b []byte) (any, error) { got, _, err := DecodeRecord(b, goldenVolume); return got, err },
+			want:   r,
+		})
+	}
+	record := goldenRecords()[0]
+	header := segmentHeader{volume: goldenVolume, id: 3, timeline: goldenLine, first: 41, bytes: MinSegmentBytes, created: goldenTime}
+	f := goldenFooter()
+	body, block := f.encode()
+	withoutPayload := record
+	withoutPayload.Payload = nil
+	type frameHeader struct {
+		Record
+		payloadBytes int
+		durable      Seq
+	}
+	return append(all,
+		golden{"frame-header.bin", func() []byte {
+			b := make([]byte, frameHeaderBytes)
+			putFrameHeader(b, &record, 40, goldenVolume)
+			return b
+		}, func(b []byte) (any, error) {
+			r, n, durable, err := decodeFrameHeader(b, goldenVolume)
+			return frameHeader{r, n, durable}, err
+		}, frameHeader{withoutPayload, SectorBytes, 40}, nil},
+		golden{"segment-header.bin", header.encode, func(b []byte) (any, error) { return decodeSegmentHeader(b) }, header, nil},
+		golden{"checkpoint-info.bin", func() []byte { return goldenInfo.appendEncoded(nil) },
+			func(b []byte) (any, error) { return decodeCheckpointInfo(b) }, goldenInfo, func(int) bool { return true }},
+		golden{"segment-footer.bin", func() []byte { return append(bytes.Clone(body), block...) }, decodeGoldenFooter, f, nil},
+		golden{"volume.json", func() []byte {
+			b, err := encodeIdentity(goldenVolume, goldenTime)
+			if err != nil {
+				panic(err)
+			}
+			return b
+		}, func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(), nil},
+		goldenValue("catalog-state.bin", bucketMeta, keyState, goldenState(), func(b []byte) (any, error) { return decodeState(b) }),
+		goldenValue("catalog-timeline.bin", bucketTimelines, key64(uint64(goldenLine)), goldenTimeline(), func(b []byte) (any, error) {
+			return decodeTimeline(key64(uint64(goldenLine)), b)
+		}),
+		goldenValue("catalog-segment.bin", bucketSegments, key64(3), goldenEntry(), func(b []byte) (any, error) {
+			_, e, err := decodeSegmentEntry(key64(3), b)
+			return e, err
+		}),
+		goldenValue("catalog-pin.bin", bucketPins, []byte("nightly"), Position{goldenLine, 44}, func(b []byte) (any, error) {
+			_, at, err := decodePin([]byte("nightly"), b)
+			return at, err
+		}),
+	)
+}
+
+// decodeGoldenFooter reads a body with its trailer behind it.
+func decodeGoldenFooter(b []byte) (any, error) {
+	if len(b) < blockBytes {
+		b = append(make([]byte, blockBytes-len(b)), b...)
+	}
+	split := len(b) - blockBytes
+	t, err := decodeTrailer(b[split:], MinSegmentBytes)
+	if err != nil {
+		return nil, err
+	}
+	return t.decodeBody(b[:split])
+}
+
+func goldenIdentity() identity {
+	id := identity{Format: identityFormat, Version: 1, Volume: goldenVolume, Created: goldenTime}
+	id.Checksum = id.checksum()
+	return id
+}
+
+func goldenState() catalogState {
+	return catalogState{
+		SizeBytes: 1 << 30, Active: goldenLine, Base: Position{goldenLine, 40},
+		Horizon: Position{goldenLine, 41}, CleanTip: &Position{goldenLine, 45},
+	}
+}
+
+func goldenTimeline() Timeline {
+	return Timeline{ID: goldenLine, Parent: Position{1, 2}, Created: goldenTime, Reason: "rewind"}
+}
+
+func goldenEntry() segmentEntry {
+	return segmentEntry{Timeline: goldenLine, First: 41, Last: 45, EndBytes: 6000, Bytes: MinSegmentBytes, ClosedAt: goldenTime}
+}
+
+func goldenValue(file, bucket string, key []byte, value any, decode func(b []byte) (any, error)) golden {
+	return golden{file, func() []byte {
+		b, err := encodeValue(bucket, key, value)
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}, decode, value, nil}
+}
+
+// TestGolden: what earlier programs of this version wrote can be read, and
+// what is written now is the same, byte by byte.
+func TestGolden(t *testing.T) {
+	for _, g := range goldens() {
+		t.Run(g.file, func(t *testing.T) {
+			name := filepath.Join("testdata", "v1", g.file)
+			if *update {
+				if err := os.WriteFile(name, g.encode(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			stored, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if now := g.encode(); !bytes.Equal(now, stored) {
+				t.Errorf("the encoder writes\n%x\nthe golden file is\n%x", now, stored)
+			}
+			got, err := g.decode(stored)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got, g.want) {
+				t.Errorf("decoded %+v\nwant %+v", got, g.want)
+			}
+		})
+	}
+}
+
+// TestDecodersRefuseTruncation cuts every structure at every byte.
+func TestDecodersRefuseTruncation(t *testing.T) {
+	for _, g := range goldens() {
+		whole := g.encode()
+		for n := range whole {
+			if g.file == "volume.json" && n == len(whole)-1 {
+				continue // without its last newline it is whole
+			}
+			if got, err := g.decode(whole[:n:n]); err == nil {
+				t.Errorf("%s cut at %d of %d bytes was accepted: %+v", g.file, n, len(whole), got)
+			}
+		}
+	}
+}
+
+// TestDecodersRefuseFlips flips every bit of every structure. What no checksum
+// covers by itself is covered by that of what it is part of.
+func TestDecodersRefuseFlips(t *testing.T) {
+	for _, g := range goldens() {
+		whole := g.encode()
+		for i := range whole {
+			for bit := range 8 {
+				flipped := bytes.Clone(whole)
+				flipped[i] ^= 1 << bit
+				got, err := g.decode(flipped)
+				if err == nil && (g.loose == nil || !g.loose(i)) && !reflect.DeepEqual(got, g.want) {
+					t.Errorf("%s with bit %d of byte %d flipped was accepted: %+v", g.file, bit, i, got)
+				}
+			}
+		}
+	}
+}

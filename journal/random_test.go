@@ -1,0 +1,206 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// follower is a record reader that rebuilds the image from what it reads.
+type follower struct {
+	*RecordReader
+	at    Position
+	image []byte
+}
+
+// wanderer is a world that also undoes rewinds and follows the records.
+type wanderer struct {
+	*world
+	follower *follower
+	undo     Position // the tip before the last rewind
+}
+
+func (w *wanderer) rewind() error {
+	w.undo = w.m.tip
+	return w.fork()
+}
+
+// undoRewind forks at the tip that the last rewind left behind.
+func (w *wanderer) undoRewind() error {
+	at := w.undo
+	if at.Timeline == 0 || !w.m.descends(at, w.s.Horizon()) {
+		return nil
+	}
+	w.undo = Position{}
+	line, err := w.s.Fork(at, "undo")
+	if err != nil {
+		return err
+	}
+	w.m.acknowledge()
+	w.m.learn(w.s)
+	image := make([]byte, w.m.size)
+	copy(image, w.m.images[at])
+	w.m.tip = Position{line.ID, at.Seq}
+	w.m.images[w.m.tip], w.m.durable[w.m.tip] = image, true
+	w.m.past = append(w.m.past, w.m.tip)
+	return nil
+}
+
+// follow reads the records that are durable and compares every step of the
+// way with the model.
+func (w *wanderer) follow() error {
+	if w.follower == nil {
+		all := w.candidates()
+		at := all[w.rng.IntN(len(all))]
+		r, err := w.s.Records(at)
+		if errors.Is(err, ErrDiverged) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		w.follower = &follower{r, at, append([]byte(nil), w.m.images[at]...)}
+	}
+	f := w.follower
+	for range w.rng.IntN(20) {
+		if !f.Ready() {
+			_, _, err := f.step()
+			passed := errors.Is(err, ErrHorizon) && !w.m.descends(f.at, w.s.Horizon())
+			if passed || errors.Is(err, ErrDiverged) {
+				w.stopFollowing()
+				return nil
+			}
+			return err
+		}
+		r, err := f.Next(context.Background())
+		if err != nil {
+			return err
+		}
+		f.image = applied(f.image, &r)
+		if r.Position.Seq != f.at.Seq+1 || !sameImage(f.image, w.m.images[r.Position]) {
+			return fmt.Errorf("record %s after %s does not lead to the image there", r.Position, f.at)
+		}
+		if !w.m.durable[r.Position] && w.s.Durable().Seq < r.Position.Seq {
+			return fmt.Errorf("record %s is offered and not durable", r.Position)
+		}
+		f.at = r.Position
+	}
+	return nil
+}
+
+func (w *wanderer) stopFollowing() {
+	if w.follower != nil {
+		w.follower.Close()
+		w.follower = nil
+	}
+}
+
+// applied returns the image behind a record. A fork keeps the size that the
+// volume had grown to behind its position, so any record may need more room.
+func applied(image []byte, r *Record) []byte {
+	if r.Kind != KindCheckpoint && r.Kind != KindResize {
+		image = append(image, make([]byte, max(0, r.Offset+r.Length-int64(len(image))))...)
+	}
+	switch r.Kind {
+	case KindWrite:
+		copy(image[r.Offset:], r.Payload)
+	case KindDiscard, KindZero:
+		clear(image[r.Offset : r.Offset+r.Length])
+	case KindResize:
+		image = append(image, make([]byte, max(0, r.Length-int64(len(image))))...)
+	}
+	return image
+}
+
+func (w *wanderer) reopenAll() error {
+	w.stopFollowing()
+	return w.reopen()
+}
+
+// tidy moves the clock on, so that records leave the window, and maintains.
+func (w *wanderer) tidy() error {
+	w.clock.Advance(time.Duration(w.rng.IntN(20)) * time.Second)
+	return w.maintain()
+}
+
+func (w *wanderer) steps() []step {
+	on := func(call func() error) func(*world) error { return func(*world) error { return call() } }
+	return []step{
+		{24, (*world).write}, {6, (*world).discard}, {1, (*world).resize}, {3, (*world).checkpoint}, {4, (*world).flush},
+		{3, on(w.tidy)}, {1, on(w.rewind)}, {1, on(w.undoRewind)}, {2, (*world).pin}, {2, (*world).unpin},
+		{1, on(w.reopenAll)}, {3, (*world).hold}, {6, on(w.follow)},
+	}
+}
+
+// TestRandomOperations compares a store with the model through a long random
+// life, by window, by budget and with all history kept.
+func TestRandomOperations(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"all history": nil,
+		"budget":      shortJournal,
+		"window":      func(cfg *Config) { cfg.Window = 40 * time.Second },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, seed := range rounds(t) {
+				for sub := range uint64(6) {
+					w := &wanderer{world: newWorld(t, seed*100+sub, change)}
+					w.live(seed*100 + sub)
+				}
+			}
+		})
+	}
+}
+
+func (w *wanderer) live(seed uint64) {
+	w.t.Helper()
+	defer func() {
+		if w.t.Failed() {
+			w.t.Logf("seed %d; the last operations were:\n%s", seed, w.fault.Trace())
+		}
+	}()
+	steps := w.steps()
+	for i := range 300 {
+		if err := w.run(steps, 1); err != nil {
+			w.t.Fatalf("seed %d, call %d: %v", seed, i, err)
+		}
+		if live := readAll(w.t, w.s, w.s.SizeBytes()); !sameImage(live, w.m.image()) {
+			w.t.Fatalf("seed %d, call %d: live content differs in sector %d", seed, i, firstDifference(live, w.m.image()))
+		}
+		if i%100 == 99 {
+			if err := w.flush(); err != nil {
+				w.t.Fatal(err)
+			}
+			w.m.check(w.t, w.s, false)
+		}
+	}
+	w.stopFollowing()
+	if err := w.closeViews(); err != nil {
+		w.t.Fatalf("seed %d: %v", seed, err)
+	}
+	w.checkNothingHeld()
+	mustClose(w.t, w.s)
+	report, err := Verify(context.Background(), w.mem, worldDir)
+	if err != nil || !report.OK() {
+		w.t.Fatalf("seed %d: Verify: %+v, %v", seed, report.Damage, err)
+	}
+}
+
+// checkNothingHeld makes sure that no reference to a segment was leaked: once
+// nobody uses the store, each has the store's own.
+func (w *wanderer) checkNothingHeld() {
+	w.t.Helper()
+	for _, g := range w.s.segments {
+		if n := g.users.Load(); n != 1 {
+			w.t.Fatalf("segment %s has %d users", g.name, n)
+		}
+	}
+	if n := len(w.s.holds); n != 0 {
+		w.t.Fatalf("%d positions are held", n)
+	}
+}
