@@ -1,0 +1,21 @@
+# A static binary on a small Debian that has the tools which the node service
+# calls: mkfs, fsck, growing and mounting of ext4 and xfs. Loop devices and FUSE
+# are the host's: run with --privileged and with /dev and the kubelet's or the
+# user's mount points shared.
+FROM golang:1.26-trixie AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+ARG VERSION=devel
+RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /lockstep ./cmd/lockstep
+
+FROM debian:trixie-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends e2fsprogs xfsprogs mount util-linux \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /lockstep /usr/local/bin/lockstep
+RUN ln -s lockstep /usr/local/bin/kubectl-lockstep
+COPY LICENSE /usr/share/doc/lockstep/LICENSE
+ENTRYPOINT ["/usr/local/bin/lockstep"]
+CMD ["--help"]

@@ -1,0 +1,79 @@
+# The commands of this repository, the same for a person and for .ci/run.
+# `make help` lists them.
+
+include tools/versions.env
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO ?= go
+# What `lockstep version` prints.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+# Each fuzz target's time.
+FUZZTIME ?= 10s
+# The race detector pays where goroutines share state. The device tests of
+# engine/frontend/fuse and node/holder are about processes, and are slow with
+# it, but it is there that requests are served concurrently.
+RACE_PACKAGES ?= ./internal/... ./journal/... ./engine/... ./group/... ./replication/... \
+	./controller/... ./node/... ./driver/...
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
+
+.PHONY: setup
+setup: ## Install what building, testing and the demo need (apt, as root)
+	@tests/setup.sh
+
+.PHONY: build
+build: ## Build bin/lockstep, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/lockstep ./cmd/lockstep
+
+.PHONY: test
+test: setup build ## Run all tests (as root); ends with "N passed, N failed, N skipped"
+	@tools/test.sh
+
+.PHONY: race
+race: export CGO_ENABLED = 1
+race: setup ## Run the tests of the packages that share state under the race detector
+	@TEST_TIMEOUT=30m tools/test.sh -race $(RACE_PACKAGES)
+
+.PHONY: lint
+lint: ## Check formatting, vet, errors, import direction; see .golangci.yml
+	@tools/lint.sh ./...
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME (10s)
+	@tools/fuzz.sh $(FUZZTIME)
+
+.PHONY: sanity
+sanity: setup ## Run csi-sanity, with nothing skipped
+	@tools/test.sh ./tests/sanity/...
+
+.PHONY: demo
+demo: setup build ## Show two sites, PostgreSQL, rewind and failover, with measured figures
+	@$(GO) run ./tests/demo
+
+.PHONY: bench
+bench: setup build ## Measure against a plain loop device and qemu-storage-daemon
+	@$(GO) run ./tests/bench
+
+.PHONY: check-clean
+check-clean: ## Fail if a process, mount or loop device of ours is left on this machine
+	@tests/check-clean.sh
+
+.PHONY: fmt
+fmt: ## Format the Go code
+	gofmt -l -w $$(git ls-files -co --exclude-standard '*.go')
+
+.PHONY: proto
+proto: ## Generate Go code from api/*/v1/*.proto (needs protoc)
+	GOBIN=$(CURDIR)/out/tools $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+	GOBIN=$(CURDIR)/out/tools $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
+	cd api && PATH=$(CURDIR)/out/tools:$$PATH protoc -I . --go_out=. --go_opt=paths=source_relative \
+		--go-grpc_out=. --go-grpc_opt=paths=source_relative */v1/*.proto
+
+.PHONY: clean
+clean: ## Remove what make made
+	rm -rf bin out

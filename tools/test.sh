@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Usage: tools/test.sh [go test arguments, or packages]
+#
+# Runs the tests with a temporary directory of their own, looks afterwards
+# whether anything was left behind, and ends with the line
+#
+#     N passed, N failed, N skipped
+#
+# Without arguments it runs all tests. TEST_TIMEOUT bounds a package, TEST_JOBS
+# says how many packages run at once.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+mkdir -p out
+# Short, because the sockets that tests make below it are limited to 107 bytes.
+# Searchable, because PostgreSQL runs as another user.
+dir=$(mktemp -d /tmp/ls-XXXXXX)
+chmod 0711 "$dir"
+LOOPS_BEFORE=$(tests/check-clean.sh --lost | tr '\n' ' ')
+export LOOPS_BEFORE
+summary=$(mktemp "$PWD/out/tally-XXXXXX")
+
+finish() {
+	status=$?
+	trap - EXIT INT TERM HUP
+	if ! tests/check-clean.sh --remove "$dir"; then
+		echo "test: the tests left something behind, see above" >&2
+		status=1
+	fi
+	rm -rf --one-file-system "$dir"
+	# The last line of all, whatever happened.
+	if [ -s "$summary" ]; then
+		cat "$summary"
+	fi
+	rm -f "$summary"
+	exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+if [ $# -eq 0 ]; then
+	set -- ./...
+fi
+go build -o out/tally ./tools/tally
+# The go command keeps the temporary directory that it has: test binaries that
+# run from there are not what a test left behind. -vet=off: `make lint` does
+# that, and more.
+export GOTMPDIR=${GOTMPDIR:-${TMPDIR:-/tmp}}
+TMPDIR=$dir go test -json -count=1 -vet=off \
+	-timeout "${TEST_TIMEOUT:-10m}" -p "${TEST_JOBS:-2}" "$@" |
+	out/tally -summary "$summary"
