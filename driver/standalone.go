@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -225,7 +227,9 @@ func (s *standalone) serveNBD(ctx context.Context) error {
 }
 
 func (s *standalone) serveReplication(ctx context.Context) error {
-	config, err := certs.ServerTLS(s.cfg.TLSDir)
+	// Only configured peers may connect; without any, whoever the authority
+	// signed.
+	config, err := certs.ServerTLS(s.cfg.TLSDir, slices.Collect(maps.Keys(s.cfg.Peers))...)
 	if err != nil {
 		return err
 	}
@@ -250,8 +254,7 @@ func serveGRPC(ctx context.Context, srv *grpc.Server, l net.Listener) error {
 	cut := time.AfterFunc(stopTimeout, srv.Stop)
 	defer cut.Stop()
 	srv.GracefulStop()
-	<-ended
-	return nil
+	return <-ended // nil after a stop
 }
 
 func (s *standalone) serveMetrics(ctx context.Context) error {
@@ -266,7 +269,9 @@ func (s *standalone) serveMetrics(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	err := srv.Close()
-	<-ended
+	if ended := <-ended; !errors.Is(ended, http.ErrServerClosed) {
+		err = errors.Join(err, ended)
+	}
 	return err
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/lockstep-csi/lockstep/internal/certs"
 )
 
-// maxNodeIDBytes is the limit of node_id in CSI v1.13, NodeGetInfoResponse.
-const maxNodeIDBytes = 256
+// maxNodeIDBytes is what a node id may have to be a topology value as well.
+const maxNodeIDBytes = 63
 
 // standaloneConfig is what `lockstep standalone` was asked to run. Paths are
 // absolute, and everything that can be checked without an effect has been.
@@ -101,7 +101,7 @@ func (f *standaloneFlags) validate() (standaloneConfig, error) {
 		return config, misuse("--site: %v", err)
 	}
 	if len(config.NodeID) > maxNodeIDBytes {
-		return config, misuse("--node-id is %d bytes long, CSI allows %d", len(config.NodeID), maxNodeIDBytes)
+		return config, misuse("--node-id is %d bytes long, %d are allowed", len(config.NodeID), maxNodeIDBytes)
 	}
 	var err error
 	if config.Root, err = filepath.Abs(config.Root); err != nil {

@@ -85,7 +85,7 @@ func TestStandaloneRefuses(t *testing.T) {
 		{"standalone", exitUsage, "--csi-endpoint is missing"},
 		{base + " --site A", exitUsage, "invalid site name"},
 		{base + " --node-id=", exitUsage, "--node-id is missing"},
-		{base + " --node-id " + strings.Repeat("n", 257), exitUsage, "CSI allows 256"},
+		{base + " --node-id " + strings.Repeat("n", 257), exitUsage, "63 are allowed"},
 		{base + " --csi-endpoint tcp://1.2.3.4:5", exitUsage, "want unix:///PATH"},
 		{base + " --csi-endpoint unix://run/csi.sock", exitUsage, "want unix:///PATH"},
 		{base + " --csi-endpoint unix:///" + strings.Repeat("x", 108), exitUsage, "has room for 107"},

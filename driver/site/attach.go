@@ -27,15 +27,16 @@ type attachment struct {
 // Attach provides the volume's block device on this machine and returns its
 // path. Idempotent; ErrInUse if it is attached with other options.
 func (s *Site) Attach(ctx context.Context, id journal.VolumeID, blockBytes int, readOnly bool) (device string, err error) {
-	unlock, err := s.locks.Lock(ctx, volumeKey(id))
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
 	v, err := s.volumeOf(id)
 	if err != nil {
 		return "", err
 	}
+	// The group's key as well: nothing is attached while its members fork.
+	unlock, err := s.locks.Lock(ctx, volumeKey(id), groupKey(v.record.Group))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	if st, err := s.reg.Get(v.record.Group); err != nil || st.Role != group.RolePrimary {
 		return "", fmt.Errorf("attach volume %s: site %s is not primary for group %s: fail over first: %w", id, s.cfg.Name, v.record.Group, group.ErrRole)
 	}

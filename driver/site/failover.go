@@ -2,10 +2,12 @@ package site
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/replication"
 )
 
 // Failover is the outcome of making this site primary.
@@ -41,6 +43,9 @@ func (s *Site) Failover(ctx context.Context, name, at string, dryRun bool) (Fail
 	if err != nil {
 		return Failover{}, err
 	}
+	if st.Role == group.RolePrimary && s.isSplit(name) {
+		return s.reassert(st, dryRun)
+	}
 	if st.Role == group.RolePrimary {
 		return Failover{}, fmt.Errorf("fail over group %s: this site is its primary already (term %d): %w", name, st.Term, group.ErrRole)
 	}
@@ -48,11 +53,39 @@ func (s *Site) Failover(ctx context.Context, name, at string, dryRun bool) (Fail
 	if err != nil {
 		return Failover{}, err
 	}
+	if err := s.checkUnused(st); err != nil { // left attached when this site was demoted
+		return Failover{}, fmt.Errorf("fail over group %s: %w", name, err)
+	}
 	out := Failover{Point: point, Term: st.Term + 1, RPO: began.Sub(point.ValidUntil)}
 	if dryRun {
 		return out, nil
 	}
 	return out, s.promote(ctx, st, point, out.Term)
+}
+
+// isSplit reports whether the peer claims the same term: two sites are
+// primary, and only a higher term decides.
+func (s *Site) isSplit(name string) bool {
+	r := s.runningOf(name)
+	return r != nil && r.sender != nil && errors.Is(r.sender.Metrics().LastError, replication.ErrSplitBrain)
+}
+
+// reassert decides a split brain for this site: its term rises, and the other
+// site gives way with the next announcement. Its data stays as it is.
+func (s *Site) reassert(st group.State, dryRun bool) (Failover, error) {
+	points := s.pointsOf(st)
+	if len(points) == 0 {
+		return Failover{}, &group.NoPointError{Group: st.Name, Wanted: "latest"}
+	}
+	out := Failover{Point: points[len(points)-1], Term: st.Term + 1}
+	if dryRun {
+		return out, nil
+	}
+	_, err := s.reg.Update(st.Name, func(next *group.State) error { next.Term = out.Term; return nil })
+	if err != nil {
+		return Failover{}, err
+	}
+	return out, s.restartGroup(st.Name)
 }
 
 // promote forks every member at the point and starts the group as primary.

@@ -64,18 +64,18 @@ func (s *Site) startGroup(name string) error {
 }
 
 // startPrimary lets the members take writes and begins to take checkpoints
-// and to replicate. Members whose store is not open are left out: the others
-// go on, but their common recovery points need all.
+// and to replicate. While a member's store is not open the others serve, but no
+// recovery point comes into being: it would lack that member.
 func (s *Site) startPrimary(ctx context.Context, r *running, st group.State) error {
-	var members []group.Member
+	members := s.membersOf(st)
 	last, lastAt := st.LastCheckpoint, time.Time{}
-	for _, id := range st.Members {
-		eng, err := s.engineOf(id)
-		if err != nil {
-			s.cfg.Log.Error("member is left out of its group's checkpoints", "group", st.Name, "volume", id, "error", err)
+	for _, m := range members {
+		eng, ok := m.(*engine.Engine)
+		if !ok {
+			s.cfg.Log.Error("a member is not open: its group takes no recovery points", "group", st.Name, "volume", m.Volume())
 			continue
 		}
-		members = append(members, eng)
+		eng.SetReadOnly(false)
 		if points := eng.Store().Checkpoints(); len(points) > 0 {
 			newest := points[len(points)-1]
 			last, lastAt = max(last, newest.Number), later(lastAt, newest.Time)
@@ -83,9 +83,6 @@ func (s *Site) startPrimary(ctx context.Context, r *running, st group.State) err
 	}
 	r.coord = group.NewCoordinator(st.Name, st.Settings, last, lastAt, s.cfg.Clock)
 	r.coord.SetMembers(members)
-	for _, m := range members {
-		m.(*engine.Engine).SetReadOnly(false)
-	}
 	r.joined.Go(func() { _ = r.coord.Run(ctx) })
 	return s.startSender(ctx, r, st)
 }
@@ -167,13 +164,21 @@ func (s *Site) refreshMembers(st group.State) {
 	if r == nil || r.coord == nil {
 		return
 	}
+	r.coord.SetMembers(s.membersOf(st))
+}
+
+// membersOf returns all members for the coordinator, with an absentMember for
+// each that is not open.
+func (s *Site) membersOf(st group.State) []group.Member {
 	var members []group.Member
 	for _, id := range st.Members {
 		if eng, err := s.engineOf(id); err == nil {
 			members = append(members, eng)
+		} else {
+			members = append(members, absentMember{id, err})
 		}
 	}
-	r.coord.SetMembers(members)
+	return members
 }
 
 // stopWrites makes every member of a group refuse changes and waits for those

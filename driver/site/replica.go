@@ -233,13 +233,11 @@ func (s replicas) Import(_ context.Context, _ string, spec replication.ImageSpec
 	if err != nil {
 		return nil, err
 	}
-	next := v.record
-	next.Generation++
-	next.Store = storeDir(next.Generation)
+	generation := v.record.Generation + 1
 	if err := s.makeVolumeDir(spec.Volume); err != nil {
 		return nil, err
 	}
-	dir := path.Join(s.volumeDir(spec.Volume), next.Store)
+	dir := path.Join(s.volumeDir(spec.Volume), storeDir(generation))
 	if err := s.cfg.FS.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("discard unfinished import: %w", err)
 	}
@@ -248,7 +246,7 @@ func (s replicas) Import(_ context.Context, _ string, spec replication.ImageSpec
 	if err != nil {
 		return nil, err
 	}
-	return &replicaImport{Import: im, site: s.Site, volume: v, next: next, dir: dir}, nil
+	return &replicaImport{Import: im, site: s.Site, volume: v, generation: generation, dir: dir}, nil
 }
 
 // replicaImport implements replication.Import: a store of the next generation
@@ -257,8 +255,9 @@ type replicaImport struct {
 	*journal.Import
 	site   *Site
 	volume *volume
-	next   record
-	dir    string
+	// generation of the new store, and its directory
+	generation int
+	dir        string
 }
 
 // Commit implements replication.Import.
@@ -267,22 +266,22 @@ func (im *replicaImport) Commit(ctx context.Context) (replication.ReplicaStore, 
 	if err := im.Import.Commit(); err != nil {
 		return nil, errors.Join(err, s.cfg.FS.RemoveAll(im.dir))
 	}
-	unlock, err := s.locks.Lock(ctx, volumeKey(im.next.ID))
+	id := im.volume.record.ID
+	unlock, err := s.locks.Lock(ctx, volumeKey(id), groupKey(im.volume.record.Group))
 	if err != nil {
 		return nil, errors.Join(err, s.cfg.FS.RemoveAll(im.dir))
 	}
 	defer unlock()
 	old := im.volume.record
-	if err := s.saveRecord(im.next); err != nil {
+	next := old
+	next.Generation, next.Store = im.generation, storeDir(im.generation)
+	if err := s.setRecord(id, next); err != nil {
 		return nil, errors.Join(err, s.cfg.FS.RemoveAll(im.dir))
 	}
 	if err := s.closeStore(im.volume); err != nil {
-		s.cfg.Log.Warn("closing a replaced store failed", "volume", old.ID, "error", err)
+		s.cfg.Log.Warn("closing a replaced store failed", "volume", id, "error", err)
 	}
-	s.mu.Lock()
-	im.volume.record = im.next
-	s.mu.Unlock()
-	st, err := s.reg.Get(im.next.Group)
+	st, err := s.reg.Get(next.Group)
 	if err != nil {
 		return nil, err
 	}
@@ -294,7 +293,7 @@ func (im *replicaImport) Commit(ctx context.Context) (replication.ReplicaStore, 
 			s.cfg.Log.Warn("removing a replaced store failed; the next start does", "volume", old.ID, "error", err)
 		}
 	}
-	eng, err := s.engineOf(im.next.ID)
+	eng, err := s.engineOf(id)
 	if err != nil {
 		return nil, err
 	}

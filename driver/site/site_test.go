@@ -326,3 +326,32 @@ func TestCrashAnywhere(t *testing.T) {
 		})
 	}
 }
+
+// A recovery point that lacks a member would be none: while one is not open,
+// the others serve and no point comes into being.
+func TestNoPointWithoutAMember(t *testing.T) {
+	ctx := context.Background()
+	fs := vfs.NewMem()
+	s := prepared(t, fs)
+	mustClose(t, s)
+	if err := fs.Remove("/root/volumes/" + volumeB.String() + "/store-1/base.img"); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, fs)
+	before, err := s.Points("shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := s.exports.devices[volumeA.String()]
+	if err := dev.WriteAt(ctx, make([]byte, 512), 0, true); err != nil {
+		t.Errorf("write to the member that is open: %v", err)
+	}
+	if _, _, err := s.TakePoint(ctx, "shop", ""); !errors.Is(err, group.ErrBarrier) {
+		t.Errorf("take a point: %v, want ErrBarrier", err)
+	}
+	after, err := s.Points("shop")
+	if err != nil || len(after) > len(before) {
+		t.Errorf("%d points after, %d before, %v", len(after), len(before), err)
+	}
+	mustClose(t, s)
+}

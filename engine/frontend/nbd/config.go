@@ -36,13 +36,13 @@ type Config struct {
 func (c Config) Validate() error {
 	switch {
 	case c.MaxConnections < 0:
-		return fmt.Errorf("MaxConnections is %d, want 0 or more", c.MaxConnections)
+		return fmt.Errorf("field MaxConnections is %d, want 0 or more", c.MaxConnections)
 	case c.Workers < 0:
-		return fmt.Errorf("Workers is %d, want 0 or more", c.Workers)
+		return fmt.Errorf("field Workers is %d, want 0 or more", c.Workers)
 	case c.HandshakeTimeout < 0:
-		return fmt.Errorf("HandshakeTimeout is %v, want 0 or more", c.HandshakeTimeout)
+		return fmt.Errorf("field HandshakeTimeout is %v, want 0 or more", c.HandshakeTimeout)
 	case c.DrainTimeout < 0:
-		return fmt.Errorf("DrainTimeout is %v, want 0 or more", c.DrainTimeout)
+		return fmt.Errorf("field DrainTimeout is %v, want 0 or more", c.DrainTimeout)
 	}
 	return nil
 }
