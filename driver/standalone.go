@@ -24,6 +24,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/csiserver"
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/engine/frontend/nbd"
+	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/internal/kv"
@@ -213,7 +214,7 @@ func (s *standalone) serveAdmin(ctx context.Context) error {
 	srv := grpc.NewServer()
 	adminv1.RegisterAdminServer(srv, adminserver.New(adminserver.Config{
 		Site: s.site, Exports: s.nbd, NBDSocket: s.cfg.path(nbdSocket), Version: s.cfg.Version,
-		Clock: clock.Wall{}, Peers: s.cfg.Peers, Promoted: s.adopt,
+		Clock: clock.Wall{}, Peers: s.cfg.Peers, Promoted: s.adopt, OwnedPin: s.ownsPin,
 	}))
 	return serveGRPC(ctx, srv, l)
 }
@@ -273,6 +274,21 @@ func (s *standalone) serveMetrics(ctx context.Context) error {
 		err = errors.Join(err, ended)
 	}
 	return err
+}
+
+// ownsPin reports whether a pin belongs to a snapshot or an open rewind.
+func (s *standalone) ownsPin(pin string) bool {
+	owned := group.IsRewindPin(pin)
+	// A catalog that cannot be read owns everything.
+	err := catalog.New(s.catalog).View(func(tx *catalog.Tx) error {
+		_, err := tx.Pin(pin)
+		owned = owned || err == nil
+		if errors.Is(err, catalog.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	return owned || err != nil
 }
 
 // adopt makes the volumes of a group that this site has become primary for

@@ -2,6 +2,7 @@ package group
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,8 +47,13 @@ type Forker interface {
 
 func (o *Operation) reason() string { return string(o.Kind) + " " + o.ID }
 
+const rewindPinPrefix = "rewind:"
+
 // rewindPin names the pins that keep the way back while a rewind is open.
-func rewindPin(id string) string { return "rewind:" + id }
+func rewindPin(id string) string { return rewindPinPrefix + id }
+
+// IsRewindPin reports whether a pin keeps the way back of a rewind.
+func IsRewindPin(pin string) bool { return strings.HasPrefix(pin, rewindPinPrefix) }
 
 // Begin writes an operation down. ErrBusy if another one is not finished.
 func (r *Registry) Begin(name string, op Operation) error {

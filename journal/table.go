@@ -1,9 +1,6 @@
 package journal
 
-import (
-	"sort"
-	"sync"
-)
+import "sort"
 
 // table is an immutable index: disjoint extents in ascending order. Sealed
 // segments carry one, and a view's is merged from those on its path.
@@ -59,36 +56,15 @@ func overlay(older, newer table) table {
 	return merged
 }
 
-// parallelExtents is how many extents make it worth the while to merge on two
-// processors.
-const parallelExtents = 1 << 16
-
 // overlayAll merges tables given from oldest to newest. The merges form a
-// balanced tree, so that n tables cost log n passes over their extents; its
-// two halves are independent.
+// balanced tree, so that n tables cost log n passes over their extents.
 func overlayAll(tables []table) table {
-	total := 0
-	for _, t := range tables {
-		total += len(t)
-	}
-	if total < parallelExtents || len(tables) < 4 {
-		return overlayTree(tables)
-	}
-	var older table
-	var group sync.WaitGroup
-	group.Go(func() { older = overlayTree(tables[:len(tables)/2]) })
-	newer := overlayTree(tables[len(tables)/2:])
-	group.Wait()
-	return overlay(older, newer)
-}
-
-func overlayTree(tables []table) table {
 	switch n := len(tables); n {
 	case 0:
 		return nil
 	case 1:
 		return tables[0]
 	default:
-		return overlay(overlayTree(tables[:n/2]), overlayTree(tables[n/2:]))
+		return overlay(overlayAll(tables[:n/2]), overlayAll(tables[n/2:]))
 	}
 }

@@ -87,8 +87,28 @@ func (s *Store) partsLocked(path Path) []pathPart {
 	return parts
 }
 
+// parallelParts is how many segments make it worth the while to read and merge
+// their indexes on two processors.
+const parallelParts = 8
+
 // tableOf merges the indexes of the parts of a path.
 func tableOf(parts []pathPart) (table, error) {
+	if len(parts) < parallelParts {
+		return mergeParts(parts)
+	}
+	var older table
+	var olderErr error
+	var group sync.WaitGroup
+	group.Go(func() { older, olderErr = mergeParts(parts[:len(parts)/2]) })
+	newer, err := mergeParts(parts[len(parts)/2:])
+	group.Wait()
+	if err = errors.Join(olderErr, err); err != nil {
+		return nil, err
+	}
+	return overlay(older, newer), nil
+}
+
+func mergeParts(parts []pathPart) (table, error) {
 	tables := make([]table, 0, len(parts))
 	for _, part := range parts {
 		t, err := part.tableUpTo(part.segmentSnapshot, part.upTo)

@@ -53,6 +53,7 @@ func TestExitStatus(t *testing.T) {
 		{"point list shop --from 2026-11-22T10:00:00Z --to 2026-11-22T09:00:00Z", exitUsage, "after its end"},
 		{"point list shop --from tomorrow", exitUsage, `--from "tomorrow"`},
 		{"point take shop --pin=", exitUsage, "--pin is empty"},
+		{"point drop shop", exitUsage, "PIN is missing"},
 		{"view open shop --at pin:", exitUsage, "names no pin"},
 		{"journal dump", exitUsage, "STORE is missing"},
 		{"journal dump d -o yaml", exitUsage, "want one of text, jsonl"},

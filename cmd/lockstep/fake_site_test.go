@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -230,6 +231,21 @@ func (f *fakeSite) TakePoint(ctx context.Context, r *adminv1.TakePointRequest) (
 	}
 	f.points = append([]*adminv1.Point{point}, f.points...)
 	return &adminv1.TakePointResponse{Point: point, Stall: durationpb.New(180 * time.Microsecond)}, nil
+}
+
+func (f *fakeSite) DropPin(ctx context.Context, r *adminv1.DropPinRequest) (*adminv1.DropPinResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	for _, p := range f.points {
+		if i := slices.Index(p.Pins, r.GetPin()); i >= 0 {
+			p.Pins = slices.Delete(p.Pins, i, i+1)
+			return &adminv1.DropPinResponse{Point: p}, nil
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "group %s has no recovery point pin:%s", r.GetGroup(), r.GetPin())
 }
 
 func (f *fakeSite) OpenView(ctx context.Context, r *adminv1.OpenViewRequest) (*adminv1.OpenViewResponse, error) {

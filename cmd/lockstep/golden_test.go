@@ -52,6 +52,7 @@ func TestGolden(t *testing.T) {
 		{"failover_table", "failover shop --yes"},
 		{"point_take_table", "point take shop --pin before-upgrade"},
 		{"point_take_json", "point take shop -o json"},
+		{"point_drop_table", "point drop shop before-upgrade"},
 	}
 	for _, step := range steps {
 		t.Run(step.name, func(t *testing.T) {

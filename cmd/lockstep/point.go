@@ -13,6 +13,7 @@ func (a *app) newPointCommand() *cobra.Command {
 	return a.parent("point", "Recovery points",
 		a.newPointListCommand(),
 		a.newPointTakeCommand(),
+		a.newPointDropCommand(),
 	)
 }
 

@@ -28,6 +28,9 @@ type Config struct {
 	Version   string
 	Clock     clock.Clock
 	Peers     map[string]string // address by site
+	// OwnedPin tells pins that something else keeps track of from those that
+	// TakePoint made.
+	OwnedPin func(pin string) bool
 	// Promoted is called when a failover has made this site primary.
 	Promoted func(ctx context.Context, group string) error
 }
@@ -138,6 +141,21 @@ func (s *Server) TakePoint(ctx context.Context, req *adminv1.TakePointRequest) (
 		p.Pins = []string{req.GetPin()}
 	}
 	return &adminv1.TakePointResponse{Point: point(p), Stall: durationpb.New(stall)}, nil
+}
+
+// DropPin implements adminv1.AdminServer.
+func (s *Server) DropPin(ctx context.Context, req *adminv1.DropPinRequest) (*adminv1.DropPinResponse, error) {
+	p, err := s.cfg.Site.Select(req.GetGroup(), "pin:"+req.GetPin())
+	if err != nil {
+		return nil, answer(err)
+	}
+	if s.cfg.OwnedPin(req.GetPin()) {
+		return nil, status.Errorf(codes.FailedPrecondition, "pin %q belongs to a CSI snapshot or to a rewind: delete the snapshot, or undo or commit the rewind", req.GetPin())
+	}
+	if err := s.cfg.Site.UnpinPoint(ctx, req.GetPin()); err != nil {
+		return nil, answer(err)
+	}
+	return &adminv1.DropPinResponse{Point: point(p)}, nil
 }
 
 // StartRewind implements adminv1.AdminServer.

@@ -1331,6 +1331,103 @@ func (x *TakePointResponse) GetStall() *durationpb.Duration {
 	return nil
 }
 
+// NOT_FOUND if no recovery point has the pin.
+type DropPinRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Pin           string                 `protobuf:"bytes,2,opt,name=pin,proto3" json:"pin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropPinRequest) Reset() {
+	*x = DropPinRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropPinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropPinRequest) ProtoMessage() {}
+
+func (x *DropPinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropPinRequest.ProtoReflect.Descriptor instead.
+func (*DropPinRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DropPinRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *DropPinRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+type DropPinResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Point         *Point                 `protobuf:"bytes,1,opt,name=point,proto3" json:"point,omitempty"` // that the pin kept
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropPinResponse) Reset() {
+	*x = DropPinResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropPinResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropPinResponse) ProtoMessage() {}
+
+func (x *DropPinResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropPinResponse.ProtoReflect.Descriptor instead.
+func (*DropPinResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DropPinResponse) GetPoint() *Point {
+	if x != nil {
+		return x.Point
+	}
+	return nil
+}
+
 // at, everywhere: RFC 3339 time (the newest point at or before it), a
 // checkpoint number, "latest", or "pin:NAME".
 type OpenViewRequest struct {
@@ -1343,7 +1440,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1452,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1465,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *OpenViewRequest) GetGroup() string {
@@ -1398,7 +1495,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1507,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1520,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *View) GetId() string {
@@ -1465,7 +1562,7 @@ type ViewExport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	VolumeId      string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
 	VolumeName    string                 `protobuf:"bytes,2,opt,name=volume_name,json=volumeName,proto3" json:"volume_name,omitempty"`
-	NbdSocket     string                 `protobuf:"bytes,3,opt,name=nbd_socket,json=nbdSocket,proto3" json:"nbd_socket,omitempty"` // Unix socket; the export's name is the volume id
+	NbdSocket     string                 `protobuf:"bytes,3,opt,name=nbd_socket,json=nbdSocket,proto3" json:"nbd_socket,omitempty"` // Unix socket; the export's name is in the URI
 	NbdUri        string                 `protobuf:"bytes,4,opt,name=nbd_uri,json=nbdUri,proto3" json:"nbd_uri,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1473,7 +1570,7 @@ type ViewExport struct {
 
 func (x *ViewExport) Reset() {
 	*x = ViewExport{}
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +1582,7 @@ func (x *ViewExport) String() string {
 func (*ViewExport) ProtoMessage() {}
 
 func (x *ViewExport) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +1595,7 @@ func (x *ViewExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewExport.ProtoReflect.Descriptor instead.
 func (*ViewExport) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ViewExport) GetVolumeId() string {
@@ -1538,7 +1635,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1647,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1563,7 +1660,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *OpenViewResponse) GetView() *View {
@@ -1582,7 +1679,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1691,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1704,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -1625,7 +1722,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1734,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1747,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 type ListViewsRequest struct {
@@ -1662,7 +1759,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1771,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1784,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -1706,7 +1803,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +1815,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +1828,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -1753,7 +1850,7 @@ type Rewind struct {
 
 func (x *Rewind) Reset() {
 	*x = Rewind{}
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +1862,7 @@ func (x *Rewind) String() string {
 func (*Rewind) ProtoMessage() {}
 
 func (x *Rewind) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +1875,7 @@ func (x *Rewind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewind.ProtoReflect.Descriptor instead.
 func (*Rewind) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Rewind) GetTo() *Point {
@@ -1813,7 +1910,7 @@ type StartRewindRequest struct {
 
 func (x *StartRewindRequest) Reset() {
 	*x = StartRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1922,7 @@ func (x *StartRewindRequest) String() string {
 func (*StartRewindRequest) ProtoMessage() {}
 
 func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +1935,7 @@ func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindRequest.ProtoReflect.Descriptor instead.
 func (*StartRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StartRewindRequest) GetGroup() string {
@@ -1872,7 +1969,7 @@ type StartRewindResponse struct {
 
 func (x *StartRewindResponse) Reset() {
 	*x = StartRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +1981,7 @@ func (x *StartRewindResponse) String() string {
 func (*StartRewindResponse) ProtoMessage() {}
 
 func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +1994,7 @@ func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindResponse.ProtoReflect.Descriptor instead.
 func (*StartRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StartRewindResponse) GetRewind() *Rewind {
@@ -1924,7 +2021,7 @@ type UndoRewindRequest struct {
 
 func (x *UndoRewindRequest) Reset() {
 	*x = UndoRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +2033,7 @@ func (x *UndoRewindRequest) String() string {
 func (*UndoRewindRequest) ProtoMessage() {}
 
 func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2046,7 @@ func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindRequest.ProtoReflect.Descriptor instead.
 func (*UndoRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UndoRewindRequest) GetGroup() string {
@@ -1976,7 +2073,7 @@ type UndoRewindResponse struct {
 
 func (x *UndoRewindResponse) Reset() {
 	*x = UndoRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2085,7 @@ func (x *UndoRewindResponse) String() string {
 func (*UndoRewindResponse) ProtoMessage() {}
 
 func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2098,7 @@ func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindResponse.ProtoReflect.Descriptor instead.
 func (*UndoRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UndoRewindResponse) GetTo() *Point {
@@ -2028,7 +2125,7 @@ type CommitRewindRequest struct {
 
 func (x *CommitRewindRequest) Reset() {
 	*x = CommitRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2137,7 @@ func (x *CommitRewindRequest) String() string {
 func (*CommitRewindRequest) ProtoMessage() {}
 
 func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2150,7 @@ func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindRequest.ProtoReflect.Descriptor instead.
 func (*CommitRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CommitRewindRequest) GetGroup() string {
@@ -2079,7 +2176,7 @@ type CommitRewindResponse struct {
 
 func (x *CommitRewindResponse) Reset() {
 	*x = CommitRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2188,7 @@ func (x *CommitRewindResponse) String() string {
 func (*CommitRewindResponse) ProtoMessage() {}
 
 func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2201,7 @@ func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindResponse.ProtoReflect.Descriptor instead.
 func (*CommitRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CommitRewindResponse) GetAt() *Point {
@@ -2125,7 +2222,7 @@ type FailoverRequest struct {
 
 func (x *FailoverRequest) Reset() {
 	*x = FailoverRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2234,7 @@ func (x *FailoverRequest) String() string {
 func (*FailoverRequest) ProtoMessage() {}
 
 func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2247,7 @@ func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
 func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FailoverRequest) GetGroup() string {
@@ -2188,7 +2285,7 @@ type FailoverResponse struct {
 
 func (x *FailoverResponse) Reset() {
 	*x = FailoverResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2200,7 +2297,7 @@ func (x *FailoverResponse) String() string {
 func (*FailoverResponse) ProtoMessage() {}
 
 func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2213,7 +2310,7 @@ func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
 func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *FailoverResponse) GetPoint() *Point {
@@ -2357,7 +2454,12 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x03pin\x18\x02 \x01(\tR\x03pin\"t\n" +
 	"\x11TakePointResponse\x12.\n" +
 	"\x05point\x18\x01 \x01(\v2\x18.lockstep.admin.v1.PointR\x05point\x12/\n" +
-	"\x05stall\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05stall\"7\n" +
+	"\x05stall\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05stall\"8\n" +
+	"\x0eDropPinRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x10\n" +
+	"\x03pin\x18\x02 \x01(\tR\x03pin\"A\n" +
+	"\x0fDropPinResponse\x12.\n" +
+	"\x05point\x18\x01 \x01(\v2\x18.lockstep.admin.v1.PointR\x05point\"7\n" +
 	"\x0fOpenViewRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\tR\x02at\"\xc4\x01\n" +
@@ -2420,7 +2522,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x10\n" +
-	"\fROLE_REPLICA\x10\x022\xc5\b\n" +
+	"\fROLE_REPLICA\x10\x022\x97\t\n" +
 	"\x05Admin\x12V\n" +
 	"\tGetStatus\x12#.lockstep.admin.v1.GetStatusRequest\x1a$.lockstep.admin.v1.GetStatusResponse\x12Y\n" +
 	"\n" +
@@ -2428,7 +2530,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\rDescribeGroup\x12'.lockstep.admin.v1.DescribeGroupRequest\x1a(.lockstep.admin.v1.DescribeGroupResponse\x12Y\n" +
 	"\n" +
 	"ListPoints\x12$.lockstep.admin.v1.ListPointsRequest\x1a%.lockstep.admin.v1.ListPointsResponse\x12V\n" +
-	"\tTakePoint\x12#.lockstep.admin.v1.TakePointRequest\x1a$.lockstep.admin.v1.TakePointResponse\x12S\n" +
+	"\tTakePoint\x12#.lockstep.admin.v1.TakePointRequest\x1a$.lockstep.admin.v1.TakePointResponse\x12P\n" +
+	"\aDropPin\x12!.lockstep.admin.v1.DropPinRequest\x1a\".lockstep.admin.v1.DropPinResponse\x12S\n" +
 	"\bOpenView\x12\".lockstep.admin.v1.OpenViewRequest\x1a#.lockstep.admin.v1.OpenViewResponse\x12V\n" +
 	"\tCloseView\x12#.lockstep.admin.v1.CloseViewRequest\x1a$.lockstep.admin.v1.CloseViewResponse\x12V\n" +
 	"\tListViews\x12#.lockstep.admin.v1.ListViewsRequest\x1a$.lockstep.admin.v1.ListViewsResponse\x12\\\n" +
@@ -2451,7 +2554,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.admin.v1.Role
 	(*Position)(nil),              // 1: lockstep.admin.v1.Position
@@ -2472,106 +2575,111 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*ListPointsResponse)(nil),    // 16: lockstep.admin.v1.ListPointsResponse
 	(*TakePointRequest)(nil),      // 17: lockstep.admin.v1.TakePointRequest
 	(*TakePointResponse)(nil),     // 18: lockstep.admin.v1.TakePointResponse
-	(*OpenViewRequest)(nil),       // 19: lockstep.admin.v1.OpenViewRequest
-	(*View)(nil),                  // 20: lockstep.admin.v1.View
-	(*ViewExport)(nil),            // 21: lockstep.admin.v1.ViewExport
-	(*OpenViewResponse)(nil),      // 22: lockstep.admin.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 23: lockstep.admin.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 24: lockstep.admin.v1.CloseViewResponse
-	(*ListViewsRequest)(nil),      // 25: lockstep.admin.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),     // 26: lockstep.admin.v1.ListViewsResponse
-	(*Rewind)(nil),                // 27: lockstep.admin.v1.Rewind
-	(*StartRewindRequest)(nil),    // 28: lockstep.admin.v1.StartRewindRequest
-	(*StartRewindResponse)(nil),   // 29: lockstep.admin.v1.StartRewindResponse
-	(*UndoRewindRequest)(nil),     // 30: lockstep.admin.v1.UndoRewindRequest
-	(*UndoRewindResponse)(nil),    // 31: lockstep.admin.v1.UndoRewindResponse
-	(*CommitRewindRequest)(nil),   // 32: lockstep.admin.v1.CommitRewindRequest
-	(*CommitRewindResponse)(nil),  // 33: lockstep.admin.v1.CommitRewindResponse
-	(*FailoverRequest)(nil),       // 34: lockstep.admin.v1.FailoverRequest
-	(*FailoverResponse)(nil),      // 35: lockstep.admin.v1.FailoverResponse
-	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
+	(*DropPinRequest)(nil),        // 19: lockstep.admin.v1.DropPinRequest
+	(*DropPinResponse)(nil),       // 20: lockstep.admin.v1.DropPinResponse
+	(*OpenViewRequest)(nil),       // 21: lockstep.admin.v1.OpenViewRequest
+	(*View)(nil),                  // 22: lockstep.admin.v1.View
+	(*ViewExport)(nil),            // 23: lockstep.admin.v1.ViewExport
+	(*OpenViewResponse)(nil),      // 24: lockstep.admin.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 25: lockstep.admin.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 26: lockstep.admin.v1.CloseViewResponse
+	(*ListViewsRequest)(nil),      // 27: lockstep.admin.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),     // 28: lockstep.admin.v1.ListViewsResponse
+	(*Rewind)(nil),                // 29: lockstep.admin.v1.Rewind
+	(*StartRewindRequest)(nil),    // 30: lockstep.admin.v1.StartRewindRequest
+	(*StartRewindResponse)(nil),   // 31: lockstep.admin.v1.StartRewindResponse
+	(*UndoRewindRequest)(nil),     // 32: lockstep.admin.v1.UndoRewindRequest
+	(*UndoRewindResponse)(nil),    // 33: lockstep.admin.v1.UndoRewindResponse
+	(*CommitRewindRequest)(nil),   // 34: lockstep.admin.v1.CommitRewindRequest
+	(*CommitRewindResponse)(nil),  // 35: lockstep.admin.v1.CommitRewindResponse
+	(*FailoverRequest)(nil),       // 36: lockstep.admin.v1.FailoverRequest
+	(*FailoverResponse)(nil),      // 37: lockstep.admin.v1.FailoverResponse
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	36, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	38, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	4,  // 1: lockstep.admin.v1.GetStatusResponse.peers:type_name -> lockstep.admin.v1.Peer
 	5,  // 2: lockstep.admin.v1.GetStatusResponse.groups:type_name -> lockstep.admin.v1.Group
 	8,  // 3: lockstep.admin.v1.GetStatusResponse.volumes:type_name -> lockstep.admin.v1.Volume
-	36, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	38, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
 	0,  // 5: lockstep.admin.v1.Group.role:type_name -> lockstep.admin.v1.Role
 	9,  // 6: lockstep.admin.v1.Group.newest:type_name -> lockstep.admin.v1.Point
-	37, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
-	37, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
-	37, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
+	39, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
+	39, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
+	39, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
 	6,  // 10: lockstep.admin.v1.Group.lag:type_name -> lockstep.admin.v1.Lag
-	27, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
+	29, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
 	7,  // 12: lockstep.admin.v1.Group.conditions:type_name -> lockstep.admin.v1.Condition
-	37, // 13: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
+	39, // 13: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
 	0,  // 14: lockstep.admin.v1.Volume.role:type_name -> lockstep.admin.v1.Role
 	1,  // 15: lockstep.admin.v1.Volume.tip:type_name -> lockstep.admin.v1.Position
 	1,  // 16: lockstep.admin.v1.Volume.durable:type_name -> lockstep.admin.v1.Position
 	1,  // 17: lockstep.admin.v1.Volume.horizon:type_name -> lockstep.admin.v1.Position
 	6,  // 18: lockstep.admin.v1.Volume.lag:type_name -> lockstep.admin.v1.Lag
-	36, // 19: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
-	36, // 20: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
+	38, // 19: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
+	38, // 20: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
 	1,  // 21: lockstep.admin.v1.Timeline.parent:type_name -> lockstep.admin.v1.Position
-	36, // 22: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	38, // 22: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
 	5,  // 23: lockstep.admin.v1.ListGroupsResponse.groups:type_name -> lockstep.admin.v1.Group
 	5,  // 24: lockstep.admin.v1.DescribeGroupResponse.group:type_name -> lockstep.admin.v1.Group
 	8,  // 25: lockstep.admin.v1.DescribeGroupResponse.members:type_name -> lockstep.admin.v1.Volume
 	10, // 26: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
 	9,  // 27: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
 	9,  // 28: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
-	36, // 29: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
-	36, // 30: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
+	38, // 29: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
+	38, // 30: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
 	9,  // 31: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
 	9,  // 32: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
-	37, // 33: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
-	9,  // 34: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
-	21, // 35: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
-	37, // 36: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
-	20, // 37: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
-	20, // 38: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
-	9,  // 39: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
-	9,  // 40: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
-	36, // 41: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
-	27, // 42: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	37, // 43: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 44: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
-	37, // 45: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 46: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
-	9,  // 47: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
-	37, // 48: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
-	37, // 49: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
-	2,  // 50: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
-	11, // 51: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
-	13, // 52: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
-	15, // 53: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
-	17, // 54: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
-	19, // 55: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
-	23, // 56: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
-	25, // 57: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
-	28, // 58: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
-	30, // 59: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
-	32, // 60: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
-	34, // 61: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
-	3,  // 62: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
-	12, // 63: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
-	14, // 64: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
-	16, // 65: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
-	18, // 66: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
-	22, // 67: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
-	24, // 68: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
-	26, // 69: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
-	29, // 70: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
-	31, // 71: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
-	33, // 72: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
-	35, // 73: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
-	62, // [62:74] is the sub-list for method output_type
-	50, // [50:62] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	39, // 33: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
+	9,  // 34: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
+	9,  // 35: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
+	23, // 36: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
+	39, // 37: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
+	22, // 38: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
+	22, // 39: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
+	9,  // 40: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
+	9,  // 41: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
+	38, // 42: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
+	29, // 43: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	39, // 44: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
+	9,  // 45: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
+	39, // 46: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
+	9,  // 47: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
+	9,  // 48: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
+	39, // 49: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
+	39, // 50: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
+	2,  // 51: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
+	11, // 52: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
+	13, // 53: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
+	15, // 54: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
+	17, // 55: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
+	19, // 56: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
+	21, // 57: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
+	25, // 58: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
+	27, // 59: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
+	30, // 60: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
+	32, // 61: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
+	34, // 62: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
+	36, // 63: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
+	3,  // 64: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
+	12, // 65: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
+	14, // 66: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
+	16, // 67: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
+	18, // 68: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
+	20, // 69: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
+	24, // 70: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
+	26, // 71: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
+	28, // 72: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
+	31, // 73: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
+	33, // 74: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
+	35, // 75: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
+	37, // 76: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
+	64, // [64:77] is the sub-list for method output_type
+	51, // [51:64] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -2585,7 +2693,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

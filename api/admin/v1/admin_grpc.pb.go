@@ -31,6 +31,7 @@ const (
 	Admin_DescribeGroup_FullMethodName = "/lockstep.admin.v1.Admin/DescribeGroup"
 	Admin_ListPoints_FullMethodName    = "/lockstep.admin.v1.Admin/ListPoints"
 	Admin_TakePoint_FullMethodName     = "/lockstep.admin.v1.Admin/TakePoint"
+	Admin_DropPin_FullMethodName       = "/lockstep.admin.v1.Admin/DropPin"
 	Admin_OpenView_FullMethodName      = "/lockstep.admin.v1.Admin/OpenView"
 	Admin_CloseView_FullMethodName     = "/lockstep.admin.v1.Admin/CloseView"
 	Admin_ListViews_FullMethodName     = "/lockstep.admin.v1.Admin/ListViews"
@@ -49,6 +50,8 @@ type AdminClient interface {
 	DescribeGroup(ctx context.Context, in *DescribeGroupRequest, opts ...grpc.CallOption) (*DescribeGroupResponse, error)
 	ListPoints(ctx context.Context, in *ListPointsRequest, opts ...grpc.CallOption) (*ListPointsResponse, error)
 	TakePoint(ctx context.Context, in *TakePointRequest, opts ...grpc.CallOption) (*TakePointResponse, error)
+	// Lets go of a pin. Pins of CSI snapshots go with their snapshots.
+	DropPin(ctx context.Context, in *DropPinRequest, opts ...grpc.CallOption) (*DropPinResponse, error)
 	OpenView(ctx context.Context, in *OpenViewRequest, opts ...grpc.CallOption) (*OpenViewResponse, error)
 	CloseView(ctx context.Context, in *CloseViewRequest, opts ...grpc.CallOption) (*CloseViewResponse, error)
 	ListViews(ctx context.Context, in *ListViewsRequest, opts ...grpc.CallOption) (*ListViewsResponse, error)
@@ -113,6 +116,16 @@ func (c *adminClient) TakePoint(ctx context.Context, in *TakePointRequest, opts 
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TakePointResponse)
 	err := c.cc.Invoke(ctx, Admin_TakePoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) DropPin(ctx context.Context, in *DropPinRequest, opts ...grpc.CallOption) (*DropPinResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DropPinResponse)
+	err := c.cc.Invoke(ctx, Admin_DropPin_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -198,6 +211,8 @@ type AdminServer interface {
 	DescribeGroup(context.Context, *DescribeGroupRequest) (*DescribeGroupResponse, error)
 	ListPoints(context.Context, *ListPointsRequest) (*ListPointsResponse, error)
 	TakePoint(context.Context, *TakePointRequest) (*TakePointResponse, error)
+	// Lets go of a pin. Pins of CSI snapshots go with their snapshots.
+	DropPin(context.Context, *DropPinRequest) (*DropPinResponse, error)
 	OpenView(context.Context, *OpenViewRequest) (*OpenViewResponse, error)
 	CloseView(context.Context, *CloseViewRequest) (*CloseViewResponse, error)
 	ListViews(context.Context, *ListViewsRequest) (*ListViewsResponse, error)
@@ -232,6 +247,9 @@ func (UnimplementedAdminServer) ListPoints(context.Context, *ListPointsRequest) 
 }
 func (UnimplementedAdminServer) TakePoint(context.Context, *TakePointRequest) (*TakePointResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TakePoint not implemented")
+}
+func (UnimplementedAdminServer) DropPin(context.Context, *DropPinRequest) (*DropPinResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DropPin not implemented")
 }
 func (UnimplementedAdminServer) OpenView(context.Context, *OpenViewRequest) (*OpenViewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method OpenView not implemented")
@@ -361,6 +379,24 @@ func _Admin_TakePoint_Handler(srv interface{}, ctx context.Context, dec func(int
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServer).TakePoint(ctx, req.(*TakePointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_DropPin_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DropPinRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).DropPin(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_DropPin_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).DropPin(ctx, req.(*DropPinRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -517,6 +553,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TakePoint",
 			Handler:    _Admin_TakePoint_Handler,
+		},
+		{
+			MethodName: "DropPin",
+			Handler:    _Admin_DropPin_Handler,
 		},
 		{
 			MethodName: "OpenView",
