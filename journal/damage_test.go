@@ -19,7 +19,6 @@ type damagedStore struct {
 	cfg              Config
 	sealed, unsealed string // names below the store's directory
 	start, tip       Position
-	records          int
 	// offsets of frames in the unsealed segment; all but the last two are
 	// proved durable by those behind them
 	frames []int64
@@ -57,7 +56,7 @@ func (d *damagedStore) corrupt(t *testing.T, name string, off, length int64) {
 }
 
 // wantCorrupt checks that an error says where what was found.
-func wantCorrupt(t *testing.T, err error, kind error, file string) *CorruptError {
+func wantCorrupt(t *testing.T, err error, kind error, file string) CorruptError {
 	t.Helper()
 	var c *CorruptError
 	if !errors.As(err, &c) || !errors.Is(err, kind) {
@@ -66,7 +65,7 @@ func wantCorrupt(t *testing.T, err error, kind error, file string) *CorruptError
 	if c.File != file || c.What == "" || c.Wanted == "" || c.Found == "" || c.Wanted == c.Found {
 		t.Fatalf("got %+v, want file %s, and what was wanted and found", c, file)
 	}
-	return c
+	return *c
 }
 
 // wantReported checks that Verify finds damage in a file and in no other.
