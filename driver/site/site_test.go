@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,16 +32,23 @@ var (
 
 // exports keeps the live devices that a site shows, so that tests can write
 // without a kernel.
-type exports struct{ devices map[string]engine.Device }
+type exports struct{ devices sync.Map }
 
 func (e *exports) Add(name string, dev engine.Device, _ string) error {
-	e.devices[name] = dev
+	e.devices.Store(name, dev)
 	return nil
 }
 
 func (e *exports) Remove(_ context.Context, name string) error {
-	delete(e.devices, name)
+	e.devices.Delete(name)
 	return nil
+}
+
+// device is nil for a volume that is not open.
+func (e *exports) device(id journal.VolumeID) engine.Device {
+	dev, _ := e.devices.Load(id.String())
+	d, _ := dev.(engine.Device)
+	return d
 }
 
 // opened is a site with its devices.
@@ -54,7 +62,7 @@ var log bytes.Buffer
 
 func openSite(fs vfs.FS) (*opened, error) {
 	log.Reset()
-	ex := &exports{devices: map[string]engine.Device{}}
+	ex := &exports{}
 	s, err := site.Open(context.Background(), site.Config{Name: "a", Root: "/root", FS: fs, Exports: ex, SegmentBytes: journal.MinSegmentBytes,
 		Log: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
@@ -84,7 +92,7 @@ func (o *opened) create(id journal.VolumeID, image *site.Image) error {
 // fill writes one value to the first sector of every member, in order.
 func (o *opened) fill(value byte) error {
 	for _, id := range members {
-		dev := o.exports.devices[id.String()]
+		dev := o.exports.device(id)
 		if dev == nil {
 			return fmt.Errorf("volume %s is not open", id)
 		}
@@ -97,7 +105,7 @@ func (o *opened) fill(value byte) error {
 
 func (o *opened) content(t *testing.T, id journal.VolumeID) byte {
 	t.Helper()
-	dev := o.exports.devices[id.String()]
+	dev := o.exports.device(id)
 	if dev == nil {
 		t.Fatalf("volume %s is not open: %s", id, log.String())
 	}
@@ -342,7 +350,7 @@ func TestNoPointWithoutAMember(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev := s.exports.devices[volumeA.String()]
+	dev := s.exports.device(volumeA)
 	if err := dev.WriteAt(ctx, make([]byte, 512), 0, true); err != nil {
 		t.Errorf("write to the member that is open: %v", err)
 	}
