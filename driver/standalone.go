@@ -216,7 +216,7 @@ func (s *standalone) serveAdmin(ctx context.Context) error {
 		Site: s.site, Exports: s.nbd, NBDSocket: s.cfg.path(nbdSocket), Version: s.cfg.Version,
 		Clock: clock.Wall{}, Peers: s.cfg.Peers, Promoted: s.adopt, OwnedPin: s.ownsPin,
 	}))
-	return serveGRPC(ctx, srv, l)
+	return serveGRPC(ctx, srv, l, stopTimeout)
 }
 
 func (s *standalone) serveNBD(ctx context.Context) error {
@@ -240,11 +240,13 @@ func (s *standalone) serveReplication(ctx context.Context) error {
 	}
 	srv := grpc.NewServer(replication.ServerOptions(config)...)
 	s.replicator.Register(srv)
-	return serveGRPC(ctx, srv, l)
+	// A stream lasts as long as its peer, so there is no end to wait for; what
+	// was not acknowledged is sent again by the next one.
+	return serveGRPC(ctx, srv, l, 0)
 }
 
-// serveGRPC serves until ctx ends; calls in progress get stopTimeout.
-func serveGRPC(ctx context.Context, srv *grpc.Server, l net.Listener) error {
+// serveGRPC serves until ctx ends; calls in progress then get grace to end.
+func serveGRPC(ctx context.Context, srv *grpc.Server, l net.Listener, grace time.Duration) error {
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }()
 	select {
@@ -252,7 +254,7 @@ func serveGRPC(ctx context.Context, srv *grpc.Server, l net.Listener) error {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	cut := time.AfterFunc(stopTimeout, srv.Stop)
+	cut := time.AfterFunc(grace, srv.Stop)
 	defer cut.Stop()
 	srv.GracefulStop()
 	return <-ended // nil after a stop

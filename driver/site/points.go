@@ -31,7 +31,14 @@ func (s *Site) pointsOf(st group.State) []group.Point {
 			s.mu.Unlock()
 		}
 	}
-	points := group.Points(st.Name, s.histories(st), s.exists)
+	exists := s.exists
+	if st.Role == group.RoleReplica {
+		// A member that a replica does not know has not been announced yet;
+		// only the primary can tell that it was deleted. Without it the
+		// checkpoint is no recovery point.
+		exists = func(journal.VolumeID) bool { return true }
+	}
+	points := group.Points(st.Name, s.histories(st), exists)
 	// Only the newest checkpoint of all can still describe a later moment.
 	if n := len(points); n > 0 && points[n-1].Checkpoint == number && quiet.After(points[n-1].Time) {
 		points[n-1].ValidUntil = quiet

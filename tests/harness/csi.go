@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
 )
 
 // Volume is a volume made over CSI.
@@ -74,18 +76,35 @@ func (s *Site) Publish(ctx context.Context, v *Volume) error {
 	if err := os.MkdirAll(v.Staging, 0o755); err != nil {
 		return err
 	}
+	s.env.Undo(func() error { return Unmount(v.Target, v.Staging) })
+	if err := s.noteDevices(ctx); err != nil {
+		return err
+	}
 	node := csi.NewNodeClient(s.CSI)
 	_, err = node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
 		VolumeId: v.ID, PublishContext: resp.PublishContext, StagingTargetPath: v.Staging, VolumeCapability: v.capability(), VolumeContext: v.context})
 	if err != nil {
 		return fmt.Errorf("stage %s: %w", v.Name, err)
 	}
-	s.env.Undo(func() error { return Unmount(v.Target, v.Staging) })
 	_, err = node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
 		VolumeId: v.ID, PublishContext: resp.PublishContext, StagingTargetPath: v.Staging, TargetPath: v.Target,
 		VolumeCapability: v.capability(), VolumeContext: v.context})
 	if err != nil {
 		return fmt.Errorf("publish %s: %w", v.Name, err)
+	}
+	return nil
+}
+
+// noteDevices remembers the site's devices, for Leftovers.
+func (s *Site) noteDevices(ctx context.Context) error {
+	status, err := s.Admin.GetStatus(ctx, &adminv1.GetStatusRequest{})
+	if err != nil {
+		return err
+	}
+	for _, v := range status.GetVolumes() {
+		if v.GetDevice() != "" {
+			s.env.devices[v.GetDevice()] = true
+		}
 	}
 	return nil
 }
@@ -117,3 +136,7 @@ func (s *Site) Snapshot(ctx context.Context, v *Volume, name string, parameters 
 	}
 	return resp.Snapshot, nil
 }
+
+// ForgetMounts takes away the mounts of a volume whose device is gone, as a
+// restart of the machine would. Publish then begins anew.
+func (v *Volume) ForgetMounts() error { return Unmount(v.Target, v.Staging) }

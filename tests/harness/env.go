@@ -12,6 +12,10 @@ import (
 	"time"
 )
 
+// maxDirBytes leaves room for the names of sockets: a path of one has at most
+// 107 bytes, see unix(7).
+const maxDirBytes = 70
+
 // Env is a directory with everything that a test or demo makes.
 type Env struct {
 	Dir string // absolute
@@ -19,20 +23,28 @@ type Env struct {
 	Out io.Writer
 
 	undo []func() error // run in reverse order by Close
+	// devices are those that were attached here at any time; see loops.
+	devices map[string]bool
 }
 
 // New makes an Env in a directory of its own below parent, which must exist.
 // bin is the lockstep binary.
 func New(parent, bin string, out io.Writer) (*Env, error) {
 	dir, err := os.MkdirTemp(parent, "lockstep-")
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make working directory: %w", err)
+	}
+	if len(dir) > maxDirBytes {
+		return nil, errors.Join(fmt.Errorf("working directory %s has %d characters, and sockets in it allow %d", dir, len(dir), maxDirBytes), os.Remove(dir))
 	}
 	// PostgreSQL runs as another user and has to get through.
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("open working directory: %w", err)
 	}
-	e := &Env{Dir: dir, Bin: bin, Out: out}
+	e := &Env{Dir: dir, Bin: bin, Out: out, devices: map[string]bool{}}
 	e.Undo(func() error { return os.RemoveAll(dir) })
 	return e, nil
 }
@@ -66,13 +78,18 @@ func (e *Env) Lockstep(ctx context.Context, args ...string) (string, error) {
 func Run(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.WaitDelay = 5 * time.Second
+	return output(cmd)
+}
+
+func output(cmd *exec.Cmd) (string, error) {
 	out, err := cmd.Output()
+	name, args := filepath.Base(cmd.Path), cmd.Args[1:]
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return string(out), fmt.Errorf("%s %v: %w: %s", filepath.Base(name), args, err, exit.Stderr)
+		return string(out), fmt.Errorf("%s %v: %w: %s", name, args, err, exit.Stderr)
 	}
 	if err != nil {
-		return string(out), fmt.Errorf("%s %v: %w", filepath.Base(name), args, err)
+		return string(out), fmt.Errorf("%s %v: %w", name, args, err)
 	}
 	return string(out), nil
 }

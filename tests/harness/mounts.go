@@ -24,6 +24,17 @@ func Unmount(paths ...string) error {
 	return errors.Join(errs...)
 }
 
+// unmountBelow is Unmount for all that is mounted in a directory.
+func (e *Env) unmountBelow(dir string) error {
+	all, err := e.mounts()
+	for _, path := range all {
+		if strings.HasPrefix(path, dir+"/") {
+			err = errors.Join(err, Unmount(path))
+		}
+	}
+	return err
+}
+
 func mounted(path string) bool {
 	b, err := os.ReadFile("/proc/self/mounts")
 	return err == nil && strings.Contains(string(b), " "+path+" ")

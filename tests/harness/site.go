@@ -132,10 +132,18 @@ func (s *Site) Args() []string {
 	return args
 }
 
+// PID is the process that runs; 0 if none does.
+func (s *Site) PID() int {
+	if s.cmd == nil || s.cmd.Process == nil {
+		return 0
+	}
+	return s.cmd.Process.Pid
+}
+
 // Stop ends the process in order, or with SIGKILL as a crash would. It returns
 // when the process is gone.
 func (s *Site) Stop(sig syscall.Signal) error {
-	if s.cmd == nil || s.cmd.Process == nil {
+	if s.PID() == 0 {
 		return nil
 	}
 	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -196,7 +204,9 @@ func (s *Site) destroy() error {
 	for _, c := range s.conns {
 		err = errors.Join(err, c.Close())
 	}
-	return errors.Join(err, s.dropDevices())
+	// A call that was cancelled may have mounted something after all; now
+	// that the site has ended nothing comes after this.
+	return errors.Join(err, s.env.unmountBelow(s.env.Path("mnt", s.Config.Name)), s.dropDevices())
 }
 
 // LogTail returns the last lines of the site's log.
