@@ -280,7 +280,7 @@ func TestFailedCallsRollBack(t *testing.T) {
 					} else {
 						s.backend.Before = hook
 					}
-					for range 2 { // the first attempt may meet the failure
+					for range nth { // each attempt may meet the failure
 						_ = lifecycle(ctx, s)
 					}
 					if err := lifecycle(ctx, s); err != nil {

@@ -62,6 +62,11 @@ func (s *Server) publish(ctx context.Context, id string, wanted catalog.Publish)
 		return err
 	}
 	if v.Publish.State == catalog.PublishActive {
+		// The device may be missing all the same: Reconcile cannot attach on a
+		// site that had been demoted, and is not repeated when it is primary.
+		if err := s.cfg.Backend.Attach(ctx, v.ID, attachOptions(v)); err != nil {
+			return fmt.Errorf("attach: %w", err)
+		}
 		return nil
 	}
 	if err := s.cfg.Backend.Attach(ctx, v.ID, attachOptions(v)); err != nil {

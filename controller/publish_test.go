@@ -143,3 +143,19 @@ func TestUnpublishInUse(t *testing.T) {
 		t.Error("the device is still attached")
 	}
 }
+
+// The device can be gone although the volume is recorded as published: a site
+// that had been demoted starts without it. The next call must bring it back.
+func TestPublishAttachesWhatIsMissing(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	id := s.createVolume("data", nil).GetVolumeId()
+	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability(""))))
+	if err := s.backend.Detach(ctx, parseID(t, id)); err != nil {
+		t.Fatal(err)
+	}
+	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability(""))))
+	if s.attached(id) == nil {
+		t.Error("a repeated publish left the volume without its device")
+	}
+}
