@@ -37,7 +37,11 @@ func TestMain(m *testing.M) {
 func runAll(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "lockstep-test-")
 	if err == nil {
-		defer os.RemoveAll(dir)
+		defer func() {
+			if err := os.RemoveAll(dir); err != nil {
+				fmt.Fprintln(os.Stderr, "integration:", err)
+			}
+		}()
 		lockstepBin = filepath.Join(dir, "lockstep")
 		_, err = harness.Run(context.Background(), "go", "build", "-o", lockstepBin, "github.com/lockstep-csi/lockstep/cmd/lockstep")
 	}

@@ -250,8 +250,8 @@ func TestRemoveDrains(t *testing.T) {
 		t.Error("an export that is being removed took a client")
 	}
 	select {
-	case <-removed:
-		t.Fatal("Remove returned while a request was at the device")
+	case err := <-removed:
+		t.Fatalf("Remove returned while a request was at the device: %v", err)
 	default:
 	}
 	gate.Release()
