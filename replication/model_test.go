@@ -140,6 +140,9 @@ func (s *modelStore) notify() {
 func (s *modelStore) Volume() journal.VolumeID { return s.volume }
 func (s *modelStore) SizeBytes() int64         { return modelBytes }
 
+// ImagePosition is the newest durable one: the model has no checkpoints.
+func (s *modelStore) ImagePosition() journal.Position { return s.Durable() }
+
 func (s *modelStore) Tip() journal.Position {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -21,11 +21,11 @@ type imageSource struct {
 }
 
 // beginImage opens the image to send: the partial one that the replica has,
-// if its position can still be opened, else the newest durable state. The
+// if its position can still be opened, else one of a recent durable state. The
 // reader for the records behind it is opened first, so that they cannot leave
 // the journal unnoticed while the image is under way.
 func (s *source) beginImage(partial *replicationv1.PartialImage) error {
-	at, from := s.store.Durable(), int64(0)
+	at, from := s.store.ImagePosition(), int64(0)
 	if partial != nil {
 		resumed := decodePosition(partial.GetAt())
 		if reader, err := s.store.Records(resumed); err == nil {

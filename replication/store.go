@@ -19,6 +19,9 @@ type SourceStore interface {
 	// what is durable is sent, so that a replica is never ahead of what its
 	// source can recover.
 	Durable() journal.Position
+	// ImagePosition is where an image for a new replica is to be taken:
+	// durable, and such that the newest durable checkpoint comes behind it.
+	ImagePosition() journal.Position
 	// Path is the active timeline's path from the horizon to the tip.
 	Path() journal.Path
 	// Timelines lists the known timelines, parents before children.

@@ -29,3 +29,19 @@ func TestReplicatingSitesStopAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestReplicaOfAnIdleGroupHasAPoint: a replica that is filled after the last
+// write must be able to fail over nevertheless.
+func TestReplicaOfAnIdleGroupHasAPoint(t *testing.T) {
+	ctx, env := newEnv(t)
+	pair := must(env.StartPair(ctx))(t)
+	check(t, pair.B.Stop(syscall.SIGTERM))
+	c := newChains(newBlockVolumes(ctx, t, pair.A, 2, 16*mib, replicated), 2)
+	c.start(t)
+	settle(500 * time.Millisecond)
+	c.stop()
+	check(t, c.err())
+	check(t, pair.A.AwaitPoint(ctx, groupName, time.Now()))
+	check(t, pair.B.Start(ctx))
+	check(t, pair.B.AwaitPoint(ctx, groupName, time.Now()))
+}
