@@ -96,6 +96,17 @@ func (s *Store) checkRange(off, length int64) error {
 // appendLocal gives a record that this site made the next position and
 // appends it. appendMu must be held.
 func (s *Store) appendLocal(r *Record) (Position, error) {
+	tip, err := s.readyToAppend()
+	if err != nil {
+		return Position{}, err
+	}
+	r.Position = Position{tip.Timeline, tip.Seq + 1}
+	return r.Position, s.appendRecord(r)
+}
+
+// readyToAppend returns the tip that a record of this site's making is to
+// follow, on a timeline of this site's. appendMu must be held.
+func (s *Store) readyToAppend() (tip Position, err error) {
 	if err := s.beginAppend(); err != nil {
 		return Position{}, err
 	}
@@ -104,9 +115,7 @@ func (s *Store) appendLocal(r *Record) (Position, error) {
 			return Position{}, err
 		}
 	}
-	tip := s.Tip()
-	r.Position = Position{tip.Timeline, tip.Seq + 1}
-	return r.Position, s.appendRecord(r)
+	return s.Tip(), nil
 }
 
 // beginAppend checks that the store is usable and, before the first change
@@ -142,28 +151,63 @@ func (s *Store) appendRecord(r *Record) error {
 			return err
 		}
 	}
-	g := s.active
-	off := g.end
-	putFrameHeader(s.header[:], r, Seq(s.durableSeq.Load()), s.volume)
-	end := off + frameBytes(len(r.Payload))
-	pad := padding[:min(-(off+frameHeaderBytes+int64(len(r.Payload)))&(blockBytes-1), g.bytes-end)]
-	if _, err := g.file.WriteVecAt([][]byte{s.header[:], r.Payload, pad}, off); err != nil {
-		return s.poison(fmt.Errorf("append to %s: %w", g.name, err))
+	s.records = append(s.records[:0], *r)
+	defer clear(s.records) // the payload is the caller's
+	if err := s.writeFrames(s.records); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g.note(r, off)
-	g.closedAt = s.cfg.Clock.Now()
-	s.tree.last[r.Position.Timeline] = r.Position.Seq
-	s.appended++
-	switch r.Kind {
-	case KindWrite, KindDiscard, KindZero:
-		c := g.changes[len(g.changes)-1]
-		s.index.insert(c.start, c.end, c.loc)
-	case KindCheckpoint:
-		g.noteCheckpoint(point, len(r.Payload))
+	s.showLocked(s.records)
+	if r.Kind == KindCheckpoint {
+		s.active.noteCheckpoint(point, len(r.Payload))
 	}
 	return nil
+}
+
+// writeFrames writes the frames of records that fit the active segment and
+// follow one another behind the tip, as one system call where it can. appendMu
+// must be held.
+func (s *Store) writeFrames(records []Record) error {
+	g := s.active
+	durable := Seq(s.durableSeq.Load())
+	headers, bufs, end := s.headers[:0], s.iovecs[:0], g.end
+	for i := range records {
+		r := &records[i]
+		n := len(headers)
+		headers = headers[:n+frameHeaderBytes]
+		putFrameHeader(headers[n:], r, durable, s.volume)
+		bufs = append(bufs, headers[n:], r.Payload)
+		if gap := frameBytes(len(r.Payload)) - frameHeaderBytes - int64(len(r.Payload)); gap > 0 {
+			bufs = append(bufs, padding[:gap])
+		}
+		end += frameBytes(len(r.Payload))
+	}
+	bufs = append(bufs, padding[:min(-end&(blockBytes-1), g.bytes-end)])
+	_, err := g.file.WriteVecAt(bufs, g.end)
+	clear(bufs) // payloads are the callers'
+	s.iovecs = bufs[:0]
+	if err != nil {
+		return s.poison(fmt.Errorf("append to %s: %w", g.name, err))
+	}
+	return nil
+}
+
+// showLocked makes written records visible. appendMu and mu must be held.
+func (s *Store) showLocked(records []Record) {
+	g := s.active
+	for i := range records {
+		r := &records[i]
+		g.note(r, g.end)
+		switch r.Kind {
+		case KindWrite, KindDiscard, KindZero:
+			c := g.changes[len(g.changes)-1]
+			s.index.insert(c.start, c.end, c.loc)
+		}
+		s.tree.last[r.Position.Timeline] = r.Position.Seq
+	}
+	s.appended += uint64(len(records))
+	g.closedAt = s.cfg.Clock.Now()
 }
 
 // grow makes the base and the catalog know a larger size before the record

@@ -26,6 +26,7 @@ func Open(cfg Config) (*Store, error) {
 		cfg: cfg, volume: id.Volume,
 		segments: map[segmentID]*segment{}, holds: map[*hold]struct{}{},
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
+		headers: make([]byte, 0, MaxBatch*frameHeaderBytes),
 	}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("open store of volume %s: %w", id.Volume, errors.Join(err, s.release(s.segments)))

@@ -88,6 +88,11 @@ func (g *segment) fits(r *Record) bool {
 	return g.end+frameBytes(len(r.Payload))+footerBytes(changes, points, infos) <= g.bytes
 }
 
+// freeBytes is the room for further frames and what they add to the footer.
+func (g *segment) freeBytes() int64 {
+	return g.bytes - g.end - footerBytes(len(g.changes), len(g.checkpoints), g.infoBytes)
+}
+
 // tableUpTo returns the newest-wins extents of the records with seq <= upTo.
 // The segment must be held by the caller.
 func (g *segment) tableUpTo(snap segmentSnapshot, upTo Seq) (table, error) {

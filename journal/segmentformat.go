@@ -111,8 +111,11 @@ type footer struct {
 // records and checkpoints takes, trailer included: n records make at most
 // 2n-1 disjoint extents.
 func footerBytes(changes, checkpoints int, infoBytes int64) int64 {
-	return 2*int64(changes)*footerExtentBytes + int64(checkpoints)*footerPointBytes + infoBytes + 3*blockBytes
+	return int64(changes)*changeFooterBytes + int64(checkpoints)*footerPointBytes + infoBytes + 3*blockBytes
 }
+
+// changeFooterBytes is what one more change adds to footerBytes.
+const changeFooterBytes = 2 * footerExtentBytes
 
 // encode returns the footer body, to be written at offset(), and the trailer.
 func (f *footer) encode() (body, trailer []byte) {

@@ -36,7 +36,10 @@ type Store struct {
 	// forkFirst asks the next local append to begin a timeline of its own:
 	// the store was not closed cleanly, or the timeline is another site's.
 	forkFirst bool
-	header    [frameHeaderBytes]byte // scratch of the append path
+	// Scratch of the append path.
+	headers []byte // room for MaxBatch headers
+	iovecs  [][]byte
+	records []Record
 
 	spareMu sync.Mutex // guards the supply of segment files
 	spare   *segment   // ready to become active, header not written

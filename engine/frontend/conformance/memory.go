@@ -199,3 +199,15 @@ func (m *Memory) count(add func(*Counts)) {
 	defer m.mu.Unlock()
 	add(&m.counts)
 }
+
+var _ engine.BatchWriter = (*Memory)(nil)
+
+// WriteBatch implements engine.BatchWriter.
+func (m *Memory) WriteBatch(ctx context.Context, writes []engine.Write) error {
+	for _, w := range writes {
+		if err := m.WriteAt(ctx, w.Data, w.Offset, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}

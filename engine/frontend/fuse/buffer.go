@@ -23,6 +23,14 @@ const (
 	replyAt = headroomBytes - outHeaderBytes
 )
 
+// batchBytes is the room that a receiver has beyond the longest request: small
+// writes that are waiting are read behind one another and served together.
+const batchBytes = 256 << 10
+
+// maxBatchedBytes bounds a write that is served together with others; for a
+// longer one the system calls matter little.
+const maxBatchedBytes = 16 << 10
+
 // smallBytes is the data capacity of the smaller buffers: most file system
 // reads fit.
 const smallBytes = 64 << 10
@@ -56,6 +64,17 @@ func (b *buffer) free() {
 // request is where a request is read to.
 func (b *buffer) request() []byte { return b.mem[requestAt:] }
 
+// behind returns the part of the buffer that is free behind a request with
+// dataBytes of data, as a buffer of its own; ok is false when it could not hold
+// the longest request, as a read from the connection demands.
+func (b *buffer) behind(dataBytes int) (rest buffer, ok bool) {
+	at := headroomBytes + (dataBytes+headroomBytes-1)&^(headroomBytes-1)
+	if len(b.mem)-at < headroomBytes+maxWriteBytes {
+		return buffer{}, false
+	}
+	return buffer{mem: b.mem[at:]}, true
+}
+
 // data is the page-aligned part behind the headroom.
 func (b *buffer) data() []byte { return b.mem[headroomBytes:] }
 
@@ -79,7 +98,7 @@ type receiver struct {
 // when stop (an eventfd) becomes readable. Of all receivers that wait, the
 // kernel wakes one for one request (EPOLLEXCLUSIVE).
 func newReceiver(fd, stop int) (*receiver, error) {
-	buf, err := newBuffer(maxWriteBytes)
+	buf, err := newBuffer(maxWriteBytes + batchBytes)
 	if err != nil {
 		return nil, err
 	}

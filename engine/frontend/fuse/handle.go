@@ -10,10 +10,11 @@ import (
 	"github.com/lockstep-csi/lockstep/engine"
 )
 
-// handle serves the request of n bytes in r. It returns kept false if r was
-// passed on to another goroutine, and an error only if the session has to end.
-func (s *server) handle(r *receiver, n int) (kept bool, err error) {
-	msg := r.request()[:n]
+// handle serves the request of n bytes in b, which is r's buffer or a part of
+// it. It returns kept false if r was passed on to another goroutine, and an
+// error only if the session has to end.
+func (s *server) handle(r *receiver, b *buffer, n int) (kept bool, err error) {
+	msg := b.request()[:n]
 	h, err := decodeHeader(msg)
 	if err != nil {
 		return true, err
@@ -21,21 +22,21 @@ func (s *server) handle(r *receiver, n int) (kept bool, err error) {
 	body := msg[inHeaderBytes:]
 	switch h.op {
 	case opWrite:
-		return true, s.handleWrite(r, h, body)
+		return s.handleWrite(r, b, h, body)
 	case opRead:
-		return s.handleRead(r, h, body)
+		return s.handleRead(r, b, h, body)
 	case opFsync:
-		return s.handleFlush(r, h)
+		return s.handleFlush(r, b, h)
 	case opFallocate:
-		return s.handleFallocate(r, h, body)
+		return s.handleFallocate(r, b, h, body)
 	case opForget, opBatchForget, opNotifyReply:
 		return true, nil // these have no reply
 	default:
-		n, errno, err := s.handleNode(r, h, body)
+		n, errno, err := s.handleNode(b, h, body)
 		if err != nil {
 			return true, err
 		}
-		return true, s.write(r.reply(h.unique, n, errno))
+		return true, s.write(b.reply(h.unique, n, errno))
 	}
 }
 
@@ -54,29 +55,36 @@ func (s *server) inRange(off, length int64) syscall.Errno {
 	return 0
 }
 
-func (s *server) handleWrite(r *receiver, h inHeader, body []byte) error {
+func (s *server) handleWrite(r *receiver, b *buffer, h inHeader, body []byte) (kept bool, err error) {
 	in, err := decodeWrite(body)
 	if err != nil {
-		return err
+		return true, err
 	}
 	errno := s.inRange(in.offset, int64(len(in.data)))
+	if errno == 0 && s.batch != nil && in.mayBatch() {
+		return s.handleBatch(r, b, h, in)
+	}
 	if errno == 0 {
 		s.busy()
-		errno = errnoOf(s.dev.WriteAt(s.ctx, in.data, in.offset, in.openFlags&unix.O_DSYNC != 0))
+		errno = errnoOf(s.dev.WriteAt(s.ctx, in.data, in.offset, in.isSync()))
 	}
-	if errno != 0 {
-		return s.write(r.reply(h.unique, 0, errno))
-	}
-	return s.write(r.reply(h.unique, putWriteOut(r.data(), len(in.data)), 0))
+	return true, s.replyWrite(b, h.unique, len(in.data), errno)
 }
 
-func (s *server) handleRead(r *receiver, h inHeader, body []byte) (kept bool, err error) {
+func (s *server) replyWrite(b *buffer, unique uint64, dataBytes int, errno syscall.Errno) error {
+	if errno != 0 {
+		return s.write(b.reply(unique, 0, errno))
+	}
+	return s.write(b.reply(unique, putWriteOut(b.data(), dataBytes), 0))
+}
+
+func (s *server) handleRead(r *receiver, b *buffer, h inHeader, body []byte) (kept bool, err error) {
 	in, err := decodeRead(body)
 	if err != nil {
 		return true, err
 	}
 	if in.size > maxWriteBytes {
-		return true, s.write(r.reply(h.unique, 0, unix.EINVAL))
+		return true, s.write(b.reply(h.unique, 0, unix.EINVAL))
 	}
 	// A read that starts before the end and reaches beyond it is cut short, as
 	// for any file: that is how a program finds the end.
@@ -87,14 +95,14 @@ func (s *server) handleRead(r *receiver, h inHeader, body []byte) (kept bool, er
 		if in.size == 0 {
 			errno = 0
 		}
-		return true, s.write(r.reply(h.unique, 0, errno))
+		return true, s.write(b.reply(h.unique, 0, errno))
 	}
 	if s.try != nil {
-		if done, err := s.try.TryReadAt(r.data()[:in.size], in.offset); done {
-			return true, s.replyRead(&r.buffer, h, in, err)
+		if done, err := s.try.TryReadAt(b.data()[:in.size], in.offset); done {
+			return true, s.replyRead(b, h, in, err)
 		}
 	}
-	return s.stepAside(r, in.size, func(b *buffer) error {
+	return s.stepAside(r, b, in.size, func(b *buffer) error {
 		return s.replyRead(b, h, in, s.dev.ReadAt(s.ctx, b.data()[:in.size], in.offset))
 	})
 }
@@ -109,19 +117,19 @@ func (s *server) replyRead(b *buffer, h inHeader, in readIn, failure error) erro
 
 // handleFlush serves FSYNC. The datasync flag makes no difference: the device
 // has no other metadata than what makes its data readable.
-func (s *server) handleFlush(r *receiver, h inHeader) (kept bool, err error) {
-	return s.stepAside(r, 0, func(b *buffer) error {
+func (s *server) handleFlush(r *receiver, b *buffer, h inHeader) (kept bool, err error) {
+	return s.stepAside(r, b, 0, func(b *buffer) error {
 		return s.write(b.reply(h.unique, 0, errnoOf(s.dev.Flush(s.ctx))))
 	})
 }
 
-func (s *server) handleFallocate(r *receiver, h inHeader, body []byte) (kept bool, err error) {
+func (s *server) handleFallocate(r *receiver, b *buffer, h inHeader, body []byte) (kept bool, err error) {
 	in, err := decodeFallocate(body)
 	if err != nil {
 		return true, err
 	}
 	if errno := s.inRange(in.offset, in.length); errno != 0 {
-		return true, s.write(r.reply(h.unique, 0, errno))
+		return true, s.write(b.reply(h.unique, 0, errno))
 	}
 	var change func() error
 	switch in.mode {
@@ -130,9 +138,9 @@ func (s *server) handleFallocate(r *receiver, h inHeader, body []byte) (kept boo
 	case fallocZeroRange | fallocKeepSize:
 		change = func() error { return s.dev.WriteZeroes(s.ctx, in.offset, in.length, false) }
 	default:
-		return true, s.write(r.reply(h.unique, 0, unix.EOPNOTSUPP))
+		return true, s.write(b.reply(h.unique, 0, unix.EOPNOTSUPP))
 	}
-	return s.stepAside(r, 0, func(b *buffer) error {
+	return s.stepAside(r, b, 0, func(b *buffer) error {
 		return s.write(b.reply(h.unique, 0, errnoOf(change())))
 	})
 }
@@ -140,16 +148,16 @@ func (s *server) handleFallocate(r *receiver, h inHeader, body []byte) (kept boo
 // stepAside runs serve, which may wait for the device, with a buffer for
 // dataBytes of data. If the caller is the last reader it passes r on first and
 // serves in another buffer (kept is then false); if other readers are there,
-// or no buffer is left, serve uses r. The request itself stays with this
+// or no buffer is left, serve uses b, which is r's or a part of it. The request itself stays with this
 // goroutine, whose caches are warm; the one that is woken does what can wait.
-func (s *server) stepAside(r *receiver, dataBytes int, serve func(*buffer) error) (kept bool, err error) {
+func (s *server) stepAside(r *receiver, b *buffer, dataBytes int, serve func(*buffer) error) (kept bool, err error) {
 	if s.reading.Load() > 0 {
-		return true, serve(&r.buffer)
+		return true, serve(b)
 	}
 	l, ok := s.buffers.take(dataBytes)
 	if !ok {
 		s.busy()
-		return true, serve(&r.buffer)
+		return true, serve(b)
 	}
 	s.passOn(r)
 	defer s.buffers.put(l)
@@ -157,9 +165,9 @@ func (s *server) stepAside(r *receiver, dataBytes int, serve func(*buffer) error
 }
 
 // handleNode serves the requests about names and attributes. It puts the
-// reply's data into r and returns its length.
-func (s *server) handleNode(r *receiver, h inHeader, body []byte) (int, syscall.Errno, error) {
-	out := r.data()
+// reply's data into b and returns its length.
+func (s *server) handleNode(b *buffer, h inHeader, body []byte) (int, syscall.Errno, error) {
+	out := b.data()
 	switch h.op {
 	case opLookup:
 		name, err := decodeName(body)

@@ -19,7 +19,8 @@ type server struct {
 	fd      int
 	stop    int // eventfd: readable from the moment the session is to end
 	dev     engine.Device
-	try     TryReader // dev, or nil
+	try     TryReader          // dev, or nil
+	batch   engine.BatchWriter // dev, or nil
 	buffers *pool
 	readers int64 // Options.Readers
 
@@ -58,6 +59,7 @@ func newServer(ctx context.Context, fd, stop int, dev engine.Device, buffers *po
 		done:    make(chan struct{}),
 	}
 	s.try, _ = dev.(TryReader)
+	s.batch, _ = dev.(engine.BatchWriter)
 	return s
 }
 
@@ -124,7 +126,7 @@ func (s *server) work(r *receiver) {
 		if n == 0 {
 			continue // the session ends
 		}
-		kept, err := s.handle(r, n)
+		kept, err := s.handle(r, &r.buffer, n)
 		s.served.Add(1)
 		if err != nil {
 			s.end(err)
