@@ -85,8 +85,12 @@ func (b *bench) checkpoints() error {
 	if err != nil {
 		return err
 	}
+	// A killed fio's requests keep the devices open for a moment longer.
+	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
+	defer cancel()
 	for _, v := range members {
-		if err := b.site.Unpublish(b.ctx, v, true); err != nil {
+		err := harness.Until(ctx, 50*time.Millisecond, func() error { return b.site.Unpublish(ctx, v, true) })
+		if err != nil {
 			return err
 		}
 	}
