@@ -28,21 +28,33 @@ func writeSome(t *testing.T, store *modelStore, records int) {
 	must(t, store.Flush(context.Background()))
 }
 
-// writeOn writes to stores without a pause until the returned function is
-// called, which returns when everything written is durable. A store that has
-// taken enough for any test gets no more.
-func writeOn(t *testing.T, stores ...*modelStore) (stop func()) {
-	const enough = 50_000
+// maxAhead bounds how far writeOn runs ahead of a replica, and with it the
+// memory of its model.
+const maxAhead = 20_000
+
+// writeOn writes to a site's stores, never far ahead of the replica's, until
+// the returned function is called, which returns when everything written is
+// durable.
+func (r *rig) writeOn(site, replica string, volumes ...journal.VolumeID) (stop func()) {
 	var writers sync.WaitGroup
 	ended := make(chan struct{})
-	for _, store := range stores {
+	for _, volume := range volumes {
+		store := r.sites[site].store(volume)
 		writers.Go(func() {
-			for range enough / 10 {
+			pace := time.NewTicker(time.Millisecond)
+			defer pace.Stop()
+			for {
+				var held journal.Seq
+				if copied := r.sites[replica].store(volume); copied != nil {
+					held = copied.Durable().Seq
+				}
+				if store.Durable().Seq < held+maxAhead {
+					writeSome(r.t, store, 10)
+				}
 				select {
 				case <-ended:
 					return
-				default:
-					writeSome(t, store, 10)
+				case <-pace.C:
 				}
 			}
 		})
@@ -61,7 +73,7 @@ func TestEqualAfterKilledConnections(t *testing.T) {
 			r := newRig(t, volumeOne, volumeTwo)
 			gw := r.serve("b", "")
 			sender := r.send("a", "b", gw.address, func(c *SenderConfig) { c.Compress = compress })
-			stopWriters := writeOn(t, r.sites["a"].store(volumeOne), r.sites["a"].store(volumeTwo))
+			stopWriters := r.writeOn("a", "b", volumeOne, volumeTwo)
 			const rounds = 6
 			for range rounds {
 				for _, v := range []journal.VolumeID{volumeOne, volumeTwo} {
