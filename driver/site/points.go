@@ -66,13 +66,18 @@ func (s *Site) Select(name, at string) (group.Point, error) {
 // TakePoint takes a checkpoint now; with a pin it is kept under that name.
 // The same pin again returns the point that it keeps.
 func (s *Site) TakePoint(ctx context.Context, name, pin string) (group.Point, time.Duration, error) {
-	coord, err := s.coordinatorOf(name)
-	if err != nil {
-		return group.Point{}, 0, err
-	}
 	if pin != "" {
 		point, err := s.PinPoint(ctx, name, pin, "")
 		return point, 0, err
+	}
+	return s.take(ctx, name)
+}
+
+// take has the group's coordinator take a checkpoint.
+func (s *Site) take(ctx context.Context, name string) (group.Point, time.Duration, error) {
+	coord, err := s.coordinatorOf(name)
+	if err != nil {
+		return group.Point{}, 0, err
 	}
 	taken, err := coord.Take(ctx)
 	if err != nil {
@@ -96,7 +101,7 @@ func (s *Site) PinPoint(ctx context.Context, name, pin, at string) (group.Point,
 	case at != "":
 		point, err = s.Select(name, at)
 	default:
-		point, err = s.takeForPin(ctx, name)
+		point, _, err = s.take(ctx, name)
 	}
 	if err != nil {
 		return group.Point{}, err
@@ -112,18 +117,6 @@ func (s *Site) PinPoint(ctx context.Context, name, pin, at string) (group.Point,
 		})
 	}
 	return point, pinning.Wait()
-}
-
-func (s *Site) takeForPin(ctx context.Context, name string) (group.Point, error) {
-	coord, err := s.coordinatorOf(name)
-	if err != nil {
-		return group.Point{}, err
-	}
-	taken, err := coord.Take(ctx)
-	if err != nil {
-		return group.Point{}, err
-	}
-	return group.Point{Checkpoint: taken.Number, Time: taken.Time, ValidUntil: taken.Time, Members: taken.Positions}, nil
 }
 
 // UnpinPoint drops a pin from every store that has it. No error if none has.

@@ -32,27 +32,15 @@ func (s *Site) StartRewind(ctx context.Context, name, at string, dryRun bool) (g
 		}
 		rewind = group.Rewind{ID: op.ID, Started: op.Started, To: to}
 		if !dryRun {
-			if rewind.From, rewind.Back, err = s.present(ctx, name); err != nil {
+			if rewind.From, _, err = s.take(ctx, name); err != nil {
 				return err
 			}
+			rewind.Back = rewind.From.Members
 		}
 		op.Targets, op.Rewind = to.Members, &rewind
 		return nil
 	})
 	return rewind, err
-}
-
-// present takes a checkpoint and returns it with the members' positions.
-func (s *Site) present(ctx context.Context, name string) (group.Point, map[journal.VolumeID]journal.Position, error) {
-	coord, err := s.coordinatorOf(name)
-	if err != nil {
-		return group.Point{}, nil, err
-	}
-	taken, err := coord.Take(ctx)
-	if err != nil {
-		return group.Point{}, nil, err
-	}
-	return group.Point{Checkpoint: taken.Number, Time: taken.Time, ValidUntil: taken.Time, Members: taken.Positions}, taken.Positions, nil
 }
 
 // UndoRewind returns the group to where it was before the rewind. What was

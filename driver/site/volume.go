@@ -132,7 +132,7 @@ func (s *Site) enginesOf(ids []journal.VolumeID) ([]*engine.Engine, error) {
 	return engines, nil
 }
 
-// allEngines returns the open engines of a group's members and of retired
+// histories returns the open stores of a group's members and of its retired
 // volumes, whose checkpoints still count.
 func (s *Site) histories(st group.State) []group.History {
 	s.mu.Lock()

@@ -1,9 +1,6 @@
 package fuse
 
 import (
-	"errors"
-	"fmt"
-	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -88,22 +85,4 @@ func (s *server) smallWrite(msg []byte) (h inHeader, in writeIn, ok bool) {
 	}
 	in, err = decodeWrite(msg[inHeaderBytes:])
 	return h, in, err == nil && in.mayBatch() && s.inRange(in.offset, int64(len(in.data))) == 0
-}
-
-// poll reads a request that is waiting, and returns 0 if there is none.
-func (s *server) poll(b *buffer) (int, error) {
-	for {
-		n, err := unix.Read(s.fd, b.request())
-		switch {
-		case err == nil && n > 0:
-			return n, nil
-		case err == nil, gone(err):
-			return 0, ErrUnmounted
-		case errors.Is(err, unix.EAGAIN):
-			return 0, nil
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOENT):
-		default:
-			return 0, fmt.Errorf("read request: %w", os.NewSyscallError("read", err))
-		}
-	}
 }

@@ -170,19 +170,29 @@ func (s *server) receive(r *receiver) (int, error) {
 	s.reading.Add(1)
 	defer s.reading.Add(-1)
 	for {
-		n, err := unix.Read(s.fd, r.request())
+		if n, err := s.poll(&r.buffer); n > 0 || err != nil {
+			return n, err
+		}
+		if err := s.awaitRequest(r); err != nil {
+			return 0, err
+		}
+		if s.ending.Load() {
+			return 0, nil
+		}
+	}
+}
+
+// poll reads a request that is waiting, and returns 0 if there is none.
+func (s *server) poll(b *buffer) (int, error) {
+	for {
+		n, err := unix.Read(s.fd, b.request())
 		switch {
 		case err == nil && n > 0:
 			return n, nil
 		case err == nil, gone(err):
 			return 0, ErrUnmounted // 0 bytes: a connection that is no /dev/fuse was closed
 		case errors.Is(err, unix.EAGAIN):
-			if err := s.awaitRequest(r); err != nil {
-				return 0, err
-			}
-			if s.ending.Load() {
-				return 0, nil
-			}
+			return 0, nil
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOENT):
 			// ENOENT: the request was interrupted while it was being copied.
 		default:
