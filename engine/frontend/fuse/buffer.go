@@ -23,14 +23,6 @@ const (
 	replyAt = headroomBytes - outHeaderBytes
 )
 
-// batchBytes is the room that a receiver has beyond the longest request: small
-// writes that are waiting are read behind one another and served together.
-const batchBytes = 256 << 10
-
-// maxBatchedBytes bounds a write that is served together with others; for a
-// longer one the system calls matter little.
-const maxBatchedBytes = 16 << 10
-
 // smallBytes is the data capacity of the smaller buffers: most file system
 // reads fit.
 const smallBytes = 64 << 10
@@ -64,17 +56,6 @@ func (b *buffer) free() {
 // request is where a request is read to.
 func (b *buffer) request() []byte { return b.mem[requestAt:] }
 
-// behind returns the part of the buffer that is free behind a request with
-// dataBytes of data, as a buffer of its own; ok is false when it could not hold
-// the longest request, as a read from the connection demands.
-func (b *buffer) behind(dataBytes int) (rest buffer, ok bool) {
-	at := headroomBytes + (dataBytes+headroomBytes-1)&^(headroomBytes-1)
-	if len(b.mem)-at < headroomBytes+maxWriteBytes {
-		return buffer{}, false
-	}
-	return buffer{mem: b.mem[at:]}, true
-}
-
 // data is the page-aligned part behind the headroom.
 func (b *buffer) data() []byte { return b.mem[headroomBytes:] }
 
@@ -91,18 +72,23 @@ func (b *buffer) reply(unique uint64, n int, errno syscall.Errno) []byte {
 // may read requests.
 type receiver struct {
 	buffer
-	epoll int // waits for a request or for the end of the session
+	epoll int   // waits for a request or for the end of the session
+	ring  *ring // nil where there is no io_uring
+	burst burst // of the reader that holds this receiver
 }
 
 // newReceiver prepares a receiver for the connection fd that wakes up early
 // when stop (an eventfd) becomes readable. Of all receivers that wait, the
 // kernel wakes one for one request (EPOLLEXCLUSIVE).
 func newReceiver(fd, stop int) (*receiver, error) {
-	buf, err := newBuffer(maxWriteBytes + batchBytes)
+	buf, err := newBuffer(maxWriteBytes)
 	if err != nil {
 		return nil, err
 	}
 	r := &receiver{buffer: buf, epoll: -1}
+	r.burst = burst{want: 1, replies: make([][]byte, 0, maxBurst), ops: make([]operation, 0, 2*maxBurst)}
+	// Without a ring every request takes two system calls, and that is all.
+	r.ring, _ = newRing(2 * maxBurst)
 	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		r.free()
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -124,6 +110,9 @@ func (r *receiver) free() {
 	r.buffer.free()
 	if r.epoll >= 0 {
 		_ = unix.Close(r.epoll)
+	}
+	if r.ring != nil {
+		r.ring.free()
 	}
 }
 
@@ -169,11 +158,17 @@ func (p *pool) free() {
 }
 
 // takeReceiver returns a receiver, or nil when all are in use.
-func (p *pool) takeReceiver() *receiver {
+func (p *pool) takeReceiver() *receiver { return p.takeReceiverLeaving(0) }
+
+// takeSpare returns a receiver whose buffer is used for a short time; nil when
+// it would be the last one.
+func (p *pool) takeSpare() *receiver { return p.takeReceiverLeaving(1) }
+
+func (p *pool) takeReceiverLeaving(left int) *receiver {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := len(p.receivers)
-	if n == 0 {
+	if n <= left {
 		return nil
 	}
 	r := p.receivers[n-1]

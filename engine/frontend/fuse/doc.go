@@ -32,12 +32,17 @@
 //
 // Serve owns every goroutine of a session and returns after all of them have
 // ended. Options.Readers goroutines read requests; each holds one receive
-// buffer, which is the permission to read. Changes and reads that the device
-// can answer from memory are served where they were read. Before a call that
-// may wait for a disk, a reader that is the last one still reading passes its
-// receive buffer on to another goroutine and continues in a smaller buffer, so
-// that a slow request never keeps the next one from being read. Buffers bound
-// the goroutines: when all are in use, requests wait in the kernel.
+// buffer, which is the permission to read. A reader takes the requests that
+// wait in the kernel together, up to maxBurst into as many buffers, and sends
+// its replies with the next taking: one system call (io_uring_enter, with no
+// operation left in the ring behind it) where io_uring is to be had, and one
+// for each request and reply where it is not. Changes, and reads that the device
+// can answer from memory, are served where they were read, small writes of a
+// burst as one batch. Before a call that may wait for a disk, a reader that is
+// the last one still reading passes its receive buffer on to another goroutine
+// and continues in a smaller buffer, so that a slow request never keeps the next
+// one from being read. Buffers bound the goroutines: when all are in use,
+// requests wait in the kernel.
 //
 // The package neither mounts nor unmounts, needs no privilege, and never
 // closes the descriptor that it was given.

@@ -10,33 +10,50 @@ import (
 	"github.com/lockstep-csi/lockstep/engine"
 )
 
-// handle serves the request of n bytes in b, which is r's buffer or a part of
-// it. It returns kept false if r was passed on to another goroutine, and an
-// error only if the session has to end.
-func (s *server) handle(r *receiver, b *buffer, n int) (kept bool, err error) {
-	msg := b.request()[:n]
+// task is a request that was looked at: either its reply is ready, or wait makes
+// it. A request without a reply has neither.
+type task struct {
+	reply []byte // in the buffer of the request
+	// wait serves the request, for which it may have to wait for the device,
+	// and returns the reply in b, which has room for dataBytes of data. It does
+	// not use the buffer in which the request came.
+	wait      func(b *buffer) []byte
+	dataBytes int
+	slot      *buffer // the buffer in which the request came
+	slotIndex int     // which of its burst that is
+}
+
+// decodeRequest splits a message into header and body.
+func decodeRequest(msg []byte) (inHeader, []byte, error) {
 	h, err := decodeHeader(msg)
 	if err != nil {
-		return true, err
+		return inHeader{}, nil, err
 	}
-	body := msg[inHeaderBytes:]
+	return h, msg[inHeaderBytes:], nil
+}
+
+// handle serves the request in b, which is no WRITE, as far as that needs no
+// waiting. An error ends the session.
+func (s *server) handle(b *buffer, h inHeader, body []byte) (task, error) {
 	switch h.op {
-	case opWrite:
-		return s.handleWrite(r, b, h, body)
 	case opRead:
-		return s.handleRead(r, b, h, body)
+		return s.handleRead(b, h, body)
 	case opFsync:
-		return s.handleFlush(r, b, h)
+		// The datasync flag makes no difference: the device has no other
+		// metadata than what makes its data readable.
+		return task{slot: b, wait: func(b *buffer) []byte {
+			return b.reply(h.unique, 0, errnoOf(s.dev.Flush(s.ctx)))
+		}}, nil
 	case opFallocate:
-		return s.handleFallocate(r, b, h, body)
+		return s.handleFallocate(b, h, body)
 	case opForget, opBatchForget, opNotifyReply:
-		return true, nil // these have no reply
+		return task{}, nil // these have no reply
 	default:
 		n, errno, err := s.handleNode(b, h, body)
 		if err != nil {
-			return true, err
+			return task{}, err
 		}
-		return true, s.write(b.reply(h.unique, n, errno))
+		return task{reply: b.reply(h.unique, n, errno)}, nil
 	}
 }
 
@@ -55,81 +72,50 @@ func (s *server) inRange(off, length int64) syscall.Errno {
 	return 0
 }
 
-func (s *server) handleWrite(r *receiver, b *buffer, h inHeader, body []byte) (kept bool, err error) {
-	in, err := decodeWrite(body)
-	if err != nil {
-		return true, err
-	}
-	errno := s.inRange(in.offset, int64(len(in.data)))
-	if errno == 0 && s.batch != nil && in.mayBatch() {
-		return s.handleBatch(r, b, h, in)
-	}
-	if errno == 0 {
-		s.busy()
-		errno = errnoOf(s.dev.WriteAt(s.ctx, in.data, in.offset, in.isSync()))
-	}
-	return true, s.replyWrite(b, h.unique, len(in.data), errno)
-}
-
-func (s *server) replyWrite(b *buffer, unique uint64, dataBytes int, errno syscall.Errno) error {
-	if errno != 0 {
-		return s.write(b.reply(unique, 0, errno))
-	}
-	return s.write(b.reply(unique, putWriteOut(b.data(), dataBytes), 0))
-}
-
-func (s *server) handleRead(r *receiver, b *buffer, h inHeader, body []byte) (kept bool, err error) {
+func (s *server) handleRead(b *buffer, h inHeader, body []byte) (task, error) {
 	in, err := decodeRead(body)
 	if err != nil {
-		return true, err
+		return task{}, err
 	}
 	if in.size > maxWriteBytes {
-		return true, s.write(b.reply(h.unique, 0, unix.EINVAL))
+		return task{reply: b.reply(h.unique, 0, unix.EINVAL)}, nil
 	}
 	// A read that starts before the end and reaches beyond it is cut short, as
 	// for any file: that is how a program finds the end.
 	if left := s.dev.SizeBytes() - in.offset; in.offset >= 0 && left < int64(in.size) {
 		in.size = int(max(left, 0))
 	}
-	if errno := s.inRange(in.offset, int64(in.size)); errno != 0 || in.size == 0 {
-		if in.size == 0 {
-			errno = 0
-		}
-		return true, s.write(b.reply(h.unique, 0, errno))
+	if in.size == 0 {
+		return task{reply: b.reply(h.unique, 0, 0)}, nil
+	}
+	if errno := s.inRange(in.offset, int64(in.size)); errno != 0 {
+		return task{reply: b.reply(h.unique, 0, errno)}, nil
 	}
 	if s.try != nil {
 		if done, err := s.try.TryReadAt(b.data()[:in.size], in.offset); done {
-			return true, s.replyRead(b, h, in, err)
+			return task{reply: replyRead(b, h, in, err)}, nil
 		}
 	}
-	return s.stepAside(r, b, in.size, func(b *buffer) error {
-		return s.replyRead(b, h, in, s.dev.ReadAt(s.ctx, b.data()[:in.size], in.offset))
-	})
+	return task{slot: b, dataBytes: in.size, wait: func(b *buffer) []byte {
+		return replyRead(b, h, in, s.dev.ReadAt(s.ctx, b.data()[:in.size], in.offset))
+	}}, nil
 }
 
 // replyRead answers a READ whose data is in b, or that failed.
-func (s *server) replyRead(b *buffer, h inHeader, in readIn, failure error) error {
+func replyRead(b *buffer, h inHeader, in readIn, failure error) []byte {
 	if errno := errnoOf(failure); errno != 0 {
-		return s.write(b.reply(h.unique, 0, errno))
+		return b.reply(h.unique, 0, errno)
 	}
-	return s.write(b.reply(h.unique, in.size, 0))
+	return b.reply(h.unique, in.size, 0)
 }
 
-// handleFlush serves FSYNC. The datasync flag makes no difference: the device
-// has no other metadata than what makes its data readable.
-func (s *server) handleFlush(r *receiver, b *buffer, h inHeader) (kept bool, err error) {
-	return s.stepAside(r, b, 0, func(b *buffer) error {
-		return s.write(b.reply(h.unique, 0, errnoOf(s.dev.Flush(s.ctx))))
-	})
-}
-
-func (s *server) handleFallocate(r *receiver, b *buffer, h inHeader, body []byte) (kept bool, err error) {
+func (s *server) handleFallocate(b *buffer, h inHeader, body []byte) (task, error) {
 	in, err := decodeFallocate(body)
 	if err != nil {
-		return true, err
+		return task{}, err
 	}
 	if errno := s.inRange(in.offset, in.length); errno != 0 {
-		return true, s.write(b.reply(h.unique, 0, errno))
+		return task{reply: b.reply(h.unique, 0, errno)}, nil
 	}
 	var change func() error
 	switch in.mode {
@@ -138,30 +124,55 @@ func (s *server) handleFallocate(r *receiver, b *buffer, h inHeader, body []byte
 	case fallocZeroRange | fallocKeepSize:
 		change = func() error { return s.dev.WriteZeroes(s.ctx, in.offset, in.length, false) }
 	default:
-		return true, s.write(b.reply(h.unique, 0, unix.EOPNOTSUPP))
+		return task{reply: b.reply(h.unique, 0, unix.EOPNOTSUPP)}, nil
 	}
-	return s.stepAside(r, b, 0, func(b *buffer) error {
-		return s.write(b.reply(h.unique, 0, errnoOf(change())))
-	})
+	return task{slot: b, wait: func(b *buffer) []byte {
+		return b.reply(h.unique, 0, errnoOf(change()))
+	}}, nil
 }
 
-// stepAside runs serve, which may wait for the device, with a buffer for
-// dataBytes of data. If the caller is the last reader it passes r on first and
-// serves in another buffer (kept is then false); if other readers are there,
-// or no buffer is left, serve uses b, which is r's or a part of it. The request itself stays with this
-// goroutine, whose caches are warm; the one that is woken does what can wait.
-func (s *server) stepAside(r *receiver, b *buffer, dataBytes int, serve func(*buffer) error) (kept bool, err error) {
+// stepAside serves t, the last request of r's burst. If the caller is the last
+// reader it passes r on first and serves in another buffer (kept is then
+// false); if other readers are there, or no buffer is left, it uses the one
+// that the request came in. The request itself stays with this goroutine,
+// whose caches are warm; the one that is woken does what can wait.
+func (s *server) stepAside(r *receiver, t task) (kept bool, err error) {
 	if s.reading.Load() > 0 {
-		return true, serve(b)
+		return true, s.write(t.wait(t.slot))
 	}
-	l, ok := s.buffers.take(dataBytes)
+	l, ok := s.buffers.take(t.dataBytes)
 	if !ok {
 		s.busy()
-		return true, serve(b)
+		return true, s.write(t.wait(t.slot))
 	}
 	s.passOn(r)
 	defer s.buffers.put(l)
-	return false, serve(l.buffer)
+	return false, s.write(t.wait(l.buffer))
+}
+
+// spawn serves t, if there is one, in a goroutine of its own, or, if no buffer
+// is left for that, here. A long request keeps the buffer that it came in if
+// that is a spare one.
+func (s *server) spawn(b *burst, t task) error {
+	if t.wait == nil {
+		return nil
+	}
+	var l lease
+	ok := t.dataBytes > smallBytes && t.slotIndex > 0
+	if ok {
+		r := b.slots[t.slotIndex]
+		l, b.slots[t.slotIndex] = lease{buffer: &r.buffer, receiver: r}, nil
+	} else if l, ok = s.buffers.take(t.dataBytes); !ok {
+		s.busy()
+		return s.write(t.wait(t.slot))
+	}
+	s.wg.Go(func() {
+		defer s.buffers.put(l)
+		if err := s.write(t.wait(l.buffer)); err != nil {
+			s.end(err)
+		}
+	})
+	return nil
 }
 
 // handleNode serves the requests about names and attributes. It puts the

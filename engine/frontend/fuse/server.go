@@ -107,27 +107,36 @@ func (s *server) passOn(r *receiver) {
 
 // work reads and serves requests until the session ends.
 func (s *server) work(r *receiver) {
-	for !s.ending.Load() {
+	for {
 		if r == nil {
 			if r = s.await(); r == nil {
 				return
 			}
 		}
+		if s.ending.Load() {
+			if err := s.flushReplies(&r.burst); err != nil {
+				s.end(err)
+			}
+			return
+		}
 		if s.surplus() {
+			if err := s.flushReplies(&r.burst); err != nil {
+				s.end(err)
+				return
+			}
 			s.buffers.putReceiver(r)
 			r = nil
 			continue
 		}
-		n, err := s.receive(r)
+		got, err := s.receive(r)
 		if err != nil {
 			s.end(err)
 			return
 		}
-		if n == 0 {
+		if got == 0 {
 			continue // the session ends
 		}
-		kept, err := s.handle(r, &r.buffer, n)
-		s.served.Add(1)
+		kept, err := s.serve(r, got)
 		if err != nil {
 			s.end(err)
 			return
@@ -164,14 +173,14 @@ func (s *server) surplus() bool {
 	}
 }
 
-// receive reads one request into r and returns its length, or 0 when the
-// session ends before there is one.
+// receive sends what is queued, waits for requests and reads them. It returns
+// how many, or 0 when the session ends before there is one.
 func (s *server) receive(r *receiver) (int, error) {
 	s.reading.Add(1)
 	defer s.reading.Add(-1)
 	for {
-		if n, err := s.poll(&r.buffer); n > 0 || err != nil {
-			return n, err
+		if got, err := s.exchange(r); got > 0 || err != nil {
+			return got, err
 		}
 		if err := s.awaitRequest(r); err != nil {
 			return 0, err
@@ -215,19 +224,26 @@ func (s *server) awaitRequest(r *receiver) error {
 	}
 }
 
-// write sends one reply. A request that no longer exists, because its caller
-// was killed, is no error.
+// write sends one reply.
 func (s *server) write(msg []byte) error {
 	for {
 		_, err := unix.Write(s.fd, msg)
-		switch {
-		case err == nil, errors.Is(err, unix.ENOENT):
-			return nil
-		case gone(err):
-			return ErrUnmounted
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
-		default:
-			return fmt.Errorf("write reply: %w", os.NewSyscallError("write", err))
+		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
+			continue
 		}
+		return replyError(err)
+	}
+}
+
+// replyError judges the outcome of writing a reply. A request that no longer
+// exists, because its caller was killed, is no error.
+func replyError(err error) error {
+	switch {
+	case err == nil, errors.Is(err, unix.ENOENT):
+		return nil
+	case gone(err):
+		return ErrUnmounted
+	default:
+		return fmt.Errorf("write reply: %w", os.NewSyscallError("write", err))
 	}
 }

@@ -1,0 +1,282 @@
+package fuse
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-csi/lockstep/engine"
+)
+
+// maxBurst is how many requests a reader takes at once. Each is read into a
+// receiver's buffer, because only the kernel knows how long the next one is.
+const maxBurst = 8
+
+// maxBatchedBytes bounds a write that is served together with others; for a
+// longer one the system calls matter little.
+const maxBatchedBytes = 16 << 10
+
+// burst is what the reader that holds a receiver has read and not answered.
+type burst struct {
+	slots   [maxBurst]*receiver // the first is the one that the burst belongs to
+	bytes   [maxBurst]int       // of the request in each slot, 0 where there is none
+	want    int                 // how many requests to ask for next, at least 1
+	replies [][]byte            // in the slots, not sent yet; capacity maxBurst
+	ops     []operation         // capacity 2*maxBurst
+}
+
+// reply queues a reply that lies in one of the slots. It is sent before the slot
+// is read into again.
+func (b *burst) reply(msg []byte) {
+	if msg != nil {
+		b.replies = append(b.replies, msg)
+	}
+}
+
+// exchange sends the queued replies of r's burst and reads the requests that
+// wait in the kernel, up to as many as the last time were worth asking for. It
+// returns how many it read; 0 means that none waits.
+//
+// With a ring all this is one system call, which is what a small request costs
+// most (docs/performance.md).
+func (s *server) exchange(r *receiver) (got int, err error) {
+	b := &r.burst
+	clear(b.slots[:])
+	clear(b.bytes[:])
+	b.slots[0] = r
+	slots := 1
+	for ; slots < b.want; slots++ {
+		if b.slots[slots] = s.buffers.takeSpare(); b.slots[slots] == nil {
+			break
+		}
+	}
+	got, err = s.fill(r, slots)
+	for i := 1; i < slots; i++ {
+		if b.bytes[i] == 0 {
+			s.buffers.putReceiver(b.slots[i])
+			b.slots[i] = nil
+		}
+	}
+	b.want = min(got+1, maxBurst)
+	return got, err
+}
+
+// fill is exchange with the first slots of the burst to read into.
+func (s *server) fill(r *receiver, slots int) (got int, err error) {
+	b := &r.burst
+	if r.ring == nil || len(b.replies)+slots == 1 {
+		if err := s.flushReplies(b); err != nil {
+			return 0, err
+		}
+		for got < slots {
+			n, err := s.poll(&b.slots[got].buffer)
+			if err != nil || n == 0 {
+				return got, err
+			}
+			b.bytes[got] = n
+			got++
+		}
+		return got, nil
+	}
+	b.ops = b.ops[:0]
+	for _, msg := range b.replies {
+		b.ops = append(b.ops, operation{write: true, mem: msg})
+	}
+	for _, slot := range b.slots[:slots] {
+		b.ops = append(b.ops, operation{mem: slot.request()})
+	}
+	if err := r.ring.do(s.fd, b.ops); err != nil {
+		return 0, err
+	}
+	reads := b.ops[len(b.replies):]
+	for i := range b.replies {
+		if err := replyError(b.ops[i].err); err != nil {
+			return 0, err
+		}
+	}
+	b.replies = b.replies[:0]
+	return b.collect(reads)
+}
+
+// collect notes which slots the reads have filled. They need not be the first
+// ones: a request can come after one read has found none and before the next.
+func (b *burst) collect(reads []operation) (got int, err error) {
+	for i := range reads {
+		n, failure := reads[i].n, reads[i].err
+		switch {
+		case failure == nil && n > 0:
+			b.bytes[i] = n
+			got++
+		case failure == nil, gone(failure):
+			err = ErrUnmounted
+		case errors.Is(failure, unix.ECANCELED), errors.Is(failure, unix.EINTR), errors.Is(failure, unix.ENOENT):
+			// ENOENT: the request was interrupted while it was being copied.
+		default:
+			err = fmt.Errorf("read request: %w", os.NewSyscallError("read", failure))
+		}
+	}
+	return got, err
+}
+
+// flushReplies sends the queued replies without reading.
+func (s *server) flushReplies(b *burst) error {
+	for _, msg := range b.replies {
+		if err := s.write(msg); err != nil {
+			return err
+		}
+	}
+	b.replies = b.replies[:0]
+	return nil
+}
+
+// serve answers the requests of r's burst. Its replies may still be queued on
+// return. It returns kept false if r was passed on to another goroutine, and an
+// error only if the session has to end.
+//
+// Requests that are in the kernel at the same time have no order among them. So
+// those that may have to wait for the device go elsewhere first, then the small
+// writes are stored together.
+func (s *server) serve(r *receiver, got int) (kept bool, err error) {
+	b := &r.burst
+	defer s.served.Add(uint64(got))
+	last, err := s.serveQuick(b)
+	// Before the last one is served: it may need one of these buffers.
+	for _, slot := range b.slots[1:] {
+		if slot != nil {
+			s.buffers.putReceiver(slot)
+		}
+	}
+	if err != nil || last.wait == nil {
+		return true, err
+	}
+	if err := s.flushReplies(b); err != nil {
+		return true, err
+	}
+	return s.stepAside(r, last)
+}
+
+// serveQuick answers the requests of a burst but for the last one that may
+// wait, which it returns, provided that nothing else is left to do.
+func (s *server) serveQuick(b *burst) (last task, err error) {
+	var writes writeBatch
+	for i, n := range b.bytes {
+		if n == 0 {
+			continue
+		}
+		slot := &b.slots[i].buffer
+		h, body, err := decodeRequest(slot.request()[:n])
+		if err != nil {
+			return task{}, err
+		}
+		if h.op == opWrite {
+			if err := s.addWrite(&writes, slot, h, body); err != nil {
+				return task{}, err
+			}
+			continue
+		}
+		t, err := s.handle(slot, h, body)
+		if err != nil {
+			return task{}, err
+		}
+		if t.wait == nil {
+			b.reply(t.reply)
+			continue
+		}
+		if err := s.spawn(b, last); err != nil {
+			return task{}, err
+		}
+		last, last.slotIndex = t, i
+	}
+	if writes.count == 0 {
+		return last, nil
+	}
+	if err := s.spawn(b, last); err != nil {
+		return task{}, err
+	}
+	return task{}, s.storeWrites(b, &writes)
+}
+
+// writeBatch collects the writes of a burst.
+type writeBatch struct {
+	count  int
+	writes [maxBurst]engine.Write
+	sync   [maxBurst]bool // must be durable before it is answered
+	slots  [maxBurst]*buffer
+	unique [maxBurst]uint64
+}
+
+// addWrite decodes a write and adds it, or answers it if it is refused.
+func (s *server) addWrite(w *writeBatch, slot *buffer, h inHeader, body []byte) error {
+	in, err := decodeWrite(body)
+	if err != nil {
+		return err
+	}
+	if errno := s.inRange(in.offset, int64(len(in.data))); errno != 0 {
+		return s.write(slot.reply(h.unique, 0, errno))
+	}
+	i := w.count
+	w.writes[i] = engine.Write{Offset: in.offset, Data: in.data}
+	w.sync[i], w.slots[i], w.unique[i] = in.isSync(), slot, h.unique
+	w.count++
+	return nil
+}
+
+// storeWrites stores the writes in their order, runs of small ones together,
+// and queues their replies.
+func (s *server) storeWrites(b *burst, w *writeBatch) error {
+	// Storing is expected to be quick; if it is not, what is done already must
+	// not wait for it.
+	if err := s.flushReplies(b); err != nil {
+		return err
+	}
+	s.busy()
+	for first := 0; first < w.count; {
+		end := first
+		for s.batch != nil && end < w.count && !w.sync[end] && len(w.writes[end].Data) <= maxBatchedBytes {
+			end++
+		}
+		if end-first < 2 || s.batch.WriteBatch(s.ctx, w.writes[first:end]) != nil {
+			// Also after a batch that failed, so that each write gets its own
+			// answer. What the batch stored is stored again, in its order.
+			end = max(end, first+1)
+			if err := s.storeSingly(b, w, first, end); err != nil {
+				return err
+			}
+		} else {
+			for i := first; i < end; i++ {
+				b.reply(w.reply(i, 0))
+			}
+		}
+		first = end
+	}
+	return nil
+}
+
+// storeSingly stores the writes from first to before end.
+func (s *server) storeSingly(b *burst, w *writeBatch, first, end int) error {
+	for i := first; i < end; i++ {
+		errno := errnoOf(s.dev.WriteAt(s.ctx, w.writes[i].Data, w.writes[i].Offset, w.sync[i]))
+		b.reply(w.reply(i, errno))
+		if w.sync[i] || len(w.writes[i].Data) > maxBatchedBytes { // took long enough
+			if err := s.flushReplies(b); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// reply makes the reply to the i-th write, over its data.
+func (w *writeBatch) reply(i int, errno syscall.Errno) []byte {
+	slot := w.slots[i]
+	if errno != 0 {
+		return slot.reply(w.unique[i], 0, errno)
+	}
+	return slot.reply(w.unique[i], putWriteOut(slot.data(), len(w.writes[i].Data)), 0)
+}
+
+// isSync reports whether a write must be durable before it is answered.
+func (in *writeIn) isSync() bool { return in.openFlags&unix.O_DSYNC != 0 }
