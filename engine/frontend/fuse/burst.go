@@ -21,7 +21,7 @@ const maxBatchedBytes = 16 << 10
 
 // burst is what the reader that holds a receiver has read and not answered.
 type burst struct {
-	slots   [maxBurst]*receiver // the first is the one that the burst belongs to
+	slots   [maxBurst]*receiver // the first is the one that the burst belongs to, nil where there is none
 	bytes   [maxBurst]int       // of the request in each slot, 0 where there is none
 	want    int                 // how many requests to ask for next, at least 1
 	replies [][]byte            // in the slots, not sent yet; capacity maxBurst
@@ -44,24 +44,51 @@ func (b *burst) reply(msg []byte) {
 // most (docs/performance.md).
 func (s *server) exchange(r *receiver) (got int, err error) {
 	b := &r.burst
-	clear(b.slots[:])
-	clear(b.bytes[:])
 	b.slots[0] = r
-	slots := 1
-	for ; slots < b.want; slots++ {
-		if b.slots[slots] = s.buffers.takeSpare(); b.slots[slots] == nil {
+	held := b.closeGaps()
+	for ; held < b.want; held++ {
+		if b.slots[held] = s.buffers.takeSpare(); b.slots[held] == nil {
 			break
 		}
 	}
-	got, err = s.fill(r, slots)
-	for i := 1; i < slots; i++ {
-		if b.bytes[i] == 0 {
+	clear(b.bytes[:])
+	got, err = s.fill(r, min(held, b.want))
+	s.releaseSpares(b)
+	b.want = min(got+1, maxBurst)
+	return got, err
+}
+
+// closeGaps moves the slots that are held to the front and returns how many
+// they are.
+func (b *burst) closeGaps() (held int) {
+	for i, slot := range b.slots {
+		if slot != nil {
+			b.slots[i], b.slots[held] = nil, slot
+			held++
+		}
+	}
+	return held
+}
+
+// releaseSpares gives back the spare slots without a request. No reply may be
+// queued: it would lie in a buffer that others read into.
+func (s *server) releaseSpares(b *burst) {
+	for i := 1; i < maxBurst; i++ {
+		if b.slots[i] != nil && b.bytes[i] == 0 {
 			s.buffers.putReceiver(b.slots[i])
 			b.slots[i] = nil
 		}
 	}
-	b.want = min(got+1, maxBurst)
-	return got, err
+}
+
+// finish sends what is queued without reading and gives back all spare slots.
+func (s *server) finish(b *burst) error {
+	if err := s.flushReplies(b); err != nil {
+		return err
+	}
+	clear(b.bytes[:])
+	s.releaseSpares(b)
+	return nil
 }
 
 // fill is exchange with the first slots of the burst to read into.
@@ -143,23 +170,17 @@ func (s *server) serve(r *receiver, got int) (kept bool, err error) {
 	b := &r.burst
 	defer s.served.Add(uint64(got))
 	last, err := s.serveQuick(b)
-	// Before the last one is served: it may need one of these buffers.
-	for _, slot := range b.slots[1:] {
-		if slot != nil {
-			s.buffers.putReceiver(slot)
-		}
-	}
 	if err != nil || last.wait == nil {
-		return true, err
+		return true, err // the spare slots hold replies, the next exchange frees them
 	}
-	if err := s.flushReplies(b); err != nil {
+	if err := s.finish(b); err != nil {
 		return true, err
 	}
 	return s.stepAside(r, last)
 }
 
 // serveQuick answers the requests of a burst but for the last one that may
-// wait, which it returns, provided that nothing else is left to do.
+// wait, which it returns unless it found a buffer for that one too.
 func (s *server) serveQuick(b *burst) (last task, err error) {
 	var writes writeBatch
 	for i, n := range b.bytes {
@@ -185,18 +206,35 @@ func (s *server) serveQuick(b *burst) (last task, err error) {
 			b.reply(t.reply)
 			continue
 		}
-		if err := s.spawn(b, last); err != nil {
-			return task{}, err
+		if last.wait != nil {
+			s.spawn(last, s.leaseFor(b, i, last))
 		}
-		last, last.slotIndex = t, i
+		last = t
 	}
 	if writes.count == 0 {
 		return last, nil
 	}
-	if err := s.spawn(b, last); err != nil {
-		return task{}, err
+	if last.wait != nil {
+		if l, ok := s.buffers.take(last.dataBytes); ok {
+			s.spawn(last, l)
+			last = task{}
+		}
 	}
-	return task{}, s.storeWrites(b, &writes)
+	return last, s.storeWrites(b, &writes)
+}
+
+// leaseFor finds a buffer for t, which waits. The slot of the request that was
+// decoded last, which waits too and so has no reply in it, can always be had:
+// it is not the burst's first.
+func (s *server) leaseFor(b *burst, decoded int, t task) lease {
+	if t.dataBytes <= smallBytes {
+		if l, ok := s.buffers.take(t.dataBytes); ok {
+			return l
+		}
+	}
+	r := b.slots[decoded]
+	b.slots[decoded], b.bytes[decoded] = nil, 0
+	return lease{buffer: &r.buffer, receiver: r}
 }
 
 // writeBatch collects the writes of a burst.

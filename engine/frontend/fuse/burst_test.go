@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"encoding/binary"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -64,5 +65,88 @@ func TestRing(t *testing.T) {
 		if a := k.receive(); a.unique != uint64(round)+1 {
 			t.Fatalf("round %d: reply to %d", round, a.unique)
 		}
+	}
+}
+
+// TestEveryRequestIsAnsweredOnce has several readers take bursts from one
+// connection: a reply that waits to be sent must not be overwritten by what
+// another reader receives.
+func TestEveryRequestIsAnsweredOnce(t *testing.T) {
+	const requests = 4000
+	k := serve(t, newStub(1<<20), Options{Readers: 3, Receivers: 6})
+	ops := [][]byte{
+		message(opWrite, 0, nodeFile, kernelRead{Size: 512}, string(make([]byte, 512))),
+		message(opRead, 0, nodeFile, kernelRead{Size: 512}),
+		message(opWrite, 0, nodeFile, kernelRead{Offset: 4096, Size: 4096}, string(make([]byte, 4096))),
+		message(opFsync, 0, nodeFile, uint64(1), uint64(0)),
+	}
+	window := make(chan struct{}, 64) // requests in flight, as the kernel bounds them
+	go func() {
+		for i := range requests {
+			window <- struct{}{}
+			msg := ops[i*7%11%len(ops)]
+			binary.LittleEndian.PutUint64(msg[8:], uint64(i)+2)
+			if _, err := k.side.Write(msg); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	seen := make(map[uint64]bool, requests)
+	for range requests {
+		a := k.receive()
+		if a.errno != 0 || seen[a.unique] || a.unique < 2 || a.unique >= requests+2 {
+			t.Fatalf("reply to %d after %d: %v, seen before: %t", a.unique, len(seen), a.errno, seen[a.unique])
+		}
+		seen[a.unique] = true
+		<-window
+	}
+}
+
+// TestQueuedRepliesKeepTheirBuffers: a buffer with a reply that was not sent yet
+// is not to be had by anybody else.
+func TestQueuedRepliesKeepTheirBuffers(t *testing.T) {
+	const receivers = 4
+	k := newFakeKernel(t)
+	fd := int(k.conn.Fd())
+	if err := unix.SetNonblock(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(stop) }()
+	buffers, err := newPool(fd, stop, receivers, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer buffers.free()
+	s := newServer(t.Context(), fd, stop, newStub(1<<20), buffers, Options{Readers: 1, Receivers: receivers})
+	r := buffers.takeReceiver()
+	r.burst.want = 3
+	for unique := range uint64(2) {
+		k.send(message(opWrite, unique+2, nodeFile, kernelRead{Size: 512}, string(make([]byte, 512))))
+	}
+	got, err := s.exchange(r)
+	if err != nil || got != 2 {
+		t.Fatalf("exchange: %d requests, %v, want 2", got, err)
+	}
+	if kept, err := s.serve(r, got); err != nil || !kept {
+		t.Fatalf("serve: kept %t, %v", kept, err)
+	}
+	if queued, free := len(r.burst.replies), len(buffers.receivers); queued != 2 || free != receivers-2 {
+		t.Fatalf("%d replies queued and %d buffers free, want 2 and %d", queued, free, receivers-2)
+	}
+	if got, err := s.exchange(r); err != nil || got != 0 {
+		t.Fatalf("exchange: %d requests, %v, want none", got, err)
+	}
+	for unique := range uint64(2) {
+		if a := k.receive(); a.unique != unique+2 || a.errno != 0 {
+			t.Errorf("reply to %d: %v, want one to %d", a.unique, a.errno, unique+2)
+		}
+	}
+	if free := len(buffers.receivers); free != receivers-1 {
+		t.Errorf("%d buffers free after the replies were sent, want %d", free, receivers-1)
 	}
 }

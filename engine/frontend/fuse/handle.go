@@ -19,8 +19,6 @@ type task struct {
 	// not use the buffer in which the request came.
 	wait      func(b *buffer) []byte
 	dataBytes int
-	slot      *buffer // the buffer in which the request came
-	slotIndex int     // which of its burst that is
 }
 
 // decodeRequest splits a message into header and body.
@@ -41,7 +39,7 @@ func (s *server) handle(b *buffer, h inHeader, body []byte) (task, error) {
 	case opFsync:
 		// The datasync flag makes no difference: the device has no other
 		// metadata than what makes its data readable.
-		return task{slot: b, wait: func(b *buffer) []byte {
+		return task{wait: func(b *buffer) []byte {
 			return b.reply(h.unique, 0, errnoOf(s.dev.Flush(s.ctx)))
 		}}, nil
 	case opFallocate:
@@ -96,7 +94,7 @@ func (s *server) handleRead(b *buffer, h inHeader, body []byte) (task, error) {
 			return task{reply: replyRead(b, h, in, err)}, nil
 		}
 	}
-	return task{slot: b, dataBytes: in.size, wait: func(b *buffer) []byte {
+	return task{dataBytes: in.size, wait: func(b *buffer) []byte {
 		return replyRead(b, h, in, s.dev.ReadAt(s.ctx, b.data()[:in.size], in.offset))
 	}}, nil
 }
@@ -126,53 +124,39 @@ func (s *server) handleFallocate(b *buffer, h inHeader, body []byte) (task, erro
 	default:
 		return task{reply: b.reply(h.unique, 0, unix.EOPNOTSUPP)}, nil
 	}
-	return task{slot: b, wait: func(b *buffer) []byte {
+	return task{wait: func(b *buffer) []byte {
 		return b.reply(h.unique, 0, errnoOf(change()))
 	}}, nil
 }
 
-// stepAside serves t, the last request of r's burst. If the caller is the last
+// stepAside serves t, all that is left of r's burst. If the caller is the last
 // reader it passes r on first and serves in another buffer (kept is then
-// false); if other readers are there, or no buffer is left, it uses the one
-// that the request came in. The request itself stays with this goroutine,
-// whose caches are warm; the one that is woken does what can wait.
+// false); if other readers are there, or no buffer is left, it uses r's. The
+// request itself stays with this goroutine, whose caches are warm; the one that
+// is woken does what can wait.
 func (s *server) stepAside(r *receiver, t task) (kept bool, err error) {
 	if s.reading.Load() > 0 {
-		return true, s.write(t.wait(t.slot))
+		return true, s.write(t.wait(&r.buffer))
 	}
 	l, ok := s.buffers.take(t.dataBytes)
 	if !ok {
 		s.busy()
-		return true, s.write(t.wait(t.slot))
+		return true, s.write(t.wait(&r.buffer))
 	}
 	s.passOn(r)
 	defer s.buffers.put(l)
 	return false, s.write(t.wait(l.buffer))
 }
 
-// spawn serves t, if there is one, in a goroutine of its own, or, if no buffer
-// is left for that, here. A long request keeps the buffer that it came in if
-// that is a spare one.
-func (s *server) spawn(b *burst, t task) error {
-	if t.wait == nil {
-		return nil
-	}
-	var l lease
-	ok := t.dataBytes > smallBytes && t.slotIndex > 0
-	if ok {
-		r := b.slots[t.slotIndex]
-		l, b.slots[t.slotIndex] = lease{buffer: &r.buffer, receiver: r}, nil
-	} else if l, ok = s.buffers.take(t.dataBytes); !ok {
-		s.busy()
-		return s.write(t.wait(t.slot))
-	}
+// spawn serves t in l, in a goroutine of its own. There are never more of them
+// than buffers.
+func (s *server) spawn(t task, l lease) {
 	s.wg.Go(func() {
 		defer s.buffers.put(l)
 		if err := s.write(t.wait(l.buffer)); err != nil {
 			s.end(err)
 		}
 	})
-	return nil
 }
 
 // handleNode serves the requests about names and attributes. It puts the

@@ -114,13 +114,13 @@ func (s *server) work(r *receiver) {
 			}
 		}
 		if s.ending.Load() {
-			if err := s.flushReplies(&r.burst); err != nil {
+			if err := s.finish(&r.burst); err != nil {
 				s.end(err)
 			}
 			return
 		}
 		if s.surplus() {
-			if err := s.flushReplies(&r.burst); err != nil {
+			if err := s.finish(&r.burst); err != nil {
 				s.end(err)
 				return
 			}
