@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // clientOptions is what a test client negotiates.
@@ -75,9 +76,16 @@ func connect(path, export string, o clientOptions) (*client, error) {
 		conn: conn, in: bufio.NewReader(conn),
 		ended: make(chan struct{}), pending: make(map[uint64]*pendingCall),
 	}
+	// A server that says nothing fails the test instead of hanging it.
+	if err := conn.SetDeadline(time.Now().Add(testPatience)); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
 	if err := c.negotiate(export, o); err != nil {
 		conn.Close()
 		return nil, err
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return nil, errors.Join(err, conn.Close())
 	}
 	go c.receive()
 	return c, nil
@@ -330,13 +338,14 @@ func (c *client) chunk(head [simpleReplyBytes]byte) error {
 		return err
 	}
 	call.chunks = append(call.chunks, kind)
-	if err := call.apply(kind, data); err != nil {
-		return err
+	err = call.apply(kind, data)
+	if err != nil {
+		call.err = err
 	}
 	if last {
 		close(call.done)
 	}
-	return nil
+	return err
 }
 
 func (p *pendingCall) apply(kind uint16, data []byte) error {
@@ -367,6 +376,8 @@ func (c *client) close() {
 	c.writing.Lock()
 	_, _ = c.conn.Write(requestHeader(request{command: cmdDisconnect}))
 	c.writing.Unlock()
+	// As long as the server may take to end; later the receiver gives up.
+	_ = c.conn.SetReadDeadline(time.Now().Add(testPatience))
 	<-c.ended
 	c.conn.Close()
 }

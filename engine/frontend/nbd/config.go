@@ -27,8 +27,9 @@ type Config struct {
 
 	// OnDisconnect, when set, is told why a connection ended otherwise than
 	// by its client's wish: the export's name ("" before one was chosen) and
-	// the reason. It is called from the connection's goroutine and must not
-	// block.
+	// the reason. It is called from the connection's goroutine, or, for a
+	// client that was turned away, from Serve's: it must not block, or nobody
+	// else gets in.
 	OnDisconnect func(export string, reason error)
 }
 

@@ -49,11 +49,15 @@ func newConnection(ctx context.Context, s *Server, nc net.Conn) *connection {
 	return c
 }
 
-// run serves the client until it leaves, fails or is drained. The error says
-// why the connection ended, where that was not the client's orderly wish.
+// run serves the client until it leaves, fails or is drained, and then gives
+// back the place that admit counted. The error says why the connection ended,
+// where that was not the client's orderly wish.
 func (c *connection) run() error {
 	defer c.cancel()
 	defer c.conn.Close()
+	// Before the connection is closed: a client that has seen its connection
+	// end finds the place free.
+	defer c.server.leave()
 	err := c.handshake()
 	if e := c.export.Load(); e != nil {
 		defer c.server.exports.detach(e, c)

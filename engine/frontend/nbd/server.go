@@ -83,7 +83,6 @@ func (s *Server) accept(ctx, requests context.Context, l net.Listener, conns *co
 		}
 		c := newConnection(requests, s, nc)
 		conns.start(c, func() {
-			defer s.leave()
 			if err := c.run(); err != nil {
 				s.config.OnDisconnect(c.exportName(), err)
 			}
@@ -114,6 +113,7 @@ func (s *Server) admit() bool {
 	return true
 }
 
+// leave gives the place of a connection back.
 func (s *Server) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
