@@ -6,14 +6,15 @@ set -eu
 
 # Each line: a program that must be found, and the Debian package that has it.
 wanted='
-postgres         postgresql
-fio              fio
-mkfs.ext4        e2fsprogs
-mkfs.xfs         xfsprogs
-qemu-img         qemu-utils
-nbdcopy          libnbd-bin
-nbdkit           nbdkit
-losetup          util-linux
+postgres             postgresql
+fio                  fio
+mkfs.ext4            e2fsprogs
+mkfs.xfs             xfsprogs
+qemu-img             qemu-utils
+qemu-storage-daemon  qemu-system-common
+nbdcopy              libnbd-bin
+nbdkit               nbdkit
+losetup              util-linux
 '
 
 # PATH of a user or of cron may lack the directories of system programs, and
