@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/lockstep-csi/lockstep/controller"
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/group"
@@ -57,7 +58,7 @@ func (b *backend) ModifyGroup(ctx context.Context, name string, settings group.S
 	if err := settings.WithDefaults().Validate(); err != nil {
 		return fmt.Errorf("%w: %w", controller.ErrInvalid, err)
 	}
-	return toController(b.site.ModifyGroup(ctx, name, settings))
+	return toController(b.site.Groups().Modify(ctx, name, settings))
 }
 
 // Attach implements controller.Backend.
@@ -77,7 +78,7 @@ func (b *backend) TakePin(ctx context.Context, groupName, pin string, at control
 	if !at.IsPresent() {
 		selector = at.String()
 	}
-	point, err := b.site.PinPoint(ctx, groupName, pin, selector)
+	point, err := b.site.Groups().PinPoint(ctx, groupName, pin, selector)
 	if err != nil {
 		if !at.Time.IsZero() && errors.Is(err, group.ErrNoPoint) {
 			return controller.PinnedPoint{}, fmt.Errorf("%w: %w", controller.ErrPointGone, err)
@@ -144,7 +145,7 @@ func (d nodeDevices) Device(_ context.Context, id journal.VolumeID) (string, err
 
 // meaning maps errors below to the controller's; the first match counts.
 var meaning = []struct{ from, to error }{
-	{site.ErrInUse, controller.ErrInUse},
+	{groups.ErrInUse, controller.ErrInUse},
 	{site.ErrNoHolder, controller.ErrUnavailable},
 	{site.ErrNotFound, controller.ErrNotFound},
 	{group.ErrNotFound, controller.ErrNotFound},

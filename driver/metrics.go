@@ -1,6 +1,8 @@
 package driver
 
 import (
+	"context"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -50,8 +52,8 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(indexExtents, float64(v.Stats.IndexExtents), id, v.Group)
 		gauge(volumeFailed, truth(v.Err != nil), id, v.Group)
 	}
-	for _, name := range c.site.Groups() {
-		g, err := c.site.Group(name)
+	for _, name := range c.site.Groups().Groups() {
+		g, err := c.site.Groups().Group(context.Background(), name)
 		if err != nil {
 			continue // ended meanwhile
 		}

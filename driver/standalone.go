@@ -139,11 +139,11 @@ func (s *standalone) openReplication() error {
 	}
 	var err error
 	s.replicator, err = replication.NewServer(replication.ServerConfig{
-		Site: s.cfg.Site, Groups: s.site.Standings(), Stores: s.site.Replicas(),
+		Site: s.cfg.Site, Groups: s.site.Groups().Standings(), Stores: s.site.Replicas(),
 		Peer: replication.TLSPeer(certs.SiteFromCert), Log: s.cfg.Log,
 	})
 	if err == nil {
-		s.site.SetFencer(s.replicator)
+		s.site.Groups().SetFencer(s.replicator)
 	}
 	return err
 }
@@ -296,17 +296,17 @@ func (s *standalone) ownsPin(pin string) bool {
 // adopt makes the volumes of a group that this site has become primary for
 // known to CSI, under the ids that they have on every site.
 func (s *standalone) adopt(ctx context.Context, name string) error {
-	g, err := s.site.Group(name)
+	st, err := s.site.Groups().State(name)
 	if err != nil {
 		return err
 	}
-	for _, id := range g.State.Members {
+	for _, id := range st.Members {
 		v, err := s.site.Volume(id)
 		if err != nil {
 			return err
 		}
 		err = s.controller.Adopt(ctx, controller.Adoption{
-			ID: id, Name: v.Name, SizeBytes: v.SizeBytes, Group: name, Settings: g.State.Settings, BlockBytes: engineBlockBytes,
+			ID: id, Name: v.Name, SizeBytes: v.SizeBytes, Group: name, Settings: st.Settings, BlockBytes: engineBlockBytes,
 		})
 		if err != nil {
 			return err

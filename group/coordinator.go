@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,18 +15,21 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// Member is one volume's engine as the coordinator needs it.
+// Member is one volume's engine as the coordinator needs it, in this process
+// or in another one. Its methods may be called concurrently.
 type Member interface {
 	Volume() journal.VolumeID
-	// Dirty reports whether anything changed since the last checkpoint.
-	Dirty() bool
+	// Dirty reports whether anything changed since the last checkpoint, as
+	// of some moment during the call.
+	Dirty(ctx context.Context) (bool, error)
 	// Prepare stops admitting changes and waits for those in flight; the
 	// barrier lifts itself after hold.
 	Prepare(ctx context.Context, round uint64, hold time.Duration) error
 	// Commit appends the checkpoint and lifts the barrier.
-	Commit(round uint64, c journal.Checkpoint) (journal.Position, error)
-	// Abort lifts the barrier of the round if it holds.
-	Abort(round uint64)
+	Commit(ctx context.Context, round uint64, c journal.Checkpoint) (journal.Position, error)
+	// Abort lifts the barrier of the round if it holds. If the member cannot
+	// be reached, the barrier lifts itself.
+	Abort(ctx context.Context, round uint64)
 	// Flush makes the checkpoint durable.
 	Flush(ctx context.Context) error
 }
@@ -74,9 +78,23 @@ type Taken struct {
 }
 
 // NewCoordinator makes a coordinator whose next checkpoint is numbered above
-// last and timed after lastAt.
+// last and timed after lastAt. Its rounds are numbered from the present time,
+// so that a member never takes one for a round of an earlier coordinator.
 func NewCoordinator(name string, settings Settings, last journal.CheckpointNumber, lastAt time.Time, c clock.Clock) *Coordinator {
-	return &Coordinator{name: name, clock: c, settings: settings, last: last, lastAt: lastAt, kick: make(chan struct{}, 1)}
+	return &Coordinator{name: name, clock: c, settings: settings, last: last, lastAt: lastAt,
+		round: uint64(c.Now().UnixNano()), kick: make(chan struct{}, 1)}
+}
+
+// Raise makes the next checkpoint come after one that a member holds: for
+// members whose past was not known when the coordinator was made. Call it
+// before SetMembers.
+func (c *Coordinator) Raise(last journal.CheckpointNumber, lastAt time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = max(c.last, last)
+	if lastAt.After(c.lastAt) {
+		c.lastAt = lastAt
+	}
 }
 
 // SetMembers changes who takes part from the next round on. It waits for a
@@ -169,9 +187,15 @@ func (c *Coordinator) take(ctx context.Context, force bool) (Taken, error) {
 	}
 	// A member found clean now was clean when the check began, so all were
 	// clean together at that moment, and no barrier is needed to say so.
-	if !force && !slices.ContainsFunc(members, Member.Dirty) {
-		c.extend(asked)
-		return Taken{Number: last, Time: lastAt, Extended: true}, nil
+	if !force {
+		dirty, err := anyDirty(ctx, members)
+		if err != nil {
+			return Taken{}, fmt.Errorf("take checkpoint of group %s: %w", c.name, err)
+		}
+		if !dirty {
+			c.extend(asked)
+			return Taken{Number: last, Time: lastAt, Extended: true}, nil
+		}
 	}
 	c.round++
 	taken, err := c.barrier(ctx, c.round, members, settings.BarrierTimeout)
@@ -203,16 +227,14 @@ func (c *Coordinator) barrier(ctx context.Context, round uint64, members []Membe
 	defer cancel()
 	began := c.clock.Now()
 	if err := each(members, func(m Member) error { return m.Prepare(ctx, round, timeout) }); err != nil {
-		for _, m := range members {
-			m.Abort(round)
-		}
+		c.abort(ctx, round, members)
 		return Taken{}, fmt.Errorf("%w: %w", ErrBarrier, err)
 	}
 	point := c.nextCheckpoint(members)
 	var mu sync.Mutex
 	positions := make(map[journal.VolumeID]journal.Position, len(members))
 	err := each(members, func(m Member) error {
-		pos, err := m.Commit(round, point)
+		pos, err := m.Commit(ctx, round, point)
 		mu.Lock()
 		defer mu.Unlock()
 		positions[m.Volume()] = pos
@@ -233,6 +255,36 @@ func (c *Coordinator) barrier(ctx context.Context, round uint64, members []Membe
 	c.stats.Stalls = append(c.stats.Stalls, stall)
 	c.stats.LastError = nil
 	return Taken{Number: point.Number, Time: point.Time, Stall: stall, Positions: positions}, nil
+}
+
+// abort lifts the barrier everywhere. The round's own time may be over, so it
+// has as much again; what cannot be reached by then has lifted it by itself.
+func (c *Coordinator) abort(ctx context.Context, round uint64, members []Member) {
+	c.mu.Lock()
+	timeout := c.settings.BarrierTimeout
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	defer cancel()
+	_ = each(members, func(m Member) error { m.Abort(ctx, round); return nil })
+}
+
+// anyDirty asks all members at once.
+func anyDirty(ctx context.Context, members []Member) (bool, error) {
+	var dirty atomic.Bool
+	err := each(members, func(m Member) error {
+		changed, err := m.Dirty(ctx)
+		if err != nil {
+			return memberError(m.Volume(), err)
+		}
+		if changed {
+			dirty.Store(true)
+		}
+		return nil
+	})
+	if dirty.Load() {
+		return true, nil // whoever did not answer will fail the round
+	}
+	return false, err
 }
 
 // nextCheckpoint draws the next number and a time after the last one's.

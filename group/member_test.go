@@ -44,26 +44,27 @@ func (m *member) Prepare(ctx context.Context, round uint64, hold time.Duration) 
 	return m.Engine.Prepare(ctx, round, hold)
 }
 
-func (m *member) Commit(round uint64, c journal.Checkpoint) (journal.Position, error) {
+func (m *member) Dirty(context.Context) (bool, error)   { return m.Engine.Dirty(), nil }
+func (m *member) Abort(_ context.Context, round uint64) { m.Engine.Abort(round) }
+
+func (m *member) Commit(_ context.Context, round uint64, c journal.Checkpoint) (journal.Position, error) {
 	if m.failCommit != nil {
-		m.Abort(round)
+		m.Engine.Abort(round)
 		return journal.Position{}, m.failCommit
 	}
 	return m.Engine.Commit(round, c)
 }
 
 // Forker.
-func (m *member) Timelines() []journal.Timeline              { return m.Store().Timelines() }
-func (m *member) Tip() journal.Position                      { return m.Store().Tip() }
-func (m *member) Pin(name string, at journal.Position) error { return m.Store().Pin(name, at) }
-func (m *member) Unpin(name string) error                    { return m.Store().Unpin(name) }
-func (m *member) Checkpoints() []journal.Checkpoint          { return m.Store().Checkpoints() }
-func (m *member) Pins() map[string]journal.Position          { return m.Store().Pins() }
-func (m *member) Fork(at journal.Position, reason string) (journal.Timeline, error) {
+func (m *member) Pin(_ context.Context, name string, at journal.Position) error {
+	return m.Store().Pin(name, at)
+}
+func (m *member) Unpin(_ context.Context, name string) error { return m.Store().Unpin(name) }
+func (m *member) Fork(_ context.Context, at journal.Position, reason string) error {
 	if m.failFork != nil {
-		return journal.Timeline{}, m.failFork
+		return m.failFork
 	}
-	return m.Store().Fork(at, reason)
+	return m.ForkOnce(at, reason)
 }
 
 type tb interface {
@@ -106,7 +107,7 @@ func asMembers(ms []*member) []group.Member {
 func asHistories(ms []*member) []group.History {
 	var out []group.History
 	for _, m := range ms {
-		out = append(out, m)
+		out = append(out, group.History{Volume: m.Volume(), Checkpoints: m.Store().Checkpoints(), Pins: m.Store().Pins()})
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -35,14 +36,15 @@ const (
 	OperationFailover OperationKind = "failover"
 )
 
-// Forker is a member whose store can be forked and pinned.
+// Forker is a member whose store can be forked and pinned, in this process or
+// in another one. Each call is durable on return and may be repeated.
 type Forker interface {
 	Volume() journal.VolumeID
-	Timelines() []journal.Timeline
-	Tip() journal.Position
-	Fork(at journal.Position, reason string) (journal.Timeline, error)
-	Pin(name string, at journal.Position) error
-	Unpin(name string) error
+	// Fork begins a timeline at a position and makes it active, unless the
+	// active one was begun for the same reason: an operation's id is in it.
+	Fork(ctx context.Context, at journal.Position, reason string) error
+	Pin(ctx context.Context, name string, at journal.Position) error
+	Unpin(ctx context.Context, name string) error
 }
 
 func (o *Operation) reason() string { return string(o.Kind) + " " + o.ID }
@@ -70,7 +72,7 @@ func (r *Registry) Begin(name string, op Operation) error {
 // Finish carries out what is left of a group's pending operation; no error if
 // there is none. It may be called again after a crash or an error at any
 // point. Members must be all of the group's, and must not be written to.
-func (r *Registry) Finish(name string, members []Forker) (State, error) {
+func (r *Registry) Finish(ctx context.Context, name string, members []Forker) (State, error) {
 	s, err := r.Get(name)
 	if err != nil || s.Pending == nil {
 		return s, err
@@ -79,7 +81,7 @@ func (r *Registry) Finish(name string, members []Forker) (State, error) {
 	var g errgroup.Group
 	for _, m := range members {
 		g.Go(func() error {
-			if err := op.forkMember(m); err != nil {
+			if err := op.forkMember(ctx, m); err != nil {
 				return memberError(m.Volume(), err)
 			}
 			return nil
@@ -95,34 +97,27 @@ func (r *Registry) Finish(name string, members []Forker) (State, error) {
 		return nil
 	})
 	if err == nil && closed != nil && (s.Rewind == nil || s.Rewind.ID != closed.ID) {
-		err = unpinAll(members, rewindPin(closed.ID))
+		err = unpinAll(ctx, members, rewindPin(closed.ID))
 	}
 	return s, err
 }
 
 // forkMember forks one member, unless it already did for this operation.
-func (o *Operation) forkMember(m Forker) error {
+func (o *Operation) forkMember(ctx context.Context, m Forker) error {
 	target, ok := o.Targets[m.Volume()]
 	if !ok {
 		return nil // joined after the point; it stays as it is
 	}
-	active := m.Tip().Timeline
-	for _, line := range m.Timelines() {
-		if line.ID == active && line.Reason == o.reason() {
-			return nil
-		}
-	}
 	if o.Rewind != nil {
-		if err := m.Pin(rewindPin(o.Rewind.ID), o.Rewind.Back[m.Volume()]); err != nil {
+		if err := m.Pin(ctx, rewindPin(o.Rewind.ID), o.Rewind.Back[m.Volume()]); err != nil {
 			return err
 		}
 	}
-	_, err := m.Fork(target, o.reason())
-	return err
+	return m.Fork(ctx, target, o.reason())
 }
 
 // CommitRewind gives up the way back of an open rewind. ErrNoRewind.
-func (r *Registry) CommitRewind(name string, members []Forker) (Rewind, error) {
+func (r *Registry) CommitRewind(ctx context.Context, name string, members []Forker) (Rewind, error) {
 	s, err := r.Get(name)
 	if err != nil {
 		return Rewind{}, err
@@ -133,16 +128,16 @@ func (r *Registry) CommitRewind(name string, members []Forker) (Rewind, error) {
 	if s.Rewind == nil {
 		return Rewind{}, fmt.Errorf("commit rewind of group %s: %w", name, ErrNoRewind)
 	}
-	if err := unpinAll(members, rewindPin(s.Rewind.ID)); err != nil {
+	if err := unpinAll(ctx, members, rewindPin(s.Rewind.ID)); err != nil {
 		return Rewind{}, err
 	}
 	_, err = r.Update(name, func(s *State) error { s.Rewind = nil; return nil })
 	return *s.Rewind, err
 }
 
-func unpinAll(members []Forker, pin string) error {
+func unpinAll(ctx context.Context, members []Forker, pin string) error {
 	for _, m := range members {
-		if err := m.Unpin(pin); err != nil {
+		if err := m.Unpin(ctx, pin); err != nil {
 			return memberError(m.Volume(), err)
 		}
 	}

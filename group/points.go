@@ -12,11 +12,11 @@ import (
 )
 
 // History is what a member knows of its past.
-type History interface {
-	Volume() journal.VolumeID
+type History struct {
+	Volume journal.VolumeID
 	// Checkpoints are the durable ones inside the horizon, oldest first.
-	Checkpoints() []journal.Checkpoint
-	Pins() map[string]journal.Position
+	Checkpoints []journal.Checkpoint
+	Pins        map[string]journal.Position
 }
 
 // Points derives the recovery points of a group from its members, oldest
@@ -27,12 +27,12 @@ func Points(name string, members []History, exists func(journal.VolumeID) bool) 
 	held := map[journal.CheckpointNumber][]heldCheckpoint{}
 	pinned := map[journal.VolumeID]map[journal.Position][]string{}
 	for _, m := range members {
-		for _, c := range m.Checkpoints() {
+		for _, c := range m.Checkpoints {
 			if c.Group == name {
-				held[c.Number] = append(held[c.Number], heldCheckpoint{c, m.Volume()})
+				held[c.Number] = append(held[c.Number], heldCheckpoint{c, m.Volume})
 			}
 		}
-		pinned[m.Volume()] = pinsByPosition(m.Pins())
+		pinned[m.Volume] = pinsByPosition(m.Pins)
 	}
 	var points []Point
 	for _, copies := range held {

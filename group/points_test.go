@@ -11,17 +11,6 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// past is a member's history as a table says it.
-type past struct {
-	id     journal.VolumeID
-	points []journal.Checkpoint
-	pins   map[string]journal.Position
-}
-
-func (p past) Volume() journal.VolumeID          { return p.id }
-func (p past) Checkpoints() []journal.Checkpoint { return p.points }
-func (p past) Pins() map[string]journal.Position { return p.pins }
-
 func cut(n int, members ...byte) journal.Checkpoint {
 	c := journal.Checkpoint{Number: journal.CheckpointNumber(n), Time: time.Unix(int64(n)*10, 0), Position: journal.Position{Timeline: 1, Seq: journal.Seq(n)}}
 	c.Group = "shop"
@@ -36,8 +25,8 @@ func TestPointsNeedEveryMemberOfTheirMoment(t *testing.T) {
 	other.Group = "other"
 	later := cut(5, 1, 2)
 	later.Time = later.Time.Add(time.Second)
-	a := past{id: journal.VolumeID{1}, points: []journal.Checkpoint{cut(1, 1), cut(2, 1, 2), cut(3, 1, 2), other, cut(5, 1, 2), cut(6, 1, 2, 3)}}
-	b := past{id: journal.VolumeID{2}, points: []journal.Checkpoint{cut(2, 1, 2), other, later, cut(6, 1, 2, 3)}}
+	a := group.History{Volume: journal.VolumeID{1}, Checkpoints: []journal.Checkpoint{cut(1, 1), cut(2, 1, 2), cut(3, 1, 2), other, cut(5, 1, 2), cut(6, 1, 2, 3)}}
+	b := group.History{Volume: journal.VolumeID{2}, Checkpoints: []journal.Checkpoint{cut(2, 1, 2), other, later, cut(6, 1, 2, 3)}}
 	numbers := func(exists func(journal.VolumeID) bool) (out []int) {
 		for _, p := range group.Points("shop", []group.History{a, b}, exists) {
 			out = append(out, int(p.Checkpoint))
@@ -56,7 +45,7 @@ func TestPointsNeedEveryMemberOfTheirMoment(t *testing.T) {
 }
 
 func TestSelect(t *testing.T) {
-	a := past{id: journal.VolumeID{1}, points: []journal.Checkpoint{cut(1, 1), cut(2, 1), cut(5, 1)}, pins: map[string]journal.Position{"nightly": {Timeline: 1, Seq: 2}}}
+	a := group.History{Volume: journal.VolumeID{1}, Checkpoints: []journal.Checkpoint{cut(1, 1), cut(2, 1), cut(5, 1)}, Pins: map[string]journal.Position{"nightly": {Timeline: 1, Seq: 2}}}
 	points := group.Points("shop", []group.History{a}, everyone)
 	tests := []struct {
 		at   string
@@ -129,24 +118,24 @@ func TestOperationIsFinishedAfterAnyMemberFailed(t *testing.T) {
 			t.Fatal(err)
 		}
 		ms[failing].failFork = errMember
-		if _, err := reg.Finish("shop", asForkers(ms)); !errors.Is(err, errMember) {
+		if _, err := reg.Finish(context.Background(), "shop", asForkers(ms)); !errors.Is(err, errMember) {
 			t.Fatalf("finish: %v, want the member's error", err)
 		}
 		if err := reg.Begin("shop", group.Operation{ID: "y"}); !errors.Is(err, group.ErrBusy) {
 			t.Errorf("another operation: %v, want ErrBusy", err)
 		}
 		ms[failing].failFork = nil
-		st, err := reg.Finish("shop", asForkers(ms))
+		st, err := reg.Finish(context.Background(), "shop", asForkers(ms))
 		if err != nil || st.Pending != nil || st.Rewind == nil {
 			t.Fatalf("finish again: %+v, %v", st, err)
 		}
 		for _, m := range ms {
-			lines := m.Timelines()
+			lines := m.Store().Timelines()
 			if forks := len(lines) - 1; forks != 1 {
 				t.Errorf("%d forks, want each member to fork once", forks)
 			}
 			expect(t, m, 1)
-			if _, ok := m.Pins()["rewind:x"]; !ok {
+			if _, ok := m.Store().Pins()["rewind:x"]; !ok {
 				t.Error("the way back is not pinned")
 			}
 		}
@@ -154,12 +143,12 @@ func TestOperationIsFinishedAfterAnyMemberFailed(t *testing.T) {
 		if err := reg.Begin("shop", undo); err != nil {
 			t.Fatal(err)
 		}
-		if st, err = reg.Finish("shop", asForkers(ms)); err != nil || st.Rewind != nil {
+		if st, err = reg.Finish(context.Background(), "shop", asForkers(ms)); err != nil || st.Rewind != nil {
 			t.Fatalf("undo: %+v, %v", st, err)
 		}
 		for _, m := range ms {
 			expect(t, m, 2)
-			if n := len(m.Pins()); n != 0 {
+			if n := len(m.Store().Pins()); n != 0 {
 				t.Errorf("%d pins left after undo", n)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -50,7 +51,7 @@ func rewind(r *group.Rewind) *adminv1.Rewind {
 	return &adminv1.Rewind{To: point(r.To), From: point(r.From), Started: stamp(r.Started)}
 }
 
-func (s *Server) group(g *site.Group) *adminv1.Group {
+func (s *Server) group(g *groups.Group) *adminv1.Group {
 	st := g.State
 	out := &adminv1.Group{
 		Name: st.Name, Role: role(st.Role), Term: uint64(st.Term), Peer: st.Settings.ReplicateTo, Members: uint32(len(st.Members)),
@@ -76,7 +77,7 @@ func (s *Server) group(g *site.Group) *adminv1.Group {
 	return out
 }
 
-func (s *Server) conditions(g *site.Group) []*adminv1.Condition {
+func (s *Server) conditions(g *groups.Group) []*adminv1.Condition {
 	var out []*adminv1.Condition
 	add := func(kind string, ok bool, reason, message string) {
 		out = append(out, &adminv1.Condition{Type: kind, Ok: ok, Reason: reason, Message: message})
@@ -122,13 +123,13 @@ func (s *Server) volume(v site.Volume) *adminv1.Volume {
 	if v.Err != nil {
 		out.Error = v.Err.Error()
 	}
-	g, err := s.cfg.Site.Group(v.Group)
+	st, err := s.cfg.Site.Groups().State(v.Group)
 	if err != nil {
 		return out
 	}
-	out.Role = role(g.State.Role)
-	if g.Sending != nil {
-		for _, m := range g.Sending.Volumes {
+	out.Role = role(st.Role)
+	if sending := s.cfg.Site.Groups().Sending(v.Group); sending != nil {
+		for _, m := range sending.Volumes {
 			if m.Volume == v.ID {
 				out.Lag = &adminv1.Lag{Records: uint64(m.LagRecords), Bytes: uint64(m.LagBytes), Time: durationpb.New(m.LagTime)}
 			}
@@ -155,16 +156,16 @@ func (s *Server) peers() []*adminv1.Peer {
 	for name, address := range s.cfg.Peers {
 		byName[name] = &adminv1.Peer{Site: name, Address: address}
 	}
-	for _, name := range s.cfg.Site.Groups() {
-		g, err := s.cfg.Site.Group(name)
-		if err != nil || g.Sending == nil || byName[g.Sending.Peer] == nil {
+	for _, name := range s.cfg.Site.Groups().Groups() {
+		sending := s.cfg.Site.Groups().Sending(name)
+		if sending == nil || byName[sending.Peer] == nil {
 			continue
 		}
-		p := byName[g.Sending.Peer]
-		if err := sendingError(g.Sending); err != nil {
+		p := byName[sending.Peer]
+		if err := sendingError(sending); err != nil {
 			p.LastError = err.Error()
-		} else if !g.Sending.Announced.IsZero() {
-			p.Connected, p.Since = true, stamp(g.Sending.Announced)
+		} else if !sending.Announced.IsZero() {
+			p.Connected, p.Since = true, stamp(sending.Announced)
 		}
 	}
 	var out []*adminv1.Peer

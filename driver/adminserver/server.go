@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/clock"
@@ -46,10 +47,10 @@ type Server struct {
 func New(cfg Config) *Server { return &Server{cfg: cfg, started: cfg.Clock.Now()} }
 
 // GetStatus implements adminv1.AdminServer.
-func (s *Server) GetStatus(context.Context, *adminv1.GetStatusRequest) (*adminv1.GetStatusResponse, error) {
+func (s *Server) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (*adminv1.GetStatusResponse, error) {
 	resp := &adminv1.GetStatusResponse{Site: s.cfg.Site.Name(), Version: s.cfg.Version, Started: stamp(s.started), Peers: s.peers()}
-	for _, name := range s.cfg.Site.Groups() {
-		if g, err := s.cfg.Site.Group(name); err == nil {
+	for _, name := range s.cfg.Site.Groups().Groups() {
+		if g, err := s.cfg.Site.Groups().Group(ctx, name); err == nil {
 			resp.Groups = append(resp.Groups, s.group(&g))
 		}
 	}
@@ -60,10 +61,10 @@ func (s *Server) GetStatus(context.Context, *adminv1.GetStatusRequest) (*adminv1
 }
 
 // ListGroups implements adminv1.AdminServer.
-func (s *Server) ListGroups(context.Context, *adminv1.ListGroupsRequest) (*adminv1.ListGroupsResponse, error) {
+func (s *Server) ListGroups(ctx context.Context, _ *adminv1.ListGroupsRequest) (*adminv1.ListGroupsResponse, error) {
 	resp := &adminv1.ListGroupsResponse{}
-	for _, name := range s.cfg.Site.Groups() {
-		if g, err := s.cfg.Site.Group(name); err == nil {
+	for _, name := range s.cfg.Site.Groups().Groups() {
+		if g, err := s.cfg.Site.Groups().Group(ctx, name); err == nil {
 			resp.Groups = append(resp.Groups, s.group(&g))
 		}
 	}
@@ -71,8 +72,8 @@ func (s *Server) ListGroups(context.Context, *adminv1.ListGroupsRequest) (*admin
 }
 
 // DescribeGroup implements adminv1.AdminServer.
-func (s *Server) DescribeGroup(_ context.Context, req *adminv1.DescribeGroupRequest) (*adminv1.DescribeGroupResponse, error) {
-	g, err := s.cfg.Site.Group(req.GetGroup())
+func (s *Server) DescribeGroup(ctx context.Context, req *adminv1.DescribeGroupRequest) (*adminv1.DescribeGroupResponse, error) {
+	g, err := s.cfg.Site.Groups().Group(ctx, req.GetGroup())
 	if err != nil {
 		return nil, answer(err)
 	}
@@ -105,7 +106,7 @@ const (
 )
 
 // ListPoints implements adminv1.AdminServer.
-func (s *Server) ListPoints(_ context.Context, req *adminv1.ListPointsRequest) (*adminv1.ListPointsResponse, error) {
+func (s *Server) ListPoints(ctx context.Context, req *adminv1.ListPointsRequest) (*adminv1.ListPointsResponse, error) {
 	limit := int(req.GetLimit())
 	if limit == 0 {
 		limit = defaultPoints
@@ -113,7 +114,7 @@ func (s *Server) ListPoints(_ context.Context, req *adminv1.ListPointsRequest) (
 	if limit > maxPoints {
 		return nil, status.Errorf(codes.InvalidArgument, "limit %d is above %d", limit, maxPoints)
 	}
-	points, err := s.cfg.Site.Points(req.GetGroup())
+	points, err := s.cfg.Site.Groups().Points(ctx, req.GetGroup())
 	if err != nil {
 		return nil, answer(err)
 	}
@@ -133,7 +134,7 @@ func (s *Server) ListPoints(_ context.Context, req *adminv1.ListPointsRequest) (
 
 // TakePoint implements adminv1.AdminServer.
 func (s *Server) TakePoint(ctx context.Context, req *adminv1.TakePointRequest) (*adminv1.TakePointResponse, error) {
-	p, stall, err := s.cfg.Site.TakePoint(ctx, req.GetGroup(), req.GetPin())
+	p, stall, err := s.cfg.Site.Groups().TakePoint(ctx, req.GetGroup(), req.GetPin())
 	if err != nil {
 		return nil, answer(err)
 	}
@@ -145,7 +146,7 @@ func (s *Server) TakePoint(ctx context.Context, req *adminv1.TakePointRequest) (
 
 // DropPin implements adminv1.AdminServer.
 func (s *Server) DropPin(ctx context.Context, req *adminv1.DropPinRequest) (*adminv1.DropPinResponse, error) {
-	p, err := s.cfg.Site.Select(req.GetGroup(), "pin:"+req.GetPin())
+	p, err := s.cfg.Site.Groups().Select(ctx, req.GetGroup(), "pin:"+req.GetPin())
 	if err != nil {
 		return nil, answer(err)
 	}
@@ -161,7 +162,7 @@ func (s *Server) DropPin(ctx context.Context, req *adminv1.DropPinRequest) (*adm
 // StartRewind implements adminv1.AdminServer.
 func (s *Server) StartRewind(ctx context.Context, req *adminv1.StartRewindRequest) (*adminv1.StartRewindResponse, error) {
 	began := s.cfg.Clock.Now()
-	r, err := s.cfg.Site.StartRewind(ctx, req.GetGroup(), req.GetAt(), req.GetDryRun())
+	r, err := s.cfg.Site.Groups().StartRewind(ctx, req.GetGroup(), req.GetAt(), req.GetDryRun())
 	if err != nil {
 		return nil, answer(err)
 	}
@@ -171,7 +172,7 @@ func (s *Server) StartRewind(ctx context.Context, req *adminv1.StartRewindReques
 // UndoRewind implements adminv1.AdminServer.
 func (s *Server) UndoRewind(ctx context.Context, req *adminv1.UndoRewindRequest) (*adminv1.UndoRewindResponse, error) {
 	began := s.cfg.Clock.Now()
-	p, err := s.cfg.Site.UndoRewind(ctx, req.GetGroup(), req.GetDryRun())
+	p, err := s.cfg.Site.Groups().UndoRewind(ctx, req.GetGroup(), req.GetDryRun())
 	if err != nil {
 		return nil, answer(err)
 	}
@@ -180,7 +181,7 @@ func (s *Server) UndoRewind(ctx context.Context, req *adminv1.UndoRewindRequest)
 
 // CommitRewind implements adminv1.AdminServer.
 func (s *Server) CommitRewind(ctx context.Context, req *adminv1.CommitRewindRequest) (*adminv1.CommitRewindResponse, error) {
-	p, err := s.cfg.Site.CommitRewind(ctx, req.GetGroup(), req.GetDryRun())
+	p, err := s.cfg.Site.Groups().CommitRewind(ctx, req.GetGroup(), req.GetDryRun())
 	if err != nil {
 		return nil, answer(err)
 	}
@@ -190,7 +191,7 @@ func (s *Server) CommitRewind(ctx context.Context, req *adminv1.CommitRewindRequ
 // Failover implements adminv1.AdminServer.
 func (s *Server) Failover(ctx context.Context, req *adminv1.FailoverRequest) (*adminv1.FailoverResponse, error) {
 	began := s.cfg.Clock.Now()
-	f, err := s.cfg.Site.Failover(ctx, req.GetGroup(), req.GetAt(), req.GetDryRun())
+	f, err := s.cfg.Site.Groups().Failover(ctx, req.GetGroup(), req.GetAt(), req.GetDryRun())
 	if err == nil && !req.GetDryRun() && s.cfg.Promoted != nil {
 		err = s.cfg.Promoted(ctx, req.GetGroup())
 	}
@@ -285,7 +286,7 @@ func answer(err error) error {
 		{group.ErrNotFound, codes.NotFound}, {site.ErrNotFound, codes.NotFound}, {site.ErrNoView, codes.NotFound},
 		{group.ErrNoPoint, codes.NotFound}, {group.ErrBadSelector, codes.InvalidArgument},
 		{group.ErrRole, codes.FailedPrecondition}, {group.ErrNoRewind, codes.FailedPrecondition}, {group.ErrRewindOpen, codes.FailedPrecondition},
-		{site.ErrInUse, codes.FailedPrecondition}, {journal.ErrHorizon, codes.OutOfRange}, {journal.ErrFull, codes.ResourceExhausted},
+		{groups.ErrInUse, codes.FailedPrecondition}, {journal.ErrHorizon, codes.OutOfRange}, {journal.ErrFull, codes.ResourceExhausted},
 		{journal.ErrPinExists, codes.AlreadyExists}, {journal.ErrCorrupt, codes.DataLoss},
 		{group.ErrBusy, codes.Aborted}, {group.ErrBarrier, codes.Aborted},
 		{context.DeadlineExceeded, codes.DeadlineExceeded}, {context.Canceled, codes.Canceled},

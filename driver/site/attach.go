@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -25,25 +26,25 @@ type attachment struct {
 }
 
 // Attach provides the volume's block device on this machine and returns its
-// path. Idempotent; ErrInUse if it is attached with other options.
+// path. Idempotent; groups.ErrInUse if it is attached with other options.
 func (s *Site) Attach(ctx context.Context, id journal.VolumeID, blockBytes int, readOnly bool) (device string, err error) {
 	v, err := s.volumeOf(id)
 	if err != nil {
 		return "", err
 	}
 	// The group's key as well: nothing is attached while its members fork.
-	unlock, err := s.locks.Lock(ctx, volumeKey(id), groupKey(v.record.Group))
+	unlock, err := s.locks.Lock(ctx, volumeKey(id), groups.Key(v.record.Group))
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	if st, err := s.reg.Get(v.record.Group); err != nil || st.Role != group.RolePrimary {
+	if st, err := s.groups.State(v.record.Group); err != nil || st.Role != group.RolePrimary {
 		return "", fmt.Errorf("attach volume %s: site %s is not primary for group %s: fail over first: %w", id, s.cfg.Name, v.record.Group, group.ErrRole)
 	}
 	config := holder.AttachConfig{Volume: id.String(), BlockBytes: blockBytes, ReadOnly: readOnly}
 	if a := v.attachment; a != nil {
 		if a.config != config {
-			return "", fmt.Errorf("volume %s is attached with other options: %w", id, ErrInUse)
+			return "", fmt.Errorf("volume %s is attached with other options: %w", id, groups.ErrInUse)
 		}
 		return a.device, nil
 	}
@@ -90,7 +91,7 @@ func (s *Site) setAttachment(v *volume, a *attachment) {
 }
 
 // Detach removes the volume's block device once everything written to it is
-// durable. ErrInUse while it is mounted or open. No error if it is not
+// durable. groups.ErrInUse while it is mounted or open. No error if it is not
 // attached.
 func (s *Site) Detach(ctx context.Context, id journal.VolumeID) error {
 	unlock, err := s.locks.Lock(ctx, volumeKey(id))
@@ -109,7 +110,7 @@ func (s *Site) Detach(ctx context.Context, id journal.VolumeID) error {
 	// Serve goes on until the holder has let the device go: the kernel
 	// flushes it.
 	if err := s.cfg.Holder.Detach(ctx, a.config.Volume, false); errors.Is(err, holder.ErrBusy) {
-		return fmt.Errorf("detach volume %s: %s is still open or mounted: %w", id, a.device, ErrInUse)
+		return fmt.Errorf("detach volume %s: %s is still open or mounted: %w", id, a.device, groups.ErrInUse)
 	} else if err != nil {
 		return err
 	}
@@ -188,4 +189,3 @@ func (s *Site) Device(id journal.VolumeID) (string, error) {
 }
 
 func volumeKey(id journal.VolumeID) string { return "volume/" + id.String() }
-func groupKey(name string) string          { return "group/" + name }

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"slices"
 
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
@@ -31,7 +31,7 @@ type Image struct {
 // after a crash in the midst of an earlier call. It takes as long as copying
 // the image takes.
 func (s *Site) CreateVolume(ctx context.Context, n NewVolume) error {
-	unlock, err := s.locks.Lock(ctx, volumeKey(n.ID), groupKey(n.Group))
+	unlock, err := s.locks.Lock(ctx, volumeKey(n.ID), groups.Key(n.Group))
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func (s *Site) CreateVolume(ctx context.Context, n NewVolume) error {
 	if err := settings.Validate(); err != nil {
 		return fmt.Errorf("create volume %s: %w", n.ID, err)
 	}
-	st, err := s.reg.Get(n.Group)
+	st, err := s.groups.State(n.Group)
 	if err == nil && st.Role != group.RolePrimary {
 		return fmt.Errorf("create volume %s in group %s: site %s is its %s: %w", n.ID, n.Group, s.cfg.Name, st.Role, group.ErrRole)
 	}
@@ -49,11 +49,10 @@ func (s *Site) CreateVolume(ctx context.Context, n NewVolume) error {
 	} else if !errors.Is(err, group.ErrNotFound) {
 		return err
 	}
-	v, err := s.makeStore(ctx, n, settings)
-	if err != nil {
+	if _, err := s.makeStore(ctx, n, settings); err != nil {
 		return err
 	}
-	return s.join(v, settings)
+	return s.groups.Join(ctx, n.Group, settings, n.ID)
 }
 
 // makeStore makes and opens the store, or finds the one that an earlier call
@@ -146,54 +145,6 @@ func (s *Site) copyImage(ctx context.Context, im *journal.Import, from Image) er
 	return nil
 }
 
-// join makes an open volume a member of its group, which is made if need be.
-func (s *Site) join(v *volume, settings group.Settings) error {
-	st, err := s.reg.Update(v.record.Group, func(st *group.State) error {
-		if st.Role == "" {
-			st.Role, st.Term, st.Settings = group.RolePrimary, 1, settings
-		}
-		if !slices.Contains(st.Members, v.record.ID) {
-			st.Members = append(st.Members, v.record.ID)
-			slices.SortFunc(st.Members, func(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) })
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if s.runningOf(st.Name) == nil {
-		return s.startGroup(st.Name)
-	}
-	v.eng.SetReadOnly(false)
-	s.refreshMembers(st)
-	return nil
-}
-
-// leave takes a volume out of its group; a group without members ends. The
-// keys of both must be held.
-func (s *Site) leave(v *volume) error {
-	st, err := s.reg.Get(v.record.Group)
-	if errors.Is(err, group.ErrNotFound) || err == nil && !slices.Contains(st.Members, v.record.ID) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	st, err = s.reg.Update(st.Name, func(st *group.State) error {
-		st.Members = slices.DeleteFunc(st.Members, func(id journal.VolumeID) bool { return id == v.record.ID })
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if len(st.Members) > 0 {
-		s.refreshMembers(st)
-		return nil
-	}
-	s.stopGroup(st.Name)
-	return s.reg.Delete(st.Name)
-}
-
 // RetireVolume takes a detached volume out of its group but keeps its store
 // for the pins that need it. No error if there is no such volume.
 func (s *Site) RetireVolume(ctx context.Context, id journal.VolumeID) error {
@@ -203,7 +154,7 @@ func (s *Site) RetireVolume(ctx context.Context, id journal.VolumeID) error {
 				return err
 			}
 		}
-		if err := s.leave(v); err != nil {
+		if err := s.groups.Leave(ctx, v.record.Group, id); err != nil {
 			return err
 		}
 		next := v.record
@@ -216,7 +167,7 @@ func (s *Site) RetireVolume(ctx context.Context, id journal.VolumeID) error {
 // there is no such volume.
 func (s *Site) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
 	return s.withDetached(ctx, id, func(v *volume) error {
-		if err := s.leave(v); err != nil {
+		if err := s.groups.Leave(ctx, v.record.Group, id); err != nil {
 			return err
 		}
 		if err := s.closeStore(v); err != nil {
@@ -242,16 +193,16 @@ func (s *Site) withDetached(ctx context.Context, id journal.VolumeID, fn func(*v
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
-	unlock, err := s.locks.Lock(ctx, volumeKey(id), groupKey(v.record.Group))
+	unlock, err := s.locks.Lock(ctx, volumeKey(id), groups.Key(v.record.Group))
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	if v.attachment != nil {
-		return fmt.Errorf("volume %s is attached as %s: %w", id, v.attachment.device, ErrInUse)
+		return fmt.Errorf("volume %s is attached as %s: %w", id, v.attachment.device, groups.ErrInUse)
 	}
 	if s.isViewed(id) {
-		return fmt.Errorf("volume %s is shown by an open view: close it first: %w", id, ErrInUse)
+		return fmt.Errorf("volume %s is shown by an open view: close it first: %w", id, groups.ErrInUse)
 	}
 	return fn(v)
 }
@@ -280,36 +231,8 @@ func (s *Site) ExpandVolume(ctx context.Context, id journal.VolumeID, sizeBytes 
 	return err
 }
 
-// ModifyGroup replaces a group's settings, at once and durably.
-func (s *Site) ModifyGroup(ctx context.Context, name string, settings group.Settings) error {
-	unlock, err := s.locks.Lock(ctx, groupKey(name))
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	settings = settings.WithDefaults()
-	if err := settings.Validate(); err != nil {
-		return err
-	}
-	if _, err := s.reg.Get(name); err != nil {
-		return err
-	}
-	st, err := s.reg.Update(name, func(st *group.State) error { st.Settings = settings; return nil })
-	if err != nil {
-		return err
-	}
-	for _, id := range st.Members {
-		if eng, err := s.engineOf(id); err == nil {
-			s.applyRetention(eng.Store(), settings)
-		}
-	}
-	if r := s.runningOf(name); r != nil && r.coord != nil {
-		r.coord.Configure(settings)
-	}
-	return nil
-}
-
-func (s *Site) applyRetention(store *journal.Store, settings group.Settings) {
+// applyRetention applies a group's window and budget to a member's store.
+func applyRetention(store *journal.Store, settings group.Settings) {
 	bytes := settings.JournalBytes
 	if bytes == 0 {
 		bytes = defaultJournalBytes(store.SizeBytes())

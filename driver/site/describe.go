@@ -3,11 +3,8 @@ package site
 import (
 	"maps"
 	"slices"
-	"time"
 
-	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
-	"github.com/lockstep-csi/lockstep/replication"
 )
 
 // Volume describes a volume of the site at one moment.
@@ -67,52 +64,6 @@ func (s *Site) Volume(id journal.VolumeID) (Volume, error) {
 		out.Err = store.Err()
 	}
 	return out, nil
-}
-
-// Group describes a group of the site at one moment.
-type Group struct {
-	State  group.State
-	Points []group.Point // oldest first
-	// Stats of the checkpoints since the group was started; zero on a replica.
-	Stats group.CoordinatorStats
-	// Sending is nil where nothing is replicated from here.
-	Sending *replication.Metrics
-}
-
-// AchievedWindow is how far back the group can be opened at a moment.
-func (g *Group) AchievedWindow(now time.Time) time.Duration {
-	if len(g.Points) == 0 {
-		return 0
-	}
-	return now.Sub(g.Points[0].Time)
-}
-
-// Group describes one group; group.ErrNotFound.
-func (s *Site) Group(name string) (Group, error) {
-	st, err := s.reg.Get(name)
-	if err != nil {
-		return Group{}, err
-	}
-	g := Group{State: st, Points: s.pointsOf(st)}
-	if r := s.runningOf(name); r != nil {
-		if r.coord != nil {
-			g.Stats = r.coord.Stats()
-		}
-		if r.sender != nil {
-			m := r.sender.Metrics()
-			g.Sending = &m
-		}
-	}
-	return g, nil
-}
-
-// Groups names all groups, ascending.
-func (s *Site) Groups() []string {
-	var names []string
-	for _, st := range s.reg.List() {
-		names = append(names, st.Name)
-	}
-	return names
 }
 
 // Timelines returns the timelines of a volume and the active one.

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"slices"
 	"sync"
 
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/keylock"
 	"github.com/lockstep-csi/lockstep/internal/kv"
@@ -16,23 +16,14 @@ import (
 
 // Site is one site. Its methods may be called concurrently.
 type Site struct {
-	cfg   Config
-	db    kv.DB
-	reg   *group.Registry
-	locks keylock.Set // one change at a time per volume and per group
-	fence Fencer
+	cfg    Config
+	db     kv.DB
+	groups *groups.Groups
+	locks  keylock.Set // one change at a time per volume and per group
 
 	mu      sync.Mutex
 	volumes map[journal.VolumeID]*volume
-	groups  map[string]*running
 	views   map[string]*openView
-	closed  bool
-}
-
-// Fencer stops what replication appends to a group; *replication.Server is
-// one. See its Fence.
-type Fencer interface {
-	Fence(ctx context.Context, group string) (release func(), err error)
 }
 
 // Open opens a site's directory, which is made if need be, its stores and its
@@ -54,7 +45,7 @@ func Open(ctx context.Context, cfg Config) (*Site, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open site %s: %w", cfg.Name, err)
 	}
-	s := &Site{cfg: cfg, db: db, volumes: map[journal.VolumeID]*volume{}, groups: map[string]*running{}, views: map[string]*openView{}}
+	s := &Site{cfg: cfg, db: db, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}}
 	if err := s.load(ctx); err != nil {
 		return nil, fmt.Errorf("open site %s: %w", cfg.Name, errors.Join(err, s.Close()))
 	}
@@ -64,13 +55,14 @@ func Open(ctx context.Context, cfg Config) (*Site, error) {
 // Database is the site's own, for others who keep small state beside it.
 func (s *Site) Database() kv.DB { return s.db }
 
-// SetFencer says how to stop incoming replication. Call it before the first
-// Failover.
-func (s *Site) SetFencer(f Fencer) { s.fence = f }
+// Groups is the site's groups: their points, rewinds and failovers.
+func (s *Site) Groups() *groups.Groups { return s.groups }
 
 func (s *Site) load(ctx context.Context) error {
 	var err error
-	if s.reg, err = group.OpenRegistry(s.db); err != nil {
+	s.groups, err = groups.Open(groups.Config{Site: s.cfg.Name, DB: s.db, Members: members{s}, Replicator: replicator{s},
+		Locks: &s.locks, Clock: s.cfg.Clock, Log: s.cfg.Log})
+	if err != nil {
 		return err
 	}
 	records, err := loadRecords(s.db)
@@ -78,7 +70,7 @@ func (s *Site) load(ctx context.Context) error {
 		return err
 	}
 	settings := map[string]group.Settings{}
-	for _, st := range s.reg.List() {
+	for _, st := range s.groups.States() {
 		settings[st.Name] = st.Settings
 	}
 	var opening sync.WaitGroup
@@ -93,8 +85,8 @@ func (s *Site) load(ctx context.Context) error {
 		})
 	}
 	opening.Wait()
-	for _, st := range s.reg.List() {
-		if err := s.startGroup(st.Name); err != nil {
+	for _, st := range s.groups.States() {
+		if err := s.groups.Start(ctx, st.Name); err != nil {
 			s.cfg.Log.Error("group does not start", "group", st.Name, "error", err)
 		}
 	}
@@ -122,19 +114,13 @@ func (s *Site) removeStrayStores(r record) {
 // stay with the holder, where I/O waits for the next start.
 func (s *Site) Close() error {
 	s.mu.Lock()
-	s.closed = true
-	var names []string
-	for name := range s.groups {
-		names = append(names, name)
-	}
 	volumes := make([]*volume, 0, len(s.volumes))
 	for _, v := range s.volumes {
 		volumes = append(volumes, v)
 	}
 	s.mu.Unlock()
-	slices.Sort(names)
-	for _, name := range names {
-		s.stopGroup(name)
+	if s.groups != nil {
+		s.groups.Close()
 	}
 	errs := []error{s.closeViews()}
 	for _, v := range volumes {

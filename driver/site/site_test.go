@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/group"
@@ -138,7 +139,7 @@ func prepared(t *testing.T, fs vfs.FS) *opened {
 	if err := s.fill(1); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.TakePoint(context.Background(), "shop", "before"); err != nil {
+	if _, _, err := s.Groups().TakePoint(context.Background(), "shop", "before"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.fill(2); err != nil {
@@ -158,15 +159,15 @@ func TestRewindUndoCommit(t *testing.T) {
 	ctx := context.Background()
 	fs := vfs.NewMem()
 	s := prepared(t, fs)
-	if _, err := s.StartRewind(ctx, "shop", "pin:before", true); err != nil {
+	if _, err := s.Groups().StartRewind(ctx, "shop", "pin:before", true); err != nil {
 		t.Fatal(err)
 	}
 	s.expect(t, 2) // a dry run changes nothing
-	if _, err := s.StartRewind(ctx, "shop", "pin:before", false); err != nil {
+	if _, err := s.Groups().StartRewind(ctx, "shop", "pin:before", false); err != nil {
 		t.Fatal(err)
 	}
 	s.expect(t, 1)
-	if _, err := s.StartRewind(ctx, "shop", "latest", false); !errors.Is(err, group.ErrRewindOpen) {
+	if _, err := s.Groups().StartRewind(ctx, "shop", "latest", false); !errors.Is(err, group.ErrRewindOpen) {
 		t.Errorf("second rewind: %v, want ErrRewindOpen", err)
 	}
 	if err := s.fill(3); err != nil {
@@ -175,17 +176,17 @@ func TestRewindUndoCommit(t *testing.T) {
 	mustClose(t, s)
 	s = mustOpen(t, fs)
 	s.expect(t, 3)
-	if _, err := s.UndoRewind(ctx, "shop", false); err != nil {
+	if _, err := s.Groups().UndoRewind(ctx, "shop", false); err != nil {
 		t.Fatal(err)
 	}
 	s.expect(t, 2)
-	if _, err := s.StartRewind(ctx, "shop", "pin:before", false); err != nil {
+	if _, err := s.Groups().StartRewind(ctx, "shop", "pin:before", false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.CommitRewind(ctx, "shop", false); err != nil {
+	if _, err := s.Groups().CommitRewind(ctx, "shop", false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.UndoRewind(ctx, "shop", false); !errors.Is(err, group.ErrNoRewind) {
+	if _, err := s.Groups().UndoRewind(ctx, "shop", false); !errors.Is(err, group.ErrNoRewind) {
 		t.Errorf("undo after commit: %v, want ErrNoRewind", err)
 	}
 	s.expect(t, 1)
@@ -200,20 +201,20 @@ func TestNumbersRiseOverARewindAndARestart(t *testing.T) {
 	fs := vfs.NewMem()
 	s := prepared(t, fs)
 	for range 5 {
-		if _, _, err := s.TakePoint(ctx, "shop", ""); err != nil {
+		if _, _, err := s.Groups().TakePoint(ctx, "shop", ""); err != nil {
 			t.Fatal(err)
 		}
 	}
-	newest, err := s.Select("shop", "latest")
+	newest, err := s.Groups().Select(context.Background(), "shop", "latest")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.StartRewind(ctx, "shop", "pin:before", false); err != nil {
+	if _, err := s.Groups().StartRewind(ctx, "shop", "pin:before", false); err != nil {
 		t.Fatal(err)
 	}
 	mustClose(t, s)
 	s = mustOpen(t, fs)
-	p, _, err := s.TakePoint(ctx, "shop", "")
+	p, _, err := s.Groups().TakePoint(ctx, "shop", "")
 	if err != nil || p.Checkpoint <= newest.Checkpoint {
 		t.Errorf("checkpoint %d after the rewind, %v: want more than %d", p.Checkpoint, err, newest.Checkpoint)
 	}
@@ -261,7 +262,7 @@ func TestViewsShowThePastAndHoldTheirVolumes(t *testing.T) {
 			t.Errorf("view of %s holds %d, %v, want 1", id, p[0], err)
 		}
 	}
-	if err := s.DeleteVolume(ctx, volumeA); !errors.Is(err, site.ErrInUse) {
+	if err := s.DeleteVolume(ctx, volumeA); !errors.Is(err, groups.ErrInUse) {
 		t.Errorf("delete under a view: %v, want ErrInUse", err)
 	}
 	if err := s.CloseView(v.ID); err != nil {
@@ -290,9 +291,9 @@ func TestCrashAnywhere(t *testing.T) {
 		done error
 	}{
 		{name: "rewind", allowed: []byte{1, 2}, done: group.ErrRewindOpen,
-			op: func(s *opened) error { _, err := s.StartRewind(ctx, "shop", "pin:before", false); return err }},
+			op: func(s *opened) error { _, err := s.Groups().StartRewind(ctx, "shop", "pin:before", false); return err }},
 		{name: "pin", allowed: []byte{2},
-			op: func(s *opened) error { _, _, err := s.TakePoint(ctx, "shop", "now"); return err }},
+			op: func(s *opened) error { _, _, err := s.Groups().TakePoint(ctx, "shop", "now"); return err }},
 		{name: "create from image", allowed: []byte{2},
 			op: func(s *opened) error {
 				return s.create(journal.VolumeID{3}, &site.Image{Member: volumeA, Pin: "before"})
@@ -346,7 +347,7 @@ func TestNoPointWithoutAMember(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = mustOpen(t, fs)
-	before, err := s.Points("shop")
+	before, err := s.Groups().Points(context.Background(), "shop")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,10 +355,10 @@ func TestNoPointWithoutAMember(t *testing.T) {
 	if err := dev.WriteAt(ctx, make([]byte, 512), 0, true); err != nil {
 		t.Errorf("write to the member that is open: %v", err)
 	}
-	if _, _, err := s.TakePoint(ctx, "shop", ""); !errors.Is(err, group.ErrBarrier) {
+	if _, _, err := s.Groups().TakePoint(ctx, "shop", ""); !errors.Is(err, group.ErrBarrier) {
 		t.Errorf("take a point: %v, want ErrBarrier", err)
 	}
-	after, err := s.Points("shop")
+	after, err := s.Groups().Points(context.Background(), "shop")
 	if err != nil || len(after) > len(before) {
 		t.Errorf("%d points after, %d before, %v", len(after), len(before), err)
 	}

@@ -102,13 +102,13 @@ func TestFailoverOfAPrimaryDecidesASplitBrain(t *testing.T) {
 	if err := s.CreateVolume(ctx, site.NewVolume{ID: volumeA, Name: "a", SizeBytes: volumeBytes, Group: "shop", Settings: settings}); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.TakePoint(ctx, "shop", ""); err != nil {
+	if _, _, err := s.Groups().TakePoint(ctx, "shop", ""); err != nil {
 		t.Fatal(err)
 	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		g, err := s.Group("shop")
+		g, err := s.Groups().Group(context.Background(), "shop")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +121,7 @@ func TestFailoverOfAPrimaryDecidesASplitBrain(t *testing.T) {
 			t.Fatalf("the split is not seen: %v", g.Sending.LastError)
 		}
 	}
-	f, err := s.Failover(ctx, "shop", "latest", false)
+	f, err := s.Groups().Failover(ctx, "shop", "latest", false)
 	if err != nil || f.Term != 2 {
 		t.Fatalf("failover: %+v, %v, want term 2", f, err)
 	}
@@ -133,7 +133,7 @@ func TestFailoverOfAPrimaryDecidesASplitBrain(t *testing.T) {
 	case <-ctx.Done():
 		t.Fatal("the rival does not give way")
 	}
-	if _, err := s.Failover(ctx, "shop", "latest", false); !errors.Is(err, group.ErrRole) {
+	if _, err := s.Groups().Failover(ctx, "shop", "latest", false); !errors.Is(err, group.ErrRole) {
 		t.Errorf("failover of an undisputed primary: %v, want ErrRole", err)
 	}
 }

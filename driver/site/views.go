@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -28,16 +29,16 @@ type Views struct {
 
 // OpenView opens every member's image at a recovery point, read-only. It
 // stays open, and its records in the journal, until CloseView or Close.
-func (s *Site) OpenView(_ context.Context, name, at string) (Views, error) {
-	point, err := s.Select(name, at)
+func (s *Site) OpenView(ctx context.Context, name, at string) (Views, error) {
+	point, err := s.groups.Select(ctx, name, at)
 	if err != nil {
 		return Views{}, err
 	}
-	op, err := s.newOperation("view")
+	id, err := groups.NewID()
 	if err != nil {
 		return Views{}, err
 	}
-	o := &openView{Views: Views{ID: op.ID, Group: name, Point: point}, views: map[journal.VolumeID]*journal.View{}}
+	o := &openView{Views: Views{ID: id, Group: name, Point: point}, views: map[journal.VolumeID]*journal.View{}}
 	for id, pos := range point.Members {
 		eng, err := s.engineOf(id)
 		if err != nil {

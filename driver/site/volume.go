@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"slices"
 	"sync"
 
 	"github.com/lockstep-csi/lockstep/engine"
@@ -42,7 +41,7 @@ func (s *Site) openStore(v *volume, settings group.Settings) error {
 		s.mu.Unlock()
 		return err
 	}
-	s.applyRetention(store, settings)
+	applyRetention(store, settings)
 	s.serveStore(v, store)
 	return nil
 }
@@ -117,31 +116,4 @@ func (s *Site) engineOf(id journal.VolumeID) (*engine.Engine, error) {
 		return nil, fmt.Errorf("volume %s is not open: %w", id, v.failed)
 	}
 	return nil, fmt.Errorf("volume %s has no store on this site yet: %w", id, ErrNotFound)
-}
-
-// enginesOf returns the engines of a group's members, all or an error.
-func (s *Site) enginesOf(ids []journal.VolumeID) ([]*engine.Engine, error) {
-	var engines []*engine.Engine
-	for _, id := range ids {
-		e, err := s.engineOf(id)
-		if err != nil {
-			return nil, err
-		}
-		engines = append(engines, e)
-	}
-	return engines, nil
-}
-
-// histories returns the open stores of a group's members and of its retired
-// volumes, whose checkpoints still count.
-func (s *Site) histories(st group.State) []group.History {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var all []group.History
-	for id, v := range s.volumes {
-		if v.eng != nil && (v.record.Retired && v.record.Group == st.Name || slices.Contains(st.Members, id)) {
-			all = append(all, v.store())
-		}
-	}
-	return all
 }

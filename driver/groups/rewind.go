@@ -1,4 +1,4 @@
-package site
+package groups
 
 import (
 	"context"
@@ -6,12 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
@@ -19,20 +15,20 @@ import (
 // StartRewind puts every member of a group back to a recovery point, in place
 // and without a copy. Where the group was is kept until CommitRewind, and
 // UndoRewind returns there. No device of the group may be open: ErrInUse.
-func (s *Site) StartRewind(ctx context.Context, name, at string, dryRun bool) (group.Rewind, error) {
+func (g *Groups) StartRewind(ctx context.Context, name, at string, dryRun bool) (group.Rewind, error) {
 	var rewind group.Rewind
-	err := s.fork(ctx, name, group.OperationRewind, dryRun, func(st group.State, op *group.Operation) error {
+	err := g.fork(ctx, name, group.OperationRewind, dryRun, func(st group.State, op *group.Operation) error {
 		if st.Rewind != nil {
 			return fmt.Errorf("rewind group %s: to checkpoint %d since %s; undo or commit it first: %w",
 				name, st.Rewind.To.Checkpoint, st.Rewind.Started.Format(time.RFC3339), group.ErrRewindOpen)
 		}
-		to, err := group.Select(name, s.pointsOf(st), at)
+		to, err := g.Select(ctx, name, at)
 		if err != nil {
 			return err
 		}
 		rewind = group.Rewind{ID: op.ID, Started: op.Started, To: to}
 		if !dryRun {
-			if rewind.From, _, err = s.take(ctx, name); err != nil {
+			if rewind.From, _, err = g.take(ctx, name); err != nil {
 				return err
 			}
 			rewind.Back = rewind.From.Members
@@ -46,9 +42,9 @@ func (s *Site) StartRewind(ctx context.Context, name, at string, dryRun bool) (g
 // UndoRewind returns the group to where it was before the rewind. What was
 // written since is left behind on a timeline of its own. It returns where the
 // group is now.
-func (s *Site) UndoRewind(ctx context.Context, name string, dryRun bool) (group.Point, error) {
+func (g *Groups) UndoRewind(ctx context.Context, name string, dryRun bool) (group.Point, error) {
 	var back group.Point
-	err := s.fork(ctx, name, group.OperationUndo, dryRun, func(st group.State, op *group.Operation) error {
+	err := g.fork(ctx, name, group.OperationUndo, dryRun, func(st group.State, op *group.Operation) error {
 		if st.Rewind == nil {
 			return fmt.Errorf("undo rewind of group %s: %w", name, group.ErrNoRewind)
 		}
@@ -60,13 +56,13 @@ func (s *Site) UndoRewind(ctx context.Context, name string, dryRun bool) (group.
 }
 
 // CommitRewind makes a rewind final: the way back is given up.
-func (s *Site) CommitRewind(ctx context.Context, name string, dryRun bool) (group.Point, error) {
-	unlock, err := s.locks.Lock(ctx, groupKey(name))
+func (g *Groups) CommitRewind(ctx context.Context, name string, dryRun bool) (group.Point, error) {
+	unlock, err := g.cfg.Locks.Lock(ctx, Key(name))
 	if err != nil {
 		return group.Point{}, err
 	}
 	defer unlock()
-	st, err := s.reg.Get(name)
+	st, err := g.reg.Get(name)
 	if err != nil {
 		return group.Point{}, err
 	}
@@ -76,38 +72,38 @@ func (s *Site) CommitRewind(ctx context.Context, name string, dryRun bool) (grou
 	if dryRun {
 		return st.Rewind.To, nil
 	}
-	engines, err := s.enginesOf(st.Members)
+	members, err := g.forkers(st.Members)
 	if err != nil {
 		return group.Point{}, err
 	}
-	rewind, err := s.reg.CommitRewind(name, forkers(engines))
+	rewind, err := g.reg.CommitRewind(ctx, name, members)
 	return rewind.To, err
 }
 
 // fork runs an operation that forks every member of a primary group: plan
 // decides where to, with the group's key held and its devices unused.
-func (s *Site) fork(ctx context.Context, name string, kind group.OperationKind, dryRun bool, plan func(group.State, *group.Operation) error) error {
-	unlock, err := s.locks.Lock(ctx, groupKey(name))
+func (g *Groups) fork(ctx context.Context, name string, kind group.OperationKind, dryRun bool, plan func(group.State, *group.Operation) error) error {
+	unlock, err := g.cfg.Locks.Lock(ctx, Key(name))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	st, err := s.reg.Get(name)
+	st, err := g.reg.Get(name)
 	if err != nil {
 		return err
 	}
-	coord, err := s.coordinatorOf(name)
+	coord, err := g.coordinatorOf(name)
 	if err != nil {
 		return err
 	}
-	if err := s.checkUnused(st); err != nil {
+	if err := g.checkUnused(ctx, st); err != nil {
 		return fmt.Errorf("%s of group %s: %w", kind, name, err)
 	}
-	engines, err := s.enginesOf(st.Members)
+	members, err := g.forkers(st.Members)
 	if err != nil {
 		return err
 	}
-	op, err := s.newOperation(kind)
+	op, err := g.newOperation(kind)
 	if err != nil {
 		return err
 	}
@@ -115,60 +111,57 @@ func (s *Site) fork(ctx context.Context, name string, kind group.OperationKind, 
 	if err := plan(st, &op); err != nil || dryRun {
 		return err
 	}
-	return s.carryOut(ctx, st, coord.Last(), op, engines)
+	return g.carryOut(ctx, st, coord.Last(), op, members)
 }
 
 // carryOut stops the group, forks its members and starts it again.
-func (s *Site) carryOut(ctx context.Context, st group.State, last journal.CheckpointNumber, op group.Operation, engines []*engine.Engine) error {
-	if err := s.stopWrites(ctx, st.Members); err != nil {
+func (g *Groups) carryOut(ctx context.Context, st group.State, last journal.CheckpointNumber, op group.Operation, members []group.Forker) error {
+	if err := g.stopWrites(ctx, st.Members); err != nil {
 		return err
 	}
-	s.stopGroup(st.Name)
-	_, err := s.reg.Update(st.Name, func(st *group.State) error {
+	g.Stop(st.Name)
+	_, err := g.reg.Update(st.Name, func(st *group.State) error {
 		st.LastCheckpoint = max(st.LastCheckpoint, last)
 		return nil
 	})
 	if err == nil {
-		err = s.reg.Begin(st.Name, op)
+		err = g.reg.Begin(st.Name, op)
 	}
 	if err == nil {
-		_, err = s.reg.Finish(st.Name, forkers(engines))
+		_, err = g.reg.Finish(ctx, st.Name, members)
 	}
 	// Whatever happened, the group goes on: in its new state, or in its old
 	// one if nothing was begun. What was begun is finished first.
-	return errors.Join(err, s.startGroup(st.Name))
+	return errors.Join(err, g.Start(ctx, st.Name))
 }
 
-func (s *Site) newOperation(kind group.OperationKind) (group.Operation, error) {
+func (g *Groups) newOperation(kind group.OperationKind) (group.Operation, error) {
+	id, err := NewID()
+	if err != nil {
+		return group.Operation{}, err
+	}
+	return group.Operation{ID: id, Kind: kind, Started: g.cfg.Clock.Now().UTC()}, nil
+}
+
+// NewID draws an id for an operation or a view: 16 hexadecimal digits.
+func NewID() (string, error) {
 	var b [8]byte
 	if _, err := rand.Read(b[:]); err != nil {
-		return group.Operation{}, fmt.Errorf("draw operation id: %w", err)
+		return "", fmt.Errorf("draw operation id: %w", err)
 	}
-	return group.Operation{ID: hex.EncodeToString(b[:]), Kind: kind, Started: s.cfg.Clock.Now().UTC()}, nil
+	return hex.EncodeToString(b[:]), nil
 }
 
 // checkUnused makes sure that no device of the group is open or mounted: what
 // a kernel has cached of a device does not change with it.
-func (s *Site) checkUnused(st group.State) error {
+func (g *Groups) checkUnused(ctx context.Context, st group.State) error {
 	for _, id := range st.Members {
-		device, err := s.Device(id)
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
+		m, err := g.cfg.Members.Member(id)
 		if err != nil {
-			return err
+			continue // without an engine nothing can be attached
 		}
-		f, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0)
-		if errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("volume %s: %s is mounted or open: stop the application and unmount it first: %w", id, device, ErrInUse)
-		}
-		if err != nil {
-			return fmt.Errorf("look whether %s is in use: %w", device, err)
-		}
-		// Cached pages of the device belong to the state that is left.
-		err = errors.Join(unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0), f.Close())
-		if err != nil {
-			return fmt.Errorf("drop cached pages of %s: %w", device, err)
+		if err := m.CheckUnused(ctx); err != nil {
+			return fmt.Errorf("volume %s: %w", id, err)
 		}
 	}
 	return nil

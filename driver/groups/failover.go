@@ -1,4 +1,4 @@
-package site
+package groups
 
 import (
 	"context"
@@ -21,59 +21,66 @@ type Failover struct {
 // Failover makes this site primary for a group at a recovery point that it
 // holds. It never waits for the other site. Replication then runs the other
 // way, as soon as the old primary comes back.
-func (s *Site) Failover(ctx context.Context, name, at string, dryRun bool) (Failover, error) {
-	began := s.cfg.Clock.Now()
-	if _, err := s.reg.Get(name); err != nil {
+func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Failover, error) {
+	began := g.cfg.Clock.Now()
+	if _, err := g.reg.Get(name); err != nil {
 		return Failover{}, err
 	}
 	release := func() {}
-	if s.fence != nil && !dryRun {
+	if g.fence != nil && !dryRun {
 		var err error
-		if release, err = s.fence.Fence(ctx, name); err != nil {
+		if release, err = g.fence.Fence(ctx, name); err != nil {
 			return Failover{}, fmt.Errorf("stop replication into group %s: %w", name, err)
 		}
 	}
 	defer release()
-	unlock, err := s.locks.Lock(ctx, groupKey(name))
+	unlock, err := g.cfg.Locks.Lock(ctx, Key(name))
 	if err != nil {
 		return Failover{}, err
 	}
 	defer unlock()
-	st, err := s.reg.Get(name)
+	st, err := g.reg.Get(name)
 	if err != nil {
 		return Failover{}, err
 	}
-	if st.Role == group.RolePrimary && s.isSplit(name) {
-		return s.reassert(st, dryRun)
+	if st.Role == group.RolePrimary && g.isSplit(name) {
+		return g.reassert(ctx, st, dryRun)
 	}
 	if st.Role == group.RolePrimary {
 		return Failover{}, fmt.Errorf("fail over group %s: this site is its primary already (term %d): %w", name, st.Term, group.ErrRole)
 	}
-	point, err := group.Select(name, s.pointsOf(st), at)
+	points, err := g.pointsOf(ctx, st)
 	if err != nil {
 		return Failover{}, err
 	}
-	if err := s.checkUnused(st); err != nil { // left attached when this site was demoted
+	point, err := group.Select(name, points, at)
+	if err != nil {
+		return Failover{}, err
+	}
+	if err := g.checkUnused(ctx, st); err != nil { // left attached when this site was demoted
 		return Failover{}, fmt.Errorf("fail over group %s: %w", name, err)
 	}
 	out := Failover{Point: point, Term: st.Term + 1, RPO: began.Sub(point.ValidUntil)}
 	if dryRun {
 		return out, nil
 	}
-	return out, s.promote(ctx, st, point, out.Term)
+	return out, g.promote(ctx, st, point, out.Term)
 }
 
 // isSplit reports whether the peer claims the same term: two sites are
 // primary, and only a higher term decides.
-func (s *Site) isSplit(name string) bool {
-	r := s.runningOf(name)
-	return r != nil && r.sender != nil && errors.Is(r.sender.Metrics().LastError, replication.ErrSplitBrain)
+func (g *Groups) isSplit(name string) bool {
+	r := g.runningOf(name)
+	return r != nil && r.replication != nil && errors.Is(r.replication.Metrics().LastError, replication.ErrSplitBrain)
 }
 
 // reassert decides a split brain for this site: its term rises, and the other
 // site gives way with the next announcement. Its data stays as it is.
-func (s *Site) reassert(st group.State, dryRun bool) (Failover, error) {
-	points := s.pointsOf(st)
+func (g *Groups) reassert(ctx context.Context, st group.State, dryRun bool) (Failover, error) {
+	points, err := g.pointsOf(ctx, st)
+	if err != nil {
+		return Failover{}, err
+	}
 	if len(points) == 0 {
 		return Failover{}, &group.NoPointError{Group: st.Name, Wanted: "latest"}
 	}
@@ -81,32 +88,32 @@ func (s *Site) reassert(st group.State, dryRun bool) (Failover, error) {
 	if dryRun {
 		return out, nil
 	}
-	_, err := s.reg.Update(st.Name, func(next *group.State) error { next.Term = out.Term; return nil })
+	_, err = g.reg.Update(st.Name, func(next *group.State) error { next.Term = out.Term; return nil })
 	if err != nil {
 		return Failover{}, err
 	}
-	return out, s.restartGroup(st.Name)
+	return out, g.restart(ctx, st.Name)
 }
 
 // promote forks every member at the point and starts the group as primary.
-func (s *Site) promote(ctx context.Context, st group.State, point group.Point, term group.Term) error {
-	engines, err := s.enginesOf(st.Members)
+func (g *Groups) promote(ctx context.Context, st group.State, point group.Point, term group.Term) error {
+	members, err := g.forkers(st.Members)
 	if err != nil {
 		return err
 	}
-	op, err := s.newOperation(group.OperationFailover)
+	op, err := g.newOperation(group.OperationFailover)
 	if err != nil {
 		return err
 	}
 	op.Role, op.Term, op.Targets = group.RolePrimary, term, point.Members
 	// The old primary is where the group now has to be replicated to. The term
 	// is raised with the intent: nothing of an older one is taken from here on.
-	_, err = s.reg.Update(st.Name, func(next *group.State) error {
+	_, err = g.reg.Update(st.Name, func(next *group.State) error {
 		next.Term, next.Settings.ReplicateTo = term, st.Source
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return s.carryOut(ctx, st, point.Checkpoint, op, engines)
+	return g.carryOut(ctx, st, point.Checkpoint, op, members)
 }

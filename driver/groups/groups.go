@@ -1,0 +1,298 @@
+package groups
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/keylock"
+	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+// Config is what Groups needs; every field is required.
+type Config struct {
+	Site       string // this site's name
+	DB         kv.DB  // stays the caller's
+	Members    Members
+	Replicator Replicator
+	// Locks orders changes: whoever changes a group holds Key of its name.
+	Locks *keylock.Set
+	Clock clock.Clock
+	Log   *slog.Logger
+}
+
+// Groups is the groups of one site. Its methods may be called concurrently.
+type Groups struct {
+	cfg   Config
+	reg   *group.Registry
+	fence Fencer
+
+	mu      sync.Mutex
+	running map[string]*running // guarded by mu
+}
+
+// running is what runs for a group on this site: for a primary its coordinator
+// and its replication, for a replica nothing but what it was last told.
+type running struct {
+	stop        context.CancelFunc
+	joined      sync.WaitGroup
+	coord       *group.Coordinator // nil on a replica
+	replication Replication
+	// announced is the primary's newest word, on a replica; guarded by
+	// Groups.mu.
+	announced replication.Announcement
+}
+
+// Key is the key of a group in Config.Locks.
+func Key(name string) string { return "group/" + name }
+
+// Open reads the groups from the database; nothing runs before Start.
+func Open(cfg Config) (*Groups, error) {
+	reg, err := group.OpenRegistry(cfg.DB)
+	if err != nil {
+		return nil, err
+	}
+	return &Groups{cfg: cfg, reg: reg, running: map[string]*running{}}, nil
+}
+
+// SetFencer says how to stop incoming replication. Call it before the first
+// Failover.
+func (g *Groups) SetFencer(f Fencer) { g.fence = f }
+
+// State returns a group's state; group.ErrNotFound.
+func (g *Groups) State(name string) (group.State, error) { return g.reg.Get(name) }
+
+// States returns the states of all groups by name.
+func (g *Groups) States() []group.State { return g.reg.List() }
+
+// Start finishes what was interrupted in a group and starts what its role asks
+// for. The group's key must be held, or nobody else be there yet. ctx bounds
+// the start alone.
+func (g *Groups) Start(ctx context.Context, name string) error {
+	st, err := g.reg.Get(name)
+	if err != nil {
+		return err
+	}
+	if st.Pending != nil {
+		members, err := g.forkers(st.Members)
+		if err != nil {
+			return fmt.Errorf("finish %s of group %s: %w", st.Pending.Kind, name, err)
+		}
+		if st, err = g.reg.Finish(ctx, name, members); err != nil {
+			return err
+		}
+	}
+	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	r := &running{stop: stop}
+	if st.Role == group.RolePrimary {
+		if err := g.startPrimary(ctx, runCtx, r, st); err != nil {
+			stop()
+			return err
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.running[name] = r
+	return nil
+}
+
+// startPrimary lets the members take writes and begins to take checkpoints
+// and to replicate. While a member is absent the others serve, but no recovery
+// point comes into being: it would lack that member.
+func (g *Groups) startPrimary(ctx, runCtx context.Context, r *running, st group.State) error {
+	r.coord = group.NewCoordinator(st.Name, st.Settings, st.LastCheckpoint, time.Time{}, g.cfg.Clock)
+	g.admit(ctx, r.coord, st)
+	r.joined.Go(func() { _ = r.coord.Run(runCtx) })
+	var err error
+	if r.replication, err = g.cfg.Replicator.Replicate(st); err != nil || r.replication == nil {
+		return err
+	}
+	r.joined.Go(func() {
+		if err := r.replication.Run(runCtx); err != nil && runCtx.Err() == nil {
+			g.cfg.Log.Warn("replication ended", "group", st.Name, "error", err)
+		}
+	})
+	return nil
+}
+
+// admit lets the members that are there take writes, and makes them the
+// coordinator's.
+func (g *Groups) admit(ctx context.Context, coord *group.Coordinator, st group.State) {
+	var members []group.Member
+	for _, id := range st.Members {
+		m, err := g.cfg.Members.Member(id)
+		var newest journal.Checkpoint
+		if err == nil {
+			newest, err = m.Newest(ctx)
+		}
+		if err == nil {
+			err = m.SetWritable(ctx, true)
+		}
+		if err != nil {
+			g.cfg.Log.Error("a member does not take part: its group takes no recovery points", "group", st.Name, "volume", id, "error", err)
+			members = append(members, absentMember{id, err})
+			continue
+		}
+		coord.Raise(newest.Number, newest.Time)
+		members = append(members, m)
+	}
+	coord.SetMembers(members)
+}
+
+// Stop ends what Start started; members refuse changes afterwards only if the
+// caller makes them. No error if it does not run.
+func (g *Groups) Stop(name string) {
+	g.mu.Lock()
+	r := g.running[name]
+	delete(g.running, name)
+	g.mu.Unlock()
+	if r != nil {
+		r.stop()
+		r.joined.Wait()
+	}
+}
+
+// Close stops all groups.
+func (g *Groups) Close() {
+	for _, st := range g.reg.List() {
+		g.Stop(st.Name)
+	}
+}
+
+func (g *Groups) restart(ctx context.Context, name string) error {
+	g.Stop(name)
+	return g.Start(ctx, name)
+}
+
+// Refresh looks at the members of a group again: some have come, gone, or been
+// replaced. A group that could not be started is started. The group's key must
+// be held. No error if there is no such group.
+func (g *Groups) Refresh(ctx context.Context, name string) error {
+	st, err := g.reg.Get(name)
+	if errors.Is(err, group.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r := g.runningOf(name)
+	if r == nil {
+		return g.Start(ctx, name)
+	}
+	if r.coord != nil {
+		g.admit(ctx, r.coord, st)
+	}
+	return nil
+}
+
+// Join makes an open volume a member of a group, which is made with settings
+// if need be. The group's key must be held.
+func (g *Groups) Join(ctx context.Context, name string, settings group.Settings, id journal.VolumeID) error {
+	st, err := g.reg.Update(name, func(st *group.State) error {
+		if st.Role == "" {
+			st.Role, st.Term, st.Settings = group.RolePrimary, 1, settings
+		}
+		if !slices.Contains(st.Members, id) {
+			st.Members = append(st.Members, id)
+			slices.SortFunc(st.Members, func(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) })
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return g.Refresh(ctx, st.Name)
+}
+
+// Leave takes a volume out of a group; a group without members ends. The
+// group's key must be held. No error if it is no member.
+func (g *Groups) Leave(ctx context.Context, name string, id journal.VolumeID) error {
+	st, err := g.reg.Get(name)
+	if errors.Is(err, group.ErrNotFound) || err == nil && !slices.Contains(st.Members, id) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	st, err = g.reg.Update(name, func(st *group.State) error {
+		st.Members = slices.DeleteFunc(st.Members, func(member journal.VolumeID) bool { return member == id })
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(st.Members) > 0 {
+		return g.Refresh(ctx, name)
+	}
+	g.Stop(name)
+	return g.reg.Delete(name)
+}
+
+// Modify replaces a group's settings, at once and durably. Members that are
+// absent learn of them when they are back.
+func (g *Groups) Modify(ctx context.Context, name string, settings group.Settings) error {
+	unlock, err := g.cfg.Locks.Lock(ctx, Key(name))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	settings = settings.WithDefaults()
+	if err := settings.Validate(); err != nil {
+		return err
+	}
+	if _, err := g.reg.Get(name); err != nil {
+		return err
+	}
+	st, err := g.reg.Update(name, func(st *group.State) error { st.Settings = settings; return nil })
+	if err != nil {
+		return err
+	}
+	if err := g.setRetention(ctx, st); err != nil {
+		return err
+	}
+	if r := g.runningOf(name); r != nil && r.coord != nil {
+		r.coord.Configure(settings)
+	}
+	return nil
+}
+
+func (g *Groups) setRetention(ctx context.Context, st group.State) error {
+	for _, id := range st.Members {
+		if m, err := g.cfg.Members.Member(id); err == nil {
+			if err := m.SetRetention(ctx, st.Settings); err != nil {
+				return fmt.Errorf("member %s: %w", id, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (g *Groups) runningOf(name string) *running {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.running[name]
+}
+
+// coordinatorOf returns the coordinator of a group that is primary here.
+func (g *Groups) coordinatorOf(name string) (*group.Coordinator, error) {
+	st, err := g.reg.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	r := g.runningOf(name)
+	switch {
+	case st.Role != group.RolePrimary:
+		return nil, fmt.Errorf("group %s: this site is its %s, and site %s takes its checkpoints: %w", name, st.Role, st.Source, group.ErrRole)
+	case r == nil || r.coord == nil:
+		return nil, fmt.Errorf("group %s is not started: %w", name, group.ErrBarrier)
+	}
+	return r.coord, nil
+}

@@ -1,0 +1,132 @@
+package groups
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+// ErrInUse means that a device is still open, mounted for example.
+var ErrInUse = errors.New("device is in use")
+
+// Member is one volume of a group as the group's operations need it. Its
+// methods may be called concurrently and repeated.
+type Member interface {
+	group.Member
+	group.Forker
+	// SetWritable decides whether changes are admitted. After false none is
+	// in flight on return, and none is admitted until true.
+	SetWritable(ctx context.Context, writable bool) error
+	// SetRetention applies the group's window and journal budget.
+	SetRetention(ctx context.Context, settings group.Settings) error
+	// Newest is the newest durable checkpoint of the member; number 0 if it
+	// has none.
+	Newest(ctx context.Context) (journal.Checkpoint, error)
+	// CheckUnused returns ErrInUse while the member's device is open, and
+	// otherwise sees to it that nothing of its content is cached any more.
+	CheckUnused(ctx context.Context) error
+}
+
+// Members is where the members of a site's groups are. Its methods may be
+// called concurrently, also with a group's key held (see Config.Locks): they
+// must not wait for one.
+type Members interface {
+	// Member returns a member, or why it cannot take part now.
+	Member(id journal.VolumeID) (Member, error)
+	// Histories returns the past of those of a group's members, and of its
+	// retired volumes, that are open.
+	Histories(ctx context.Context, st group.State) ([]group.History, error)
+	// Exists reports whether the site knows the volume, with a store or
+	// without.
+	Exists(id journal.VolumeID) bool
+	// Follow makes the members of an announced group known, durably, and
+	// retires those that have left it.
+	Follow(ctx context.Context, a replication.Announcement) error
+	// Describe tells a peer of the members.
+	Describe(ids []journal.VolumeID) ([]replication.Member, error)
+}
+
+// Replicator begins to send a primary group's records to its peer.
+type Replicator interface {
+	// Replicate returns what is to run while the group is primary; nil for a
+	// group that goes nowhere.
+	Replicate(st group.State) (Replication, error)
+}
+
+// Replication is one group on its way to a peer; *replication.Sender is one.
+type Replication interface {
+	// Run replicates until ctx ends, or until the site was demoted.
+	Run(ctx context.Context) error
+	Metrics() replication.Metrics
+}
+
+// Fencer stops what replication appends to a group; *replication.Server is
+// one. See its Fence.
+type Fencer interface {
+	Fence(ctx context.Context, group string) (release func(), err error)
+}
+
+// members returns a group's members, all or an error.
+func (g *Groups) members(ids []journal.VolumeID) ([]Member, error) {
+	var out []Member
+	for _, id := range ids {
+		m, err := g.cfg.Members.Member(id)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// forkers returns all members of a group for an operation, or an error.
+func (g *Groups) forkers(ids []journal.VolumeID) ([]group.Forker, error) {
+	members, err := g.members(ids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]group.Forker, len(members))
+	for i, m := range members {
+		out[i] = m
+	}
+	return out, nil
+}
+
+// stopWrites makes every open member refuse changes and waits for those in
+// flight.
+func (g *Groups) stopWrites(ctx context.Context, ids []journal.VolumeID) error {
+	var errs []error
+	for _, id := range ids {
+		if m, err := g.cfg.Members.Member(id); err == nil {
+			errs = append(errs, m.SetWritable(ctx, false))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// absentMember stands for a member that cannot take part. It makes every
+// checkpoint round fail with the reason, because a recovery point without that
+// member would be none.
+type absentMember struct {
+	id  journal.VolumeID
+	why error
+}
+
+func (m absentMember) Volume() journal.VolumeID            { return m.id }
+func (m absentMember) Dirty(context.Context) (bool, error) { return false, m.why }
+func (m absentMember) Abort(context.Context, uint64)       {}
+
+func (m absentMember) Prepare(context.Context, uint64, time.Duration) error {
+	return fmt.Errorf("member is not open: %w", m.why)
+}
+
+func (m absentMember) Commit(context.Context, uint64, journal.Checkpoint) (journal.Position, error) {
+	return journal.Position{}, m.why
+}
+
+func (m absentMember) Flush(context.Context) error { return m.why }

@@ -1,0 +1,130 @@
+package groups
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Points returns the recovery points of a group on this site, oldest first.
+func (g *Groups) Points(ctx context.Context, name string) ([]group.Point, error) {
+	st, err := g.reg.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	return g.pointsOf(ctx, st)
+}
+
+func (g *Groups) pointsOf(ctx context.Context, st group.State) ([]group.Point, error) {
+	exists := g.cfg.Members.Exists
+	if st.Role == group.RoleReplica {
+		// A member that a replica does not know has not been announced yet;
+		// only the primary can tell that it was deleted. Without it the
+		// checkpoint is no recovery point.
+		exists = func(journal.VolumeID) bool { return true }
+	}
+	histories, err := g.cfg.Members.Histories(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	points := group.Points(st.Name, histories, exists)
+	// Only the newest checkpoint of all can still describe a later moment.
+	quiet, number := g.quiet(st.Name)
+	if n := len(points); n > 0 && points[n-1].Checkpoint == number && quiet.After(points[n-1].Time) {
+		points[n-1].ValidUntil = quiet
+	}
+	return points, nil
+}
+
+// quiet is until when nothing changed since the newest checkpoint.
+func (g *Groups) quiet(name string) (until time.Time, since journal.CheckpointNumber) {
+	r := g.runningOf(name)
+	if r == nil {
+		return time.Time{}, 0
+	}
+	if r.coord != nil {
+		return r.coord.QuietUntil(), r.coord.Last()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return r.announced.ValidUntil, r.announced.NewestCheckpoint
+}
+
+// Select finds a recovery point; see group.Select.
+func (g *Groups) Select(ctx context.Context, name, at string) (group.Point, error) {
+	points, err := g.Points(ctx, name)
+	if err != nil {
+		return group.Point{}, err
+	}
+	return group.Select(name, points, at)
+}
+
+// TakePoint takes a checkpoint now; with a pin it is kept under that name.
+// The same pin again returns the point that it keeps. stall is how long writes
+// were held.
+func (g *Groups) TakePoint(ctx context.Context, name, pin string) (point group.Point, stall time.Duration, err error) {
+	if pin != "" {
+		point, err := g.PinPoint(ctx, name, pin, "")
+		return point, 0, err
+	}
+	return g.take(ctx, name)
+}
+
+// take has the group's coordinator take a checkpoint.
+func (g *Groups) take(ctx context.Context, name string) (group.Point, time.Duration, error) {
+	coord, err := g.coordinatorOf(name)
+	if err != nil {
+		return group.Point{}, 0, err
+	}
+	taken, err := coord.Take(ctx)
+	if err != nil {
+		return group.Point{}, 0, err
+	}
+	return group.Point{Checkpoint: taken.Number, Time: taken.Time, ValidUntil: taken.Time, Members: taken.Positions}, taken.Stall, nil
+}
+
+func pinKey(pin string) string { return "pin/" + pin }
+
+// PinPoint keeps a recovery point under a name: the one that at selects, or
+// with an empty at a new checkpoint. The same name again returns the same
+// point, also if an earlier call pinned only some of the members.
+func (g *Groups) PinPoint(ctx context.Context, name, pin, at string) (group.Point, error) {
+	unlock, err := g.cfg.Locks.Lock(ctx, pinKey(pin))
+	if err != nil {
+		return group.Point{}, err
+	}
+	defer unlock()
+	point, err := g.Select(ctx, name, "pin:"+pin)
+	switch {
+	case err == nil:
+	case !errors.Is(err, group.ErrNoPoint):
+	case at != "":
+		point, err = g.Select(ctx, name, at)
+	default:
+		point, _, err = g.take(ctx, name)
+	}
+	if err != nil {
+		return group.Point{}, err
+	}
+	pinning, ctx := errgroup.WithContext(ctx)
+	for id, pos := range point.Members {
+		pinning.Go(func() error {
+			m, err := g.cfg.Members.Member(id)
+			if err != nil {
+				return err
+			}
+			return m.Pin(ctx, pin, pos)
+		})
+	}
+	return point, pinning.Wait()
+}
+
+// LockPin takes a pin's turn, for those who drop pins from stores themselves.
+func (g *Groups) LockPin(ctx context.Context, pin string) (unlock func(), err error) {
+	return g.cfg.Locks.Lock(ctx, pinKey(pin))
+}

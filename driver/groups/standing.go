@@ -1,0 +1,165 @@
+package groups
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+// Standings is what replication asks of the groups.
+func (g *Groups) Standings() replication.Groups { return standings{g} }
+
+// standings implements replication.Groups.
+type standings struct{ *Groups }
+
+// Standing implements replication.Groups.
+func (g standings) Standing(_ context.Context, name string) (replication.Standing, bool, error) {
+	st, err := g.reg.Get(name)
+	if errors.Is(err, group.ErrNotFound) {
+		return replication.Standing{}, false, nil
+	}
+	return standingOf(st), err == nil, err
+}
+
+func standingOf(st group.State) replication.Standing {
+	return replication.Standing{Role: st.Role, Term: st.Term, Source: st.Source}
+}
+
+// Follow implements replication.Groups.
+func (g standings) Follow(ctx context.Context, peer string, a replication.Announcement) error {
+	unlock, err := g.cfg.Locks.Lock(ctx, Key(a.Group))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	st, err := g.reg.Get(a.Group)
+	if err != nil && !errors.Is(err, group.ErrNotFound) {
+		return err
+	}
+	if st.Term > a.Term || st.Term == a.Term && st.Role == group.RolePrimary {
+		return &replication.TermError{Kind: replication.ErrStaleTerm, Group: a.Group, Offered: a.Term, Held: st.Term, Owner: standingOf(st).Owner(g.cfg.Site)}
+	}
+	if err := g.giveUpPrimary(ctx, st); err != nil {
+		return err
+	}
+	if err := g.cfg.Members.Follow(ctx, a); err != nil {
+		return err
+	}
+	if !sameAs(st, peer, a) {
+		if err := g.saveFollowing(ctx, peer, a); err != nil {
+			return err
+		}
+	}
+	r := g.runningOf(a.Group)
+	if r == nil || r.coord != nil { // new here, or demoted
+		if err := g.restart(ctx, a.Group); err != nil {
+			return err
+		}
+		r = g.runningOf(a.Group)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.announced = a
+	return nil
+}
+
+func announcedMembers(a replication.Announcement) []journal.VolumeID {
+	ids := make([]journal.VolumeID, len(a.Members))
+	for i, m := range a.Members {
+		ids[i] = m.Volume
+	}
+	return ids
+}
+
+// checkpointSlack is how far LastCheckpoint may stay behind between two saves
+// of a replica's state; a promote goes on above what the stores hold anyway.
+const checkpointSlack = 1000
+
+// sameAs reports whether an announcement says nothing that must be saved.
+func sameAs(st group.State, peer string, a replication.Announcement) bool {
+	settings := a.Settings
+	settings.ReplicateTo = st.Settings.ReplicateTo
+	return st.Role == group.RoleReplica && st.Term == a.Term && st.Source == peer && st.Settings == settings.WithDefaults() &&
+		slices.Equal(st.Members, announcedMembers(a)) && a.NewestCheckpoint < st.LastCheckpoint+checkpointSlack
+}
+
+func (g *Groups) saveFollowing(ctx context.Context, peer string, a replication.Announcement) error {
+	st, err := g.reg.Update(a.Group, func(st *group.State) error {
+		replicateTo := st.Settings.ReplicateTo
+		st.Role, st.Term, st.Source = group.RoleReplica, a.Term, peer
+		st.Settings = a.Settings.WithDefaults()
+		st.Settings.ReplicateTo = replicateTo
+		st.Members = announcedMembers(a)
+		st.LastCheckpoint = max(st.LastCheckpoint, a.NewestCheckpoint)
+		st.Rewind = nil
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return g.setRetention(ctx, st)
+}
+
+// giveUpPrimary stops writes and checkpoints before the role changes.
+func (g *Groups) giveUpPrimary(ctx context.Context, st group.State) error {
+	if st.Role != group.RolePrimary {
+		return nil
+	}
+	g.cfg.Log.Warn("site gives up a group to a newer primary", "group", st.Name, "term", st.Term)
+	if err := g.stopWrites(ctx, st.Members); err != nil {
+		return err
+	}
+	g.Stop(st.Name)
+	return nil
+}
+
+// Demote implements replication.Groups. It is called from the group's own
+// sender, which ends right after; the group is restarted in its new role by
+// the next announcement.
+func (g standings) Demote(ctx context.Context, name string, held group.Term, owner string) error {
+	unlock, err := g.cfg.Locks.Lock(ctx, Key(name))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	st, err := g.reg.Get(name)
+	if err != nil || st.Term >= held {
+		return err
+	}
+	if err := g.stopWrites(ctx, st.Members); err != nil {
+		return err
+	}
+	_, err = g.reg.Update(name, func(st *group.State) error {
+		st.Role, st.Term, st.Source, st.Rewind = group.RoleReplica, held, owner, nil
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	g.cfg.Log.Warn("site was demoted: a newer primary exists", "group", name, "term", held, "primary", owner)
+	if r := g.runningOf(name); r != nil {
+		r.stop() // joined by whoever stops or restarts the group
+	}
+	return nil
+}
+
+// Announcement is what a peer is to be told of a group that is primary here.
+func (g *Groups) Announcement(_ context.Context, name string) (replication.Announcement, error) {
+	st, err := g.reg.Get(name)
+	if err != nil {
+		return replication.Announcement{}, err
+	}
+	a := replication.Announcement{Group: name, Term: st.Term, Settings: st.Settings}
+	a.Settings.ReplicateTo = ""
+	if a.Members, err = g.cfg.Members.Describe(st.Members); err != nil {
+		return replication.Announcement{}, err
+	}
+	if r := g.runningOf(name); r != nil && r.coord != nil {
+		a.NewestCheckpoint, a.ValidUntil = r.coord.Last(), r.coord.QuietUntil()
+	}
+	return a, nil
+}

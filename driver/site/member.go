@@ -1,0 +1,178 @@
+package site
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+// member is an open volume as its group works with it. It implements
+// groups.Member, whose contexts it does not need: nothing here leaves the
+// process.
+type member struct {
+	*engine.Engine
+	site *Site
+}
+
+var _ groups.Member = member{}
+
+func (m member) Dirty(context.Context) (bool, error) { return m.Engine.Dirty(), nil }
+
+func (m member) Commit(_ context.Context, round uint64, c journal.Checkpoint) (journal.Position, error) {
+	return m.Engine.Commit(round, c)
+}
+
+func (m member) Abort(_ context.Context, round uint64) { m.Engine.Abort(round) }
+
+func (m member) Fork(_ context.Context, at journal.Position, reason string) error {
+	return m.ForkOnce(at, reason)
+}
+
+func (m member) Pin(_ context.Context, name string, at journal.Position) error {
+	return m.Store().Pin(name, at)
+}
+
+func (m member) Unpin(_ context.Context, name string) error { return m.Store().Unpin(name) }
+
+func (m member) SetWritable(ctx context.Context, writable bool) error {
+	if !writable {
+		return m.StopChanges(ctx)
+	}
+	m.SetReadOnly(false)
+	return nil
+}
+
+func (m member) SetRetention(_ context.Context, settings group.Settings) error {
+	applyRetention(m.Store(), settings)
+	return nil
+}
+
+func (m member) Newest(context.Context) (journal.Checkpoint, error) {
+	if all := m.Store().Checkpoints(); len(all) > 0 {
+		return all[len(all)-1], nil
+	}
+	return journal.Checkpoint{}, nil
+}
+
+func (m member) CheckUnused(context.Context) error {
+	device, err := m.site.Device(m.Volume())
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return checkUnused(device)
+}
+
+// checkUnused makes sure that a block device is not open or mounted, and drops
+// what the kernel has cached of it: that belongs to the state that is left.
+func checkUnused(device string) error {
+	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("%s is mounted or open: stop the application and unmount it first: %w", device, groups.ErrInUse)
+	}
+	if err != nil {
+		return fmt.Errorf("look whether %s is in use: %w", device, err)
+	}
+	err = errors.Join(unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0), f.Close())
+	if err != nil {
+		return fmt.Errorf("drop cached pages of %s: %w", device, err)
+	}
+	return nil
+}
+
+// members implements groups.Members with the stores of this process.
+type members struct{ *Site }
+
+var _ groups.Members = members{}
+
+// Member implements groups.Members.
+func (s members) Member(id journal.VolumeID) (groups.Member, error) {
+	eng, err := s.engineOf(id)
+	if err != nil {
+		return nil, err
+	}
+	return member{eng, s.Site}, nil
+}
+
+// Histories implements groups.Members.
+func (s members) Histories(_ context.Context, st group.State) ([]group.History, error) {
+	s.mu.Lock()
+	var stores []*journal.Store
+	for id, v := range s.volumes {
+		if v.eng != nil && (v.record.Retired && v.record.Group == st.Name || slices.Contains(st.Members, id)) {
+			stores = append(stores, v.store())
+		}
+	}
+	s.mu.Unlock()
+	all := make([]group.History, len(stores))
+	for i, store := range stores {
+		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.Checkpoints(), Pins: store.Pins()}
+	}
+	return all, nil
+}
+
+// Exists implements groups.Members.
+func (s members) Exists(id journal.VolumeID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.volumes[id]
+	return ok
+}
+
+// Describe implements groups.Members.
+func (s members) Describe(ids []journal.VolumeID) ([]replication.Member, error) {
+	var all []replication.Member
+	for _, id := range ids {
+		eng, err := s.engineOf(id)
+		if err != nil {
+			return nil, err
+		}
+		v, err := s.volumeOf(id)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, replication.Member{Volume: id, Name: v.record.Name, SizeBytes: eng.SizeBytes()})
+	}
+	return all, nil
+}
+
+// Follow implements groups.Members: those that left the group are retired,
+// because their checkpoints still complete older recovery points.
+func (s members) Follow(_ context.Context, a replication.Announcement) error {
+	s.mu.Lock()
+	next := map[journal.VolumeID]record{}
+	for id, v := range s.volumes {
+		if v.record.Group == a.Group && !v.record.Retired {
+			r := v.record
+			r.Retired = true
+			next[id] = r
+		}
+	}
+	for _, m := range a.Members {
+		r := record{ID: m.Volume}
+		if v := s.volumes[m.Volume]; v != nil {
+			r = v.record
+		}
+		r.Name, r.Group, r.SizeBytes, r.Retired = m.Name, a.Group, m.SizeBytes, false
+		next[m.Volume] = r
+	}
+	s.mu.Unlock()
+	for id, r := range next {
+		if err := s.setRecord(id, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
