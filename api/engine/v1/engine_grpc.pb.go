@@ -29,6 +29,7 @@ const (
 	Engine_Watch_FullMethodName       = "/lockstep.engine.v1.Engine/Watch"
 	Engine_Order_FullMethodName       = "/lockstep.engine.v1.Engine/Order"
 	Engine_Fence_FullMethodName       = "/lockstep.engine.v1.Engine/Fence"
+	Engine_Dirty_FullMethodName       = "/lockstep.engine.v1.Engine/Dirty"
 	Engine_Prepare_FullMethodName     = "/lockstep.engine.v1.Engine/Prepare"
 	Engine_Commit_FullMethodName      = "/lockstep.engine.v1.Engine/Commit"
 	Engine_Abort_FullMethodName       = "/lockstep.engine.v1.Engine/Abort"
@@ -59,6 +60,9 @@ type EngineClient interface {
 	// Fence ends every incoming replication stream of a lower term and refuses
 	// them from now on, durably. No append is in progress on return.
 	Fence(ctx context.Context, in *FenceRequest, opts ...grpc.CallOption) (*FenceResponse, error)
+	// Dirty tells whether anything changed since the last checkpoint, as of some
+	// moment during the call.
+	Dirty(ctx context.Context, in *DirtyRequest, opts ...grpc.CallOption) (*DirtyResponse, error)
 	// One round of the group's barrier. Prepare stops admitting changes and
 	// answers when none is in flight; the gate opens by itself after hold.
 	Prepare(ctx context.Context, in *PrepareRequest, opts ...grpc.CallOption) (*PrepareResponse, error)
@@ -121,6 +125,16 @@ func (c *engineClient) Fence(ctx context.Context, in *FenceRequest, opts ...grpc
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(FenceResponse)
 	err := c.cc.Invoke(ctx, Engine_Fence_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *engineClient) Dirty(ctx context.Context, in *DirtyRequest, opts ...grpc.CallOption) (*DirtyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DirtyResponse)
+	err := c.cc.Invoke(ctx, Engine_Dirty_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -281,6 +295,9 @@ type EngineServer interface {
 	// Fence ends every incoming replication stream of a lower term and refuses
 	// them from now on, durably. No append is in progress on return.
 	Fence(context.Context, *FenceRequest) (*FenceResponse, error)
+	// Dirty tells whether anything changed since the last checkpoint, as of some
+	// moment during the call.
+	Dirty(context.Context, *DirtyRequest) (*DirtyResponse, error)
 	// One round of the group's barrier. Prepare stops admitting changes and
 	// answers when none is in flight; the gate opens by itself after hold.
 	Prepare(context.Context, *PrepareRequest) (*PrepareResponse, error)
@@ -318,6 +335,9 @@ func (UnimplementedEngineServer) Order(context.Context, *OrderRequest) (*State, 
 }
 func (UnimplementedEngineServer) Fence(context.Context, *FenceRequest) (*FenceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Fence not implemented")
+}
+func (UnimplementedEngineServer) Dirty(context.Context, *DirtyRequest) (*DirtyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Dirty not implemented")
 }
 func (UnimplementedEngineServer) Prepare(context.Context, *PrepareRequest) (*PrepareResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Prepare not implemented")
@@ -419,6 +439,24 @@ func _Engine_Fence_Handler(srv interface{}, ctx context.Context, dec func(interf
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(EngineServer).Fence(ctx, req.(*FenceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Engine_Dirty_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DirtyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).Dirty(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_Dirty_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).Dirty(ctx, req.(*DirtyRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -639,6 +677,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Fence",
 			Handler:    _Engine_Fence_Handler,
+		},
+		{
+			MethodName: "Dirty",
+			Handler:    _Engine_Dirty_Handler,
 		},
 		{
 			MethodName: "Prepare",

@@ -1,0 +1,180 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+var (
+	// ErrStaleOrder: a higher term or revision is in force.
+	ErrStaleOrder = errors.New("a newer order is in force")
+	// ErrNoStore: nothing was ordered yet, or a replica holds nothing.
+	ErrNoStore = errors.New("there is no store yet")
+	// ErrDeviceInUse: the device is open or mounted.
+	ErrDeviceInUse = errors.New("device is in use")
+	// ErrNoPin: no pin of that name.
+	ErrNoPin = errors.New("no such pin")
+	// ErrNoView: no open view of that id.
+	ErrNoView = errors.New("no such view")
+	// ErrLeaseLost: another engine may have the volume.
+	ErrLeaseLost = errors.New("lease lost")
+)
+
+// Role is what the site is for the volume's group.
+type Role string
+
+// Roles.
+const (
+	Primary Role = "primary"
+	Replica Role = "replica"
+)
+
+// Orders is all that a controller wants of an engine. They replace each other
+// as a whole, and a lower (Term, Revision) never replaces a higher one.
+type Orders struct {
+	Volume   journal.VolumeID `json:"volume"`
+	Term     uint64           `json:"term"`
+	Revision uint64           `json:"revision"`
+	Group    string           `json:"group"`
+	Role     Role             `json:"role"`
+	// Window is how far back history is wanted; JournalBytes the journal's
+	// budget, 0 for a default from the volume's size.
+	Window       time.Duration `json:"window"`
+	JournalBytes int64         `json:"journalBytes,omitempty"`
+	// Writable lets a primary admit changes.
+	Writable bool `json:"writable,omitempty"`
+	// Attach is how the device is to look; nil: detached.
+	Attach *Attach `json:"attach,omitempty"`
+	// Peer is where a primary sends its records; nil: nowhere.
+	Peer *Peer `json:"peer,omitempty"`
+	// Source is the site that feeds a replica.
+	Source string `json:"source,omitempty"`
+	// SizeBytes of a primary's store that has to be made. An existing one is
+	// grown to it and never shrunk.
+	SizeBytes int64 `json:"sizeBytes,omitempty"`
+	// Fill is the first content of a store that has to be made; nil: zeroes.
+	Fill *Fill `json:"fill,omitempty"`
+}
+
+// Attach is how a block device is to look.
+type Attach struct {
+	BlockBytes int  `json:"blockBytes"` // logical block size: 512 or 4096
+	ReadOnly   bool `json:"readOnly,omitempty"`
+}
+
+// Peer is another site's gateway.
+type Peer struct {
+	Site    string `json:"site"`
+	Address string `json:"address"` // host:port
+}
+
+// Fill names an image that another engine has.
+type Fill struct {
+	Address string           `json:"address"` // host:port of that engine
+	Volume  journal.VolumeID `json:"volume"`
+	Pin     string           `json:"pin"`
+}
+
+// Compare orders by term and revision.
+func (o *Orders) Compare(other *Orders) int {
+	return cmp.Or(cmp.Compare(o.Term, other.Term), cmp.Compare(o.Revision, other.Revision))
+}
+
+// Validate reports the first field that cannot be used.
+func (o *Orders) Validate() error {
+	switch {
+	case o.Volume == (journal.VolumeID{}):
+		return errors.New("orders: volume is missing")
+	case o.Term == 0 || o.Group == "":
+		return fmt.Errorf("orders for volume %s: term and group are required", o.Volume)
+	case o.Role != Primary && o.Role != Replica:
+		return fmt.Errorf("orders for volume %s: role %q is unknown", o.Volume, o.Role)
+	case o.SizeBytes < 0 || o.SizeBytes%engine.SectorBytes != 0:
+		return fmt.Errorf("orders for volume %s: size of %d bytes", o.Volume, o.SizeBytes)
+	case o.Role == Replica && (o.Writable || o.Attach != nil || o.Peer != nil || o.Fill != nil):
+		return fmt.Errorf("orders for volume %s: a replica takes no writes, device, peer or fill", o.Volume)
+	case o.Attach != nil && o.Attach.BlockBytes != 512 && o.Attach.BlockBytes != 4096:
+		return fmt.Errorf("orders for volume %s: block size of %d bytes", o.Volume, o.Attach.BlockBytes)
+	case o.Window < 0 || o.JournalBytes < 0:
+		return fmt.Errorf("orders for volume %s: window and journal budget must not be negative", o.Volume)
+	}
+	return nil
+}
+
+// Reason is a word for what keeps a volume from being served as ordered.
+type Reason string
+
+// Reasons.
+const (
+	ReasonDamaged   Reason = "Damaged"
+	ReasonPoisoned  Reason = "Poisoned"
+	ReasonFull      Reason = "Full"
+	ReasonLeaseLost Reason = "LeaseLost"
+	ReasonFilling   Reason = "Filling"
+	ReasonNotOpen   Reason = "NotOpen"
+)
+
+// State is what an engine tells of itself.
+type State struct {
+	Volume journal.VolumeID
+	// Incarnation is drawn at each start of the process.
+	Incarnation string
+	Version     string
+	// Term and Revision of the orders that were carried out last; 0 for none.
+	Term, Revision uint64
+	Store          *StoreState // nil until there is a store
+	Device         string      // path on the engine's node; empty while detached
+	Replication    *ReplicationState
+	Reason         Reason // empty while all is as ordered
+	Error          string // for people
+}
+
+// StoreState is a store at one moment.
+type StoreState struct {
+	SizeBytes                int64
+	Tip, Durable, Horizon    journal.Position
+	JournalBytes             int64
+	IndexExtents, IndexBytes int64
+	Timelines                []journal.Timeline // parents before children
+	Pins                     map[string]journal.Position
+	Newest, Oldest           journal.Checkpoint // number 0: none
+	Checkpoints              int
+	FreeBytes, CapacityBytes int64 // of the backing volume
+}
+
+// ReplicationState is a primary's way to its peer.
+type ReplicationState struct {
+	Peer                 string
+	Connected            bool
+	Error                string
+	LagRecords, LagBytes uint64
+	LagTime              time.Duration
+	// StaleAgainst is set when the peer holds a higher term, and Owner who
+	// has it: this site must give the group up.
+	StaleAgainst uint64
+	Owner        string
+}
+
+// Volume is what a Server serves. Its methods may be called concurrently.
+type Volume interface {
+	// Order makes orders durable and carries them out; ErrStaleOrder. What
+	// takes longer than ctx allows goes on; the same orders again wait for it.
+	Order(ctx context.Context, o Orders) error
+	// Fence ends incoming replication of lower terms for good. No append is
+	// in progress on return.
+	Fence(ctx context.Context, term uint64) error
+	// Engine returns the open engine; ErrNoStore, or why it is not open.
+	Engine() (*engine.Engine, error)
+	// State describes the volume; changed is closed when that has changed.
+	State() (s State, changed <-chan struct{})
+	// OpenView shows the image at a position under an export name, until
+	// CloseView; ErrNoView.
+	OpenView(ctx context.Context, id string, at journal.Position) (export string, err error)
+	CloseView(ctx context.Context, id string) error
+}

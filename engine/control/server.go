@@ -1,0 +1,265 @@
+package control
+
+import (
+	"context"
+	"hash/crc32"
+	"time"
+
+	"google.golang.org/grpc"
+
+	enginev1 "github.com/lockstep-csi/lockstep/api/engine/v1"
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+const (
+	// watchPause is the least time between two messages of a Watch.
+	watchPause = 250 * time.Millisecond
+	// checkpointBatch bounds one message of Checkpoints.
+	checkpointBatch = 1000
+	// MaxImageChunkBytes bounds one message of ReadImage.
+	MaxImageChunkBytes = 1 << 20
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Server serves one volume's control API. It runs inside a grpc.Server, which
+// calls it concurrently, and owns nothing.
+type Server struct {
+	enginev1.UnimplementedEngineServer
+	volume Volume
+	clock  clock.Clock
+}
+
+// NewServer makes a server for a volume.
+func NewServer(v Volume, c clock.Clock) *Server { return &Server{volume: v, clock: c} }
+
+// Register makes g serve s.
+func (s *Server) Register(g grpc.ServiceRegistrar) { enginev1.RegisterEngineServer(g, s) }
+
+// Watch implements the RPC.
+func (s *Server) Watch(_ *enginev1.WatchRequest, stream enginev1.Engine_WatchServer) error {
+	ctx := stream.Context()
+	for {
+		state, changed := s.volume.State()
+		if err := stream.Send(encodeState(state)); err != nil {
+			return err
+		}
+		pause := s.clock.NewTimer(watchPause)
+		select {
+		case <-pause.C():
+		case <-ctx.Done():
+			pause.Stop()
+			return toStatus(ctx.Err())
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return toStatus(ctx.Err())
+		}
+	}
+}
+
+// Order implements the RPC.
+func (s *Server) Order(ctx context.Context, req *enginev1.OrderRequest) (*enginev1.State, error) {
+	o, err := decodeOrders(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.volume.Order(ctx, o); err != nil {
+		return nil, toStatus(err)
+	}
+	state, _ := s.volume.State()
+	return encodeState(state), nil
+}
+
+// Fence implements the RPC.
+func (s *Server) Fence(ctx context.Context, req *enginev1.FenceRequest) (*enginev1.FenceResponse, error) {
+	return &enginev1.FenceResponse{}, toStatus(s.volume.Fence(ctx, req.GetTerm()))
+}
+
+// on runs fn with the open engine.
+func on[T any](s *Server, fn func(*engine.Engine) (T, error)) (T, error) {
+	eng, err := s.volume.Engine()
+	var out T
+	if err == nil {
+		out, err = fn(eng)
+	}
+	return out, toStatus(err)
+}
+
+// Dirty implements the RPC.
+func (s *Server) Dirty(context.Context, *enginev1.DirtyRequest) (*enginev1.DirtyResponse, error) {
+	return on(s, func(e *engine.Engine) (*enginev1.DirtyResponse, error) {
+		return &enginev1.DirtyResponse{Dirty: e.Dirty()}, nil
+	})
+}
+
+// maxHold bounds how long a barrier may hold writes, whoever asks.
+const maxHold = 10 * time.Second
+
+// Prepare implements the RPC.
+func (s *Server) Prepare(ctx context.Context, req *enginev1.PrepareRequest) (*enginev1.PrepareResponse, error) {
+	hold := req.GetHold().AsDuration()
+	if req.GetRound() == 0 || hold <= 0 || hold > maxHold {
+		return nil, invalid("round %d, hold %v: want a round above 0 and at most %v", req.GetRound(), hold, maxHold)
+	}
+	return on(s, func(e *engine.Engine) (*enginev1.PrepareResponse, error) {
+		return &enginev1.PrepareResponse{}, e.Prepare(ctx, req.GetRound(), hold)
+	})
+}
+
+// Commit implements the RPC.
+func (s *Server) Commit(_ context.Context, req *enginev1.CommitRequest) (*enginev1.CommitResponse, error) {
+	c, err := decodeCheckpoint(req.GetCheckpoint())
+	if err != nil {
+		return nil, err
+	}
+	return on(s, func(e *engine.Engine) (*enginev1.CommitResponse, error) {
+		at, err := e.Commit(req.GetRound(), c)
+		return &enginev1.CommitResponse{Position: encodePosition(at)}, err
+	})
+}
+
+// Abort implements the RPC.
+func (s *Server) Abort(_ context.Context, req *enginev1.AbortRequest) (*enginev1.AbortResponse, error) {
+	return on(s, func(e *engine.Engine) (*enginev1.AbortResponse, error) {
+		e.Abort(req.GetRound())
+		return &enginev1.AbortResponse{}, nil
+	})
+}
+
+// Flush implements the RPC.
+func (s *Server) Flush(ctx context.Context, _ *enginev1.FlushRequest) (*enginev1.FlushResponse, error) {
+	return on(s, func(e *engine.Engine) (*enginev1.FlushResponse, error) {
+		return &enginev1.FlushResponse{}, e.Flush(ctx)
+	})
+}
+
+// Checkpoints implements the RPC.
+func (s *Server) Checkpoints(req *enginev1.CheckpointsRequest, stream enginev1.Engine_CheckpointsServer) error {
+	eng, err := s.volume.Engine()
+	if err != nil {
+		return toStatus(err)
+	}
+	batch := &enginev1.CheckpointsResponse{}
+	for _, c := range eng.Store().Checkpoints() {
+		n := uint64(c.Number)
+		if n < req.GetFrom() || req.GetTo() != 0 && n > req.GetTo() || req.GetGroup() != "" && c.Group != req.GetGroup() {
+			continue
+		}
+		batch.Checkpoints = append(batch.Checkpoints, encodeCheckpoint(c))
+		if len(batch.Checkpoints) == checkpointBatch {
+			if err := stream.Send(batch); err != nil {
+				return err
+			}
+			batch = &enginev1.CheckpointsResponse{}
+		}
+	}
+	if len(batch.Checkpoints) == 0 {
+		return nil
+	}
+	return stream.Send(batch)
+}
+
+// Fork implements the RPC.
+func (s *Server) Fork(_ context.Context, req *enginev1.ForkRequest) (*enginev1.ForkResponse, error) {
+	if req.GetReason() == "" {
+		return nil, invalid("a fork needs a reason")
+	}
+	return on(s, func(e *engine.Engine) (*enginev1.ForkResponse, error) {
+		return &enginev1.ForkResponse{}, e.ForkOnce(decodePosition(req.GetAt()), req.GetReason())
+	})
+}
+
+// Pin implements the RPC.
+func (s *Server) Pin(_ context.Context, req *enginev1.PinRequest) (*enginev1.PinResponse, error) {
+	return on(s, func(e *engine.Engine) (*enginev1.PinResponse, error) {
+		return &enginev1.PinResponse{}, e.Store().Pin(req.GetName(), decodePosition(req.GetAt()))
+	})
+}
+
+// Unpin implements the RPC.
+func (s *Server) Unpin(_ context.Context, req *enginev1.UnpinRequest) (*enginev1.UnpinResponse, error) {
+	return on(s, func(e *engine.Engine) (*enginev1.UnpinResponse, error) {
+		return &enginev1.UnpinResponse{}, e.Store().Unpin(req.GetName())
+	})
+}
+
+// Resize implements the RPC.
+func (s *Server) Resize(ctx context.Context, req *enginev1.ResizeRequest) (*enginev1.ResizeResponse, error) {
+	return on(s, func(e *engine.Engine) (*enginev1.ResizeResponse, error) {
+		if e.SizeBytes() < req.GetSizeBytes() {
+			if err := e.Resize(ctx, req.GetSizeBytes()); err != nil {
+				return nil, err
+			}
+		}
+		return &enginev1.ResizeResponse{SizeBytes: e.SizeBytes()}, nil
+	})
+}
+
+// OpenView implements the RPC.
+func (s *Server) OpenView(ctx context.Context, req *enginev1.OpenViewRequest) (*enginev1.OpenViewResponse, error) {
+	export, err := s.volume.OpenView(ctx, req.GetId(), decodePosition(req.GetAt()))
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &enginev1.OpenViewResponse{Export: export}, nil
+}
+
+// CloseView implements the RPC.
+func (s *Server) CloseView(ctx context.Context, req *enginev1.CloseViewRequest) (*enginev1.CloseViewResponse, error) {
+	return &enginev1.CloseViewResponse{}, toStatus(s.volume.CloseView(ctx, req.GetId()))
+}
+
+// ReadImage implements the RPC.
+func (s *Server) ReadImage(req *enginev1.ReadImageRequest, stream enginev1.Engine_ReadImageServer) error {
+	eng, err := s.volume.Engine()
+	if err != nil {
+		return toStatus(err)
+	}
+	at := decodePosition(req.GetAt())
+	if pin := req.GetPin(); pin != "" {
+		var ok bool
+		if at, ok = eng.Store().Pins()[pin]; !ok {
+			return toStatus(ErrNoPin)
+		}
+	}
+	view, err := eng.Store().View(at)
+	if err != nil {
+		return toStatus(err)
+	}
+	err = sendImage(view, stream)
+	if closing := view.Close(); err == nil {
+		err = closing
+	}
+	return toStatus(err)
+}
+
+// sendImage sends a view's data, ascending.
+func sendImage(view *journal.View, stream enginev1.Engine_ReadImageServer) error {
+	if err := stream.Send(&enginev1.ImageChunk{SizeBytes: view.SizeBytes()}); err != nil {
+		return err
+	}
+	buf := make([]byte, MaxImageChunkBytes)
+	for off := int64(0); off < view.SizeBytes(); {
+		start, length, err := view.NextData(off)
+		if err != nil || length == 0 {
+			return err
+		}
+		for end := start + length; start < end; {
+			p := buf[:min(int64(len(buf)), end-start)]
+			if err := view.ReadAt(p, start); err != nil {
+				return err
+			}
+			// gRPC has encoded the message when Send returns, so buf is free.
+			if err := stream.Send(&enginev1.ImageChunk{Offset: start, Data: p, Crc32C: crc32.Checksum(p, castagnoli)}); err != nil {
+				return err
+			}
+			start += int64(len(p))
+		}
+		off = start
+	}
+	return nil
+}
