@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -99,45 +98,4 @@ func (s *Store) Stats() Stats {
 		st.JournalBytes += g.bytes
 	}
 	return st
-}
-
-// Checkpoints returns the durable checkpoints on the active path inside the
-// horizon, oldest first. Their Members must not be changed.
-func (s *Store) Checkpoints() []Checkpoint {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	path, err := s.tree.path(s.state.Horizon, s.durable)
-	if err != nil {
-		return nil
-	}
-	var out []Checkpoint
-	for _, part := range s.partsLocked(path) {
-		for _, c := range part.checkpoints {
-			if path.Contains(c.Position) && c.Position.Seq <= part.upTo {
-				out = append(out, c)
-			}
-		}
-	}
-	return out
-}
-
-// ImagePosition is where an image for a new replica is best taken: the durable
-// state before the newest durable checkpoint, so that the checkpoint's record
-// follows the image and gives the replica a recovery point, even if nothing is
-// written any more. Without a checkpoint it is the durable position.
-func (s *Store) ImagePosition() Position {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	path, err := s.tree.path(s.state.Horizon, s.durable)
-	if err != nil {
-		return s.durable
-	}
-	for _, part := range slices.Backward(s.partsLocked(path)) {
-		for _, c := range slices.Backward(part.checkpoints) {
-			if path.Contains(c.Position) && c.Position.Seq <= part.upTo {
-				return Position{c.Position.Timeline, c.Position.Seq - 1}
-			}
-		}
-	}
-	return s.durable
 }

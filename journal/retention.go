@@ -10,3 +10,7 @@ func (s *Store) SetRetention(journalBytes int64, window time.Duration) {
 	s.mu.Unlock()
 	s.wakeRun()
 }
+
+// DefaultBudget is the journal budget in bytes of a volume for which nobody
+// chose one: the volume's size, and 1 GiB at least.
+func DefaultBudget(sizeBytes int64) int64 { return max(1<<30, sizeBytes) }

@@ -59,7 +59,3 @@ const (
 	databaseFile = "site.db"
 	volumesDir   = "volumes"
 )
-
-// defaultJournalBytes is the journal budget of a volume whose group names
-// none: the volume's size, and 1 GiB at least.
-func defaultJournalBytes(sizeBytes int64) int64 { return max(1<<30, sizeBytes) }

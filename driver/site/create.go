@@ -235,7 +235,7 @@ func (s *Site) ExpandVolume(ctx context.Context, id journal.VolumeID, sizeBytes 
 func applyRetention(store *journal.Store, settings group.Settings) {
 	bytes := settings.JournalBytes
 	if bytes == 0 {
-		bytes = defaultJournalBytes(store.SizeBytes())
+		bytes = journal.DefaultBudget(store.SizeBytes())
 	}
 	store.SetRetention(bytes, settings.Window)
 }

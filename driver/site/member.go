@@ -58,10 +58,7 @@ func (m member) SetRetention(_ context.Context, settings group.Settings) error {
 }
 
 func (m member) Newest(context.Context) (journal.Checkpoint, error) {
-	if all := m.Store().Checkpoints(); len(all) > 0 {
-		return all[len(all)-1], nil
-	}
-	return journal.Checkpoint{}, nil
+	return m.Store().NewestCheckpoint(), nil
 }
 
 func (m member) CheckUnused(context.Context) error {

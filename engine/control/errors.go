@@ -74,14 +74,25 @@ func toStatus(err error) error {
 }
 
 // remoteError is an error that an engine answered with. Its text ends with the
-// sentinel's already.
+// sentinel's already. Where an engine and its store have a sentinel each for
+// one thing, it matches both.
 type remoteError struct {
 	message string
-	kind    error
+	kinds   []error
 }
 
-func (e *remoteError) Error() string { return e.message }
-func (e *remoteError) Unwrap() error { return e.kind }
+func (e *remoteError) Error() string   { return e.message }
+func (e *remoteError) Unwrap() []error { return e.kinds }
+
+func kindsOf(reason enginev1.Failure_Reason) []error {
+	var kinds []error
+	for _, f := range failures {
+		if f.reason == reason && reason != enginev1.Failure_REASON_UNSPECIFIED {
+			kinds = append(kinds, f.err)
+		}
+	}
+	return kinds
+}
 
 // fromStatus turns what an engine answered back into an error that matches the
 // same sentinel as on the other side.
@@ -98,10 +109,8 @@ func fromStatus(volume journal.VolumeID, err error) error {
 		if !ok {
 			continue
 		}
-		for _, f := range failures {
-			if f.reason == failure.GetReason() {
-				return &remoteError{message: fmt.Sprintf("engine of volume %s: %s", volume, st.Message()), kind: f.err}
-			}
+		if kinds := kindsOf(failure.GetReason()); len(kinds) > 0 {
+			return &remoteError{message: fmt.Sprintf("engine of volume %s: %s", volume, st.Message()), kinds: kinds}
 		}
 	}
 	switch st.Code() {

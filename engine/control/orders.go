@@ -144,8 +144,7 @@ type StoreState struct {
 	Timelines                []journal.Timeline // parents before children
 	Pins                     map[string]journal.Position
 	Newest, Oldest           journal.Checkpoint // number 0: none
-	Checkpoints              int
-	FreeBytes, CapacityBytes int64 // of the backing volume
+	FreeBytes, CapacityBytes int64              // of the backing volume
 }
 
 // ReplicationState is a primary's way to its peer.

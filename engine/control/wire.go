@@ -172,7 +172,7 @@ func encodeState(s State) *enginev1.State {
 			SizeBytes: st.SizeBytes, Tip: encodePosition(st.Tip), Durable: encodePosition(st.Durable), Horizon: encodePosition(st.Horizon),
 			JournalBytes: st.JournalBytes, IndexExtents: st.IndexExtents, IndexBytes: st.IndexBytes, Timelines: encodeTimelines(st.Timelines),
 			Pins: map[string]*enginev1.Position{}, Newest: encodeCheckpoint(st.Newest), Oldest: encodeCheckpoint(st.Oldest),
-			Checkpoints: uint64(st.Checkpoints), FreeBytes: st.FreeBytes, CapacityBytes: st.CapacityBytes,
+			FreeBytes: st.FreeBytes, CapacityBytes: st.CapacityBytes,
 		}
 		for name, at := range st.Pins {
 			out.Store.Pins[name] = encodePosition(at)
@@ -196,7 +196,7 @@ func decodeState(m *enginev1.State) (State, error) {
 		s.Store = &StoreState{
 			SizeBytes: st.GetSizeBytes(), Tip: decodePosition(st.GetTip()), Durable: decodePosition(st.GetDurable()), Horizon: decodePosition(st.GetHorizon()),
 			JournalBytes: st.GetJournalBytes(), IndexExtents: st.GetIndexExtents(), IndexBytes: st.GetIndexBytes(), Timelines: decodeTimelines(st.GetTimelines()),
-			Pins: map[string]journal.Position{}, Checkpoints: int(st.GetCheckpoints()), FreeBytes: st.GetFreeBytes(), CapacityBytes: st.GetCapacityBytes(),
+			Pins: map[string]journal.Position{}, FreeBytes: st.GetFreeBytes(), CapacityBytes: st.GetCapacityBytes(),
 		}
 		for name, at := range st.GetPins() {
 			s.Store.Pins[name] = decodePosition(at)

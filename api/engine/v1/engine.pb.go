@@ -557,7 +557,6 @@ type Store struct {
 	Pins         map[string]*Position   `protobuf:"bytes,9,rep,name=pins,proto3" json:"pins,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Newest       *Checkpoint            `protobuf:"bytes,10,opt,name=newest,proto3" json:"newest,omitempty"` // durable; unset when there is none
 	Oldest       *Checkpoint            `protobuf:"bytes,11,opt,name=oldest,proto3" json:"oldest,omitempty"`
-	Checkpoints  uint64                 `protobuf:"varint,12,opt,name=checkpoints,proto3" json:"checkpoints,omitempty"`
 	// Free and total space of the backing volume.
 	FreeBytes     int64 `protobuf:"varint,13,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
 	CapacityBytes int64 `protobuf:"varint,14,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
@@ -670,13 +669,6 @@ func (x *Store) GetOldest() *Checkpoint {
 		return x.Oldest
 	}
 	return nil
-}
-
-func (x *Store) GetCheckpoints() uint64 {
-	if x != nil {
-		return x.Checkpoints
-	}
-	return 0
 }
 
 func (x *Store) GetFreeBytes() int64 {
@@ -2503,7 +2495,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\vreplication\x18\b \x01(\v2\x1f.lockstep.engine.v1.ReplicationR\vreplication\x12\x14\n" +
 	"\x05error\x18\t \x01(\tR\x05error\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\xd5\x05\n" +
+	" \x01(\tR\x06reason\"\xb3\x05\n" +
 	"\x05Store\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\x12.\n" +
@@ -2518,8 +2510,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x04pins\x18\t \x03(\v2#.lockstep.engine.v1.Store.PinsEntryR\x04pins\x126\n" +
 	"\x06newest\x18\n" +
 	" \x01(\v2\x1e.lockstep.engine.v1.CheckpointR\x06newest\x126\n" +
-	"\x06oldest\x18\v \x01(\v2\x1e.lockstep.engine.v1.CheckpointR\x06oldest\x12 \n" +
-	"\vcheckpoints\x18\f \x01(\x04R\vcheckpoints\x12\x1d\n" +
+	"\x06oldest\x18\v \x01(\v2\x1e.lockstep.engine.v1.CheckpointR\x06oldest\x12\x1d\n" +
 	"\n" +
 	"free_bytes\x18\r \x01(\x03R\tfreeBytes\x12%\n" +
 	"\x0ecapacity_bytes\x18\x0e \x01(\x03R\rcapacityBytes\x1aU\n" +

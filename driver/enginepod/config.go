@@ -1,0 +1,64 @@
+package enginepod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"google.golang.org/grpc"
+
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Config is what an engine needs.
+type Config struct {
+	Volume journal.VolumeID
+	// Dir is where the backing volume is mounted.
+	Dir string
+	// Devices provides block devices on this node; nil: the volume cannot be
+	// attached.
+	Devices Devices
+	// DialEngine connects to another engine, whose image is to be copied.
+	DialEngine func(address string) (*grpc.ClientConn, error)
+	// Exports shows the live volume and views to tools; nil: they are not
+	// shown.
+	Exports Exporter
+	// SegmentBytes is the size of journal segments; 0: the journal's default.
+	SegmentBytes int64
+	Version      string      // of the program
+	FS           vfs.FS      // nil: the operating system's
+	Clock        clock.Clock // nil: the machine's
+	Log          *slog.Logger
+}
+
+// Exporter shows devices over the network block device protocol; *nbd.Server
+// is one.
+type Exporter interface {
+	Add(name string, dev engine.Device, description string) error
+	Remove(ctx context.Context, name string) error
+}
+
+// Validate reports the first field that cannot be used, and fills in defaults.
+func (c *Config) Validate() error {
+	switch {
+	case c.Volume.IsZero():
+		return errors.New("engine configuration: Volume is missing")
+	case !filepath.IsAbs(c.Dir):
+		return fmt.Errorf("engine configuration: Dir %q is not an absolute path", c.Dir)
+	}
+	if c.FS == nil {
+		c.FS = vfs.OS{}
+	}
+	if c.Clock == nil {
+		c.Clock = clock.Wall{}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}

@@ -1,0 +1,107 @@
+package enginepod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/engine/control"
+)
+
+// Devices provides block devices on this node.
+type Devices interface {
+	// Attach serves dev as a block device and returns when it is there. It
+	// takes over a device of this volume that waits for an engine. ctx bounds
+	// the call, not the device.
+	Attach(ctx context.Context, how control.Attach, dev engine.Device) (Device, error)
+}
+
+// Device is an attached block device.
+type Device interface {
+	// Path is its path on the node, /dev/loopN.
+	Path() string
+	// Resize shows the device's new size to the kernel.
+	Resize(ctx context.Context) error
+	// Detach takes the device away once everything written to it is with the
+	// engine; control.ErrDeviceInUse, and nothing happened, while it is open.
+	Detach(ctx context.Context) error
+	// Release stops serving; I/O waits for the next engine.
+	Release() error
+	// Lost is closed when another engine has the device: this one must end.
+	Lost() <-chan struct{}
+}
+
+// attach provides the device, or brings an attached one up to date. The turn
+// must be held.
+func (p *Pod) attach(ctx context.Context, eng *engine.Engine, how control.Attach) error {
+	p.mu.Lock()
+	device, attached := p.device, p.attached
+	p.mu.Unlock()
+	if device != nil {
+		if *attached != how {
+			return fmt.Errorf("volume %s is attached with other options: %w", p.cfg.Volume, control.ErrDeviceInUse)
+		}
+		return device.Resize(ctx)
+	}
+	if p.cfg.Devices == nil {
+		return errors.New("this engine cannot attach devices: no holder was named")
+	}
+	device, err := p.cfg.Devices.Attach(ctx, how, eng)
+	if err != nil {
+		return fmt.Errorf("attach volume %s: %w", p.cfg.Volume, err)
+	}
+	watching, unwatch := context.WithCancel(p.ctx)
+	p.mu.Lock()
+	p.device, p.attached, p.unwatch = device, &how, unwatch
+	p.notifyLocked()
+	p.mu.Unlock()
+	p.working.Go(func() {
+		select {
+		case <-device.Lost():
+			p.die(fmt.Errorf("device of volume %s: %w", p.cfg.Volume, control.ErrLeaseLost))
+		case <-watching.Done():
+		}
+	})
+	return nil
+}
+
+// detach takes the device away and makes everything written to it durable. No
+// error if there is none. The turn must be held.
+func (p *Pod) detach(ctx context.Context) error {
+	p.mu.Lock()
+	device, eng := p.device, p.eng
+	p.mu.Unlock()
+	if device == nil {
+		return nil
+	}
+	if err := device.Detach(ctx); err != nil {
+		return fmt.Errorf("detach volume %s: %w", p.cfg.Volume, err)
+	}
+	p.mu.Lock()
+	p.unwatch()
+	p.device, p.attached = nil, nil
+	p.notifyLocked()
+	p.mu.Unlock()
+	return eng.Flush(ctx)
+}
+
+// release stops serving the device and leaves it to the next engine.
+func (p *Pod) release() error {
+	p.mu.Lock()
+	device, unwatch := p.device, p.unwatch
+	p.device, p.attached = nil, nil
+	p.mu.Unlock()
+	if device == nil {
+		return nil
+	}
+	unwatch()
+	return device.Release()
+}
+
+// isAttached reports whether there is a device.
+func (p *Pod) isAttached() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.device != nil
+}

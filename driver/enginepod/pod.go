@@ -1,0 +1,270 @@
+package enginepod
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path"
+	"sync"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Pod is one engine process. It implements control.Volume; its methods may be
+// called concurrently.
+type Pod struct {
+	cfg         Config
+	db          kv.DB
+	incarnation string
+	ctx         context.Context // of what outlives a call; ends with Close
+	stop        context.CancelFunc
+	working     sync.WaitGroup
+
+	// turn holds one token: its holder carries out orders.
+	turn chan struct{}
+
+	mu       sync.Mutex
+	record   record                   // guarded by mu; changes with the turn held
+	done     control.Orders           // guarded by mu; carried out last
+	failure  error                    // guarded by mu; why orders are not carried out
+	filling  bool                     // guarded by mu
+	eng      *engine.Engine           // guarded by mu; nil while no store is open
+	upkeep   *upkeep                  // of eng; changes with the turn held
+	device   Device                   // guarded by mu; nil while detached
+	attached *control.Attach          // guarded by mu; how device looks
+	unwatch  context.CancelFunc       // guarded by mu; of device's watcher
+	views    map[string]*journal.View // guarded by mu
+	changed  chan struct{}            // guarded by mu; closed and replaced at each change
+	fatal    chan error               // capacity 1; what ends the process
+}
+
+var _ control.Volume = (*Pod)(nil)
+
+// startRetry is the pause between two attempts to carry out the orders that
+// were found at the start.
+const startRetry = time.Second
+
+// Open opens a backing volume and begins to carry out the orders that it
+// holds, if any. Call Close at the end.
+func Open(cfg Config) (*Pod, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	db, rec, err := openDatabase(cfg.FS, cfg.Dir, cfg.Volume)
+	if err != nil {
+		return nil, err
+	}
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return nil, errors.Join(fmt.Errorf("draw incarnation: %w", err), db.Close())
+	}
+	p := &Pod{cfg: cfg, db: db, record: rec, incarnation: hex.EncodeToString(b[:]), turn: make(chan struct{}, 1),
+		views: map[string]*journal.View{}, changed: make(chan struct{}), fatal: make(chan error, 1)}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	p.turn <- struct{}{}
+	if rec.Orders.Term != 0 {
+		p.working.Go(p.resume)
+	}
+	return p, nil
+}
+
+// resume carries out the orders of an earlier process until that succeeds or
+// newer ones have come.
+func (p *Pod) resume() {
+	for {
+		<-p.turn
+		p.mu.Lock()
+		o, superseded := p.record.Orders, p.done.Term != 0
+		p.mu.Unlock()
+		var err error
+		if !superseded {
+			err = p.carryOut(p.ctx, o)
+		}
+		p.turn <- struct{}{}
+		if superseded || err == nil || p.ctx.Err() != nil {
+			return
+		}
+		p.cfg.Log.Warn("orders of an earlier start are not carried out yet", "volume", p.cfg.Volume, "error", err)
+		timer := p.cfg.Clock.NewTimer(startRetry)
+		select {
+		case <-timer.C():
+		case <-p.ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// Fatal has the error that this process has to end with: what is durable is
+// not known any more, and only a new process finds out.
+func (p *Pod) Fatal() <-chan error { return p.fatal }
+
+func (p *Pod) die(err error) {
+	select {
+	case p.fatal <- err:
+	default: // the first counts
+	}
+}
+
+// take waits for the turn.
+func (p *Pod) take(ctx context.Context) error {
+	select {
+	case <-p.turn:
+		return nil
+	case <-p.ctx.Done():
+		return engine.ErrClosed
+	case <-ctx.Done():
+		return fmt.Errorf("wait for earlier orders of volume %s: %w", p.cfg.Volume, ctx.Err())
+	}
+}
+
+// Order implements control.Volume.
+func (p *Pod) Order(ctx context.Context, o control.Orders) error {
+	if o.Volume != p.cfg.Volume {
+		return fmt.Errorf("orders are for volume %s, this is %s: %w", o.Volume, p.cfg.Volume, journal.ErrForeign)
+	}
+	if err := p.take(ctx); err != nil {
+		return err
+	}
+	if err := p.accept(o); err != nil {
+		p.turn <- struct{}{}
+		return err
+	}
+	result := make(chan error, 1)
+	p.working.Go(func() {
+		defer func() { p.turn <- struct{}{} }()
+		result <- p.carryOut(p.ctx, o)
+	})
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("carry out orders of volume %s: %w", p.cfg.Volume, ctx.Err())
+	}
+}
+
+// accept makes orders durable.
+func (p *Pod) accept(o control.Orders) error {
+	p.mu.Lock()
+	next := p.record
+	p.mu.Unlock()
+	if o.Compare(&next.Orders) < 0 || o.Term < next.FencedBelow {
+		return fmt.Errorf("orders (%d, %d) of volume %s, (%d, %d) in force, fenced below %d: %w", o.Term, o.Revision, o.Volume,
+			next.Orders.Term, next.Orders.Revision, next.FencedBelow, control.ErrStaleOrder)
+	}
+	next.Orders = o
+	return p.setRecord(next)
+}
+
+// setRecord saves the record. The turn must be held.
+func (p *Pod) setRecord(next record) error {
+	if err := next.save(p.db); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.record = next
+	return nil
+}
+
+// carryOut does what orders say. The turn must be held. Each step finds out
+// what is left to do, so that it may be repeated.
+func (p *Pod) carryOut(ctx context.Context, o control.Orders) error {
+	err := p.follow(ctx, o)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failure = err
+	if err == nil {
+		p.done = o
+	}
+	p.notifyLocked()
+	return err
+}
+
+func (p *Pod) follow(ctx context.Context, o control.Orders) error {
+	if o.Role == control.Replica {
+		return p.followReplica(ctx)
+	}
+	eng, err := p.ensureEngine(ctx, o)
+	if err != nil {
+		return err
+	}
+	if !o.Writable {
+		if err := eng.StopChanges(ctx); err != nil {
+			return err
+		}
+	}
+	applyRetention(eng.Store(), o)
+	if eng.SizeBytes() < o.SizeBytes {
+		if err := eng.Resize(ctx, o.SizeBytes); err != nil {
+			return err
+		}
+	}
+	if o.Writable {
+		eng.SetReadOnly(false)
+	}
+	if o.Attach == nil {
+		return p.detach(ctx)
+	}
+	return p.attach(ctx, eng, *o.Attach)
+}
+
+// followReplica stops writes and takes the device away.
+func (p *Pod) followReplica(ctx context.Context) error {
+	if eng, err := p.Engine(); err == nil {
+		if err := eng.StopChanges(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.detach(ctx); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	store := p.record.Store
+	p.mu.Unlock()
+	if store == "" {
+		return nil
+	}
+	_, err := p.openEngine(path.Join(p.cfg.Dir, store))
+	return err
+}
+
+// Engine implements control.Volume.
+func (p *Pod) Engine() (*engine.Engine, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.eng != nil:
+		return p.eng, nil
+	case p.failure != nil:
+		return nil, p.failure
+	}
+	return nil, fmt.Errorf("volume %s: %w", p.cfg.Volume, control.ErrNoStore)
+}
+
+// notifyLocked wakes who watches the state. mu is held.
+func (p *Pod) notifyLocked() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+func (p *Pod) notify() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.notifyLocked()
+}
+
+// Close stops serving. An attached device stays with the holder, where I/O
+// waits for the next engine.
+func (p *Pod) Close() error {
+	p.stop()
+	p.working.Wait()
+	errs := []error{p.release(), p.closeViews(), p.closeEngine(), p.db.Close()}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,78 @@
+package enginepod
+
+import (
+	"encoding/json"
+	"fmt"
+	"path"
+
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+const (
+	databaseFile  = "engine.db"
+	bucketEngine  = "engine"
+	recordKey     = "record"
+	recordVersion = 1
+)
+
+// record is all that an engine durably knows beside its store.
+type record struct {
+	Version int `json:"version"`
+	// Orders are the newest that were accepted; zero before the first.
+	Orders control.Orders `json:"orders"`
+	// FencedBelow is the lowest term whose replication is still taken.
+	FencedBelow uint64 `json:"fencedBelow,omitempty"`
+	// Store is the directory of the volume's store; empty while there is none.
+	Store string `json:"store,omitempty"`
+	// Generation is the highest number given to a store's directory.
+	Generation int `json:"generation,omitempty"`
+}
+
+func storeDir(generation int) string { return fmt.Sprintf("store-%d", generation) }
+
+// openDatabase opens a backing volume's database, which is locked against
+// other processes of this machine, and reads the record; a zero one if it is
+// new. journal.ErrForeign if it is another volume's.
+func openDatabase(files vfs.FS, dir string, volume journal.VolumeID) (kv.DB, record, error) {
+	db, err := files.OpenDB(path.Join(dir, databaseFile))
+	if err != nil {
+		return nil, record{}, fmt.Errorf("open backing volume: %w", err)
+	}
+	r := record{Version: recordVersion}
+	err = db.View(func(tx kv.Tx) error {
+		raw := tx.Get(bucketEngine, []byte(recordKey))
+		if raw == nil {
+			return nil
+		}
+		if err := json.Unmarshal(raw, &r); err != nil {
+			return fmt.Errorf("%w: %w", journal.ErrCorrupt, err)
+		}
+		switch {
+		case r.Version != recordVersion:
+			return fmt.Errorf("version %d: %w", r.Version, journal.ErrVersion)
+		case r.Orders.Term != 0 && r.Orders.Volume != volume:
+			return fmt.Errorf("it is volume %s, not %s: %w", r.Orders.Volume, volume, journal.ErrForeign)
+		}
+		return nil
+	})
+	if err != nil {
+		_ = db.Close() // it was only read
+		return nil, record{}, fmt.Errorf("read %s: %w", path.Join(dir, databaseFile), err)
+	}
+	return db, r, nil
+}
+
+// save replaces the record; durable on return.
+func (r record) save(db kv.DB) error {
+	raw, err := json.Marshal(r)
+	if err == nil {
+		err = db.Update(func(tx kv.Tx) error { return tx.Put(bucketEngine, []byte(recordKey), raw) })
+	}
+	if err != nil {
+		return fmt.Errorf("save engine's record: %w", err)
+	}
+	return nil
+}

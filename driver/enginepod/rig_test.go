@@ -1,0 +1,186 @@
+package enginepod_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/lockstep-csi/lockstep/driver/enginepod"
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const volumeBytes = 1 << 20
+
+// network leads from an engine's address to its listener.
+type network struct {
+	mu        sync.Mutex
+	listeners map[string]*bufconn.Listener
+}
+
+func newNetwork() *network { return &network{listeners: map[string]*bufconn.Listener{}} }
+
+var errNoEngine = errors.New("nobody listens there")
+
+// dial connects to an address, also to one where somebody listens later.
+func (n *network) dial(address string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			n.mu.Lock()
+			l := n.listeners[address]
+			n.mu.Unlock()
+			if l == nil {
+				return nil, errNoEngine
+			}
+			return l.DialContext(ctx)
+		}))
+}
+
+// devices is a node without a kernel: what is attached is written to directly.
+type devices struct {
+	mu   sync.Mutex
+	now  *device
+	fail error
+}
+
+type device struct {
+	engine.Device
+	node *devices
+	how  control.Attach
+	busy bool
+	lost chan struct{}
+}
+
+func (d *devices) Attach(_ context.Context, how control.Attach, dev engine.Device) (enginepod.Device, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fail != nil {
+		return nil, d.fail
+	}
+	d.now = &device{Device: dev, node: d, how: how, lost: make(chan struct{})}
+	return d.now, nil
+}
+
+// attached is the device, or nil.
+func (d *devices) attached() *device {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.now
+}
+
+func (d *device) Path() string                 { return "/dev/test0" }
+func (d *device) Resize(context.Context) error { return nil }
+func (d *device) Lost() <-chan struct{}        { return d.lost }
+
+func (d *device) Detach(context.Context) error {
+	d.node.mu.Lock()
+	defer d.node.mu.Unlock()
+	if d.busy {
+		return control.ErrDeviceInUse
+	}
+	d.node.now = nil
+	return nil
+}
+
+func (d *device) Release() error {
+	d.node.mu.Lock()
+	defer d.node.mu.Unlock()
+	d.node.now = nil
+	return nil
+}
+
+// rig is one engine process and the node that it runs on.
+type rig struct {
+	t      *testing.T
+	id     journal.VolumeID
+	fs     *vfs.Mem
+	net    *network
+	node   *devices
+	pod    *enginepod.Pod
+	client *control.Client
+	stop   func()
+}
+
+func newRig(t *testing.T, n *network, volume byte) *rig {
+	r := &rig{t: t, id: journal.VolumeID{volume}, fs: vfs.NewMem(), net: n, node: &devices{}}
+	if err := r.fs.MkdirAll("/backing"); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	t.Cleanup(func() {
+		if r.stop != nil {
+			r.stop()
+		}
+	})
+	return r
+}
+
+// start starts the process: it opens the backing volume and serves.
+func (r *rig) start() {
+	r.t.Helper()
+	var err error
+	r.pod, err = enginepod.Open(enginepod.Config{Volume: r.id, Dir: "/backing", Devices: r.node, DialEngine: r.net.dial,
+		SegmentBytes: journal.MinSegmentBytes, FS: r.fs})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	l := bufconn.Listen(1 << 20)
+	r.net.mu.Lock()
+	r.net.listeners[r.id.String()] = l
+	r.net.mu.Unlock()
+	srv := grpc.NewServer()
+	control.NewServer(r.pod, clock.Wall{}).Register(srv)
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = srv.Serve(l) })
+	conn, err := r.net.dial(r.id.String())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.client = control.NewClient(r.id, conn)
+	pod := r.pod
+	r.stop = func() {
+		r.stop = nil
+		srv.Stop()
+		serving.Wait()
+		if err := errors.Join(conn.Close(), pod.Close()); err != nil {
+			r.t.Error(err)
+		}
+	}
+}
+
+// primary is orders for a writable primary.
+func (r *rig) primary(term, revision uint64) control.Orders {
+	return control.Orders{Volume: r.id, Term: term, Revision: revision, Group: "shop", Role: control.Primary, Window: time.Hour,
+		Writable: true, SizeBytes: volumeBytes}
+}
+
+func (r *rig) order(o control.Orders) control.State {
+	r.t.Helper()
+	s, err := r.client.Order(context.Background(), o)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s
+}
+
+func (r *rig) engine() *engine.Engine {
+	r.t.Helper()
+	e, err := r.pod.Engine()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return e
+}

@@ -1,0 +1,71 @@
+package enginepod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// exportOf names a view's export.
+func (p *Pod) exportOf(id string) string { return "view/" + id + "/" + p.cfg.Volume.String() }
+
+// OpenView implements control.Volume. The same id again is no change.
+func (p *Pod) OpenView(_ context.Context, id string, at journal.Position) (string, error) {
+	if p.cfg.Exports == nil {
+		return "", errors.New("this engine shows no views: it has no NBD server")
+	}
+	if id == "" {
+		return "", fmt.Errorf("open view of volume %s: it needs an id: %w", p.cfg.Volume, journal.ErrRange)
+	}
+	eng, err := p.Engine()
+	if err != nil {
+		return "", err
+	}
+	p.mu.Lock()
+	_, open := p.views[id]
+	p.mu.Unlock()
+	if open {
+		return p.exportOf(id), nil
+	}
+	view, err := eng.Store().View(at)
+	if err != nil {
+		return "", err
+	}
+	if err := p.cfg.Exports.Add(p.exportOf(id), engine.NewViewDevice(view), "view at "+at.String()); err != nil {
+		return "", errors.Join(err, view.Close())
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.views[id] = view
+	return p.exportOf(id), nil
+}
+
+// CloseView implements control.Volume.
+func (p *Pod) CloseView(ctx context.Context, id string) error {
+	p.mu.Lock()
+	view, open := p.views[id]
+	delete(p.views, id)
+	p.mu.Unlock()
+	if !open {
+		return fmt.Errorf("view %s of volume %s: %w", id, p.cfg.Volume, control.ErrNoView)
+	}
+	return errors.Join(p.cfg.Exports.Remove(ctx, p.exportOf(id)), view.Close())
+}
+
+func (p *Pod) closeViews() error {
+	p.mu.Lock()
+	var ids []string
+	for id := range p.views {
+		ids = append(ids, id)
+	}
+	p.mu.Unlock()
+	var errs []error
+	for _, id := range ids {
+		errs = append(errs, p.CloseView(context.Background(), id))
+	}
+	return errors.Join(errs...)
+}
