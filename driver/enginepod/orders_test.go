@@ -117,7 +117,20 @@ func TestAFencedTermTakesNoOrders(t *testing.T) {
 	if _, err := r.client.Order(ctx, r.primary(2, 1)); !errors.Is(err, control.ErrStaleOrder) {
 		t.Errorf("order of term 2 behind a fence at 3: %v, want ErrStaleOrder", err)
 	}
+	if err := r.client.Lift(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r.order(r.primary(2, 1))
+	if err := r.client.Fence(ctx, 3); err != nil {
+		t.Fatal(err)
+	}
 	r.order(r.primary(3, 1))
+	if err := r.client.Lift(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.client.Order(ctx, r.primary(2, 2)); !errors.Is(err, control.ErrStaleOrder) {
+		t.Errorf("order of term 2 behind orders of term 3: %v, want ErrStaleOrder", err)
+	}
 }
 
 func TestWritesStopBeforeTheAnswer(t *testing.T) {

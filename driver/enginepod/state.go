@@ -12,7 +12,8 @@ import (
 func (p *Pod) State() (control.State, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := control.State{Volume: p.cfg.Volume, Incarnation: p.incarnation, Version: p.cfg.Version, Term: p.done.Term, Revision: p.done.Revision}
+	s := control.State{Volume: p.cfg.Volume, Incarnation: p.incarnation, Version: p.cfg.Version, Term: p.done.Term, Revision: p.done.Revision,
+		FencedBelow: p.record.FencedBelow}
 	if p.device != nil {
 		s.Device = p.device.Path()
 	}

@@ -81,6 +81,12 @@ func (c *Client) Fence(ctx context.Context, term uint64) error {
 	return c.fail(err)
 }
 
+// Lift takes a fence back that no orders imply.
+func (c *Client) Lift(ctx context.Context) error {
+	_, err := c.rpc.Fence(ctx, &enginev1.FenceRequest{Lift: true})
+	return c.fail(err)
+}
+
 // Dirty reports whether anything changed since the last checkpoint.
 func (c *Client) Dirty(ctx context.Context) (bool, error) {
 	m, err := c.rpc.Dirty(ctx, &enginev1.DirtyRequest{})

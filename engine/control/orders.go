@@ -128,11 +128,13 @@ type State struct {
 	Version     string
 	// Term and Revision of the orders that were carried out last; 0 for none.
 	Term, Revision uint64
-	Store          *StoreState // nil until there is a store
-	Device         string      // path on the engine's node; empty while detached
-	Replication    *ReplicationState
-	Reason         Reason // empty while all is as ordered
-	Error          string // for people
+	// FencedBelow is the lowest term whose replication is taken.
+	FencedBelow uint64
+	Store       *StoreState // nil until there is a store
+	Device      string      // path on the engine's node; empty while detached
+	Replication *ReplicationState
+	Reason      Reason // empty while all is as ordered
+	Error       string // for people
 }
 
 // StoreState is a store at one moment.
@@ -165,9 +167,11 @@ type Volume interface {
 	// Order makes orders durable and carries them out; ErrStaleOrder. What
 	// takes longer than ctx allows goes on; the same orders again wait for it.
 	Order(ctx context.Context, o Orders) error
-	// Fence ends incoming replication of lower terms for good. No append is
-	// in progress on return.
+	// Fence ends incoming replication of lower terms and refuses it from now
+	// on, durably. No append is in progress on return. Lift takes a fence back
+	// that no orders imply.
 	Fence(ctx context.Context, term uint64) error
+	Lift(ctx context.Context) error
 	// Engine returns the open engine; ErrNoStore, or why it is not open.
 	Engine() (*engine.Engine, error)
 	// State describes the volume; changed is closed when that has changed.

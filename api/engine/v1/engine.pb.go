@@ -439,7 +439,9 @@ type State struct {
 	// Why the volume is not served, or not as ordered; empty while healthy.
 	Error string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
 	// A word for error: Damaged, Poisoned, Full, LeaseLost, Filling, NotOpen.
-	Reason        string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Replication of lower terms is refused.
+	FencedBelow   uint64 `protobuf:"varint,11,opt,name=fenced_below,json=fencedBelow,proto3" json:"fenced_below,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -542,6 +544,13 @@ func (x *State) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *State) GetFencedBelow() uint64 {
+	if x != nil {
+		return x.FencedBelow
+	}
+	return 0
 }
 
 type Store struct {
@@ -1145,8 +1154,11 @@ func (x *Fill) GetPin() string {
 }
 
 type FenceRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Term  uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	// Take replication of the ordered term again: the promote that the fence was
+	// for did not come to be. No effect on a fence that newer orders imply.
+	Lift          bool `protobuf:"varint,2,opt,name=lift,proto3" json:"lift,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1186,6 +1198,13 @@ func (x *FenceRequest) GetTerm() uint64 {
 		return x.Term
 	}
 	return 0
+}
+
+func (x *FenceRequest) GetLift() bool {
+	if x != nil {
+		return x.Lift
+	}
+	return false
 }
 
 type FenceResponse struct {
@@ -2483,7 +2502,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\bposition\x18\x05 \x01(\v2\x1c.lockstep.engine.v1.PositionR\bposition\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x06 \x01(\x03R\tsizeBytes\"\x0e\n" +
-	"\fWatchRequest\"\xc5\x02\n" +
+	"\fWatchRequest\"\xe8\x02\n" +
 	"\x05State\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x18\n" +
@@ -2495,7 +2514,8 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\vreplication\x18\b \x01(\v2\x1f.lockstep.engine.v1.ReplicationR\vreplication\x12\x14\n" +
 	"\x05error\x18\t \x01(\tR\x05error\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\xb3\x05\n" +
+	" \x01(\tR\x06reason\x12!\n" +
+	"\ffenced_below\x18\v \x01(\x04R\vfencedBelow\"\xb3\x05\n" +
 	"\x05Store\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\x12.\n" +
@@ -2555,9 +2575,10 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x04Fill\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\fR\x06volume\x12\x10\n" +
-	"\x03pin\x18\x03 \x01(\tR\x03pin\"\"\n" +
+	"\x03pin\x18\x03 \x01(\tR\x03pin\"6\n" +
 	"\fFenceRequest\x12\x12\n" +
-	"\x04term\x18\x01 \x01(\x04R\x04term\"\x0f\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x12\n" +
+	"\x04lift\x18\x02 \x01(\bR\x04lift\"\x0f\n" +
 	"\rFenceResponse\"\x0e\n" +
 	"\fDirtyRequest\"%\n" +
 	"\rDirtyResponse\x12\x14\n" +
