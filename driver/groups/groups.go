@@ -74,7 +74,7 @@ func (g *Groups) State(name string) (group.State, error) { return g.reg.Get(name
 func (g *Groups) States() []group.State { return g.reg.List() }
 
 // Start finishes what was interrupted in a group and starts what its role asks
-// for. The group's key must be held, or nobody else be there yet. ctx bounds
+// for; a primary group that rests is not started. The group's key must be held, or nobody else be there yet. ctx bounds
 // the start alone.
 func (g *Groups) Start(ctx context.Context, name string) error {
 	st, err := g.reg.Get(name)
@@ -89,6 +89,9 @@ func (g *Groups) Start(ctx context.Context, name string) error {
 		if st, err = g.reg.Finish(ctx, name, members); err != nil {
 			return err
 		}
+	}
+	if st.Role == group.RolePrimary && !g.cfg.Members.Serving(st) {
+		return nil
 	}
 	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r := &running{stop: stop}
@@ -137,7 +140,7 @@ func (g *Groups) admit(ctx context.Context, coord *group.Coordinator, st group.S
 			err = m.SetWritable(ctx, true)
 		}
 		if err != nil {
-			g.cfg.Log.Error("a member does not take part: its group takes no recovery points", "group", st.Name, "volume", id, "error", err)
+			g.cfg.Log.Warn("a member does not take part: its group takes no recovery points", "group", st.Name, "volume", id, "error", err)
 			members = append(members, absentMember{id, err})
 			continue
 		}
@@ -216,22 +219,25 @@ func (g *Groups) Join(ctx context.Context, name string, settings group.Settings,
 // group's key must be held. No error if it is no member.
 func (g *Groups) Leave(ctx context.Context, name string, id journal.VolumeID) error {
 	st, err := g.reg.Get(name)
-	if errors.Is(err, group.ErrNotFound) || err == nil && !slices.Contains(st.Members, id) {
+	if errors.Is(err, group.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	st, err = g.reg.Update(name, func(st *group.State) error {
-		st.Members = slices.DeleteFunc(st.Members, func(member journal.VolumeID) bool { return member == id })
-		return nil
-	})
-	if err != nil {
-		return err
+	if slices.Contains(st.Members, id) {
+		st, err = g.reg.Update(name, func(st *group.State) error {
+			st.Members = slices.DeleteFunc(st.Members, func(member journal.VolumeID) bool { return member == id })
+			return nil
+		})
+		if err != nil {
+			return err
+		}
 	}
 	if len(st.Members) > 0 {
 		return g.Refresh(ctx, name)
 	}
+	// Also one that an earlier call emptied and did not live to end.
 	g.Stop(name)
 	return g.reg.Delete(name)
 }

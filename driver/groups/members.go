@@ -41,6 +41,9 @@ type Members interface {
 	// Histories returns the past of those of a group's members, and of its
 	// retired volumes, that are open.
 	Histories(ctx context.Context, st group.State) ([]group.History, error)
+	// Serving reports whether a primary group is to take checkpoints now. One
+	// of which nothing is in use rests: its newest point stays true.
+	Serving(st group.State) bool
 	// Exists reports whether the site knows the volume, with a store or
 	// without.
 	Exists(id journal.VolumeID) bool

@@ -120,6 +120,10 @@ func (s members) Histories(_ context.Context, st group.State) ([]group.History, 
 	return all, nil
 }
 
+// Serving implements groups.Members: stores of this process are open for as
+// long as it lives.
+func (s members) Serving(group.State) bool { return true }
+
 // Exists implements groups.Members.
 func (s members) Exists(id journal.VolumeID) bool {
 	s.mu.Lock()

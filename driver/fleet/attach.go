@@ -1,0 +1,172 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Attach provides the volume's block device on a node and returns its path
+// there. Idempotent; groups.ErrInUse if it is attached elsewhere or with other
+// options. An engine on another node is stopped first, and this one starts
+// only when that can write no more.
+func (f *Fleet) Attach(ctx context.Context, id journal.VolumeID, node string, how control.Attach) (device string, err error) {
+	unlock, err := f.locks.Lock(ctx, volumeKey(id))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	v, err := f.volumeOf(id)
+	if err != nil {
+		return "", err
+	}
+	if err := f.wantAttached(ctx, v, Attachment{Node: node, Attach: how}); err != nil {
+		return "", err
+	}
+	for {
+		f.mu.Lock()
+		client, at, changed := v.client, v.node, v.changed
+		f.mu.Unlock()
+		if client != nil && at == node {
+			return f.finishAttach(ctx, v, id, node)
+		}
+		select {
+		case <-changed:
+		case <-f.ctx.Done():
+			return "", ErrClosed
+		case <-ctx.Done():
+			_, err := f.connected(ctx, v)
+			return "", errors.Join(fmt.Errorf("attach volume %s to node %s: %w", id, node, ctx.Err()), err)
+		}
+	}
+}
+
+// finishAttach has the engine attach the device, and its group admit writes.
+func (f *Fleet) finishAttach(ctx context.Context, v *volume, id journal.VolumeID, node string) (device string, err error) {
+	state, err := f.reorder(ctx, v, nil)
+	if err == nil && state.Device == "" {
+		err = fmt.Errorf("attach volume %s to node %s: %s", id, node, state.Error)
+	}
+	if err != nil {
+		return "", err
+	}
+	name := f.recordOf(v).Group
+	unlock, err := f.locks.Lock(ctx, groupKey(name))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if err := f.groups.Refresh(ctx, name); err != nil {
+		return "", fmt.Errorf("admit writes to volume %s: %w", id, err)
+	}
+	if !f.recordOf(v).Orders.Writable {
+		return "", fmt.Errorf("attach volume %s: its group does not admit writes: %w", id, group.ErrRole)
+	}
+	return state.Device, nil
+}
+
+// wantAttached writes down where the volume is to be attached. The group's key
+// is held: nothing is attached while its members fork.
+func (f *Fleet) wantAttached(ctx context.Context, v *volume, want Attachment) error {
+	r := f.recordOf(v)
+	unlock, err := f.locks.Lock(ctx, groupKey(r.Group))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if st, err := f.groups.State(r.Group); err != nil || st.Role != group.RolePrimary {
+		return fmt.Errorf("attach volume %s: site %s is not primary for group %s: fail over first: %w", r.ID, f.cfg.Site, r.Group, group.ErrRole)
+	}
+	if a := r.Attach; a != nil {
+		if a.Node != want.Node || a.Attach != want.Attach {
+			return fmt.Errorf("volume %s is attached to node %s: %w", r.ID, a.Node, groups.ErrInUse)
+		}
+		if !a.Leaving {
+			return nil
+		}
+	}
+	if err := f.change(ctx, v, func(r *record) { r.Attach = &want }); err != nil {
+		return err
+	}
+	f.pokeGroup(r.Group)
+	return nil
+}
+
+// Detach removes the volume's block device once everything written to it is
+// durable. groups.ErrInUse while it is open. No error if it is not attached. An
+// engine that does not answer is stopped, which waits for the fence.
+func (f *Fleet) Detach(ctx context.Context, id journal.VolumeID) error {
+	unlock, err := f.locks.Lock(ctx, volumeKey(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := f.volumeOf(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	a := f.recordOf(v).Attach
+	if a == nil {
+		return nil
+	}
+	leaving := *a
+	leaving.Leaving = true
+	if err := f.change(ctx, v, func(r *record) { r.Attach = &leaving }); err != nil {
+		return err
+	}
+	_, err = f.reorder(ctx, v, nil)
+	switch {
+	case errors.Is(err, control.ErrDeviceInUse):
+		staying := *a
+		staying.Leaving = false
+		err = fmt.Errorf("detach volume %s from node %s: %w: %w", id, a.Node, groups.ErrInUse, err)
+		undo := f.change(ctx, v, func(r *record) { r.Attach = &staying })
+		if undo == nil {
+			_, undo = f.reorder(ctx, v, nil)
+		}
+		return errors.Join(err, undo)
+	case err != nil:
+		// Whatever it still does, the next engine waits for the fence.
+		f.cfg.Log.Warn("engine does not confirm that its device is detached: it is stopped", "volume", id, "node", a.Node, "error", err)
+		if err := f.abandon(ctx, v); err != nil {
+			return err
+		}
+	}
+	if err := f.change(ctx, v, func(r *record) { r.Attach = nil }); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	v.abandoned = false
+	f.mu.Unlock()
+	f.pokeGroup(f.recordOf(v).Group)
+	return nil
+}
+
+// abandon stops an engine that does not answer, and waits until it can write no
+// more. None runs until abandoned is taken back.
+func (f *Fleet) abandon(ctx context.Context, v *volume) error {
+	f.mu.Lock()
+	v.abandoned = true
+	f.mu.Unlock()
+	v.poke()
+	return f.stopped(ctx, v)
+}
+
+// Device returns the path of an attached volume's block device on its node.
+func (f *Fleet) Device(id journal.VolumeID) (device, node string, err error) {
+	v, err := f.volumeOf(id)
+	if err != nil {
+		return "", "", err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if v.record.Attach == nil || v.state.Device == "" {
+		return "", "", fmt.Errorf("volume %s is not attached: %w", id, ErrNotFound)
+	}
+	return v.state.Device, v.record.Attach.Node, nil
+}

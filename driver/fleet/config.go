@@ -1,0 +1,139 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Config is what a Fleet needs. All but Clock, Log and Linger is required.
+type Config struct {
+	Site    string
+	DB      kv.DB // stays the caller's
+	Backing Backing
+	Engines Engines
+	// Dial connects to an engine's control API at an address that Engines
+	// gave.
+	Dial func(address string) (*grpc.ClientConn, error)
+	// Replicator announces primary groups to their peers.
+	Replicator groups.Replicator
+	// PeerAddress returns the address of a peer's gateway as engines dial it;
+	// ok is false for a site that is no peer.
+	PeerAddress func(site string) (address string, ok bool)
+	// ReplicaBacking says what replicas of a peer's volumes live on.
+	ReplicaBacking func(site string) BackingClass
+	// Linger is how long an engine that nothing wants any more is kept; 0:
+	// DefaultLinger.
+	Linger time.Duration
+	Clock  clock.Clock  // nil: the machine's
+	Log    *slog.Logger // nil: discarded
+}
+
+// DefaultLinger is long enough for a pod that is rescheduled on its node.
+const DefaultLinger = time.Minute
+
+func (c *Config) validate() error {
+	if c.Site == "" || c.DB == nil || c.Backing == nil || c.Engines == nil || c.Dial == nil || c.Replicator == nil || c.PeerAddress == nil || c.ReplicaBacking == nil {
+		return errors.New("fleet configuration: a required field is missing")
+	}
+	if c.Linger == 0 {
+		c.Linger = DefaultLinger
+	}
+	if c.Clock == nil {
+		c.Clock = clock.Wall{}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// BackingClass is what a backing volume is made of.
+type BackingClass struct {
+	Class        string // storage class
+	JournalClass string // of a second volume for the journal; empty: none
+}
+
+// BackingSpec is a backing volume that is wanted.
+type BackingSpec struct {
+	Volume journal.VolumeID
+	BackingClass
+	// VolumeBytes and JournalBytes are what has to find room.
+	VolumeBytes  int64
+	JournalBytes int64
+	// Node is where it is going to be used first; empty: not known.
+	Node string `json:",omitempty"`
+	// Claim is NAMESPACE/NAME of the claim that the volume is for; for people.
+	Claim string `json:",omitempty"`
+}
+
+// Placement is what is known of a backing volume once it exists.
+type Placement struct {
+	// Topology is where it can be used: one of these sets of labels must match
+	// the node's. Empty: anywhere.
+	Topology []map[string]string `json:",omitempty"`
+	// Lease is set when nothing but a lease keeps two nodes from writing to it.
+	Lease bool `json:",omitempty"`
+}
+
+// Backing makes and keeps backing volumes. Its calls are idempotent by volume;
+// they may be repeated after a crash at any point. Errors are the caller's to
+// map, but ErrExhausted.
+type Backing interface {
+	// Ensure returns when the backing volume exists. ErrExhausted when there
+	// is no room: nothing is left behind then.
+	Ensure(ctx context.Context, spec BackingSpec) (Placement, error)
+	// Expand makes room for a bigger volume. ErrExhausted.
+	Expand(ctx context.Context, spec BackingSpec) error
+	// Delete returns when it is gone; no error if it never was.
+	Delete(ctx context.Context, volume journal.VolumeID) error
+}
+
+// EngineSpec is an engine that is wanted.
+type EngineSpec struct {
+	Volume journal.VolumeID
+	Node   string // that it must run on; empty: any that reaches the backing volume
+	// Attached protects the engine from being evicted.
+	Attached bool
+	Lease    bool
+}
+
+// Endpoint is a running engine.
+type Endpoint struct {
+	Address string // of its control API, host:port
+	Node    string
+}
+
+// Engines runs the processes of engines. Its calls are idempotent by volume.
+type Engines interface {
+	// Run has the engine run and returns where it is once it serves. It waits
+	// as long as ctx allows. ErrElsewhere when it runs on another node than
+	// wanted: Stop it first.
+	Run(ctx context.Context, spec EngineSpec) (Endpoint, error)
+	// Stop ends the engine and returns when it can never write again; no error
+	// if there is none.
+	Stop(ctx context.Context, volume journal.VolumeID) error
+}
+
+var (
+	// ErrNotFound: no such volume.
+	ErrNotFound = errors.New("no such volume")
+	// ErrExhausted: no room for a backing volume.
+	ErrExhausted = errors.New("no room for the backing volume")
+	// ErrElsewhere: the engine runs on another node.
+	ErrElsewhere = errors.New("engine runs on another node")
+	// ErrNoEngine: the volume's engine does not answer.
+	ErrNoEngine = errors.New("engine does not answer")
+	// ErrExists: the volume exists with other properties.
+	ErrExists = errors.New("volume exists with other properties")
+	// ErrClosed: the controller is shutting down.
+	ErrClosed = errors.New("controller is shutting down")
+)

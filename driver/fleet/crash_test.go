@@ -1,0 +1,130 @@
+package fleet_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/internal/kv"
+)
+
+var errCrash = errors.New("crash")
+
+// Each operation is interrupted at its k-th commit, before or after it took
+// effect, for every k: the controller starts again on what is durable, and the
+// operation repeated by its caller succeeds.
+func TestOperationsAreRepeatedAfterACrashAtEveryCommit(t *testing.T) {
+	prepare := func(t *testing.T, f *fleet.Fleet) {
+		mustCreate(t, f, newVolume(1, "shop"))
+		mustAttach(t, f, 1, "node1")
+	}
+	operations := []struct {
+		name    string
+		prepare func(*testing.T, *fleet.Fleet)
+		run     func(*testing.T, *fleet.Fleet) error
+		check   func(*testing.T, *cluster, *fleet.Fleet)
+	}{
+		{"create", func(*testing.T, *fleet.Fleet) {},
+			func(t *testing.T, f *fleet.Fleet) error {
+				_, err := f.CreateVolume(bounded(t), newVolume(1, "shop"))
+				return err
+			},
+			func(t *testing.T, _ *cluster, f *fleet.Fleet) { mustAttach(t, f, 1, "node1") }},
+		{"attach", func(t *testing.T, f *fleet.Fleet) { mustCreate(t, f, newVolume(1, "shop")) },
+			func(t *testing.T, f *fleet.Fleet) error {
+				_, err := f.Attach(bounded(t), id(1), "node1", plain)
+				return err
+			},
+			func(t *testing.T, c *cluster, f *fleet.Fleet) {
+				write(t, c.device(id(1)), 1)
+				takePoint(t, f, "shop")
+			}},
+		{"detach", prepare,
+			func(t *testing.T, f *fleet.Fleet) error { return f.Detach(bounded(t), id(1)) },
+			func(t *testing.T, _ *cluster, f *fleet.Fleet) { mustAttach(t, f, 1, "node2") }},
+		{"delete", func(t *testing.T, f *fleet.Fleet) { mustCreate(t, f, newVolume(1, "shop")) },
+			func(t *testing.T, f *fleet.Fleet) error { return f.DeleteVolume(bounded(t), id(1)) },
+			func(t *testing.T, c *cluster, f *fleet.Fleet) {
+				if len(f.Volumes()) != 0 || len(c.backing) != 0 || len(f.Groups().Groups()) != 0 {
+					t.Errorf("left: volumes %v, %d backing volumes, groups %v", f.Volumes(), len(c.backing), f.Groups().Groups())
+				}
+			}},
+	}
+	for _, op := range operations {
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/after=%t", op.name, after), func(t *testing.T) {
+				for k := 1; ; k++ {
+					if !crashAt(t, k, after, op.prepare, op.run, op.check) {
+						if k == 1 {
+							t.Error("the operation makes no commit: nothing was tested")
+						}
+						return
+					}
+				}
+			})
+		}
+	}
+}
+
+// crashAt reports whether the operation got as far as its k-th commit.
+func crashAt(t *testing.T, k int, after bool, prepare func(*testing.T, *fleet.Fleet), run func(*testing.T, *fleet.Fleet) error,
+	check func(*testing.T, *cluster, *fleet.Fleet)) bool {
+	c := newCluster(t)
+	f := c.open()
+	prepare(t, f)
+	commits := 0
+	dies := func() error {
+		commits++
+		if commits >= k {
+			return errCrash // and nothing is committed any more
+		}
+		return nil
+	}
+	hooks := kv.Hooks{BeforeCommit: dies}
+	if after {
+		// The k-th commit takes effect, and nobody is told.
+		hooks = kv.Hooks{BeforeCommit: func() error {
+			if commits >= k {
+				return errCrash
+			}
+			return nil
+		}, AfterCommit: dies}
+	}
+	c.db.SetHooks(hooks)
+	err := run(t, f)
+	c.db.SetHooks(kv.Hooks{})
+	closeFleet(t, f)
+	crashed := commits >= k
+	if err != nil && !crashed {
+		t.Fatalf("crash at commit %d: %v", k, err)
+	}
+	c.db = c.db.Clone()
+	f = c.open()
+	defer closeFleet(t, f)
+	if err := run(t, f); err != nil {
+		t.Fatalf("repeated after a crash at commit %d: %v", k, err)
+	}
+	check(t, c, f)
+	return crashed
+}
+
+func TestAnEngineThatDoesNotAnswerIsStoppedToDetach(t *testing.T) {
+	c := newCluster(t)
+	f := c.open()
+	mustCreate(t, f, newVolume(1, "shop"))
+	mustAttach(t, f, 1, "node1")
+	write(t, c.device(id(1)), 4)
+	closeFleet(t, f)
+	c.deaf = true // to the next controller
+	c.db = c.db.Clone()
+	f = c.open()
+	defer closeFleet(t, f)
+	mustDetach(t, f, 1)
+	if node := c.node(id(1)); node != "" {
+		t.Errorf("an engine is left on %s", node)
+	}
+	c.deaf = false
+	mustAttach(t, f, 1, "node2")
+	expect(t, c.device(id(1)), 4)
+}

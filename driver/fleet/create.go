@@ -1,0 +1,277 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// NewVolume is a volume to be made.
+type NewVolume struct {
+	ID        journal.VolumeID
+	Name      string
+	SizeBytes int64
+	Group     string
+	Settings  group.Settings // of the group, if it does not exist yet
+	Fill      *Source        // nil: zeroes
+	Backing   BackingClass
+	Node      string // where it is going to be used first; empty: not known
+	Claim     string // NAMESPACE/NAME, for people
+	// Attributes describe the volume to a peer.
+	Attributes map[string]string
+}
+
+// CreateVolume makes a volume and a member of its group, and returns where it
+// can be used. Idempotent, also after a crash in the midst of an earlier call.
+// With a Fill it takes as long as copying takes.
+func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error) {
+	unlock, err := f.locks.Lock(ctx, volumeKey(n.ID))
+	if err != nil {
+		return Placement{}, err
+	}
+	defer unlock()
+	settings := n.Settings.WithDefaults()
+	if err := settings.Validate(); err != nil {
+		return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
+	}
+	st, err := f.groups.State(n.Group)
+	if err == nil && st.Role != group.RolePrimary {
+		return Placement{}, fmt.Errorf("create volume %s in group %s: site %s is its %s: %w", n.ID, n.Group, f.cfg.Site, st.Role, group.ErrRole)
+	}
+	if err == nil {
+		settings = st.Settings
+	} else if !errors.Is(err, group.ErrNotFound) {
+		return Placement{}, err
+	}
+	v, err := f.intend(ctx, n, settings)
+	if err != nil {
+		return Placement{}, err
+	}
+	if err := f.ensureBacking(ctx, v); err != nil {
+		return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
+	}
+	if n.Fill != nil {
+		if err := f.fill(ctx, v, *n.Fill); err != nil {
+			return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
+		}
+	}
+	return *f.recordOf(v).Placement, f.join(ctx, v, settings)
+}
+
+// intend finds or makes the volume's record.
+func (f *Fleet) intend(ctx context.Context, n NewVolume, settings group.Settings) (*volume, error) {
+	v, err := f.volumeOf(n.ID)
+	if errors.Is(err, ErrNotFound) {
+		return f.add(record{ID: n.ID, Name: n.Name, Group: n.Group, SizeBytes: n.SizeBytes, Fill: n.Fill, Attributes: n.Attributes,
+			Backing: BackingSpec{Volume: n.ID, BackingClass: n.Backing, VolumeBytes: n.SizeBytes, JournalBytes: journalBytes(settings, n.SizeBytes), Node: n.Node, Claim: n.Claim}})
+	}
+	r := f.recordOf(v)
+	if r.Group != n.Group || r.SizeBytes < n.SizeBytes || r.Retired {
+		return nil, fmt.Errorf("volume %s exists in group %s with %d bytes: %w", n.ID, r.Group, r.SizeBytes, ErrExists)
+	}
+	if r.Placement == nil && r.Backing.Node != n.Node {
+		// The scheduler has chosen another node meanwhile.
+		err = f.change(ctx, v, func(r *record) { r.Backing.Node = n.Node })
+	}
+	return v, err
+}
+
+// ensureBacking makes the backing volume if it is not there.
+func (f *Fleet) ensureBacking(ctx context.Context, v *volume) error {
+	r := f.recordOf(v)
+	if r.Placement != nil {
+		return nil
+	}
+	placement, err := f.cfg.Backing.Ensure(ctx, r.Backing)
+	if err != nil {
+		return fmt.Errorf("make backing volume: %w", err)
+	}
+	return f.change(ctx, v, func(r *record) { r.Placement = &placement })
+}
+
+// fill has the engine of a new volume copy its first content, unless it has.
+func (f *Fleet) fill(ctx context.Context, v *volume, from Source) error {
+	if f.recordOf(v).Fill == nil {
+		return nil
+	}
+	source, err := f.volumeOf(from.Member)
+	if err != nil {
+		return err
+	}
+	defer f.hold(source)()
+	if _, err := f.connected(ctx, source); err != nil {
+		return err
+	}
+	defer f.hold(v)()
+	state, err := f.served(ctx, v)
+	if err != nil {
+		return err
+	}
+	if state.Store == nil {
+		return fmt.Errorf("fill volume from volume %s: %w", from.Member, control.ErrNoStore)
+	}
+	return f.change(ctx, v, func(r *record) { r.Fill = nil })
+}
+
+// fillOf says where an engine finds its first content.
+func (f *Fleet) fillOf(from Source) (*control.Fill, error) {
+	source, err := f.volumeOf(from.Member)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if source.client == nil {
+		return nil, fmt.Errorf("volume %s: %w: %w", from.Member, ErrNoEngine, orUnknown(source.failure))
+	}
+	return &control.Fill{Address: source.address, Volume: from.Member, Pin: from.Pin}, nil
+}
+
+// join makes the volume a member of its group. If the group is in use, the
+// member's engine is there first: until it is, the group would take no points.
+func (f *Fleet) join(ctx context.Context, v *volume, settings group.Settings) error {
+	r := f.recordOf(v)
+	st, err := f.groups.State(r.Group)
+	if err == nil && (members{f}).Serving(st) {
+		defer f.hold(v)()
+		if _, err := f.served(ctx, v); err != nil {
+			return err
+		}
+	}
+	unlock, err := f.locks.Lock(ctx, groupKey(r.Group))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := f.groups.Join(ctx, r.Group, settings, r.ID); err != nil {
+		return err
+	}
+	f.pokeGroup(r.Group)
+	return nil
+}
+
+// RetireVolume takes a detached volume out of its group but keeps its store for
+// the pins that need it. No error if there is no such volume.
+func (f *Fleet) RetireVolume(ctx context.Context, id journal.VolumeID) error {
+	return f.withDetached(ctx, id, func(v *volume) error {
+		if err := f.leave(ctx, v); err != nil {
+			return err
+		}
+		return f.change(ctx, v, func(r *record) { r.Retired = true })
+	})
+}
+
+func (f *Fleet) leave(ctx context.Context, v *volume) error {
+	r := f.recordOf(v)
+	unlock, err := f.locks.Lock(ctx, groupKey(r.Group))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	defer f.pokeGroup(r.Group)
+	return f.groups.Leave(ctx, r.Group, r.ID)
+}
+
+// DeleteVolume removes a detached volume with everything it has. No error if
+// there is no such volume.
+func (f *Fleet) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
+	return f.withDetached(ctx, id, func(v *volume) error {
+		if err := f.leave(ctx, v); err != nil {
+			return err
+		}
+		f.mu.Lock()
+		v.gone = true
+		f.mu.Unlock()
+		v.poke()
+		if err := f.stopped(ctx, v); err != nil {
+			return err
+		}
+		if err := f.cfg.Backing.Delete(ctx, id); err != nil {
+			return fmt.Errorf("delete backing volume of volume %s: %w", id, err)
+		}
+		// The record goes last: until then the next call finds the rest.
+		if err := f.deleteRecord(id); err != nil {
+			return err
+		}
+		f.mu.Lock()
+		delete(f.volumes, id)
+		f.mu.Unlock()
+		return nil
+	})
+}
+
+// stopped waits until no process of a volume's engine can be there any more.
+func (f *Fleet) stopped(ctx context.Context, v *volume) error {
+	for {
+		f.mu.Lock()
+		running, changed, failure, id := v.running, v.changed, v.failure, v.record.ID
+		f.mu.Unlock()
+		if !running {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-f.ctx.Done():
+			return ErrClosed
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the engine of volume %s to be gone: %w: %w", id, ctx.Err(), orUnknown(failure))
+		}
+	}
+}
+
+// withDetached runs fn under the key of a volume that is not attached.
+func (f *Fleet) withDetached(ctx context.Context, id journal.VolumeID, fn func(*volume) error) error {
+	unlock, err := f.locks.Lock(ctx, volumeKey(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := f.volumeOf(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if a := f.recordOf(v).Attach; a != nil {
+		return fmt.Errorf("volume %s is attached to node %s: %w", id, a.Node, groups.ErrInUse)
+	}
+	if f.isViewed(id) {
+		return fmt.Errorf("volume %s is shown by an open view: close it first: %w", id, groups.ErrInUse)
+	}
+	return fn(v)
+}
+
+// ExpandVolume makes a volume at least sizeBytes big: first its backing volume,
+// then the store, then its device.
+func (f *Fleet) ExpandVolume(ctx context.Context, id journal.VolumeID, sizeBytes int64) error {
+	unlock, err := f.locks.Lock(ctx, volumeKey(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := f.volumeOf(id)
+	if err != nil {
+		return err
+	}
+	defer f.hold(v)()
+	r := f.recordOf(v)
+	if r.SizeBytes < sizeBytes {
+		st, err := f.groups.State(r.Group)
+		if err != nil {
+			return err
+		}
+		next := r.Backing
+		next.VolumeBytes, next.JournalBytes = sizeBytes, journalBytes(st.Settings, sizeBytes)
+		if err := f.cfg.Backing.Expand(ctx, next); err != nil {
+			return fmt.Errorf("expand backing volume of volume %s: %w", id, err)
+		}
+		if err := f.change(ctx, v, func(r *record) { r.SizeBytes, r.Backing = sizeBytes, next }); err != nil {
+			return err
+		}
+	}
+	_, err = f.served(ctx, v)
+	return err
+}

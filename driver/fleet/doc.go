@@ -1,0 +1,15 @@
+// Package fleet is the data plane of a site whose engines are pods: it knows
+// the site's volumes, has an engine run where one is wanted, tells each engine
+// what to do, and is where the groups of package driver/groups find their
+// members. How a backing volume and an engine's process come to be is behind
+// Backing and Engines; the package knows nothing of CSI and of Kubernetes.
+//
+// Invariants: at most one engine of a volume is asked for at a time, and the
+// next one only after Engines.Stop has returned for the last; orders are saved
+// before they are sent, and every change of them has a higher revision; a
+// volume's record exists before, and until after, anything of it exists
+// elsewhere.
+//
+// Goroutines: one per volume that keeps its engine running and watches it.
+// Close ends and joins them; engines go on without the controller.
+package fleet

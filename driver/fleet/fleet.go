@@ -1,0 +1,143 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/keylock"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Fleet is the volumes and engines of one site. Its methods may be called
+// concurrently.
+type Fleet struct {
+	cfg    Config
+	groups *groups.Groups
+	locks  keylock.Set // one change at a time per volume and per group
+
+	ctx    context.Context // of everything that outlives a call; ends with Close
+	stop   context.CancelFunc
+	joined sync.WaitGroup
+
+	mu      sync.Mutex
+	volumes map[journal.VolumeID]*volume // guarded by mu
+	views   map[string]*openView         // guarded by mu
+}
+
+// Open reads what the site knows and begins to look after its volumes. Engines
+// that run go on undisturbed, and are found.
+func Open(cfg Config) (*Fleet, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	f := &Fleet{cfg: cfg, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}}
+	f.ctx, f.stop = context.WithCancel(context.Background())
+	var err error
+	f.groups, err = groups.Open(groups.Config{Site: cfg.Site, DB: cfg.DB, Members: members{f}, Replicator: cfg.Replicator,
+		Locks: &f.locks, Clock: cfg.Clock, Log: cfg.Log})
+	if err != nil {
+		return nil, err
+	}
+	f.groups.SetFencer(fencer{f})
+	records, err := loadRecords(cfg.DB)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		// A process of an earlier life may run, wanted or not.
+		f.volumes[r.ID] = newVolume(r, true)
+	}
+	for _, v := range f.volumes {
+		f.joined.Go(func() { f.tend(v) })
+	}
+	for _, st := range f.groups.States() {
+		if st.Role == group.RoleReplica {
+			if err := f.groups.Start(f.ctx, st.Name); err != nil {
+				cfg.Log.Error("group does not start", "group", st.Name, "error", err)
+			}
+		}
+	}
+	return f, nil
+}
+
+// Groups is the site's groups: their points, rewinds and failovers. Wake the
+// group first.
+func (f *Fleet) Groups() *groups.Groups { return f.groups }
+
+// Close stops looking after the volumes. Their engines go on.
+func (f *Fleet) Close() error {
+	f.stop()
+	f.joined.Wait()
+	f.groups.Close()
+	return nil
+}
+
+func volumeKey(id journal.VolumeID) string { return "volume/" + id.String() }
+
+// volumeOf returns a volume; ErrNotFound.
+func (f *Fleet) volumeOf(id journal.VolumeID) (*volume, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v, ok := f.volumes[id]
+	if !ok {
+		return nil, fmt.Errorf("volume %s: %w", id, ErrNotFound)
+	}
+	return v, nil
+}
+
+// recordOf returns a volume's record.
+func (f *Fleet) recordOf(v *volume) record {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return v.record
+}
+
+// add makes a volume known, durably, and looks after it from now on.
+func (f *Fleet) add(r record) (*volume, error) {
+	if f.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
+	if err := f.saveRecord(r); err != nil {
+		return nil, err
+	}
+	v := newVolume(r, false)
+	f.mu.Lock()
+	f.volumes[r.ID] = v
+	f.mu.Unlock()
+	f.joined.Go(func() { f.tend(v) })
+	return v, nil
+}
+
+// inGroup returns the volumes of a group, its retired ones included where
+// wanted, by id.
+func (f *Fleet) inGroup(name string, retired bool) []*volume {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []*volume
+	for _, id := range slices.SortedFunc(maps.Keys(f.volumes), compareIDs) {
+		if v := f.volumes[id]; v.record.Group == name && (retired || !v.record.Retired) {
+			all = append(all, v)
+		}
+	}
+	return all
+}
+
+func compareIDs(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) }
+
+// pokeGroup has the volumes of a group looked at again.
+func (f *Fleet) pokeGroup(name string) {
+	for _, v := range f.inGroup(name, true) {
+		v.poke()
+	}
+}
+
+// isClosed reports whether an error only says that the fleet is closing.
+func (f *Fleet) isClosed(err error) bool {
+	return f.ctx.Err() != nil && errors.Is(err, context.Canceled)
+}

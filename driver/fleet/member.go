@@ -1,0 +1,137 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// member is a volume as its group works with it. Each call goes to the engine
+// that answers at that moment.
+type member struct {
+	fleet *Fleet
+	v     *volume
+	id    journal.VolumeID
+}
+
+var _ groups.Member = member{}
+
+// client is the engine now; ErrNoEngine.
+func (m member) client() (*control.Client, error) {
+	m.fleet.mu.Lock()
+	defer m.fleet.mu.Unlock()
+	if m.v.client == nil {
+		return nil, fmt.Errorf("volume %s: %w: %w", m.id, ErrNoEngine, orUnknown(m.v.failure))
+	}
+	return m.v.client, nil
+}
+
+func (m member) Volume() journal.VolumeID { return m.id }
+
+func (m member) Dirty(ctx context.Context) (bool, error) {
+	c, err := m.client()
+	if err != nil {
+		return false, err
+	}
+	return c.Dirty(ctx)
+}
+
+func (m member) Prepare(ctx context.Context, round uint64, hold time.Duration) error {
+	c, err := m.client()
+	if err != nil {
+		return err
+	}
+	return c.Prepare(ctx, round, hold)
+}
+
+func (m member) Commit(ctx context.Context, round uint64, point journal.Checkpoint) (journal.Position, error) {
+	c, err := m.client()
+	if err != nil {
+		return journal.Position{}, err
+	}
+	return c.Commit(ctx, round, point)
+}
+
+func (m member) Abort(ctx context.Context, round uint64) {
+	if c, err := m.client(); err == nil {
+		c.Abort(ctx, round)
+	}
+}
+
+func (m member) Flush(ctx context.Context) error {
+	c, err := m.client()
+	if err != nil {
+		return err
+	}
+	return c.Flush(ctx)
+}
+
+func (m member) Fork(ctx context.Context, at journal.Position, reason string) error {
+	c, err := m.client()
+	if err != nil {
+		return err
+	}
+	return c.Fork(ctx, at, reason)
+}
+
+func (m member) Pin(ctx context.Context, name string, at journal.Position) error {
+	c, err := m.client()
+	if err != nil {
+		return err
+	}
+	return c.Pin(ctx, name, at)
+}
+
+func (m member) Unpin(ctx context.Context, name string) error {
+	c, err := m.client()
+	if err != nil {
+		return err
+	}
+	return c.Unpin(ctx, name)
+}
+
+func (m member) SetWritable(ctx context.Context, writable bool) error {
+	_, err := m.fleet.reorder(ctx, m.v, func(o *control.Orders) { o.Writable = writable })
+	return err
+}
+
+func (m member) SetRetention(ctx context.Context, _ group.Settings) error {
+	_, err := m.fleet.reorder(ctx, m.v, nil)
+	return err
+}
+
+// Newest asks behind a flush: a checkpoint that an earlier coordinator appended
+// and did not live to make durable counts as well.
+func (m member) Newest(ctx context.Context) (journal.Checkpoint, error) {
+	c, err := m.client()
+	if err != nil {
+		return journal.Checkpoint{}, err
+	}
+	if err := c.Flush(ctx); err != nil {
+		return journal.Checkpoint{}, err
+	}
+	r := m.fleet.recordOf(m.v)
+	m.fleet.mu.Lock()
+	var from journal.CheckpointNumber
+	if s := m.v.state.Store; s != nil {
+		from = s.Newest.Number
+	}
+	m.fleet.mu.Unlock()
+	held, err := c.Checkpoints(ctx, r.Group, from, 0)
+	if err != nil || len(held) == 0 {
+		return journal.Checkpoint{}, err
+	}
+	return held[len(held)-1], nil
+}
+
+func (m member) CheckUnused(context.Context) error {
+	if a := m.fleet.recordOf(m.v).Attach; a != nil {
+		return fmt.Errorf("it is attached to node %s: scale down what uses it first: %w", a.Node, groups.ErrInUse)
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+// members implements groups.Members with the engines of the site.
+type members struct{ *Fleet }
+
+var _ groups.Members = members{}
+
+// Member implements groups.Members. A volume whose engine may run, and does not
+// answer, is a member all the same: its calls fail, so that nobody takes its
+// writes for stopped.
+func (f members) Member(id journal.VolumeID) (groups.Member, error) {
+	v, err := f.volumeOf(id)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !v.running {
+		return nil, fmt.Errorf("volume %s: %w: %w", id, ErrNoEngine, errNotRunning)
+	}
+	return member{f.Fleet, v, id}, nil
+}
+
+// Serving implements groups.Members.
+func (f members) Serving(st group.State) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range st.Members {
+		if v := f.volumes[id]; v != nil && v.running {
+			return true
+		}
+	}
+	return false
+}
+
+// Histories implements groups.Members.
+func (f members) Histories(ctx context.Context, st group.State) ([]group.History, error) {
+	volumes := f.inGroup(st.Name, true)
+	all := make([]group.History, len(volumes))
+	asking, ctx := errgroup.WithContext(ctx)
+	for i, v := range volumes {
+		f.mu.Lock()
+		client, store := v.client, v.state.Store
+		f.mu.Unlock()
+		if client == nil || store == nil {
+			continue
+		}
+		asking.Go(func() error {
+			held, err := client.Checkpoints(ctx, st.Name, 0, 0)
+			all[i] = group.History{Volume: client.Volume(), Checkpoints: held, Pins: f.pinsOf(v)}
+			return err
+		})
+	}
+	if err := asking.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(h group.History) bool { return h.Volume.IsZero() }), nil
+}
+
+// pinsOf are the pins that a volume's engine told of last.
+func (f *Fleet) pinsOf(v *volume) map[string]journal.Position {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if v.state.Store == nil {
+		return nil
+	}
+	return v.state.Store.Pins
+}
+
+// Exists implements groups.Members.
+func (f members) Exists(id journal.VolumeID) bool {
+	_, err := f.volumeOf(id)
+	return err == nil
+}
+
+// Describe implements groups.Members.
+func (f members) Describe(ids []journal.VolumeID) ([]replication.Member, error) {
+	var all []replication.Member
+	for _, id := range ids {
+		v, err := f.volumeOf(id)
+		if err != nil {
+			return nil, err
+		}
+		r := f.recordOf(v)
+		all = append(all, replication.Member{Volume: id, Name: r.Name, SizeBytes: r.SizeBytes})
+	}
+	return all, nil
+}
+
+// Follow implements groups.Members. Replicas get their backing volumes when
+// their engines are started.
+func (f members) Follow(ctx context.Context, a replication.Announcement) error {
+	present := map[journal.VolumeID]bool{}
+	for _, m := range a.Members {
+		present[m.Volume] = true
+		if err := f.followMember(ctx, a, m); err != nil {
+			return err
+		}
+	}
+	for _, v := range f.inGroup(a.Group, false) {
+		if present[f.recordOf(v).ID] {
+			continue
+		}
+		if err := f.change(ctx, v, func(r *record) { r.Retired = true }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f members) followMember(ctx context.Context, a replication.Announcement, m replication.Member) error {
+	v, err := f.volumeOf(m.Volume)
+	if err != nil {
+		class := f.cfg.ReplicaBacking(a.Group)
+		_, err := f.add(record{ID: m.Volume, Name: m.Name, Group: a.Group, SizeBytes: m.SizeBytes,
+			Backing: BackingSpec{Volume: m.Volume, BackingClass: class, VolumeBytes: m.SizeBytes, JournalBytes: journalBytes(a.Settings, m.SizeBytes)}})
+		return err
+	}
+	r := f.recordOf(v)
+	if r.Name == m.Name && r.Group == a.Group && r.SizeBytes == m.SizeBytes && !r.Retired {
+		return nil
+	}
+	return f.change(ctx, v, func(r *record) { r.Name, r.Group, r.SizeBytes, r.Retired = m.Name, a.Group, m.SizeBytes, false })
+}
+
+// journalBytes is the journal budget that a backing volume has to find room
+// for.
+func journalBytes(s group.Settings, volumeBytes int64) int64 {
+	if s.JournalBytes > 0 {
+		return s.JournalBytes
+	}
+	return journal.DefaultBudget(volumeBytes)
+}

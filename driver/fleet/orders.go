@@ -1,0 +1,141 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+func groupKey(name string) string { return groups.Key(name) }
+
+// turnKey is held by who changes a volume's record and sends orders: one at a
+// time, for as long as carrying them out takes.
+func turnKey(id journal.VolumeID) string { return "orders/" + id.String() }
+
+// reorder changes a volume's orders with edit (nil: brings them up to date with
+// its group), saves them, and has them carried out. ErrNoEngine, with the
+// orders saved, when the engine does not answer: they are sent when it does.
+func (f *Fleet) reorder(ctx context.Context, v *volume, edit func(*control.Orders)) (control.State, error) {
+	unlock, err := f.locks.Lock(ctx, turnKey(f.recordOf(v).ID))
+	if err != nil {
+		return control.State{}, err
+	}
+	defer unlock()
+	f.mu.Lock()
+	r, client, failure := v.record, v.client, v.failure
+	f.mu.Unlock()
+	next, err := f.ordersFor(r)
+	if err != nil {
+		return control.State{}, err
+	}
+	if edit != nil {
+		edit(&next)
+	}
+	if !reflect.DeepEqual(next, r.Orders) {
+		next.Revision++
+		r.Orders = next
+		if err := f.setRecord(v, r); err != nil {
+			return control.State{}, err
+		}
+	}
+	if client == nil {
+		return control.State{}, fmt.Errorf("order volume %s: %w: %w", r.ID, ErrNoEngine, orUnknown(failure))
+	}
+	state, err := client.Order(ctx, next)
+	if err != nil {
+		return state, fmt.Errorf("order volume %s: %w", r.ID, err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if v.client == client {
+		v.state = state
+		v.notifyLocked()
+	}
+	return state, nil
+}
+
+var errNotRunning = errors.New("it is not running")
+
+func orUnknown(err error) error {
+	if err == nil {
+		return errNotRunning
+	}
+	return err
+}
+
+// ordersFor are a volume's orders as its record and its group say, with the
+// revision and the writability of the last ones.
+func (f *Fleet) ordersFor(r record) (control.Orders, error) {
+	o := control.Orders{Volume: r.ID, Group: r.Group, Revision: r.Orders.Revision, Writable: r.Orders.Writable, SizeBytes: r.SizeBytes, Term: 1, Role: control.Primary}
+	if r.Attach != nil && !r.Attach.Leaving {
+		how := r.Attach.Attach
+		o.Attach = &how
+	}
+	st, err := f.groups.State(r.Group)
+	switch {
+	case errors.Is(err, group.ErrNotFound) || r.Retired:
+		o.Writable, o.Term = false, max(1, r.Orders.Term)
+	case err != nil:
+		return control.Orders{}, err
+	default:
+		f.ordersOfGroup(&o, st)
+	}
+	if o.Role == control.Primary && r.Fill != nil {
+		if o.Fill, err = f.fillOf(*r.Fill); err != nil {
+			return control.Orders{}, err
+		}
+	}
+	return o, nil
+}
+
+// ordersOfGroup is the part of orders that the group decides.
+func (f *Fleet) ordersOfGroup(o *control.Orders, st group.State) {
+	o.Term, o.Window, o.JournalBytes = uint64(st.Term), st.Settings.Window, st.Settings.JournalBytes
+	if st.Role == group.RoleReplica {
+		o.Role, o.Source, o.Writable, o.Attach, o.SizeBytes = control.Replica, st.Source, false, nil, 0
+		return
+	}
+	if peer := st.Settings.ReplicateTo; peer != "" {
+		if address, ok := f.cfg.PeerAddress(peer); ok {
+			o.Peer = &control.Peer{Site: peer, Address: address}
+		}
+	}
+}
+
+// greet brings an engine that has just answered up to date, and then has its
+// group look at its members again.
+func (f *Fleet) greet(ctx context.Context, v *volume, client *control.Client) {
+	r := f.recordOf(v)
+	log := f.cfg.Log.With("volume", r.ID, "group", r.Group)
+	unlock, err := f.locks.Lock(ctx, groupKey(r.Group))
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if st, err := f.groups.State(r.Group); err == nil && f.isFenced(v, st) {
+		// With the group's key held no promote is under way.
+		if err := client.Lift(ctx); err != nil {
+			log.Warn("a fence that no promote followed is not lifted", "error", err)
+		}
+	}
+	if _, err := f.reorder(ctx, v, nil); err != nil && ctx.Err() == nil {
+		log.Warn("engine does not carry out its orders", "error", err)
+		return
+	}
+	if err := f.groups.Refresh(ctx, r.Group); err != nil && ctx.Err() == nil {
+		log.Warn("group does not go on", "error", err)
+	}
+}
+
+// isFenced reports whether an engine refuses the term that its group has.
+func (f *Fleet) isFenced(v *volume, st group.State) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return v.state.FencedBelow > uint64(st.Term)
+}

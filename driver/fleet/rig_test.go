@@ -1,0 +1,271 @@
+package fleet_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/lockstep-csi/lockstep/driver/enginepod"
+	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var ctx = context.Background()
+
+const volumeBytes = 1 << 20
+
+// cluster is what a fleet works on: backing volumes that can be reached from
+// every node, and real engines as processes on nodes. It implements
+// fleet.Backing and fleet.Engines, and fails the test when two engines of one
+// volume are there at a time.
+type cluster struct {
+	t  *testing.T
+	db *kv.Memory
+
+	mu      sync.Mutex
+	backing map[journal.VolumeID]*vfs.Mem
+	engines map[journal.VolumeID]*process
+	starts  int // engines started so far
+	full    bool
+	deaf    bool // engines do not answer
+}
+
+// process is one engine.
+type process struct {
+	node  string
+	pod   *enginepod.Pod
+	srv   *grpc.Server
+	l     *bufconn.Listener
+	ended sync.WaitGroup
+	dev   *device
+}
+
+func newCluster(t *testing.T) *cluster {
+	c := &cluster{t: t, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, engines: map[journal.VolumeID]*process{}}
+	t.Cleanup(func() {
+		for id := range c.engines {
+			c.kill(id)
+		}
+	})
+	return c
+}
+
+// Ensure implements fleet.Backing.
+func (c *cluster) Ensure(_ context.Context, spec fleet.BackingSpec) (fleet.Placement, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.full {
+		return fleet.Placement{}, fleet.ErrExhausted
+	}
+	if c.backing[spec.Volume] == nil {
+		fs := vfs.NewMem()
+		if err := fs.MkdirAll("/backing"); err != nil {
+			return fleet.Placement{}, err
+		}
+		c.backing[spec.Volume] = fs
+	}
+	return fleet.Placement{Lease: true}, nil
+}
+
+// Expand implements fleet.Backing.
+func (c *cluster) Expand(context.Context, fleet.BackingSpec) error { return nil }
+
+// Delete implements fleet.Backing.
+func (c *cluster) Delete(_ context.Context, id journal.VolumeID) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.engines[id] != nil {
+		c.t.Errorf("backing volume of %s deleted under its engine", id)
+	}
+	delete(c.backing, id)
+	return nil
+}
+
+// Run implements fleet.Engines.
+func (c *cluster) Run(_ context.Context, spec fleet.EngineSpec) (fleet.Endpoint, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	node := spec.Node
+	if node == "" {
+		node = "any"
+	}
+	if p := c.engines[spec.Volume]; p != nil {
+		if spec.Node != "" && p.node != spec.Node {
+			return fleet.Endpoint{}, fleet.ErrElsewhere
+		}
+		return fleet.Endpoint{Address: spec.Volume.String(), Node: p.node}, nil
+	}
+	p := &process{node: node}
+	fs := c.backing[spec.Volume]
+	if fs == nil {
+		return fleet.Endpoint{}, errors.New("no backing volume")
+	}
+	var err error
+	p.pod, err = enginepod.Open(enginepod.Config{Volume: spec.Volume, Dir: "/backing", Devices: p, DialEngine: c.dial, SegmentBytes: journal.MinSegmentBytes, FS: fs})
+	if err != nil {
+		return fleet.Endpoint{}, err
+	}
+	p.l, p.srv = bufconn.Listen(1<<20), grpc.NewServer()
+	control.NewServer(p.pod, clock.Wall{}).Register(p.srv)
+	p.ended.Go(func() { _ = p.srv.Serve(p.l) })
+	c.engines[spec.Volume] = p
+	c.starts++
+	return fleet.Endpoint{Address: spec.Volume.String(), Node: node}, nil
+}
+
+// Stop implements fleet.Engines.
+func (c *cluster) Stop(_ context.Context, id journal.VolumeID) error {
+	c.kill(id)
+	return nil
+}
+
+// kill ends an engine's process.
+func (c *cluster) kill(id journal.VolumeID) {
+	c.mu.Lock()
+	p := c.engines[id]
+	delete(c.engines, id)
+	c.mu.Unlock()
+	if p == nil {
+		return
+	}
+	p.srv.Stop()
+	p.ended.Wait()
+	if err := p.pod.Close(); err != nil {
+		c.t.Errorf("close engine of %s: %v", id, err)
+	}
+}
+
+func (c *cluster) dial(address string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			c.mu.Lock()
+			var l *bufconn.Listener
+			deaf := c.deaf
+			for id, p := range c.engines {
+				if id.String() == address {
+					l = p.l
+				}
+			}
+			c.mu.Unlock()
+			if l == nil || deaf {
+				return nil, errors.New("nobody listens there")
+			}
+			return l.DialContext(ctx)
+		}))
+}
+
+// device is what an engine has attached; there is no kernel.
+type device struct {
+	engine.Device
+	busy bool
+	lost chan struct{}
+}
+
+func (p *process) Attach(_ context.Context, _ control.Attach, dev engine.Device) (enginepod.Device, error) {
+	p.dev = &device{Device: dev, lost: make(chan struct{})}
+	return p.dev, nil
+}
+
+func (d *device) Path() string                 { return "/dev/test0" }
+func (d *device) Resize(context.Context) error { return nil }
+func (d *device) Lost() <-chan struct{}        { return d.lost }
+func (d *device) Release() error               { return nil }
+func (d *device) Detach(context.Context) error {
+	if d.busy {
+		return control.ErrDeviceInUse
+	}
+	return nil
+}
+
+// device is a volume's attached device.
+func (c *cluster) device(id journal.VolumeID) *device {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.engines[id]
+	if p == nil || p.dev == nil {
+		c.t.Fatalf("volume %s is not attached", id)
+	}
+	return p.dev
+}
+
+func (c *cluster) node(id journal.VolumeID) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.engines[id]; p != nil {
+		return p.node
+	}
+	return ""
+}
+
+// alone replicates nowhere.
+type alone struct{}
+
+func (alone) Replicate(group.State) (groups.Replication, error) { return nil, nil }
+
+// open opens the fleet on what is committed, as a controller that starts.
+func (c *cluster) open() *fleet.Fleet {
+	c.t.Helper()
+	f, err := fleet.Open(fleet.Config{Site: "a", DB: c.db, Backing: c, Engines: c, Dial: c.dial, Replicator: alone{},
+		PeerAddress:    func(string) (string, bool) { return "", false },
+		ReplicaBacking: func(string) fleet.BackingClass { return fleet.BackingClass{Class: "fast"} },
+		Linger:         20 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return f
+}
+
+func closeFleet(t *testing.T, f *fleet.Fleet) {
+	t.Helper()
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func id(n byte) journal.VolumeID { return journal.VolumeID{n} }
+
+func newVolume(n byte, groupName string) fleet.NewVolume {
+	return fleet.NewVolume{ID: id(n), Name: fmt.Sprint("pvc-", n), SizeBytes: volumeBytes, Group: groupName, Backing: fleet.BackingClass{Class: "fast"},
+		Settings: group.Settings{CheckpointInterval: 100 * time.Millisecond, BarrierTimeout: 5 * time.Second}}
+}
+
+func bounded(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// until waits for a condition that the fleet reaches by itself.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("timed out waiting for %s", what)
+		}
+	}
+}

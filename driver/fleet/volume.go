@@ -1,0 +1,330 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/group"
+)
+
+// volume is one volume of the site.
+type volume struct {
+	// wake has a token when the volume is to be looked at again.
+	wake chan struct{}
+
+	// Guarded by Fleet.mu.
+	record  record
+	holds   int             // operations that need the engine
+	until   time.Time       // an engine that nothing wants is kept till then
+	running bool            // a process may run
+	node    string          // that it runs on, or was asked to; empty: not known
+	address string          // of its control API
+	client  *control.Client // nil while the engine does not answer
+	state   control.State   // newest, of client
+	failure error           // why there is no client
+	gone    bool            // deleted: tend ends
+	// abandoned: the engine is to be stopped, and none to run, until whoever
+	// set it is done.
+	abandoned bool
+	changed   chan struct{} // closed and replaced when client or state changes
+}
+
+func newVolume(r record, running bool) *volume {
+	return &volume{record: r, running: running, wake: make(chan struct{}, 1), changed: make(chan struct{})}
+}
+
+// poke has the volume looked at again.
+func (v *volume) poke() {
+	select {
+	case v.wake <- struct{}{}:
+	default: // it is going to be
+	}
+}
+
+// notifyLocked wakes who waits for the engine. Fleet.mu is held.
+func (v *volume) notifyLocked() {
+	close(v.changed)
+	v.changed = make(chan struct{})
+}
+
+// plan is what is to become of a volume's engine.
+type plan struct {
+	run  bool
+	spec EngineSpec
+	// again is when to look again without being woken; zero: never.
+	again time.Time
+}
+
+// plan decides whether an engine is wanted, and where.
+func (f *Fleet) plan(v *volume) plan {
+	st, err := f.groups.State(f.recordOf(v).Group)
+	known := err == nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := &v.record
+	p := plan{spec: EngineSpec{Volume: r.ID}}
+	if r.Placement != nil {
+		p.spec.Lease = r.Placement.Lease
+	}
+	switch {
+	case v.gone, v.abandoned:
+	case r.Attach != nil:
+		p.run, p.spec.Node, p.spec.Attached = true, r.Attach.Node, true
+	case v.holds > 0:
+		p.run = true
+	case r.Retired || !known:
+	case st.Role == group.RoleReplica, st.Pending != nil, f.attachedLocked(st.Name):
+		p.run = true
+	}
+	if now := f.cfg.Clock.Now(); p.run {
+		v.until = now.Add(f.cfg.Linger)
+	} else if v.running && now.Before(v.until) && !v.gone {
+		p.run, p.again = true, v.until
+	}
+	if p.run && p.spec.Node == "" && v.running {
+		p.spec.Node = v.node // wherever it is, it may stay
+	}
+	return p
+}
+
+// attachedLocked reports whether any member of a group is attached. mu is held.
+func (f *Fleet) attachedLocked(name string) bool {
+	for _, v := range f.volumes {
+		if v.record.Group == name && v.record.Attach != nil && !v.record.Retired {
+			return true
+		}
+	}
+	return false
+}
+
+// retryPause is the time between two attempts to have an engine run.
+const retryPause = time.Second
+
+// tend keeps one volume's engine running where it is wanted, and stopped where
+// it is not.
+func (f *Fleet) tend(v *volume) {
+	for f.ctx.Err() == nil {
+		p := f.plan(v)
+		f.mu.Lock()
+		running, gone := v.running, v.gone
+		f.mu.Unlock()
+		switch {
+		case running && (!p.run || f.mustMove(v, p)):
+			f.stopEngine(v)
+		case p.run:
+			f.serve(v, p)
+		case gone:
+			return
+		default:
+			f.sleep(v, p.again)
+		}
+	}
+}
+
+// sleep waits until the volume is to be looked at again.
+func (f *Fleet) sleep(v *volume, until time.Time) {
+	var alarm <-chan time.Time
+	if !until.IsZero() {
+		timer := f.cfg.Clock.NewTimer(until.Sub(f.cfg.Clock.Now()))
+		defer timer.Stop()
+		alarm = timer.C()
+	}
+	select {
+	case <-v.wake:
+	case <-alarm:
+	case <-f.ctx.Done():
+	}
+}
+
+// stopEngine ends the engine's process; it returns without success to be
+// called again.
+func (f *Fleet) stopEngine(v *volume) {
+	id := f.recordOf(v).ID
+	if err := f.cfg.Engines.Stop(f.ctx, id); err != nil {
+		f.fail(v, fmt.Errorf("stop engine of volume %s: %w", id, err))
+		if !f.isClosed(err) {
+			f.cfg.Log.Warn("engine does not stop", "volume", id, "error", err)
+		}
+		f.sleep(v, f.cfg.Clock.Now().Add(retryPause))
+		return
+	}
+	f.mu.Lock()
+	v.running, v.node = false, ""
+	v.notifyLocked()
+	f.mu.Unlock()
+	f.rest(f.recordOf(v).Group)
+}
+
+// rest stops the checkpoints of a group of which no engine is left.
+func (f *Fleet) rest(name string) {
+	unlock, err := f.locks.Lock(f.ctx, groupKey(name))
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if st, err := f.groups.State(name); err == nil && st.Role == group.RolePrimary && !(members{f}).Serving(st) {
+		f.groups.Stop(name)
+	}
+}
+
+// serve has the engine run and watches it until it is gone or the plan is
+// another one.
+func (f *Fleet) serve(v *volume, p plan) {
+	ctx, cancel := context.WithCancel(f.ctx)
+	defer cancel()
+	f.mu.Lock()
+	v.running = true
+	if p.spec.Node != "" {
+		v.node = p.spec.Node
+	}
+	f.mu.Unlock()
+	ended, first := make(chan error, 1), p.spec
+	f.joined.Go(func() { ended <- f.watch(ctx, v, first) })
+	for {
+		err, over := f.await(v, ended, p.again)
+		if over {
+			f.lost(v, err)
+			if errors.Is(err, ErrElsewhere) {
+				f.stopEngine(v)
+				return
+			}
+			f.sleep(v, f.cfg.Clock.Now().Add(retryPause))
+			return
+		}
+		next := f.plan(v)
+		if !next.run || f.mustMove(v, next) || next.spec != p.spec && !f.answers(v) {
+			cancel()
+			f.lost(v, <-ended)
+			return
+		}
+		if next.spec != p.spec {
+			// The connection stays: operations may be using it.
+			if _, err := f.cfg.Engines.Run(ctx, next.spec); err != nil {
+				f.cfg.Log.Warn("engine is not brought up to date", "volume", next.spec.Volume, "error", err)
+				next.spec, next.again = p.spec, f.cfg.Clock.Now().Add(retryPause)
+			}
+		}
+		p = next
+	}
+}
+
+// answers reports whether the engine is connected.
+func (f *Fleet) answers(v *volume) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return v.client != nil
+}
+
+// mustMove reports whether the engine that runs has to be stopped before the
+// wanted one can run.
+func (f *Fleet) mustMove(v *volume, p plan) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return v.node != "" && p.spec.Node != "" && v.node != p.spec.Node
+}
+
+// await waits until the engine is gone, which is over, or until the plan is to
+// be looked at again.
+func (f *Fleet) await(v *volume, ended <-chan error, again time.Time) (err error, over bool) {
+	var alarm <-chan time.Time
+	if !again.IsZero() {
+		timer := f.cfg.Clock.NewTimer(again.Sub(f.cfg.Clock.Now()))
+		defer timer.Stop()
+		alarm = timer.C()
+	}
+	select {
+	case err := <-ended:
+		return err, true
+	case <-v.wake:
+	case <-alarm:
+	}
+	return nil, false
+}
+
+// watch runs the engine and follows its state.
+func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
+	if err := f.ensureBacking(ctx, v); err != nil {
+		return err
+	}
+	at, err := f.cfg.Engines.Run(ctx, spec)
+	if err != nil {
+		return fmt.Errorf("run engine: %w", err)
+	}
+	f.mu.Lock()
+	v.node, v.address = at.Node, at.Address
+	f.mu.Unlock()
+	v.poke() // it may be elsewhere than is wanted by now
+	conn, err := f.cfg.Dial(at.Address)
+	if err != nil {
+		return fmt.Errorf("dial engine: %w", err)
+	}
+	client := control.NewClient(spec.Volume, conn)
+	var greeting sync.WaitGroup
+	met := false
+	err = client.Watch(ctx, func(s control.State) {
+		f.mu.Lock()
+		v.client, v.state, v.failure = client, s, nil
+		v.notifyLocked()
+		f.mu.Unlock()
+		if !met {
+			met = true
+			greeting.Go(func() { f.greet(ctx, v, client) })
+		}
+		f.heed(v, s)
+	})
+	greeting.Wait()
+	return errors.Join(err, conn.Close())
+}
+
+// lost notes that the engine does not answer any more.
+func (f *Fleet) lost(v *volume, err error) {
+	if err == nil || f.isClosed(err) {
+		err = ErrNoEngine
+	}
+	f.fail(v, err)
+	f.cfg.Log.Info("engine is not connected", "volume", f.recordOf(v).ID, "error", err)
+}
+
+func (f *Fleet) fail(v *volume, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v.client, v.failure = nil, err
+	v.notifyLocked()
+}
+
+// connected waits until the engine answers; the error says why it does not.
+func (f *Fleet) connected(ctx context.Context, v *volume) (*control.Client, error) {
+	for {
+		f.mu.Lock()
+		client, changed, failure, id := v.client, v.changed, v.failure, v.record.ID
+		f.mu.Unlock()
+		if client != nil {
+			return client, nil
+		}
+		select {
+		case <-changed:
+		case <-f.ctx.Done():
+			return nil, ErrClosed
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for the engine of volume %s: %w: %w: %w", id, ctx.Err(), ErrNoEngine, failure)
+		}
+	}
+}
+
+// hold has a volume's engine run until the returned function is called.
+func (f *Fleet) hold(v *volume) (release func()) {
+	f.mu.Lock()
+	v.holds++
+	f.mu.Unlock()
+	v.poke()
+	return sync.OnceFunc(func() {
+		f.mu.Lock()
+		v.holds--
+		f.mu.Unlock()
+		v.poke()
+	})
+}

@@ -1,0 +1,95 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/lockstep-csi/lockstep/engine/control"
+)
+
+// Wake has the engines of a group run, those of its retired volumes included
+// where wanted, and returns when all answer and the group has been started.
+// They run until the returned function is called, and linger after. No key of
+// the group may be held.
+func (f *Fleet) Wake(ctx context.Context, name string, retired bool) (release func(), err error) {
+	if _, err := f.groups.State(name); err != nil {
+		return nil, err
+	}
+	return f.wake(ctx, name, f.inGroup(name, retired))
+}
+
+func (f *Fleet) wake(ctx context.Context, name string, volumes []*volume) (release func(), err error) {
+	var holds []func()
+	release = func() {
+		for _, drop := range holds {
+			drop()
+		}
+	}
+	starting, waiting := errgroup.WithContext(ctx)
+	for _, v := range volumes {
+		holds = append(holds, f.hold(v))
+		starting.Go(func() error { _, err := f.served(waiting, v); return err })
+	}
+	if err := starting.Wait(); err != nil {
+		release()
+		return nil, err
+	}
+	unlock, err := f.locks.Lock(ctx, groupKey(name))
+	if err != nil {
+		release()
+		return nil, err
+	}
+	defer unlock()
+	if err := f.groups.Refresh(ctx, name); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// served waits until a volume's engine answers and has its orders carried out.
+// An engine that goes away meanwhile is waited for again.
+func (f *Fleet) served(ctx context.Context, v *volume) (control.State, error) {
+	for {
+		client, err := f.connected(ctx, v)
+		if err != nil {
+			return control.State{}, err
+		}
+		state, err := f.reorder(ctx, v, nil)
+		if err == nil || ctx.Err() != nil || !connectionLost(err) {
+			return state, err
+		}
+		if err := f.replaced(ctx, v, client); err != nil {
+			return control.State{}, err
+		}
+	}
+}
+
+// connectionLost reports whether a call failed because its connection, not its
+// caller, has ended.
+func connectionLost(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, ErrNoEngine) || status.Code(err) == codes.Unavailable
+}
+
+// replaced waits until a client is not the volume's any more.
+func (f *Fleet) replaced(ctx context.Context, v *volume, old *control.Client) error {
+	for {
+		f.mu.Lock()
+		client, changed := v.client, v.changed
+		f.mu.Unlock()
+		if client != old {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-f.ctx.Done():
+			return ErrClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
