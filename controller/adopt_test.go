@@ -18,7 +18,7 @@ func TestAdopt(t *testing.T) {
 	a, b := newSite(t), newSite(t)
 	id := a.createVolume("data", map[string]string{"group": "shop"}).GetVolumeId()
 	store := a.backend.Stores()[parseID(t, id)]
-	if err := b.backend.CreateStore(ctx, store.Spec); err != nil {
+	if _, err := b.backend.CreateStore(ctx, store.Spec); err != nil {
 		t.Fatal(err)
 	}
 	adoption := controller.Adoption{

@@ -27,9 +27,12 @@ type Backend interface {
 	// CreateStore makes a volume with the given content, zeroes without a
 	// Source, and makes it a member of its group, which is created with
 	// Settings if it does not exist and otherwise keeps its own. It may take as
-	// long as copying the image takes. ErrExhausted, ErrExists (a store of that
-	// id with other properties, for example a replica), ErrNotPrimary.
-	CreateStore(ctx context.Context, spec StoreSpec) error
+	// long as copying the image takes. It returns where the volume can be used:
+	// on nodes that have one of these sets of labels, or anywhere if there is
+	// none. ErrExhausted, ErrExists (a store of that id with other properties,
+	// for example a replica), ErrNotPrimary, ErrInvalid (classes that are not to
+	// be had; it says what to do).
+	CreateStore(ctx context.Context, spec StoreSpec) (topology []map[string]string, err error)
 
 	// RetireStore takes a detached volume, complete or not, out of its group but
 	// keeps its store: pins that were taken before can still be restored from
@@ -50,11 +53,11 @@ type Backend interface {
 	// a restart, the group runs by them. ErrInvalid (nothing was changed).
 	ModifyGroup(ctx context.Context, name string, settings group.Settings) error
 
-	// Attach opens the volume and provides its block device on this node, so
-	// that Device of the node service finds it. The controller repeats it after
+	// Attach opens the volume and provides its block device on a node, so that
+	// Device of the node service there finds it. The controller repeats it after
 	// a restart for every volume that is published. ErrNotPrimary, ErrDamaged,
 	// and ErrInUse if it is attached with other options and open.
-	Attach(ctx context.Context, id journal.VolumeID, options AttachOptions) error
+	Attach(ctx context.Context, id journal.VolumeID, node string, options AttachOptions) error
 
 	// Detach makes the volume's device go away once everything written to it is
 	// durable. ErrInUse, and nothing happened, if the device is still open. No
@@ -74,7 +77,7 @@ type Backend interface {
 	ReleasePin(ctx context.Context, groupName, pin string) error
 
 	// Capacity tells what further volumes can have.
-	Capacity(ctx context.Context) (Capacity, error)
+	Capacity(ctx context.Context, query CapacityQuery) (Capacity, error)
 
 	// Health returns the adverse conditions of a volume; empty is healthy.
 	Health(ctx context.Context, id journal.VolumeID) ([]Condition, error)
@@ -91,6 +94,23 @@ type StoreSpec struct {
 	Group     string
 	Settings  group.Settings // of the group, if CreateStore has to make it
 	Source    *Source        // nil: zeroes
+	// Classes of what the volume is to live on; see ParameterBackingClass.
+	BackingClass string
+	JournalClass string
+	// Preferred and Requisite are the labels of where it is to be usable, as
+	// CSI's TopologyRequirement has them.
+	Preferred []map[string]string
+	Requisite []map[string]string
+	// Claim is NAMESPACE/NAME of the claim that it is for; empty: not known.
+	Claim string
+	// Attributes describe the volume to the other site.
+	Attributes map[string]string
+}
+
+// CapacityQuery is what Capacity is asked of.
+type CapacityQuery struct {
+	BackingClass string
+	Labels       map[string]string // of the nodes; nil: any
 }
 
 // Source is an image to fill a new volume with: what Member held at the

@@ -24,7 +24,7 @@ func BenchmarkCreateSnapshot(b *testing.B) {
 	}
 	defer db.Close() //nolint:errcheck // nothing of it is needed afterwards
 	s, err := controller.New(controller.Config{
-		Catalog: catalog.New(db), Backend: controllertest.NewBackend(testStart), NodeID: testNode,
+		Catalog: catalog.New(db), Backend: controllertest.NewBackend(testStart), Nodes: testNodes,
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -92,13 +92,13 @@ func (s *Server) getCapacity(ctx context.Context, req *csi.GetCapacityRequest) (
 	if err != nil {
 		return nil, err
 	}
-	if !s.isHere(req.GetAccessibleTopology()) {
+	if !s.cfg.Nodes.Reaches(req.GetAccessibleTopology().GetSegments()) {
 		return &csi.GetCapacityResponse{}, nil
 	}
 	if len(req.GetVolumeCapabilities()) > 0 && checkCapabilities(req.GetVolumeCapabilities()) != nil {
 		return &csi.GetCapacityResponse{}, nil
 	}
-	capacity, err := s.cfg.Backend.Capacity(ctx)
+	capacity, err := s.cfg.Backend.Capacity(ctx, CapacityQuery{BackingClass: parameters.BackingClass, Labels: req.GetAccessibleTopology().GetSegments()})
 	if err != nil {
 		return nil, fmt.Errorf("get capacity: %w", err)
 	}

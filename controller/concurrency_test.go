@@ -85,7 +85,7 @@ func TestBusyVolumeIsAborted(t *testing.T) {
 	ctx := context.Background()
 	db, backend := kv.NewMemory(), controllertest.NewBackend(testStart)
 	server, err := controller.New(controller.Config{
-		Catalog: catalog.New(db), Backend: backend, NodeID: testNode, LockWait: time.Millisecond,
+		Catalog: catalog.New(db), Backend: backend, Nodes: testNodes, LockWait: time.Millisecond,
 		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

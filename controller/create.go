@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -23,6 +24,12 @@ type creation struct {
 	given        map[string]string // parameters that make a difference
 	mutable      settingsPatch
 	givenMutable map[string]string
+	topology     *csi.TopologyRequirement
+	// What the claim says, if there is one; see Claim.
+	claim         string
+	groupSettings *group.Settings
+	asOf          string
+	attributes    map[string]string
 }
 
 // CreateVolume implements csi.ControllerServer.
@@ -34,6 +41,9 @@ func (s *Server) createVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	c, err := s.checkCreation(req)
 	if err != nil {
 		return nil, err
+	}
+	if err := s.consult(ctx, c, req.GetParameters()); err != nil {
+		return nil, fmt.Errorf("create volume %s: %w", c.name, err)
 	}
 	keys := []string{volumeKey(c.name)}
 	if len(c.givenMutable) > 0 {
@@ -75,7 +85,7 @@ func (s *Server) checkCreation(req *csi.CreateVolumeRequest) (*creation, error) 
 	return &creation{
 		name: req.GetName(), sizes: req.GetCapacityRange(), capabilities: req.GetVolumeCapabilities(),
 		source: req.GetVolumeContentSource(), parameters: parameters, given: withoutDescriptions(req.GetParameters()),
-		mutable: mutable, givenMutable: req.GetMutableParameters(),
+		mutable: mutable, givenMutable: req.GetMutableParameters(), topology: req.GetAccessibilityRequirements(),
 	}, nil
 }
 
@@ -102,7 +112,7 @@ func (s *Server) create(ctx context.Context, c *creation) (catalog.Volume, error
 	if err != nil {
 		return v, err
 	}
-	if err := s.fill(ctx, v, settings); err != nil {
+	if v.Topology, err = s.fill(ctx, c, v, settings); err != nil {
 		return v, s.undoCreate(ctx, v, err)
 	}
 	if err := s.modifyGroup(ctx, v.Group, c.mutable); err != nil {
@@ -126,7 +136,7 @@ func (s *Server) beginCreate(c *creation) (v catalog.Volume, settings group.Sett
 	err = s.cfg.Catalog.Update(func(tx *catalog.Tx) error {
 		v = catalog.Volume{
 			Name: c.name, State: catalog.StateCreating, Group: c.parameters.Group,
-			FSType: c.parameters.FSType, Parameters: c.given, Mutable: c.givenMutable,
+			FSType: c.parameters.FSType, Parameters: c.given, Mutable: c.givenMutable, Claim: c.claim,
 		}
 		image, err := resolveSource(tx, c, &v)
 		if err != nil {
@@ -150,7 +160,7 @@ func (s *Server) beginCreate(c *creation) (v catalog.Volume, settings group.Sett
 			return err
 		}
 		if v.Source != nil && v.Source.Volume != "" {
-			if err := beginClonePin(tx, &v, image.group); err != nil {
+			if err := beginClonePin(tx, &v, image.group, c.asOf); err != nil {
 				return err
 			}
 		}
@@ -179,7 +189,11 @@ func joinGroup(tx *catalog.Tx, c *creation) (group.Settings, error) {
 	g, err := tx.Group(name)
 	switch {
 	case errors.Is(err, catalog.ErrNotFound):
-		g = catalog.Group{Name: name, Settings: c.mutable.apply(c.parameters.Settings.apply(group.Settings{}.WithDefaults()))}
+		base := group.Settings{}.WithDefaults()
+		if c.groupSettings != nil {
+			base = c.groupSettings.WithDefaults()
+		}
+		g = catalog.Group{Name: name, Settings: c.mutable.apply(c.parameters.Settings.apply(base))}
 		if err := checkSettings(g.Settings); err != nil {
 			return g.Settings, err
 		}
@@ -202,22 +216,43 @@ func joinGroup(tx *catalog.Tx, c *creation) (group.Settings, error) {
 	return g.Settings, checkSettings(c.mutable.apply(g.Settings))
 }
 
-// fill has the backend make the store, from the pin of a clone where needed.
-func (s *Server) fill(ctx context.Context, v catalog.Volume, settings group.Settings) error {
-	spec := StoreSpec{ID: v.ID, Name: v.Name, SizeBytes: v.SizeBytes, Group: v.Group, Settings: settings}
+// fill has the backend make the store, from the pin of a clone where needed,
+// and returns where it can be used.
+func (s *Server) fill(ctx context.Context, c *creation, v catalog.Volume, settings group.Settings) ([]map[string]string, error) {
+	spec := StoreSpec{
+		ID: v.ID, Name: v.Name, SizeBytes: v.SizeBytes, Group: v.Group, Settings: settings, Claim: c.claim, Attributes: c.describeTo(v),
+		BackingClass: c.parameters.BackingClass, JournalClass: c.parameters.JournalClass,
+		Preferred: labelSets(c.topology.GetPreferred()), Requisite: labelSets(c.topology.GetRequisite()),
+	}
 	if v.Source != nil {
 		pin, found, err := s.findPin(v.Source.Pin)
 		if err != nil || !found {
-			return errors.Join(err, fmt.Errorf("pin %s of the source: %w", v.Source.Pin, ErrNotFound))
+			return nil, errors.Join(err, fmt.Errorf("pin %s of the source: %w", v.Source.Pin, ErrNotFound))
 		}
 		if v.Source.Volume != "" {
 			if pin, err = s.takeClonePin(ctx, v, pin); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		spec.Source = &Source{Group: pin.Group, Pin: pin.Name, Member: v.Source.Member}
 	}
 	return s.cfg.Backend.CreateStore(ctx, spec)
+}
+
+// Attributes of a volume that the other site needs to make a claim for it.
+const (
+	AttributeFSType    = "fsType"
+	AttributeBlockSize = "blockSize"
+)
+
+// describeTo are the attributes of a new volume.
+func (c *creation) describeTo(v catalog.Volume) map[string]string {
+	out := map[string]string{AttributeBlockSize: strconv.Itoa(v.BlockBytes)}
+	if v.FSType != "" {
+		out[AttributeFSType] = v.FSType
+	}
+	maps.Copy(out, c.attributes)
+	return out
 }
 
 // undoCreate rolls back a creation that failed with cause, which it returns.

@@ -32,6 +32,9 @@ type site struct {
 	db      *kv.Memory
 }
 
+// testNodes is a site of one node.
+var testNodes, _ = controller.OneNode(testNode)
+
 func newSite(t *testing.T) *site {
 	return startSite(t, kv.NewMemory(), controllertest.NewBackend(testStart))
 }
@@ -40,7 +43,7 @@ func newSite(t *testing.T) *site {
 func startSite(t *testing.T, db *kv.Memory, backend *controllertest.Backend) *site {
 	t.Helper()
 	server, err := controller.New(controller.Config{
-		Catalog: catalog.New(db), Backend: backend, NodeID: testNode, MaxVolumesPerNode: 3,
+		Catalog: catalog.New(db), Backend: backend, Nodes: testNodes, MaxVolumesPerNode: 3,
 		LockWait: 10 * time.Second, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -99,7 +99,7 @@ func (s *Server) describe(v catalog.Volume) *csi.Volume {
 	out := &csi.Volume{
 		VolumeId:           v.ID.String(),
 		CapacityBytes:      v.SizeBytes,
-		AccessibleTopology: s.topology(),
+		AccessibleTopology: topologyOf(v.Topology),
 	}
 	if v.FSType != "" {
 		out.VolumeContext = map[string]string{csikeys.FSType: v.FSType}

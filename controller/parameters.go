@@ -38,6 +38,11 @@ const (
 	// ParameterFSType is the file system, ext4 or xfs, for callers that name
 	// none in the volume capability. Default ext4.
 	ParameterFSType = "csi.storage.k8s.io/fstype"
+	// ParameterBackingClass is the storage class that the volume lives on, and
+	// ParameterJournalClass one of its own for the journal. For sites in
+	// Kubernetes, where the first is required.
+	ParameterBackingClass = "backingStorageClass"
+	ParameterJournalClass = "journalStorageClass"
 	// ParameterMember chooses, when a volume is made from a snapshot, which
 	// member's image at the snapshot's point it gets: a volume id or name.
 	// Default: the volume that the snapshot was asked of.
@@ -114,6 +119,9 @@ type volumeParameters struct {
 	BlockBytes int // 0: not named
 	FSType     string
 	Member     string
+	// Of what the volume lives on; empty: not named.
+	BackingClass string
+	JournalClass string
 }
 
 // parameter is one key and what its value does.
@@ -162,6 +170,14 @@ var creationParameters = []parameter[volumeParameters]{
 	{ParameterFSType, func(p *volumeParameters, v string) error {
 		p.FSType = v
 		return validFSType(v)
+	}},
+	{ParameterBackingClass, func(p *volumeParameters, v string) error {
+		p.BackingClass = v
+		return validName("storage class", v)
+	}},
+	{ParameterJournalClass, func(p *volumeParameters, v string) error {
+		p.JournalClass = v
+		return validName("storage class", v)
 	}},
 	{ParameterMember, func(p *volumeParameters, v string) error {
 		p.Member = v

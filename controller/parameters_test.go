@@ -74,7 +74,7 @@ func TestEveryParameterIsKnown(t *testing.T) {
 	values := map[string]string{
 		ParameterGroup: "g", ParameterCheckpointInterval: "1s", ParameterWindow: "1h", ParameterJournalSize: "1Gi",
 		ParameterReplicateTo: "b", ParameterBarrierTimeout: "50ms", ParameterBlockSize: "512",
-		ParameterFSType: "ext4", ParameterMember: "m",
+		ParameterFSType: "ext4", ParameterMember: "m", ParameterBackingClass: "fast", ParameterJournalClass: "faster",
 	}
 	if len(ParameterKeys()) != len(values) {
 		t.Errorf("keys are %v", ParameterKeys())

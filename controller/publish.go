@@ -36,8 +36,8 @@ func (s *Server) publishVolume(ctx context.Context, req *csi.ControllerPublishVo
 	if err != nil {
 		return nil, err
 	}
-	if req.GetNodeId() != s.cfg.NodeID {
-		return nil, fmt.Errorf("node %s: %w", req.GetNodeId(), ErrNotFound)
+	if err := s.cfg.Nodes.Check(ctx, req.GetNodeId()); err != nil {
+		return nil, err
 	}
 	mode := req.GetVolumeCapability().GetAccessMode().GetMode()
 	wanted := catalog.Publish{
@@ -64,12 +64,12 @@ func (s *Server) publish(ctx context.Context, id string, wanted catalog.Publish)
 	if v.Publish.State == catalog.PublishActive {
 		// The device may be missing all the same: Reconcile cannot attach on a
 		// site that had been demoted, and is not repeated when it is primary.
-		if err := s.cfg.Backend.Attach(ctx, v.ID, attachOptions(v)); err != nil {
+		if err := s.cfg.Backend.Attach(ctx, v.ID, v.Publish.Node, attachOptions(v)); err != nil {
 			return fmt.Errorf("attach: %w", err)
 		}
 		return nil
 	}
-	if err := s.cfg.Backend.Attach(ctx, v.ID, attachOptions(v)); err != nil {
+	if err := s.cfg.Backend.Attach(ctx, v.ID, v.Publish.Node, attachOptions(v)); err != nil {
 		if undo := s.unpublish(ctx, v); undo != nil {
 			// The record stays; a repeated call or the next start detaches.
 			s.log.Warn("undo publish", "volume", id, "error", undo)
@@ -92,7 +92,7 @@ func (s *Server) beginPublish(id string, wanted catalog.Publish) (v catalog.Volu
 		if v.Publish != nil && v.Publish.State == catalog.PublishActive {
 			return compatible(*v.Publish, wanted)
 		}
-		if err := s.checkNodeLimit(tx, v); err != nil {
+		if err := s.checkNodeLimit(tx, v, wanted.Node); err != nil {
 			return err
 		}
 		v.Publish = &wanted
@@ -114,18 +114,18 @@ func compatible(have, wanted catalog.Publish) error {
 	return nil
 }
 
-func (s *Server) checkNodeLimit(tx *catalog.Tx, v catalog.Volume) error {
+func (s *Server) checkNodeLimit(tx *catalog.Tx, v catalog.Volume, node string) error {
 	if s.cfg.MaxVolumesPerNode == 0 {
 		return nil
 	}
 	published, err := tx.Volumes(func(other *catalog.Volume) bool {
-		return other.Publish != nil && other.ID != v.ID
+		return other.Publish != nil && other.Publish.Node == node && other.ID != v.ID
 	})
 	if err != nil {
 		return err
 	}
 	if int64(len(published)) >= s.cfg.MaxVolumesPerNode {
-		return fmt.Errorf("node %s has %d volumes, as many as it may: %w", s.cfg.NodeID, len(published), ErrExhausted)
+		return fmt.Errorf("node %s has %d volumes, as many as it may: %w", node, len(published), ErrExhausted)
 	}
 	return nil
 }
@@ -150,12 +150,12 @@ func (s *Server) unpublishVolume(ctx context.Context, req *csi.ControllerUnpubli
 	if err != nil {
 		return nil, err
 	}
-	if !found || (req.GetNodeId() != "" && req.GetNodeId() != s.cfg.NodeID) {
+	if !found || !publishedTo(v, req.GetNodeId()) {
 		return done, nil
 	}
 	return run(ctx, s, []string{volumeKey(v.Name)}, func(ctx context.Context) (*csi.ControllerUnpublishVolumeResponse, error) {
 		v, found, err := s.findVolume(req.GetVolumeId())
-		if err == nil && found && v.Publish != nil {
+		if err == nil && found && publishedTo(v, req.GetNodeId()) {
 			err = s.unpublish(ctx, v)
 		}
 		if err != nil {
@@ -163,6 +163,11 @@ func (s *Server) unpublishVolume(ctx context.Context, req *csi.ControllerUnpubli
 		}
 		return done, nil
 	})
+}
+
+// publishedTo reports whether a volume is published to a node; empty: to any.
+func publishedTo(v catalog.Volume, node string) bool {
+	return v.Publish != nil && (node == "" || v.Publish.Node == node)
 }
 
 // unpublish detaches a volume that has a publish record and drops the record.

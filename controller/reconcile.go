@@ -76,7 +76,7 @@ func (s *Server) reconcilePublish(ctx context.Context, v catalog.Volume) error {
 	case v.Publish == nil:
 		return nil
 	case v.Publish.State == catalog.PublishActive:
-		return s.cfg.Backend.Attach(ctx, v.ID, attachOptions(v))
+		return s.cfg.Backend.Attach(ctx, v.ID, v.Publish.Node, attachOptions(v))
 	}
 	return s.unpublish(ctx, v)
 }

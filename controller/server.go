@@ -3,14 +3,12 @@ package controller
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/lockstep-csi/lockstep/controller/catalog"
-	"github.com/lockstep-csi/lockstep/internal/csikeys"
 	"github.com/lockstep-csi/lockstep/internal/keylock"
 )
 
@@ -23,10 +21,10 @@ const defaultLockWait = 2 * time.Second
 type Config struct {
 	Catalog *catalog.Catalog // required
 	Backend Backend          // required
-	// NodeID is the node that volumes can be published to; see
-	// csikeys.CheckNodeID. Required.
-	NodeID string
-	// MaxVolumesPerNode bounds the volumes that are published at a time; 0 is
+	Nodes   Nodes            // required
+	// Claims tells of the claims that volumes are for; nil: nobody does.
+	Claims Claims
+	// MaxVolumesPerNode bounds the volumes that are published to a node at a time; 0 is
 	// no bound. It is to be what NodeGetInfo says.
 	MaxVolumesPerNode int64
 	// LockWait is how long a call waits for its turn; 0: 2 s.
@@ -41,13 +39,12 @@ func (c *Config) Validate() error {
 		return errors.New("controller configuration: Catalog is missing")
 	case c.Backend == nil:
 		return errors.New("controller configuration: Backend is missing")
+	case c.Nodes == nil:
+		return errors.New("controller configuration: Nodes is missing")
 	case c.MaxVolumesPerNode < 0:
 		return errors.New("controller configuration: MaxVolumesPerNode is negative")
 	case c.LockWait < 0:
 		return errors.New("controller configuration: LockWait is negative")
-	}
-	if err := csikeys.CheckNodeID(c.NodeID); err != nil {
-		return fmt.Errorf("controller configuration: %w", err)
 	}
 	return nil
 }

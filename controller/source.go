@@ -98,16 +98,17 @@ func chooseBlockSize(wanted, source int) (int, error) {
 	return wanted, nil
 }
 
-// beginClonePin records the pin of the present that a clone is made from.
-func beginClonePin(tx *catalog.Tx, v *catalog.Volume, sourceGroup string) error {
+// beginClonePin records the pin that a clone is made from: of the present, or of
+// the moment that asOf names.
+func beginClonePin(tx *catalog.Tx, v *catalog.Volume, sourceGroup, asOf string) error {
 	v.Source.Pin = "clone-" + v.ID.String()
 	return tx.PutPin(catalog.Pin{
 		Name: v.Source.Pin, Group: sourceGroup, State: catalog.StateCreating,
-		OwnerKind: catalog.OwnerClone, OwnerID: v.ID.String(),
+		OwnerKind: catalog.OwnerClone, OwnerID: v.ID.String(), AsOf: asOf,
 	})
 }
 
-// takeClonePin pins the present of a clone's source. The pin keeps the source
+// takeClonePin pins the moment of its source that a clone is of. The pin keeps the source
 // from being deleted under the copy, and the copy from mixing two moments.
 func (s *Server) takeClonePin(ctx context.Context, v catalog.Volume, pin catalog.Pin) (catalog.Pin, error) {
 	pin, err := s.takePin(ctx, pin)

@@ -6,8 +6,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-
-	"github.com/lockstep-csi/lockstep/internal/csikeys"
 )
 
 // maxNameBytes is CSI's general limit of strings.
@@ -77,33 +75,4 @@ func checkCapability(c *csi.VolumeCapability) error {
 	default:
 		return invalid("access mode %s is not supported: one engine on one node owns a volume's journal; use a SINGLE_NODE mode", mode)
 	}
-}
-
-// reachable reports whether this site's node satisfies a requirement.
-func (s *Server) reachable(requirement *csi.TopologyRequirement) error {
-	if len(requirement.GetRequisite()) == 0 {
-		// Preferred alone binds nothing: volumes are where the node is.
-		return nil
-	}
-	for _, topology := range requirement.GetRequisite() {
-		if s.isHere(topology) {
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: none of the required topologies is %s=%s", ErrExhausted, csikeys.TopologyNode, s.cfg.NodeID)
-}
-
-// isHere reports whether a topology is that of this site's node.
-func (s *Server) isHere(topology *csi.Topology) bool {
-	for key, value := range topology.GetSegments() {
-		if key != csikeys.TopologyNode || value != s.cfg.NodeID {
-			return false
-		}
-	}
-	return true
-}
-
-// topology is where volumes can be used.
-func (s *Server) topology() []*csi.Topology {
-	return []*csi.Topology{{Segments: map[string]string{csikeys.TopologyNode: s.cfg.NodeID}}}
 }

@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lockstep-csi/lockstep/controller"
+	"github.com/lockstep-csi/lockstep/controller/catalog"
+	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -260,5 +263,71 @@ func TestHealth(t *testing.T) {
 	entry := list.GetEntries()[0].GetHealthStatuses()[0]
 	if entry.GetStatus() != csi.VolumeHealthErrorType_INACCESSIBLE || entry.GetReason() != "JournalPoisoned" {
 		t.Errorf("entry is %v", entry)
+	}
+}
+
+// claims is what a cluster's claims say, by NAMESPACE/NAME.
+type claims map[string]controller.Claim
+
+func (c claims) Claim(_ context.Context, namespace, name string) (controller.Claim, error) {
+	claim, ok := c[namespace+"/"+name]
+	if !ok {
+		return claim, controller.ErrNotFound
+	}
+	return claim, nil
+}
+
+func TestAClaimDecidesTheGroupAndTheMoment(t *testing.T) {
+	s := newSite(t)
+	known := claims{
+		"prod/data": {Group: "prod/shop", Settings: &group.Settings{Window: 48 * time.Hour}, Attributes: map[string]string{"claim": "prod/data"}},
+		"prod/old":  {Group: "prod/copy", AsOf: "1"},
+		"prod/odd":  {Group: "prod/copy", AsOf: "yesterday"},
+	}
+	server, err := controller.New(controller.Config{Catalog: catalog.New(s.db), Backend: s.backend, Nodes: testNodes, Claims: known})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	create := func(volume, claim string, source *csi.VolumeContentSource) (*csi.Volume, error) {
+		resp, err := server.CreateVolume(context.Background(), &csi.CreateVolumeRequest{
+			Name: volume, VolumeCapabilities: []*csi.VolumeCapability{mountCapability("ext4")}, VolumeContentSource: source,
+			Parameters: map[string]string{"csi.storage.k8s.io/pvc/namespace": "prod", "csi.storage.k8s.io/pvc/name": claim, "backingStorageClass": "fast"},
+		})
+		return resp.GetVolume(), err
+	}
+	data, err := create("pvc-1", "data", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := s.backend.Stores()[parseID(t, data.GetVolumeId())].Spec
+	if spec.Group != "prod/shop" || spec.Settings.Window != 48*time.Hour || spec.Claim != "prod/data" || spec.BackingClass != "fast" || spec.Attributes["claim"] != "prod/data" {
+		t.Errorf("spec %+v", spec)
+	}
+	id := parseID(t, data.GetVolumeId())
+	s.backend.Write(id, "then")
+	point := s.backend.Checkpoint("prod/shop")
+	s.backend.Write(id, "now")
+	known["prod/old"] = controller.Claim{Group: "prod/copy", AsOf: fmt.Sprint(point.Checkpoint)}
+	from := &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: data.GetVolumeId()}}}
+	for _, tt := range []struct {
+		claim  string
+		source *csi.VolumeContentSource
+		want   codes.Code
+	}{
+		{"gone", nil, codes.NotFound},
+		{"old", nil, codes.InvalidArgument}, // of what?
+		{"odd", from, codes.InvalidArgument},
+		{"old", from, codes.OK},
+	} {
+		made, err := create("pvc-"+tt.claim, tt.claim, tt.source)
+		if status.Code(err) != tt.want {
+			t.Errorf("claim %s: %v, want %v", tt.claim, err, tt.want)
+		}
+		if err == nil {
+			if content := s.backend.Stores()[parseID(t, made.GetVolumeId())].Content; content != "then" {
+				t.Errorf("the clone holds %q", content)
+			}
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/csikeys"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/node"
@@ -22,6 +23,7 @@ type backend struct {
 	site *site.Site
 	fs   vfs.FS
 	root string
+	node string // the one that volumes can be used on
 }
 
 var (
@@ -30,12 +32,16 @@ var (
 )
 
 // CreateStore implements controller.Backend.
-func (b *backend) CreateStore(ctx context.Context, spec controller.StoreSpec) error {
+func (b *backend) CreateStore(ctx context.Context, spec controller.StoreSpec) ([]map[string]string, error) {
+	if spec.BackingClass != "" || spec.JournalClass != "" {
+		return nil, fmt.Errorf("%w: a site without Kubernetes keeps volumes in its own directory: leave %s and %s out",
+			controller.ErrInvalid, controller.ParameterBackingClass, controller.ParameterJournalClass)
+	}
 	n := site.NewVolume{ID: spec.ID, Name: spec.Name, SizeBytes: spec.SizeBytes, Group: spec.Group, Settings: spec.Settings}
 	if spec.Source != nil {
 		n.Image = &site.Image{Member: spec.Source.Member, Pin: spec.Source.Pin}
 	}
-	return toController(b.site.CreateVolume(ctx, n))
+	return []map[string]string{{csikeys.TopologyNode: b.node}}, toController(b.site.CreateVolume(ctx, n))
 }
 
 // RetireStore implements controller.Backend.
@@ -62,7 +68,7 @@ func (b *backend) ModifyGroup(ctx context.Context, name string, settings group.S
 }
 
 // Attach implements controller.Backend.
-func (b *backend) Attach(ctx context.Context, id journal.VolumeID, options controller.AttachOptions) error {
+func (b *backend) Attach(ctx context.Context, id journal.VolumeID, _ string, options controller.AttachOptions) error {
 	_, err := b.site.Attach(ctx, id, options.BlockBytes, options.ReadOnly)
 	return toController(err)
 }
@@ -103,7 +109,7 @@ func (b *backend) ReleasePin(ctx context.Context, _, pin string) error {
 
 // Capacity implements controller.Backend: a volume and its journal together
 // must find room.
-func (b *backend) Capacity(context.Context) (controller.Capacity, error) {
+func (b *backend) Capacity(context.Context, controller.CapacityQuery) (controller.Capacity, error) {
 	_, free, err := b.fs.Space(b.root)
 	if err != nil {
 		return controller.Capacity{}, err

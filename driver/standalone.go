@@ -154,8 +154,12 @@ func (s *standalone) openCSI(ctx context.Context) error {
 	if s.catalog, err = kv.OpenBolt(cfg.path(csiCatalogFile)); err != nil {
 		return err
 	}
-	b := &backend{site: s.site, fs: vfs.OS{}, root: cfg.Root}
-	s.controller, err = controller.New(controller.Config{Catalog: catalog.New(s.catalog), Backend: b, NodeID: cfg.NodeID, MaxVolumesPerNode: cfg.MaxVolumes, Log: cfg.Log})
+	b := &backend{site: s.site, fs: vfs.OS{}, root: cfg.Root, node: cfg.NodeID}
+	nodes, err := controller.OneNode(cfg.NodeID)
+	if err != nil {
+		return err
+	}
+	s.controller, err = controller.New(controller.Config{Catalog: catalog.New(s.catalog), Backend: b, Nodes: nodes, MaxVolumesPerNode: cfg.MaxVolumes, Log: cfg.Log})
 	if err != nil {
 		return err
 	}

@@ -45,6 +45,10 @@ type Volume struct {
 	Mutable    map[string]string `json:"mutable,omitempty"`
 	Source     *Source           `json:"source,omitempty"`
 	Publish    *Publish          `json:"publish,omitempty"`
+	// Topology is where the volume can be used; see controller.Backend.
+	Topology []map[string]string `json:"topology,omitempty"`
+	// Claim is NAMESPACE/NAME of the claim that it was made for, if known.
+	Claim string `json:"claim,omitempty"`
 }
 
 // Source is where a volume's first content came from. Snapshot or Volume is

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/controller"
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/csikeys"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -19,7 +20,8 @@ type Store struct {
 	Content  string // stands for the image; copied from the source
 	Retired  bool
 	Attached *controller.AttachOptions
-	Open     bool // by a user: it cannot be detached
+	Node     string // that it was attached to last
+	Open     bool   // by a user: it cannot be detached
 }
 
 // pinned is a pin with the images that it keeps.
@@ -56,6 +58,8 @@ type Backend struct {
 	Before, After func(call string) error
 	// Conditions is what Health returns.
 	Conditions map[journal.VolumeID][]controller.Condition
+	// Topology is what CreateStore returns.
+	Topology []map[string]string
 	// AvailableBytes is what Capacity returns, and bounds CreateStore and
 	// ExpandStore; 0 is no bound.
 	AvailableBytes int64
@@ -71,7 +75,8 @@ var _ controller.Backend = (*Backend)(nil)
 // and advances by a second with every checkpoint.
 func NewBackend(start time.Time) *Backend {
 	return &Backend{
-		now: start, stores: make(map[journal.VolumeID]*Store),
+		Topology: []map[string]string{{csikeys.TopologyNode: "node-1"}},
+		now:      start, stores: make(map[journal.VolumeID]*Store),
 		groups: make(map[string]*groupState), pins: make(map[string]pinned),
 	}
 }
@@ -98,17 +103,17 @@ func (b *Backend) change(ctx context.Context, call string, fn func() error) erro
 }
 
 // CreateStore implements controller.Backend.
-func (b *Backend) CreateStore(ctx context.Context, spec controller.StoreSpec) error {
+func (b *Backend) CreateStore(ctx context.Context, spec controller.StoreSpec) ([]map[string]string, error) {
 	if spec.Source != nil && b.Copying != nil {
 		for range 2 {
 			select {
 			case <-b.Copying:
 			case <-ctx.Done():
-				return ctx.Err()
+				return nil, ctx.Err()
 			}
 		}
 	}
-	return b.change(ctx, "CreateStore", func() error { return b.createStore(spec) })
+	return b.Topology, b.change(ctx, "CreateStore", func() error { return b.createStore(spec) })
 }
 
 func (b *Backend) createStore(spec controller.StoreSpec) error {
@@ -220,13 +225,13 @@ func (b *Backend) ModifyGroup(ctx context.Context, name string, settings group.S
 }
 
 // Attach implements controller.Backend.
-func (b *Backend) Attach(ctx context.Context, id journal.VolumeID, options controller.AttachOptions) error {
+func (b *Backend) Attach(ctx context.Context, id journal.VolumeID, node string, options controller.AttachOptions) error {
 	return b.change(ctx, "Attach", func() error {
 		store, ok := b.stores[id]
 		if !ok || store.Retired {
 			return controller.ErrNotFound
 		}
-		store.Attached = &options
+		store.Attached, store.Node = &options, node
 		return nil
 	})
 }
@@ -316,7 +321,7 @@ func (b *Backend) ReleasePin(ctx context.Context, _, name string) error {
 }
 
 // Capacity implements controller.Backend.
-func (b *Backend) Capacity(context.Context) (controller.Capacity, error) {
+func (b *Backend) Capacity(context.Context, controller.CapacityQuery) (controller.Capacity, error) {
 	return controller.Capacity{AvailableBytes: b.AvailableBytes}, nil
 }
 

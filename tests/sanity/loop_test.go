@@ -16,6 +16,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/controller"
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/csikeys"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/node"
 )
@@ -77,21 +78,24 @@ func copyImage(from, to string) error {
 	return err
 }
 
-func (b *loopBackend) CreateStore(_ context.Context, spec controller.StoreSpec) error {
+// topology is where volumes of the sanity tests can be used.
+var topology = []map[string]string{{csikeys.TopologyNode: nodeID}}
+
+func (b *loopBackend) CreateStore(_ context.Context, spec controller.StoreSpec) ([]map[string]string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if _, ok := b.specs[spec.ID]; ok {
-		return nil
+		return topology, nil
 	}
 	if spec.Source != nil {
 		if err := copyImage(b.pinned(spec.Source.Pin, spec.Source.Member), b.image(spec.ID)); err != nil {
-			return err
+			return topology, err
 		}
 	} else if err := os.WriteFile(b.image(spec.ID), nil, 0o600); err != nil {
-		return err
+		return topology, err
 	}
 	b.specs[spec.ID] = spec
-	return os.Truncate(b.image(spec.ID), spec.SizeBytes)
+	return topology, os.Truncate(b.image(spec.ID), spec.SizeBytes)
 }
 
 func (b *loopBackend) RetireStore(_ context.Context, id journal.VolumeID) error {
@@ -135,7 +139,7 @@ func (b *loopBackend) ExpandStore(_ context.Context, id journal.VolumeID, sizeBy
 
 func (b *loopBackend) ModifyGroup(context.Context, string, group.Settings) error { return nil }
 
-func (b *loopBackend) Attach(_ context.Context, id journal.VolumeID, options controller.AttachOptions) error {
+func (b *loopBackend) Attach(_ context.Context, id journal.VolumeID, _ string, options controller.AttachOptions) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if _, ok := b.loops[id]; ok {
@@ -209,7 +213,7 @@ func (b *loopBackend) ReleasePin(_ context.Context, _, pin string) error {
 	return nil
 }
 
-func (b *loopBackend) Capacity(context.Context) (controller.Capacity, error) {
+func (b *loopBackend) Capacity(context.Context, controller.CapacityQuery) (controller.Capacity, error) {
 	return controller.Capacity{AvailableBytes: 1 << 40}, nil
 }
 

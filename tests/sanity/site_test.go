@@ -34,8 +34,12 @@ func startLoop(t *testing.T, log io.Writer) (address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	nodes, err := controller.OneNode(nodeID)
+	if err != nil {
+		t.Fatal(err)
+	}
 	control, err := controller.New(controller.Config{
-		Catalog: catalog.New(db), Backend: under, NodeID: nodeID, MaxVolumesPerNode: maxVolumes, Log: logger,
+		Catalog: catalog.New(db), Backend: under, Nodes: nodes, MaxVolumesPerNode: maxVolumes, Log: logger,
 	})
 	if err != nil {
 		t.Fatal(err)

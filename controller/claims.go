@@ -1,0 +1,65 @@
+package controller
+
+import (
+	"context"
+	"maps"
+
+	"github.com/lockstep-csi/lockstep/group"
+)
+
+// Keys that a provisioner adds to the parameters to say which claim a volume is
+// for.
+const (
+	claimNameKey      = "csi.storage.k8s.io/pvc/name"
+	claimNamespaceKey = "csi.storage.k8s.io/pvc/namespace"
+)
+
+// Claims tells what is known of the claim that a volume is for.
+type Claims interface {
+	// Claim reads a claim; ErrNotFound if it was deleted meanwhile, and
+	// ErrInvalid, with what is wrong, for annotations that cannot be understood.
+	Claim(ctx context.Context, namespace, name string) (Claim, error)
+}
+
+// Claim is what a claim says of its volume.
+type Claim struct {
+	// Group is the volume's group, and Settings those of the group if the
+	// volume is the first of it; nil: the parameters' alone.
+	Group    string
+	Settings *group.Settings
+	// AsOf is the moment of the source volume that a clone is to be of, as
+	// the asOf parameter of snapshots has it; empty: the present.
+	AsOf string
+	// Attributes describe the claim to the other site.
+	Attributes map[string]string
+}
+
+// consult completes a creation with what its claim says. Without a claim, or
+// where nobody knows of claims, the parameters decide alone.
+func (s *Server) consult(ctx context.Context, c *creation, parameters map[string]string) error {
+	namespace, name := parameters[claimNamespaceKey], parameters[claimNameKey]
+	if s.cfg.Claims == nil || namespace == "" || name == "" {
+		return nil
+	}
+	claim, err := s.cfg.Claims.Claim(ctx, namespace, name)
+	if err != nil {
+		return err
+	}
+	c.claim = namespace + "/" + name
+	c.attributes = maps.Clone(claim.Attributes)
+	c.groupSettings = claim.Settings
+	if claim.Group != "" {
+		c.parameters.Group = claim.Group
+	}
+	if claim.AsOf == "" {
+		return nil
+	}
+	if c.source.GetVolume() == nil {
+		return invalid("claim %s names a moment of the past (%s), which needs a claim as the data source", c.claim, claim.AsOf)
+	}
+	if _, err := parseMoment(claim.AsOf); err != nil {
+		return invalid("claim %s: %q: %v", c.claim, claim.AsOf, err)
+	}
+	c.asOf = claim.AsOf
+	return nil
+}
