@@ -120,7 +120,7 @@ func (a *admission) fence(ctx context.Context, groupName string) (release func()
 
 // demoteIfStale makes this site give up a group when a peer's refusal shows
 // that a newer primary was promoted; demoted is true when it has.
-func demoteIfStale(ctx context.Context, groups Groups, groupName string, refusal error) (demoted bool, err error) {
+func demoteIfStale(ctx context.Context, groups Demoter, groupName string, refusal error) (demoted bool, err error) {
 	var term *TermError
 	if !errors.As(refusal, &term) || term.Kind != ErrStaleTerm || term.Held <= term.Offered {
 		return false, nil
