@@ -7,14 +7,20 @@ import (
 
 	replicationv1 "github.com/lockstep-csi/lockstep/api/replication/v1"
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // admission is the receiving site without its transport: it decides which
 // peer may send what, and hands out the state machines that take it.
 type admission struct {
-	site        string
-	groups      Groups
-	stores      ReplicaStores
+	site string
+	// standings decides over streams, groups over announcements; where both
+	// come to one process they are the same.
+	standings Standings
+	groups    Groups
+	stores    ReplicaStores
+	// only is the one volume of an engine; zero: a site's, any of them.
+	only        journal.VolumeID
 	gate        *gate
 	images      *partialImages
 	codec       *codec
@@ -63,12 +69,15 @@ func (a *admission) admit(ctx context.Context, peer string, m *replicationv1.Hel
 	if err != nil {
 		return nil, nil, err
 	}
+	if !a.only.IsZero() && h.volume != a.only {
+		return nil, nil, fmt.Errorf("volume %s is sent to the engine of volume %s: %w", h.volume, a.only, ErrUnknownMember)
+	}
 	// Asked before as well, so that the gate keeps nothing for a group that is
 	// not known.
 	if err := a.mayStream(ctx, peer, h.group, h.term); err != nil {
 		return nil, nil, err
 	}
-	p, err := a.gate.issue(ctx, h.group, h.volume)
+	p, err := a.gate.issue(ctx, a.door(h.group), h.volume)
 	if err != nil {
 		return nil, nil, fmt.Errorf("admit volume %s of group %s: %w", h.volume, h.group, err)
 	}
@@ -83,7 +92,7 @@ func (a *admission) admit(ctx context.Context, peer string, m *replicationv1.Hel
 
 // mayStream accepts exactly what an announcement has made durable.
 func (a *admission) mayStream(ctx context.Context, peer, groupName string, term group.Term) error {
-	held, known, err := a.groups.Standing(ctx, groupName)
+	held, known, err := a.standings.Standing(ctx, groupName)
 	if err != nil {
 		return fmt.Errorf("read standing of group %s: %w", groupName, err)
 	}
@@ -97,30 +106,47 @@ func (a *admission) mayStream(ctx context.Context, peer, groupName string, term 
 	return nil
 }
 
+// door names the part of the gate that a group's streams pass. An engine's
+// volume can be moved to another group, and has one door whatever its group.
+func (a *admission) door(groupName string) string {
+	if a.only.IsZero() {
+		return groupName
+	}
+	return ""
+}
+
 // fence stops the group's streams: on return none of them appends, and none
 // is admitted, nor an announcement judged, until release.
 func (a *admission) fence(ctx context.Context, groupName string) (release func(), err error) {
-	giveBack, err := a.gate.take(ctx, groupName)
+	open, err := a.shut(ctx, groupName)
 	if err != nil {
-		return nil, err
-	}
-	open, err := a.gate.close(ctx, groupName, ErrFenced)
-	if err != nil {
-		giveBack()
 		return nil, err
 	}
 	// A promoted site takes no image; its stores are what they are now.
-	if err := a.images.abort(groupName); err != nil {
+	if err := a.images.abort(a.door(groupName)); err != nil {
 		open()
-		giveBack()
 		return nil, fmt.Errorf("discard partial images of group %s: %w", groupName, err)
+	}
+	return open, nil
+}
+
+// shut is fence, but incomplete images stay and may go on after release.
+func (a *admission) shut(ctx context.Context, groupName string) (release func(), err error) {
+	giveBack, err := a.gate.take(ctx, a.door(groupName))
+	if err != nil {
+		return nil, err
+	}
+	open, err := a.gate.close(ctx, a.door(groupName), ErrFenced)
+	if err != nil {
+		giveBack()
+		return nil, err
 	}
 	return func() { open(); giveBack() }, nil
 }
 
 // demoteIfStale makes this site give up a group when a peer's refusal shows
 // that a newer primary was promoted; demoted is true when it has.
-func demoteIfStale(ctx context.Context, groups Groups, groupName string, refusal error) (demoted bool, err error) {
+func demoteIfStale(ctx context.Context, groups Demoter, groupName string, refusal error) (demoted bool, err error) {
 	var term *TermError
 	if !errors.As(refusal, &term) || term.Kind != ErrStaleTerm || term.Held <= term.Offered {
 		return false, nil

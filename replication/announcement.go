@@ -3,6 +3,7 @@ package replication
 import (
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -33,6 +34,53 @@ type Member struct {
 	Volume    journal.VolumeID
 	Name      string // at most MaxNameBytes bytes
 	SizeBytes int64  // 1 to MaxVolumeBytes, whole sectors
+	// Attributes are what the volume's user needs to find it again at the
+	// other site; see CheckAttributes for their limits. Whoever keeps members
+	// keeps all of them. Treated as immutable.
+	Attributes map[string]string
+}
+
+// Keys of Member.Attributes that this version knows: what the replica's site
+// makes a claim of when the group fails over. docs/replication.md specifies
+// their values.
+const (
+	AttributeNamespace   = "namespace"
+	AttributeName        = "name"
+	AttributeClass       = "class"
+	AttributeAccessModes = "accessModes"
+	AttributeVolumeMode  = "volumeMode"
+	AttributeFSType      = "fsType"
+	AttributeBlockBytes  = "blockBytes"
+)
+
+// CheckAttributes returns an error that matches ErrLimit, or ErrProtocol for a
+// key without a name or for text that is not UTF-8, when a peer would refuse
+// the attributes of a member.
+func CheckAttributes(attributes map[string]string) error {
+	if len(attributes) > MaxAttributes {
+		return fmt.Errorf("%d attributes, want at most %d: %w", len(attributes), MaxAttributes, ErrLimit)
+	}
+	for key, value := range attributes {
+		if key == "" || !utf8.ValidString(key) || !utf8.ValidString(value) {
+			return fmt.Errorf("attribute %q is not text with a name: %w", key, ErrProtocol)
+		}
+		if len(key) > MaxAttributeKeyBytes {
+			return fmt.Errorf("key of an attribute has %d bytes, want at most %d: %w", len(key), MaxAttributeKeyBytes, ErrLimit)
+		}
+	}
+	if n := attributesBytes(attributes); n > MaxAttributesBytes {
+		return fmt.Errorf("attributes count %d bytes, want at most %d: %w", n, MaxAttributesBytes, ErrLimit)
+	}
+	return nil
+}
+
+// attributesBytes is what attributes count.
+func attributesBytes(attributes map[string]string) int {
+	n := 0
+	for key, value := range attributes {
+		n += len(key) + len(value) + attributeFrameBytes
+	}
+	return n
 }
 
 // member returns the member of that id.
@@ -62,7 +110,7 @@ func encodeAnnouncement(a Announcement) *replicationv1.AnnounceRequest {
 		req.ValidUntil = timestamppb.New(a.ValidUntil)
 	}
 	for _, m := range a.Members {
-		req.Members = append(req.Members, &replicationv1.Member{Volume: m.Volume[:], Name: m.Name, SizeBytes: m.SizeBytes})
+		req.Members = append(req.Members, &replicationv1.Member{Volume: m.Volume[:], Name: m.Name, SizeBytes: m.SizeBytes, Attributes: m.Attributes})
 	}
 	return req
 }
@@ -122,7 +170,7 @@ func decodeMembers(from []*replicationv1.Member) ([]Member, error) {
 	if len(from) > MaxMembers {
 		return nil, fmt.Errorf("%d members, want at most %d: %w", len(from), MaxMembers, ErrLimit)
 	}
-	members := make([]Member, 0, len(from))
+	members, attributes := make([]Member, 0, len(from)), 0
 	for i, m := range from {
 		volume, err := decodeVolume(m.GetVolume())
 		if err != nil {
@@ -137,7 +185,13 @@ func decodeMembers(from []*replicationv1.Member) ([]Member, error) {
 		if i > 0 && string(from[i-1].GetVolume()) >= string(volume[:]) {
 			return nil, fmt.Errorf("member %s is not in ascending order: %w", volume, ErrProtocol)
 		}
-		members = append(members, Member{Volume: volume, Name: m.GetName(), SizeBytes: m.GetSizeBytes()})
+		if err := CheckAttributes(m.GetAttributes()); err != nil {
+			return nil, fmt.Errorf("read attributes of volume %s: %w", volume, err)
+		}
+		if attributes += attributesBytes(m.GetAttributes()); attributes > MaxGroupAttributesBytes {
+			return nil, fmt.Errorf("attributes of all members count more than %d bytes: %w", MaxGroupAttributesBytes, ErrLimit)
+		}
+		members = append(members, Member{Volume: volume, Name: m.GetName(), SizeBytes: m.GetSizeBytes(), Attributes: m.GetAttributes()})
 	}
 	return members, nil
 }

@@ -43,6 +43,9 @@ var (
 	// ErrNoReplica: returned by ReplicaStores.Replica for a member whose store
 	// was not filled yet.
 	ErrNoReplica = errors.New("no store of this volume")
+	// ErrNotGateway: a call that says which site it comes from was not made by
+	// a gateway.
+	ErrNotGateway = errors.New("caller is not a gateway")
 	// ErrClosed: the Server was closed.
 	ErrClosed = errors.New("replication server is closed")
 )

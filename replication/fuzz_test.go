@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"maps"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -16,7 +17,7 @@ import (
 // keeps the limits.
 func FuzzAnnouncement(f *testing.F) {
 	seed, err := proto.Marshal(encodeAnnouncement(Announcement{Group: "shop", Term: 3, NewestCheckpoint: 7,
-		Members:  []Member{{Volume: volumeOne, Name: "pgdata", SizeBytes: 1 << 20}, {Volume: volumeTwo, SizeBytes: 512}},
+		Members:  []Member{{Volume: volumeOne, Name: "pgdata", SizeBytes: 1 << 20, Attributes: map[string]string{AttributeName: "pgdata"}}, {Volume: volumeTwo, SizeBytes: 512}},
 		Settings: group.Settings{CheckpointInterval: 1e9}}))
 	if err != nil {
 		f.Fatal(err)
@@ -37,6 +38,11 @@ func FuzzAnnouncement(f *testing.F) {
 		again, err := decodeAnnouncement(encodeAnnouncement(a))
 		if err != nil || len(again.Members) != len(a.Members) || again.Group != a.Group || again.Settings != a.Settings || !again.ValidUntil.Equal(a.ValidUntil) {
 			t.Fatalf("%+v becomes %+v, %v", a, again, err)
+		}
+		for i, m := range a.Members {
+			if !maps.Equal(m.Attributes, again.Members[i].Attributes) {
+				t.Fatalf("attributes %v become %v", m.Attributes, again.Members[i].Attributes)
+			}
 		}
 	})
 }

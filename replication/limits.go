@@ -18,6 +18,16 @@ const (
 	MaxNameBytes = 256
 	// MaxMembers bounds the members of a group.
 	MaxMembers = 4096
+	// MaxAttributes bounds the attributes of a member, MaxAttributeKeyBytes
+	// the length of a key, and MaxAttributesBytes what they count together:
+	// keys, values, and attributeFrameBytes for each.
+	MaxAttributes        = 16
+	MaxAttributeKeyBytes = 63
+	MaxAttributesBytes   = 1024
+	attributeFrameBytes  = 8
+	// MaxGroupAttributesBytes bounds what the attributes of all members count,
+	// so that a full announcement still is one message.
+	MaxGroupAttributesBytes = 768 << 10
 	// MaxTimelines bounds the runs of a path and the timelines beside it. A
 	// source with more sends the newest.
 	MaxTimelines = 4096

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -51,6 +52,12 @@ type VolumeMetrics struct {
 	Streams int64
 	// LastError is why the last stream ended; nil while the first is open.
 	LastError error
+	// StaleAgainst is the term that the replica held when it refused this
+	// one's as stale, and Owner the site that it named; 0 and empty unless
+	// that is why the last stream ended. It is no reason to give the group up:
+	// the announcement's refusal is.
+	StaleAgainst group.Term
+	Owner        string
 }
 
 // volumeStats collects the figures of one volume. Methods may be called
@@ -89,6 +96,7 @@ func (v *volumeStats) connected(inFlight func() int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.m.Connected = true
+	v.m.StaleAgainst, v.m.Owner = 0, ""
 	v.m.Streams++
 	v.inFlight = inFlight
 }
@@ -99,6 +107,11 @@ func (v *volumeStats) disconnected(cause error) {
 	defer v.mu.Unlock()
 	v.m.Connected = false
 	v.m.LastError = cause
+	v.m.StaleAgainst, v.m.Owner = 0, ""
+	var term *TermError
+	if errors.As(cause, &term) && term.Kind == ErrStaleTerm && term.Held > term.Offered {
+		v.m.StaleAgainst, v.m.Owner = term.Held, term.Owner
+	}
 	v.inFlight = nil
 }
 
@@ -133,6 +146,16 @@ func (v *volumeStats) acknowledged(charges []charge) {
 			v.caughtUp = at
 		}
 	}
+}
+
+// unopened is the figures while no store was opened: of the lag only its age
+// is known.
+func (v *volumeStats) unopened() VolumeMetrics {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	m := v.m
+	m.LagTime = max(0, v.clock.Now().Sub(v.caughtUp))
+	return m
 }
 
 // snapshot computes the lag behind a store's durable position.

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 
-	replicationv1 "github.com/lockstep-csi/lockstep/api/replication/v1"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -25,7 +24,7 @@ type SenderConfig struct {
 	// Conn leads to the peer's gateway and proves that it is Peer; see Dial.
 	Conn    grpc.ClientConnInterface
 	Sources Sources
-	Groups  Groups
+	Groups  Demoter
 	Clock   clock.Clock
 	// Random returns numbers in [0, 1) for the jitter of reconnects; it may
 	// be called concurrently.
@@ -46,34 +45,43 @@ type SenderConfig struct {
 
 // Validate returns an error that names the first field that cannot be used.
 func (c *SenderConfig) Validate() error {
+	if err := checkNames(c.Group, c.Peer); err != nil {
+		return fmt.Errorf("replication sender: %w", err)
+	}
 	switch {
-	case c.Group == "" || len(c.Group) > MaxNameBytes:
-		return fmt.Errorf("replication sender: group name has %d bytes, want 1 to %d", len(c.Group), MaxNameBytes)
-	case c.Peer == "" || len(c.Peer) > MaxNameBytes:
-		return fmt.Errorf("replication sender: peer name has %d bytes, want 1 to %d", len(c.Peer), MaxNameBytes)
 	case c.Conn == nil || c.Sources == nil || c.Groups == nil || c.Clock == nil || c.Random == nil || c.Log == nil:
 		return errors.New("replication sender: Conn, Sources, Groups, Clock, Random and Log must be set")
 	case c.CreditBytes < 0 || c.Heartbeat < 0:
 		return errors.New("replication sender: CreditBytes and Heartbeat must not be negative")
-	case c.Limiter != nil && c.Limiter.Limit() != rate.Inf && c.Limiter.Burst() < MaxMessageBytes:
-		return fmt.Errorf("replication sender: limiter's burst is %d, want at least %d", c.Limiter.Burst(), MaxMessageBytes)
+	}
+	if err := checkLimiter(c.Limiter); err != nil {
+		return fmt.Errorf("replication sender: %w", err)
 	}
 	return nil
 }
 
-// Sender replicates one group from this site, its primary, to one peer. It
-// only reads stores, so that a slow or dead peer never delays a write.
+// Sender replicates one group from this site, its primary, to one peer: an
+// Announcer, and a VolumeSender for each member that it has announced. It only
+// reads stores, so that a slow or dead peer never delays a write.
 type Sender struct {
-	cfg    SenderConfig
-	client replicationv1.ReplicationClient
-	codec  *codec
+	cfg       SenderConfig
+	announcer *Announcer
+	codec     *codec
+	term      group.Term // that the workers run at; used by Run's goroutine
 
-	mu        sync.Mutex
-	stats     map[journal.VolumeID]*volumeStats // guarded by mu
-	stores    map[journal.VolumeID]SourceStore  // guarded by mu; of running workers
-	term      group.Term                        // guarded by mu
-	announced time.Time                         // guarded by mu
-	lastError error                             // guarded by mu
+	mu sync.Mutex
+	// workers are those that run, by volume. Guarded by mu; changed by Run's
+	// goroutine only.
+	workers map[journal.VolumeID]*worker
+	// stats outlive workers: figures count since the Sender was made.
+	stats map[journal.VolumeID]*volumeStats // guarded by mu
+}
+
+// worker is a VolumeSender at work.
+type worker struct {
+	sender *VolumeSender
+	cancel context.CancelFunc
+	done   sync.WaitGroup
 }
 
 // NewSender makes a Sender; nothing is sent before Run.
@@ -81,23 +89,20 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if cfg.CreditBytes == 0 {
-		cfg.CreditBytes = DefaultCreditBytes
-	}
-	if cfg.Heartbeat == 0 {
-		cfg.Heartbeat = DefaultHeartbeat
-	}
 	codec, err := newCodec(cfg.Compress)
 	if err != nil {
 		return nil, err
 	}
-	return &Sender{
-		cfg:    cfg,
-		client: replicationv1.NewReplicationClient(cfg.Conn),
-		codec:  codec,
-		stats:  make(map[journal.VolumeID]*volumeStats),
-		stores: make(map[journal.VolumeID]SourceStore),
-	}, nil
+	s := &Sender{cfg: cfg, codec: codec, workers: make(map[journal.VolumeID]*worker), stats: make(map[journal.VolumeID]*volumeStats)}
+	s.announcer, err = NewAnnouncer(AnnouncerConfig{
+		Group: cfg.Group, Peer: cfg.Peer, Conn: cfg.Conn, Announcements: cfg.Sources, Groups: cfg.Groups,
+		Clock: cfg.Clock, Random: cfg.Random, Heartbeat: cfg.Heartbeat, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.announcer.accepted, s.announcer.stale = s.follow, s.stop
+	return s, nil
 }
 
 // Run replicates until ctx ends, which it returns, or until the peer holds a
@@ -106,87 +111,87 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 // connection or a store, is shown in Metrics and tried again. Run is called
 // once; all its goroutines have ended when it returns.
 func (s *Sender) Run(ctx context.Context) error {
-	workers := newWorkers(s)
-	defer workers.stop()
-	retry := pause{clock: s.cfg.Clock, random: s.cfg.Random}
-	for {
-		ann, err := s.announce(ctx)
-		if ctx.Err() != nil {
-			return ctx.Err()
+	defer s.stop()
+	return s.announcer.Run(ctx)
+}
+
+// follow starts and stops workers so that there is one for each member of an
+// announcement that the peer accepted. A new term restarts all.
+func (s *Sender) follow(ctx context.Context, ann Announcement) {
+	if ann.Term != s.term {
+		s.stop()
+		s.term = ann.Term
+	}
+	for volume := range s.workers {
+		if _, ok := ann.member(volume); !ok {
+			s.end(volume)
 		}
-		s.note(ann, err)
-		if errors.Is(err, ErrStaleTerm) {
-			// Nothing of this site's may be sent any more, whether or not the
-			// demotion can be made durable now.
-			workers.stop()
-			if demoted, demoteErr := demoteIfStale(ctx, s.cfg.Groups, s.cfg.Group, err); demoted {
-				return err
-			} else if demoteErr != nil {
-				s.note(ann, demoteErr)
-			}
-		}
-		if err == nil {
-			workers.follow(ctx, ann)
-			retry.reset()
-			err = sleep(ctx, s.cfg.Clock, s.cfg.Heartbeat, workers.refused)
-		} else {
-			err = retry.wait(ctx, nil)
-		}
-		if err != nil {
-			return err
+	}
+	for _, m := range ann.Members {
+		if s.workers[m.Volume] == nil {
+			s.start(ctx, m.Volume)
 		}
 	}
 }
 
-// announce sends one announcement and returns what was announced.
-func (s *Sender) announce(ctx context.Context) (Announcement, error) {
-	ann, err := s.cfg.Sources.Announcement(ctx, s.cfg.Group)
-	if err != nil {
-		return ann, fmt.Errorf("describe group %s: %w", s.cfg.Group, err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	resp, err := s.client.Announce(ctx, encodeAnnouncement(ann))
-	if err != nil {
-		return ann, fromStatus(err, s.cfg.Peer, s.cfg.Group, ann.Term)
-	}
-	return ann, checkVersion(resp.GetVersion())
-}
-
-// note keeps the outcome of an announcement for Metrics, and logs a change.
-func (s *Sender) note(ann Announcement, err error) {
+func (s *Sender) start(ctx context.Context, volume journal.VolumeID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if (err == nil) != (s.lastError == nil) || s.announced.IsZero() && s.lastError == nil {
-		s.cfg.Log.Info("announced group", "group", s.cfg.Group, "peer", s.cfg.Peer, "term", ann.Term, "error", err)
+	if s.stats[volume] == nil {
+		s.stats[volume] = newVolumeStats(volume, s.cfg.Clock)
 	}
-	s.lastError = err
-	if err == nil {
-		s.term, s.announced = ann.Term, s.cfg.Clock.Now()
+	sender := newVolumeSender(VolumeSenderConfig{
+		Group: s.cfg.Group, Term: s.term, Volume: volume, Peer: s.cfg.Peer, Conn: s.cfg.Conn,
+		Source: func(ctx context.Context) (SourceStore, error) {
+			return s.cfg.Sources.Source(ctx, s.cfg.Group, volume)
+		},
+		Clock: s.cfg.Clock, Random: s.cfg.Random, CreditBytes: s.cfg.CreditBytes, Limiter: s.cfg.Limiter, Log: s.cfg.Log,
+	}, s.codec, s.stats[volume])
+	sender.ended = s.refused
+	ctx, cancel := context.WithCancel(ctx)
+	one := &worker{sender: sender, cancel: cancel}
+	s.workers[volume] = one
+	one.done.Go(func() { _ = sender.Run(ctx) }) // ends with ctx, whose error says nothing
+}
+
+// refused announces at once when a stream was refused for a reason that the
+// next announcement clears up.
+func (s *Sender) refused(cause error) {
+	if errors.Is(cause, ErrNotAnnounced) || errors.Is(cause, ErrStaleTerm) {
+		s.announcer.AnnounceNow()
 	}
 }
 
-// keep notes the store that a worker reads, for Metrics.
-func (s *Sender) keep(volume journal.VolumeID, store SourceStore) {
+// end stops one worker and waits for it.
+func (s *Sender) end(volume journal.VolumeID) {
+	one := s.workers[volume]
+	one.cancel()
+	one.done.Wait()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stores[volume] = store
+	delete(s.workers, volume)
+	s.mu.Unlock()
 }
 
-// forget is called when a worker has ended.
-func (s *Sender) forget(volume journal.VolumeID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.stores, volume)
+// stop stops all workers and waits for them.
+func (s *Sender) stop() {
+	for _, one := range s.workers {
+		one.cancel()
+	}
+	for volume := range s.workers {
+		s.end(volume)
+	}
 }
 
 // Metrics returns a snapshot; it may be called at any time, concurrently.
 func (s *Sender) Metrics() Metrics {
+	announced := s.announcer.Metrics()
+	m := Metrics{Group: s.cfg.Group, Peer: s.cfg.Peer, Term: announced.Term, Announced: announced.Announced, LastError: announced.LastError}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := Metrics{Group: s.cfg.Group, Peer: s.cfg.Peer, Term: s.term, Announced: s.announced, LastError: s.lastError}
-	for volume, store := range s.stores {
-		m.Volumes = append(m.Volumes, s.stats[volume].snapshot(store.Durable()))
+	for _, one := range s.workers {
+		if v, opened := one.sender.metrics(); opened {
+			m.Volumes = append(m.Volumes, v)
+		}
 	}
 	slices.SortFunc(m.Volumes, func(a, b VolumeMetrics) int { return slices.Compare(a.Volume[:], b.Volume[:]) })
 	return m

@@ -144,7 +144,7 @@ func (m *sim) newTimeline() journal.TimelineID {
 func (m *sim) boot(s *simSite) {
 	s.up, s.announced = true, false
 	s.streams = make(map[journal.VolumeID]*simStream)
-	s.admission = &admission{site: s.name, groups: s, stores: s, gate: newGate(), images: newPartialImages(), codec: m.codec,
+	s.admission = &admission{site: s.name, standings: s, groups: s, stores: s, gate: newGate(), images: newPartialImages(), codec: m.codec,
 		creditBytes: 3000}
 }
 

@@ -343,7 +343,10 @@ func (m *sim) damage() {
 	m.logf("link damages volume %d", st.volume[0])
 }
 
-func encode(m *sim, msg proto.Message) []byte {
+// failer is a simulation that can be ended.
+type failer interface{ fail(err error) }
+
+func encode(m failer, msg proto.Message) []byte {
 	b, err := proto.Marshal(msg)
 	if err != nil {
 		m.fail(err)
@@ -355,7 +358,7 @@ func encode(m *sim, msg proto.Message) []byte {
 func decode[T any, P interface {
 	*T
 	proto.Message
-}](m *sim, b []byte) P {
+}](m failer, b []byte) P {
 	msg := P(new(T))
 	if err := proto.Unmarshal(b, msg); err != nil {
 		m.fail(err)
@@ -363,7 +366,7 @@ func decode[T any, P interface {
 	return msg
 }
 
-func transfer[M proto.Message](m *sim, from, to M) M {
+func transfer[M proto.Message](m failer, from, to M) M {
 	if err := proto.Unmarshal(encode(m, from), to); err != nil {
 		m.fail(err)
 	}

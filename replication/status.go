@@ -35,10 +35,15 @@ var refusals = []struct {
 	{journal.ErrFull, codes.ResourceExhausted, replicationv1.Refusal_REASON_FULL},
 	// No reason: the caller can do no more about these than try again.
 	{ErrClosed, codes.Unavailable, 0},
+	{ErrNotGateway, codes.PermissionDenied, 0},
 	{journal.ErrGap, codes.Aborted, 0},
 	{context.Canceled, codes.Canceled, 0},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, 0},
 }
+
+// Status turns an error of this package into the status that a peer gets, with
+// the refusal that tells it what to do.
+func Status(err error) error { return toStatus(err) }
 
 // toStatus turns an error of this package into what gRPC returns to the peer.
 func toStatus(err error) error {

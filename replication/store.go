@@ -116,13 +116,29 @@ type Import interface {
 	Abort() error
 }
 
+// Standings is what decides who may send to whom. Methods may be called
+// concurrently.
+type Standings interface {
+	// Standing returns what the site, or an engine of it, durably holds for a
+	// group; known is false for a group that it never heard of.
+	Standing(ctx context.Context, group string) (held Standing, known bool, err error)
+}
+
+// Demoter gives a group up for its newer primary.
+type Demoter interface {
+	// Demote makes this site a replica at a term that a peer refused it for,
+	// fed by owner. Durable on return, as is that no further write is
+	// admitted. No change when the site meanwhile holds that term or a higher
+	// one. It is called by Announcer.Run, so that it must not wait for it.
+	Demote(ctx context.Context, group string, held group.Term, owner string) error
+}
+
 // Groups is the site's durable knowledge of its groups. Methods may be called
 // concurrently; each must compare and change its state as one step, and must
 // never lower a term.
 type Groups interface {
-	// Standing returns what the site holds for a group; known is false for a
-	// group that it never heard of.
-	Standing(ctx context.Context, group string) (held Standing, known bool, err error)
+	Standings
+	Demoter
 	// Follow makes this site a replica of peer at the announced term, and
 	// takes over settings, members and the newest checkpoint. All of it but
 	// ValidUntil is durable on return. A site that was primary has stopped
@@ -130,19 +146,31 @@ type Groups interface {
 	// then changes only what is new. A *TermError, and no change, when the
 	// site meanwhile holds a higher term, or is primary at the same one.
 	Follow(ctx context.Context, peer string, a Announcement) error
-	// Demote makes this site a replica at a term that a peer refused it for,
-	// fed by owner. Durable on return, as is that no further write is
-	// admitted. No change when the site meanwhile holds that term or a higher
-	// one. It is called by Sender.Run, so that it must not wait for it.
-	Demote(ctx context.Context, group string, held group.Term, owner string) error
 }
 
-// Sources is what a sender needs of the site that it sends for. Methods may
-// be called concurrently.
-type Sources interface {
+// Orders is what an engine durably holds about the group of its one volume.
+// Methods may be called concurrently; a term is never lowered.
+type Orders interface {
+	// Standing returns what was ordered for the group, with the newest fence
+	// (see Standing.Fenced); known is false for every other group.
+	Standings
+	// Fence makes durable that Standing answers with at least this term. No
+	// change when it does already. It is called by StreamServer.Fence only.
+	Fence(ctx context.Context, term group.Term) error
+}
+
+// Announcements describes groups for an Announcer. It may be called
+// concurrently.
+type Announcements interface {
 	// Announcement describes the group as it is now. It is called for every
 	// heartbeat and should not wait for I/O.
 	Announcement(ctx context.Context, group string) (Announcement, error)
+}
+
+// Sources is what a Sender needs of the site that it sends for. Methods may
+// be called concurrently.
+type Sources interface {
+	Announcements
 	// Source returns the open store of a member. It is asked for once per
 	// stream. When the site closes the store, its reader fails, and the
 	// Sender asks again.

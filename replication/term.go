@@ -25,6 +25,15 @@ func (s Standing) Owner(site string) string {
 	return s.Source
 }
 
+// Fenced is the standing of an engine that was fenced at a term: a higher one
+// than it holds was or will be given to a site that the fence does not name.
+func (s Standing) Fenced(term group.Term) Standing {
+	if term <= s.Term {
+		return s
+	}
+	return Standing{Role: group.RoleReplica, Term: term}
+}
+
 // verdict is the outcome of comparing an offered term with a standing.
 type verdict int
 

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 )
 
@@ -32,16 +33,18 @@ func ServerOptions(config *tls.Config) []grpc.ServerOption {
 
 // Dial prepares a connection to a peer's gateway; it connects with the first
 // call and again after every loss. One connection serves all groups of a
-// peer. The caller closes it after the Senders that use it have returned.
-func Dial(address string, config *tls.Config) (*grpc.ClientConn, error) {
+// peer. The caller closes it after the Senders that use it have returned. More
+// options come behind these.
+func Dial(address string, config *tls.Config, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	retry := backoff.DefaultConfig
 	retry.BaseDelay, retry.MaxDelay = minBackoff, maxBackoff
-	conn, err := grpc.NewClient(address,
+	options := append([]grpc.DialOption{
 		grpc.WithTransportCredentials(credentials.NewTLS(config)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: keepaliveTimeout}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
-	)
+	}, more...)
+	conn, err := grpc.NewClient(address, options...)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
@@ -52,18 +55,51 @@ func Dial(address string, config *tls.Config) (*grpc.ClientConn, error) {
 // certificate of a call's connection. siteOf reads it from a certificate.
 func TLSPeer(siteOf func(*x509.Certificate) (string, error)) func(ctx context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
-		p, ok := peer.FromContext(ctx)
-		if !ok {
-			return "", errors.New("call has no peer")
-		}
-		info, ok := p.AuthInfo.(credentials.TLSInfo)
-		if !ok || len(info.State.VerifiedChains) == 0 && len(info.State.PeerCertificates) == 0 {
-			return "", fmt.Errorf("peer %s is not authenticated by a certificate", p.Addr)
-		}
-		site, err := siteOf(info.State.PeerCertificates[0])
+		cert, err := peerCertificate(ctx)
 		if err != nil {
-			return "", fmt.Errorf("read site of peer %s: %w", p.Addr, err)
+			return "", err
+		}
+		site, err := siteOf(cert)
+		if err != nil {
+			return "", fmt.Errorf("read site of peer: %w", err)
 		}
 		return site, nil
 	}
+}
+
+// PeerKey is the metadata key in which a gateway tells the name of the site
+// whose call it passes on.
+const PeerKey = "lockstep-peer"
+
+// GatewayPeer returns the function that reads the peer's site behind a
+// gateway: from PeerKey, which is believed from a verified certificate that
+// isGateway returns nil for, and from nobody else.
+func GatewayPeer(isGateway func(*x509.Certificate) error) func(ctx context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		cert, err := peerCertificate(ctx)
+		if err != nil {
+			return "", err
+		}
+		if err := isGateway(cert); err != nil {
+			return "", fmt.Errorf("believe what a call says of its site: %v: %w", err, ErrNotGateway)
+		}
+		told := metadata.ValueFromIncomingContext(ctx, PeerKey)
+		if len(told) != 1 || told[0] == "" || len(told[0]) > MaxNameBytes {
+			return "", fmt.Errorf("gateway tells %d sites in %s, want one: %w", len(told), PeerKey, ErrProtocol)
+		}
+		return told[0], nil
+	}
+}
+
+// peerCertificate is the verified certificate of a call's connection.
+func peerCertificate(ctx context.Context) (*x509.Certificate, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil, errors.New("call has no peer")
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.PeerCertificates) == 0 {
+		return nil, fmt.Errorf("peer %s is not authenticated by a certificate", p.Addr)
+	}
+	return info.State.PeerCertificates[0], nil
 }

@@ -86,6 +86,16 @@ func decodeHello(m *replicationv1.Hello) (hello, error) {
 	return h, err
 }
 
+// OpeningVolume returns the volume that the first message of a stream names,
+// for whoever passes the stream on. ErrProtocol when it is no hello, or names
+// none; everything else in it is for its receiver to judge.
+func OpeningVolume(m *replicationv1.SourceMessage) (journal.VolumeID, error) {
+	if m.GetHello() == nil {
+		return journal.VolumeID{}, fmt.Errorf("stream does not open with hello: %w", ErrProtocol)
+	}
+	return decodeVolume(m.GetHello().GetVolume())
+}
+
 // decodePath checks that each run begins behind its predecessor, on a
 // timeline that forks there.
 func decodePath(runs []*replicationv1.Run, timelines map[journal.TimelineID]journal.Timeline) (journal.Path, error) {

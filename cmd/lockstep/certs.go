@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -21,6 +22,7 @@ type certificateDocument struct {
 	File        string   `json:"file"`
 	Authority   bool     `json:"authority"`
 	Site        string   `json:"site"`
+	Role        string   `json:"role"` // inside the site's cluster; empty: between sites
 	Hosts       []string `json:"hosts"`
 	Fingerprint string   `json:"fingerprint"`
 	NotBefore   string   `json:"notBefore"`
@@ -183,7 +185,7 @@ func (a *app) printCertificates(output *outputFlag, dirs ...string) error {
 
 func certificateOf(info certs.Info) certificateDocument {
 	return certificateDocument{
-		File: info.File, Authority: info.Authority, Site: info.Site, Hosts: append([]string{}, info.Hosts...), Fingerprint: info.Fingerprint,
+		File: info.File, Authority: info.Authority, Site: info.Site, Role: string(info.Role), Hosts: append([]string{}, info.Hosts...), Fingerprint: info.Fingerprint,
 		NotBefore: info.NotBefore.UTC().Format(time.RFC3339), NotAfter: info.NotAfter.UTC().Format(time.RFC3339),
 	}
 }
@@ -195,6 +197,9 @@ func (p *page) showCertificates(infos []certs.Info) {
 		whom := "authority"
 		if !info.Authority {
 			whom = firstOf(info.Site, "no site")
+		}
+		if info.Role != "" {
+			whom = fmt.Sprintf("%s of %s", info.Role, info.Site)
 		}
 		rows = append(rows, []cell{
 			text(info.File), text(whom), text(strings.Join(info.Hosts, ",")),

@@ -21,7 +21,8 @@ const (
 	clockSkew = time.Hour
 )
 
-// Authority signs the certificates of sites. It is safe for concurrent use.
+// Authority signs the certificates of sites, or of the roles of one site. It is
+// safe for concurrent use.
 type Authority struct {
 	// Cert is the authority's own certificate.
 	Cert *x509.Certificate
@@ -63,33 +64,30 @@ func (a *Authority) Save(dir string, force bool) error {
 	if err := prepareDir(dir, force, AuthorityFile, AuthorityKeyFile); err != nil {
 		return err
 	}
-	key, err := encodeKey(a.key)
+	files, err := a.Files()
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(dir, AuthorityKeyFile), key, keyMode); err != nil {
+	if err := writeFile(filepath.Join(dir, AuthorityKeyFile), files[AuthorityKeyFile], keyMode); err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, AuthorityFile), encodeCert(a.Cert), certMode)
+	return writeFile(filepath.Join(dir, AuthorityFile), files[AuthorityFile], certMode)
 }
 
 // LoadAuthority reads the authority that Save wrote to dir. A missing file is
 // fs.ErrNotExist; a certificate that may not sign is ErrNotAuthority.
 func LoadAuthority(dir string) (*Authority, error) {
-	cert, err := readCert(filepath.Join(dir, AuthorityFile))
+	files := make(map[string][]byte)
+	for _, name := range []string{AuthorityFile, AuthorityKeyFile} {
+		data, err := readFile(filepath.Join(dir, name))
+		if err != nil {
+			return nil, err
+		}
+		files[name] = data
+	}
+	authority, err := AuthorityFromFiles(files)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("load authority %s: %w", dir, err)
 	}
-	if !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
-		return nil, fmt.Errorf("load authority %s: %w", dir, ErrNotAuthority)
-	}
-	key, err := readKey(filepath.Join(dir, AuthorityKeyFile))
-	if err != nil {
-		return nil, err
-	}
-	public, ok := key.Public().(*ecdsa.PublicKey)
-	if !ok || !public.Equal(cert.PublicKey) {
-		return nil, fmt.Errorf("load authority %s: %s does not belong to %s", dir, AuthorityKeyFile, AuthorityFile)
-	}
-	return &Authority{Cert: cert, key: key}, nil
+	return authority, nil
 }

@@ -25,6 +25,18 @@ var (
 	// other than the wanted one.
 	ErrWrongSite = errors.New("wrong site")
 
+	// ErrRole is returned for a role that is not a DNS label, and where no
+	// role is given.
+	ErrRole = errors.New("invalid role")
+
+	// ErrNoRole is returned for a certificate that does not carry exactly one
+	// role URI.
+	ErrNoRole = errors.New("certificate names no role")
+
+	// ErrWrongRole is returned by a handshake whose peer has another role than
+	// those that are accepted.
+	ErrWrongRole = errors.New("wrong role")
+
 	// ErrNotAuthority is returned for a CA certificate that may not sign.
 	ErrNotAuthority = errors.New("certificate is not an authority")
 

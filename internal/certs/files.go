@@ -138,29 +138,11 @@ func readCert(path string) (*x509.Certificate, error) {
 
 // readBundle reads every certificate of a PEM file; there is at least one.
 func readBundle(path string) ([]*x509.Certificate, error) {
-	rest, err := readFile(path)
+	data, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	var certs []*x509.Certificate
-	for {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("parse %s: %w", path, err)
-		}
-		certs = append(certs, cert)
-	}
-	if len(certs) == 0 {
-		return nil, fmt.Errorf("parse %s: no PEM certificate in it", path)
-	}
-	return certs, nil
+	return parseBundle(path, data)
 }
 
 func readKey(path string) (crypto.Signer, error) {
@@ -168,17 +150,21 @@ func readKey(path string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseKey(path, data)
+}
+
+func parseKey(name string, data []byte) (crypto.Signer, error) {
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("parse %s: no PKCS #8 PEM key in it", path)
+		return nil, fmt.Errorf("parse %s: no PKCS #8 PEM key in it", name)
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("parse %s: %w", path, err)
+		return nil, fmt.Errorf("parse %s: %w", name, err)
 	}
 	signer, ok := key.(crypto.Signer)
 	if !ok {
-		return nil, fmt.Errorf("parse %s: a %T cannot sign", path, key)
+		return nil, fmt.Errorf("parse %s: a %T cannot sign", name, key)
 	}
 	return signer, nil
 }

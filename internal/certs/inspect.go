@@ -18,6 +18,8 @@ type Info struct {
 	// Site is the site's name; empty for an authority and for a certificate
 	// that names none.
 	Site string
+	// Role is empty for a certificate between sites.
+	Role Role
 	// Hosts are its IP addresses and DNS names.
 	Hosts []string
 	// Fingerprint is the SHA-256 of the DER form, 64 lower-case hex digits.
@@ -59,8 +61,8 @@ func describe(path string, cert *x509.Certificate) Info {
 		NotAfter:    cert.NotAfter,
 		Hosts:       hosts(cert.IPAddresses, cert.DNSNames),
 	}
-	if site, err := SiteFromCert(cert); err == nil {
-		info.Site = site
+	if site, role, err := ownerOf(cert); err == nil {
+		info.Site, info.Role = site, role
 	}
 	return info
 }

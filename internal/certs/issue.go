@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"path/filepath"
 	"time"
@@ -17,22 +18,29 @@ import (
 // request says otherwise.
 const DefaultLeafValidity = 365 * 24 * time.Hour
 
-// Request describes the certificate of one site.
+// DefaultRoleValidity is the same for the certificate of a role, which is
+// renewed by itself.
+const DefaultRoleValidity = 90 * 24 * time.Hour
+
+// Request describes the certificate of one site, or of a role there.
 type Request struct {
 	// Site is the site's name, see ValidateSite.
 	Site string
+	// Role makes the certificate one for inside the site's cluster. Empty: one
+	// between sites.
+	Role Role
 	// Hosts are IP addresses and DNS names at which the site is reached. May be
 	// empty: peers verify the site's name only.
 	Hosts []string
 	// Now is the moment of issue.
 	Now time.Time
-	// Validity counts from Now; 0 means DefaultLeafValidity, below 0 is
-	// ErrValidity. A leaf never outlives its authority, so the end may come
+	// Validity counts from Now; 0 means DefaultLeafValidity, or
+	// DefaultRoleValidity with a role, below 0 is ErrValidity. A leaf never outlives its authority, so the end may come
 	// sooner.
 	Validity time.Duration
 }
 
-// Identity is a site's certificate with its key and its authority.
+// Identity is the certificate of a site or role with its key and its authority.
 type Identity struct {
 	Cert      *x509.Certificate
 	Authority *x509.Certificate
@@ -40,11 +48,18 @@ type Identity struct {
 }
 
 // Issue makes a key and a certificate for both ends of a connection, in memory.
-// It returns ErrSiteName, ErrHost or ErrValidity for a bad request, and
+// It returns ErrSiteName, ErrRole, ErrHost or ErrValidity for a bad request, and
 // ErrExpired when the authority itself has ended at the moment of issue.
 func (a *Authority) Issue(req Request) (*Identity, error) {
 	if err := ValidateSite(req.Site); err != nil {
 		return nil, err
+	}
+	name, uri := req.Site, siteURI(req.Site)
+	if req.Role != "" {
+		if err := req.Role.Validate(); err != nil {
+			return nil, err
+		}
+		name, uri = string(req.Role)+"."+req.Site, roleURI(req.Site, req.Role)
 	}
 	ips, names, err := splitHosts(req.Hosts)
 	if err != nil {
@@ -61,13 +76,13 @@ func (a *Authority) Issue(req Request) (*Identity, error) {
 		return nil, fmt.Errorf("generate key of site %s: %w", req.Site, err)
 	}
 	template := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: req.Site},
+		Subject:               pkix.Name{CommonName: name},
 		NotBefore:             req.Now.Add(-clockSkew),
 		NotAfter:              a.leafEnd(req),
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		URIs:                  []*url.URL{siteURI(req.Site)},
+		URIs:                  []*url.URL{uri},
 		IPAddresses:           ips,
 		DNSNames:              names,
 	}
@@ -86,6 +101,9 @@ func (a *Authority) leafEnd(req Request) time.Time {
 	validity := req.Validity
 	if validity == 0 {
 		validity = DefaultLeafValidity
+		if req.Role != "" {
+			validity = DefaultRoleValidity
+		}
 	}
 	end := req.Now.Add(validity)
 	if end.After(a.Cert.NotAfter) {
@@ -104,15 +122,17 @@ func (id *Identity) Save(dir string, force bool) error {
 	if err := prepareDir(dir, force, AuthorityFile, CertFile, KeyFile); err != nil {
 		return err
 	}
-	key, err := encodeKey(id.key)
+	files, err := id.Files()
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(dir, AuthorityFile), encodeCert(id.Authority), certMode); err != nil {
-		return err
+	for _, file := range []struct {
+		name string
+		mode fs.FileMode
+	}{{AuthorityFile, certMode}, {KeyFile, keyMode}, {CertFile, certMode}} {
+		if err := writeFile(filepath.Join(dir, file.name), files[file.name], file.mode); err != nil {
+			return err
+		}
 	}
-	if err := writeFile(filepath.Join(dir, KeyFile), key, keyMode); err != nil {
-		return err
-	}
-	return writeFile(filepath.Join(dir, CertFile), encodeCert(id.Cert), certMode)
+	return nil
 }

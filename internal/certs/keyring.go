@@ -16,6 +16,8 @@ import (
 // handshake, and there is no goroutine to own.
 type keyring struct {
 	dir string
+	// fits refuses files of the wrong kind.
+	fits func(*material) error
 
 	mu     sync.Mutex // guards the fields below
 	stamp  stamp
@@ -30,6 +32,7 @@ type material struct {
 	cert  tls.Certificate
 	roots *x509.CertPool
 	site  string
+	role  Role // empty: between sites
 }
 
 // stamp tells one version of the files from another.
@@ -43,13 +46,16 @@ type fileStamp struct {
 	info os.FileInfo
 }
 
-func openKeyring(dir string) (*keyring, error) {
-	k := &keyring{dir: dir}
+func openKeyring(dir string, fits func(*material) error) (*keyring, error) {
+	k := &keyring{dir: dir, fits: fits}
 	stamp, err := k.readStamp()
 	if err != nil {
 		return nil, fmt.Errorf("load certificates: %w", err)
 	}
 	loaded, err := loadMaterial(dir)
+	if err == nil {
+		err = fits(loaded)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load certificates: %w", err)
 	}
@@ -72,6 +78,12 @@ func (k *keyring) current() *material {
 	var fresh *material
 	if err == nil {
 		fresh, err = loadMaterial(k.dir)
+	}
+	if err == nil {
+		err = k.fits(fresh)
+	}
+	if err == nil && (fresh.site != k.loaded.site || fresh.role != k.loaded.role) {
+		err = fmt.Errorf("certificate is of %s now, and was of %s: %w", fresh.owner(), k.loaded.owner(), ErrWrongSite)
 	}
 	if err != nil {
 		if k.refused == nil || !now.equal(*k.refused) {
@@ -127,7 +139,7 @@ func loadMaterial(dir string) (*material, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pair %s with %s in %s: %w", CertFile, KeyFile, dir, err)
 	}
-	site, err := SiteFromCert(pair.Leaf)
+	site, role, err := ownerOf(pair.Leaf)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, CertFile), err)
 	}
@@ -135,5 +147,29 @@ func loadMaterial(dir string) (*material, error) {
 	for _, authority := range authorities {
 		roots.AddCert(authority)
 	}
-	return &material{cert: pair, roots: roots, site: site}, nil
+	return &material{cert: pair, roots: roots, site: site, role: role}, nil
+}
+
+// ownerOf returns whom a certificate of either kind was issued to.
+func ownerOf(cert *x509.Certificate) (site string, role Role, err error) {
+	if site, role, err = RoleFromCert(cert); err == nil {
+		return site, role, nil
+	}
+	site, err = SiteFromCert(cert)
+	return site, "", err
+}
+
+func (m *material) owner() string {
+	if m.role == "" {
+		return "site " + m.site
+	}
+	return string(m.role) + " of site " + m.site
+}
+
+// siteMaterial refuses files that are not of a site.
+func siteMaterial(m *material) error {
+	if m.role != "" {
+		return fmt.Errorf("%s is of %s: %w", CertFile, m.owner(), ErrNoSite)
+	}
+	return nil
 }

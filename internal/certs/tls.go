@@ -13,6 +13,9 @@ import (
 // issued to. A site checks it against its configured name before it starts.
 func LocalSite(dir string) (string, error) {
 	loaded, err := loadMaterial(dir)
+	if err == nil {
+		err = siteMaterial(loaded)
+	}
 	if err != nil {
 		return "", fmt.Errorf("load certificates: %w", err)
 	}
@@ -27,16 +30,24 @@ func LocalSite(dir string) (string, error) {
 // The files are read now, and again at a handshake after they changed. An error
 // means that they do not load now. The result may be used concurrently.
 func ServerTLS(dir string, wantSites ...string) (*tls.Config, error) {
-	ring, err := openKeyring(dir)
+	ring, err := openKeyring(dir, siteMaterial)
 	if err != nil {
 		return nil, err
 	}
+	return serverConfig(ring, requireSite(wantSites)), nil
+}
+
+// serverConfig demands a client certificate that the authorities have signed
+// and that require returns nil for.
+func serverConfig(ring *keyring, require func(*x509.Certificate) error) *tls.Config {
 	config := baseConfig(ring)
 	config.ClientAuth = tls.RequireAndVerifyClientCert
 	config.ClientCAs = ring.current().roots
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		_, err := peerSite(state, wantSites)
-		return err
+		if len(state.PeerCertificates) == 0 {
+			return ErrNoSite
+		}
+		return require(state.PeerCertificates[0])
 	}
 	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		fresh := config.Clone()
@@ -44,7 +55,7 @@ func ServerTLS(dir string, wantSites ...string) (*tls.Config, error) {
 		fresh.ClientCAs = ring.current().roots
 		return fresh, nil
 	}
-	return config, nil
+	return config
 }
 
 // ClientTLS returns the configuration of a client whose certificates are in dir
@@ -60,19 +71,25 @@ func ClientTLS(dir, wantSite string) (*tls.Config, error) {
 	if err := ValidateSite(wantSite); err != nil {
 		return nil, err
 	}
-	ring, err := openKeyring(dir)
+	ring, err := openKeyring(dir, siteMaterial)
 	if err != nil {
 		return nil, err
 	}
+	return clientConfig(ring, requireSite([]string{wantSite})), nil
+}
+
+// clientConfig demands a server certificate that the authorities have signed
+// and that require returns nil for.
+func clientConfig(ring *keyring, require func(*x509.Certificate) error) *tls.Config {
 	config := baseConfig(ring)
 	// crypto/tls can neither skip only the host name nor change RootCAs per
 	// handshake, so its verification is replaced, not dropped: verifyServer
 	// runs on every connection, and a handshake fails when it does.
 	config.InsecureSkipVerify = true
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		return verifyServer(state, ring.current().roots, wantSite, time.Now())
+		return verifyServer(state, ring.current().roots, require, time.Now())
 	}
-	return config, nil
+	return config
 }
 
 func baseConfig(ring *keyring) *tls.Config {
@@ -92,11 +109,11 @@ func baseConfig(ring *keyring) *tls.Config {
 	}
 }
 
-// verifyServer does what crypto/tls does for a server's chain, but with the
-// site's name in the place of the host's name.
-func verifyServer(state tls.ConnectionState, roots *x509.CertPool, wantSite string, now time.Time) error {
+// verifyServer does what crypto/tls does for a server's chain, but with require
+// in the place of the host's name.
+func verifyServer(state tls.ConnectionState, roots *x509.CertPool, require func(*x509.Certificate) error, now time.Time) error {
 	if len(state.PeerCertificates) == 0 {
-		return fmt.Errorf("verify site %s: %w", wantSite, ErrNoSite)
+		return fmt.Errorf("verify server: %w", ErrNoSite)
 	}
 	intermediates := x509.NewCertPool()
 	for _, cert := range state.PeerCertificates[1:] {
@@ -108,25 +125,26 @@ func verifyServer(state tls.ConnectionState, roots *x509.CertPool, wantSite stri
 		CurrentTime:   now,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
-	if err != nil {
-		return fmt.Errorf("verify site %s: %w", wantSite, err)
+	if err == nil {
+		err = require(state.PeerCertificates[0])
 	}
-	_, err = peerSite(state, []string{wantSite})
-	return err
+	if err != nil {
+		return fmt.Errorf("verify server: %w", err)
+	}
+	return nil
 }
 
-// peerSite returns the verified peer's name, or ErrWrongSite when it is none of
-// want; an empty want accepts any.
-func peerSite(state tls.ConnectionState, want []string) (string, error) {
-	if len(state.PeerCertificates) == 0 {
-		return "", ErrNoSite
+// requireSite accepts certificates of the named sites; of any site when none
+// is named. Others are ErrWrongSite or ErrNoSite.
+func requireSite(want []string) func(*x509.Certificate) error {
+	return func(cert *x509.Certificate) error {
+		site, err := SiteFromCert(cert)
+		if err != nil {
+			return err
+		}
+		if len(want) > 0 && !slices.Contains(want, site) {
+			return fmt.Errorf("%w: want %s, found %s", ErrWrongSite, strings.Join(want, " or "), site)
+		}
+		return nil
 	}
-	site, err := SiteFromCert(state.PeerCertificates[0])
-	if err != nil {
-		return "", err
-	}
-	if len(want) > 0 && !slices.Contains(want, site) {
-		return "", fmt.Errorf("%w: want %s, found %s", ErrWrongSite, strings.Join(want, " or "), site)
-	}
-	return site, nil
 }

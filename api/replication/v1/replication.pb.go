@@ -408,9 +408,12 @@ func (x *Settings) GetJournalBytes() int64 {
 type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 16 bytes.
-	Volume        []byte `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
-	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	SizeBytes     int64  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	Volume    []byte `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Name      string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	SizeBytes int64  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// What the volume's user needs to find it again at the other site. Keys that
+	// are not known are kept.
+	Attributes    map[string]string `protobuf:"bytes,4,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -464,6 +467,13 @@ func (x *Member) GetSizeBytes() int64 {
 		return x.SizeBytes
 	}
 	return 0
+}
+
+func (x *Member) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
 }
 
 type AnnounceRequest struct {
@@ -1544,12 +1554,18 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x13checkpoint_interval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x12checkpointInterval\x12B\n" +
 	"\x0fbarrier_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0ebarrierTimeout\x121\n" +
 	"\x06window\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12#\n" +
-	"\rjournal_bytes\x18\x04 \x01(\x03R\fjournalBytes\"S\n" +
+	"\rjournal_bytes\x18\x04 \x01(\x03R\fjournalBytes\"\xe3\x01\n" +
 	"\x06Member\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\"\xb9\x02\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12O\n" +
+	"\n" +
+	"attributes\x18\x04 \x03(\v2/.lockstep.replication.v1.Member.AttributesEntryR\n" +
+	"attributes\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb9\x02\n" +
 	"\x0fAnnounceRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x12\n" +
@@ -1665,7 +1681,7 @@ func file_replication_v1_replication_proto_rawDescGZIP() []byte {
 }
 
 var file_replication_v1_replication_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_replication_v1_replication_proto_goTypes = []any{
 	(Codec)(0),                    // 0: lockstep.replication.v1.Codec
 	(Refusal_Reason)(0),           // 1: lockstep.replication.v1.Refusal.Reason
@@ -1688,47 +1704,49 @@ var file_replication_v1_replication_proto_goTypes = []any{
 	(*Batch)(nil),                 // 18: lockstep.replication.v1.Batch
 	(*Ack)(nil),                   // 19: lockstep.replication.v1.Ack
 	(*Refusal)(nil),               // 20: lockstep.replication.v1.Refusal
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	nil,                           // 21: lockstep.replication.v1.Member.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
 }
 var file_replication_v1_replication_proto_depIdxs = []int32{
 	2,  // 0: lockstep.replication.v1.Timeline.parent:type_name -> lockstep.replication.v1.Position
-	21, // 1: lockstep.replication.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	22, // 2: lockstep.replication.v1.Settings.checkpoint_interval:type_name -> google.protobuf.Duration
-	22, // 3: lockstep.replication.v1.Settings.barrier_timeout:type_name -> google.protobuf.Duration
-	22, // 4: lockstep.replication.v1.Settings.window:type_name -> google.protobuf.Duration
-	5,  // 5: lockstep.replication.v1.AnnounceRequest.settings:type_name -> lockstep.replication.v1.Settings
-	6,  // 6: lockstep.replication.v1.AnnounceRequest.members:type_name -> lockstep.replication.v1.Member
-	21, // 7: lockstep.replication.v1.AnnounceRequest.valid_until:type_name -> google.protobuf.Timestamp
-	11, // 8: lockstep.replication.v1.SourceMessage.hello:type_name -> lockstep.replication.v1.Hello
-	14, // 9: lockstep.replication.v1.SourceMessage.image_start:type_name -> lockstep.replication.v1.ImageStart
-	15, // 10: lockstep.replication.v1.SourceMessage.chunk:type_name -> lockstep.replication.v1.Chunk
-	16, // 11: lockstep.replication.v1.SourceMessage.image_end:type_name -> lockstep.replication.v1.ImageEnd
-	17, // 12: lockstep.replication.v1.SourceMessage.fork:type_name -> lockstep.replication.v1.Fork
-	18, // 13: lockstep.replication.v1.SourceMessage.batch:type_name -> lockstep.replication.v1.Batch
-	12, // 14: lockstep.replication.v1.ReplicaMessage.welcome:type_name -> lockstep.replication.v1.Welcome
-	19, // 15: lockstep.replication.v1.ReplicaMessage.ack:type_name -> lockstep.replication.v1.Ack
-	3,  // 16: lockstep.replication.v1.Hello.path:type_name -> lockstep.replication.v1.Run
-	4,  // 17: lockstep.replication.v1.Hello.timelines:type_name -> lockstep.replication.v1.Timeline
-	2,  // 18: lockstep.replication.v1.Welcome.after:type_name -> lockstep.replication.v1.Position
-	13, // 19: lockstep.replication.v1.Welcome.partial:type_name -> lockstep.replication.v1.PartialImage
-	2,  // 20: lockstep.replication.v1.PartialImage.at:type_name -> lockstep.replication.v1.Position
-	2,  // 21: lockstep.replication.v1.ImageStart.at:type_name -> lockstep.replication.v1.Position
-	4,  // 22: lockstep.replication.v1.ImageStart.timelines:type_name -> lockstep.replication.v1.Timeline
-	0,  // 23: lockstep.replication.v1.Chunk.codec:type_name -> lockstep.replication.v1.Codec
-	4,  // 24: lockstep.replication.v1.Fork.timeline:type_name -> lockstep.replication.v1.Timeline
-	0,  // 25: lockstep.replication.v1.Batch.codec:type_name -> lockstep.replication.v1.Codec
-	2,  // 26: lockstep.replication.v1.Ack.durable:type_name -> lockstep.replication.v1.Position
-	1,  // 27: lockstep.replication.v1.Refusal.reason:type_name -> lockstep.replication.v1.Refusal.Reason
-	7,  // 28: lockstep.replication.v1.Replication.Announce:input_type -> lockstep.replication.v1.AnnounceRequest
-	9,  // 29: lockstep.replication.v1.Replication.Replicate:input_type -> lockstep.replication.v1.SourceMessage
-	8,  // 30: lockstep.replication.v1.Replication.Announce:output_type -> lockstep.replication.v1.AnnounceResponse
-	10, // 31: lockstep.replication.v1.Replication.Replicate:output_type -> lockstep.replication.v1.ReplicaMessage
-	30, // [30:32] is the sub-list for method output_type
-	28, // [28:30] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	22, // 1: lockstep.replication.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	23, // 2: lockstep.replication.v1.Settings.checkpoint_interval:type_name -> google.protobuf.Duration
+	23, // 3: lockstep.replication.v1.Settings.barrier_timeout:type_name -> google.protobuf.Duration
+	23, // 4: lockstep.replication.v1.Settings.window:type_name -> google.protobuf.Duration
+	21, // 5: lockstep.replication.v1.Member.attributes:type_name -> lockstep.replication.v1.Member.AttributesEntry
+	5,  // 6: lockstep.replication.v1.AnnounceRequest.settings:type_name -> lockstep.replication.v1.Settings
+	6,  // 7: lockstep.replication.v1.AnnounceRequest.members:type_name -> lockstep.replication.v1.Member
+	22, // 8: lockstep.replication.v1.AnnounceRequest.valid_until:type_name -> google.protobuf.Timestamp
+	11, // 9: lockstep.replication.v1.SourceMessage.hello:type_name -> lockstep.replication.v1.Hello
+	14, // 10: lockstep.replication.v1.SourceMessage.image_start:type_name -> lockstep.replication.v1.ImageStart
+	15, // 11: lockstep.replication.v1.SourceMessage.chunk:type_name -> lockstep.replication.v1.Chunk
+	16, // 12: lockstep.replication.v1.SourceMessage.image_end:type_name -> lockstep.replication.v1.ImageEnd
+	17, // 13: lockstep.replication.v1.SourceMessage.fork:type_name -> lockstep.replication.v1.Fork
+	18, // 14: lockstep.replication.v1.SourceMessage.batch:type_name -> lockstep.replication.v1.Batch
+	12, // 15: lockstep.replication.v1.ReplicaMessage.welcome:type_name -> lockstep.replication.v1.Welcome
+	19, // 16: lockstep.replication.v1.ReplicaMessage.ack:type_name -> lockstep.replication.v1.Ack
+	3,  // 17: lockstep.replication.v1.Hello.path:type_name -> lockstep.replication.v1.Run
+	4,  // 18: lockstep.replication.v1.Hello.timelines:type_name -> lockstep.replication.v1.Timeline
+	2,  // 19: lockstep.replication.v1.Welcome.after:type_name -> lockstep.replication.v1.Position
+	13, // 20: lockstep.replication.v1.Welcome.partial:type_name -> lockstep.replication.v1.PartialImage
+	2,  // 21: lockstep.replication.v1.PartialImage.at:type_name -> lockstep.replication.v1.Position
+	2,  // 22: lockstep.replication.v1.ImageStart.at:type_name -> lockstep.replication.v1.Position
+	4,  // 23: lockstep.replication.v1.ImageStart.timelines:type_name -> lockstep.replication.v1.Timeline
+	0,  // 24: lockstep.replication.v1.Chunk.codec:type_name -> lockstep.replication.v1.Codec
+	4,  // 25: lockstep.replication.v1.Fork.timeline:type_name -> lockstep.replication.v1.Timeline
+	0,  // 26: lockstep.replication.v1.Batch.codec:type_name -> lockstep.replication.v1.Codec
+	2,  // 27: lockstep.replication.v1.Ack.durable:type_name -> lockstep.replication.v1.Position
+	1,  // 28: lockstep.replication.v1.Refusal.reason:type_name -> lockstep.replication.v1.Refusal.Reason
+	7,  // 29: lockstep.replication.v1.Replication.Announce:input_type -> lockstep.replication.v1.AnnounceRequest
+	9,  // 30: lockstep.replication.v1.Replication.Replicate:input_type -> lockstep.replication.v1.SourceMessage
+	8,  // 31: lockstep.replication.v1.Replication.Announce:output_type -> lockstep.replication.v1.AnnounceResponse
+	10, // 32: lockstep.replication.v1.Replication.Replicate:output_type -> lockstep.replication.v1.ReplicaMessage
+	31, // [31:33] is the sub-list for method output_type
+	29, // [29:31] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_replication_v1_replication_proto_init() }
@@ -1754,7 +1772,7 @@ func file_replication_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_v1_replication_proto_rawDesc), len(file_replication_v1_replication_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
