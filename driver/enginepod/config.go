@@ -25,6 +25,13 @@ type Config struct {
 	Devices Devices
 	// DialEngine connects to another engine, whose image is to be copied.
 	DialEngine func(address string) (*grpc.ClientConn, error)
+	// Site is this site's name, as replication names it.
+	Site string
+	// DialPeer connects to another site's gateway; nil: nothing is sent.
+	DialPeer func(site, address string) (*grpc.ClientConn, error)
+	// Peer returns the authenticated name of the site behind a replication
+	// call; nil: nothing is taken.
+	Peer func(ctx context.Context) (string, error)
 	// Exports shows the live volume and views to tools; nil: they are not
 	// shown.
 	Exports Exporter

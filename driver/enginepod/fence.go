@@ -1,35 +1,31 @@
 package enginepod
 
-import "context"
+import (
+	"context"
+
+	"github.com/lockstep-csi/lockstep/group"
+)
 
 // Fence implements control.Volume.
 func (p *Pod) Fence(ctx context.Context, term uint64) error {
-	if err := p.take(ctx); err != nil {
-		return err
+	if p.streams != nil {
+		return p.streams.Fence(ctx, group.Term(term))
 	}
-	defer func() { p.turn <- struct{}{} }()
-	p.mu.Lock()
-	next := p.record
-	p.mu.Unlock()
-	if term <= next.FencedBelow {
+	return p.fenceRecord(term)
+}
+
+// fenceRecord makes a fence durable.
+func (p *Pod) fenceRecord(term uint64) error {
+	if term <= p.recordNow().FencedBelow {
 		return nil
 	}
-	next.FencedBelow = term
-	return p.setRecord(next)
+	return p.updateRecord(func(r *record) { r.FencedBelow = max(r.FencedBelow, term) })
 }
 
 // Lift implements control.Volume.
-func (p *Pod) Lift(ctx context.Context) error {
-	if err := p.take(ctx); err != nil {
-		return err
-	}
-	defer func() { p.turn <- struct{}{} }()
-	p.mu.Lock()
-	next := p.record
-	p.mu.Unlock()
-	if next.FencedBelow <= next.Orders.Term {
+func (p *Pod) Lift(context.Context) error {
+	if r := p.recordNow(); r.FencedBelow <= r.Orders.Term {
 		return nil
 	}
-	next.FencedBelow = next.Orders.Term
-	return p.setRecord(next)
+	return p.updateRecord(func(r *record) { r.FencedBelow = min(r.FencedBelow, r.Orders.Term) })
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
 )
 
 // Pod is one engine process. It implements control.Volume; its methods may be
@@ -28,6 +29,14 @@ type Pod struct {
 
 	// turn holds one token: its holder carries out orders.
 	turn chan struct{}
+	// recordTurn is held over a change of the record, storeTurn over opening,
+	// closing and replacing the store. They are taken in this order, behind
+	// the turn; a stream of replication takes them without it.
+	storeTurn  sync.Mutex
+	recordTurn sync.Mutex
+	// streams takes what a peer sends; nil: nothing is taken.
+	streams *replication.StreamServer
+	sending *sending // what runs for a primary's peer; changes with the turn held
 
 	mu       sync.Mutex
 	record   record                   // guarded by mu; changes with the turn held
@@ -68,6 +77,10 @@ func Open(cfg Config) (*Pod, error) {
 		views: map[string]*journal.View{}, changed: make(chan struct{}), fatal: make(chan error, 1)}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.turn <- struct{}{}
+	p.removeStrayStores()
+	if err := p.openStreams(); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	if rec.Orders.Term != 0 {
 		p.working.Go(p.resume)
 	}
@@ -132,7 +145,7 @@ func (p *Pod) Order(ctx context.Context, o control.Orders) error {
 	if err := p.take(ctx); err != nil {
 		return err
 	}
-	if err := p.accept(o); err != nil {
+	if err := p.accept(ctx, o); err != nil {
 		p.turn <- struct{}{}
 		return err
 	}
@@ -149,21 +162,33 @@ func (p *Pod) Order(ctx context.Context, o control.Orders) error {
 	}
 }
 
-// accept makes orders durable.
-func (p *Pod) accept(o control.Orders) error {
-	p.mu.Lock()
-	next := p.record
-	p.mu.Unlock()
-	if o.Compare(&next.Orders) < 0 || o.Term < next.FencedBelow {
+// accept makes orders durable. Who may send changes with them, so that no
+// append of a stream is in progress meanwhile.
+func (p *Pod) accept(ctx context.Context, o control.Orders) error {
+	now := p.recordNow()
+	if o.Compare(&now.Orders) < 0 || o.Term < now.FencedBelow {
 		return fmt.Errorf("orders (%d, %d) of volume %s, (%d, %d) in force, fenced below %d: %w", o.Term, o.Revision, o.Volume,
-			next.Orders.Term, next.Orders.Revision, next.FencedBelow, control.ErrStaleOrder)
+			now.Orders.Term, now.Orders.Revision, now.FencedBelow, control.ErrStaleOrder)
 	}
-	next.Orders = o
-	return p.setRecord(next)
+	save := func(context.Context) error { return p.updateRecord(func(r *record) { r.Orders = o }) }
+	if p.streams == nil || sameStanding(now.Orders, o) {
+		return save(ctx)
+	}
+	return p.streams.Change(ctx, save)
 }
 
-// setRecord saves the record. The turn must be held.
-func (p *Pod) setRecord(next record) error {
+func (p *Pod) recordNow() record {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.record
+}
+
+// updateRecord changes the record, durably.
+func (p *Pod) updateRecord(edit func(*record)) error {
+	p.recordTurn.Lock()
+	defer p.recordTurn.Unlock()
+	next := p.recordNow()
+	edit(&next)
 	if err := next.save(p.db); err != nil {
 		return err
 	}
@@ -195,6 +220,9 @@ func (p *Pod) follow(ctx context.Context, o control.Orders) error {
 	if err != nil {
 		return err
 	}
+	if err := p.sendTo(o); err != nil {
+		return err
+	}
 	if !o.Writable {
 		if err := eng.StopChanges(ctx); err != nil {
 			return err
@@ -217,6 +245,7 @@ func (p *Pod) follow(ctx context.Context, o control.Orders) error {
 
 // followReplica stops writes and takes the device away.
 func (p *Pod) followReplica(ctx context.Context) error {
+	p.stopSending()
 	if eng, err := p.Engine(); err == nil {
 		if err := eng.StopChanges(ctx); err != nil {
 			return err
@@ -225,12 +254,12 @@ func (p *Pod) followReplica(ctx context.Context) error {
 	if err := p.detach(ctx); err != nil {
 		return err
 	}
-	p.mu.Lock()
-	store := p.record.Store
-	p.mu.Unlock()
+	store := p.recordNow().Store
 	if store == "" {
 		return nil
 	}
+	p.storeTurn.Lock()
+	defer p.storeTurn.Unlock()
 	_, err := p.openEngine(path.Join(p.cfg.Dir, store))
 	return err
 }
@@ -265,6 +294,11 @@ func (p *Pod) notify() {
 func (p *Pod) Close() error {
 	p.stop()
 	p.working.Wait()
-	errs := []error{p.release(), p.closeViews(), p.closeEngine(), p.db.Close()}
+	p.stopSending()
+	var errs []error
+	if p.streams != nil {
+		errs = append(errs, p.streams.Close())
+	}
+	errs = append(errs, p.release(), p.closeViews(), p.closeEngine(), p.db.Close())
 	return errors.Join(errs...)
 }

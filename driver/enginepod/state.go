@@ -17,6 +17,7 @@ func (p *Pod) State() (control.State, <-chan struct{}) {
 	if p.device != nil {
 		s.Device = p.device.Path()
 	}
+	s.Replication = p.replicationState()
 	err := p.failure
 	if p.eng != nil {
 		s.Store = p.storeState(p.eng.Store())

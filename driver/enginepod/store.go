@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,9 +23,9 @@ type upkeep struct {
 // ensureEngine opens the store, which is made if need be. The turn must be
 // held.
 func (p *Pod) ensureEngine(ctx context.Context, o control.Orders) (*engine.Engine, error) {
-	p.mu.Lock()
-	rec := p.record
-	p.mu.Unlock()
+	p.storeTurn.Lock()
+	defer p.storeTurn.Unlock()
+	rec := p.recordNow()
 	if rec.Store == "" {
 		if o.SizeBytes == 0 {
 			return nil, fmt.Errorf("volume %s is to be primary, and has neither a store nor a size: %w", o.Volume, control.ErrNoStore)
@@ -36,7 +37,8 @@ func (p *Pod) ensureEngine(ctx context.Context, o control.Orders) (*engine.Engin
 		}
 		// Until the record names it the store is nobody's, and the next attempt
 		// finds it complete or makes it anew.
-		if err := p.setRecord(rec); err != nil {
+		err := p.updateRecord(func(r *record) { r.Generation, r.Store = rec.Generation, rec.Store })
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -97,13 +99,32 @@ func (p *Pod) fill(ctx context.Context, im *journal.Import, from control.Fill, s
 	return errors.Join(err, conn.Close())
 }
 
+// removeStrayStores removes store directories that the record does not name:
+// what an interrupted import or replacement left behind. The one that the next
+// store of a primary will have may be complete, and stays.
+func (p *Pod) removeStrayStores() {
+	names, err := p.cfg.FS.ReadDir(p.cfg.Dir)
+	if err != nil {
+		return // openDatabase has just used it; whatever it is, it comes again
+	}
+	r := p.recordNow()
+	for _, name := range names {
+		if !strings.HasPrefix(name, storePrefix) || name == r.Store || r.Store == "" {
+			continue
+		}
+		if err := p.cfg.FS.RemoveAll(path.Join(p.cfg.Dir, name)); err != nil {
+			p.cfg.Log.Warn("removing a stray store failed", "volume", p.cfg.Volume, "store", name, "error", err)
+		}
+	}
+}
+
 // storeConfig is how every store of the pod is made and opened.
 func (p *Pod) storeConfig(dir string) journal.Config {
 	return journal.Config{FS: p.cfg.FS, Clock: p.cfg.Clock, Log: p.cfg.Log, SegmentBytes: p.cfg.SegmentBytes, Dir: dir}
 }
 
 // openEngine opens the store and begins to maintain it, unless it is open. It
-// admits no changes yet. The turn must be held.
+// admits no changes yet. storeTurn must be held.
 func (p *Pod) openEngine(dir string) (*engine.Engine, error) {
 	p.mu.Lock()
 	eng, orders := p.eng, p.record.Orders
@@ -173,7 +194,7 @@ func (p *Pod) observe(ctx context.Context, store *journal.Store) {
 }
 
 // closeEngine stops the upkeep and closes the store. Nobody may use the engine
-// any more. The turn must be held, or nobody else be there any more.
+// any more. storeTurn must be held, or nobody else be there any more.
 func (p *Pod) closeEngine() error {
 	p.mu.Lock()
 	eng, up := p.eng, p.upkeep

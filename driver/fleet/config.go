@@ -8,7 +8,6 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -23,11 +22,9 @@ type Config struct {
 	// Dial connects to an engine's control API at an address that Engines
 	// gave.
 	Dial func(address string) (*grpc.ClientConn, error)
-	// Replicator announces primary groups to their peers.
-	Replicator groups.Replicator
-	// PeerAddress returns the address of a peer's gateway as engines dial it;
-	// ok is false for a site that is no peer.
-	PeerAddress func(site string) (address string, ok bool)
+	// Peer returns how to reach another site; ok is false for a site that is
+	// no peer. It may be called concurrently.
+	Peer func(site string) (p Peer, ok bool)
 	// ReplicaBacking says what replicas of a peer's volumes live on.
 	ReplicaBacking func(site string) BackingClass
 	// Linger is how long an engine that nothing wants any more is kept; 0:
@@ -37,11 +34,19 @@ type Config struct {
 	Log    *slog.Logger // nil: discarded
 }
 
+// Peer is another site.
+type Peer struct {
+	// Address of its gateway, host:port, as engines dial it.
+	Address string
+	// Conn leads there from the controller, and proves that it is that site.
+	Conn grpc.ClientConnInterface
+}
+
 // DefaultLinger is long enough for a pod that is rescheduled on its node.
 const DefaultLinger = time.Minute
 
 func (c *Config) validate() error {
-	if c.Site == "" || c.DB == nil || c.Backing == nil || c.Engines == nil || c.Dial == nil || c.Replicator == nil || c.PeerAddress == nil || c.ReplicaBacking == nil {
+	if c.Site == "" || c.DB == nil || c.Backing == nil || c.Engines == nil || c.Dial == nil || c.Peer == nil || c.ReplicaBacking == nil {
 		return errors.New("fleet configuration: a required field is missing")
 	}
 	if c.Linger == 0 {

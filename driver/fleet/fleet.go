@@ -20,6 +20,7 @@ type Fleet struct {
 	cfg    Config
 	groups *groups.Groups
 	locks  keylock.Set // one change at a time per volume and per group
+	holder Holder
 
 	ctx    context.Context // of everything that outlives a call; ends with Close
 	stop   context.CancelFunc
@@ -39,7 +40,7 @@ func Open(cfg Config) (*Fleet, error) {
 	f := &Fleet{cfg: cfg, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	var err error
-	f.groups, err = groups.Open(groups.Config{Site: cfg.Site, DB: cfg.DB, Members: members{f}, Replicator: cfg.Replicator,
+	f.groups, err = groups.Open(groups.Config{Site: cfg.Site, DB: cfg.DB, Members: members{f}, Replicator: replicator{f},
 		Locks: &f.locks, Clock: cfg.Clock, Log: cfg.Log})
 	if err != nil {
 		return nil, err
@@ -69,6 +70,15 @@ func Open(cfg Config) (*Fleet, error) {
 // Groups is the site's groups: their points, rewinds and failovers. Wake the
 // group first.
 func (f *Fleet) Groups() *groups.Groups { return f.groups }
+
+// Holder keeps another site's announcements of a group from being judged;
+// *replication.AnnounceServer is one. See its Hold.
+type Holder interface {
+	Hold(ctx context.Context, group string) (release func(), err error)
+}
+
+// SetHolder says how to hold announcements. Call it before the first Failover.
+func (f *Fleet) SetHolder(h Holder) { f.holder = h }
 
 // Close stops looking after the volumes. Their engines go on.
 func (f *Fleet) Close() error {

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -95,7 +96,7 @@ func (f members) Describe(ids []journal.VolumeID) ([]replication.Member, error) 
 			return nil, err
 		}
 		r := f.recordOf(v)
-		all = append(all, replication.Member{Volume: id, Name: r.Name, SizeBytes: r.SizeBytes})
+		all = append(all, replication.Member{Volume: id, Name: r.Name, SizeBytes: r.SizeBytes, Attributes: r.Attributes})
 	}
 	return all, nil
 }
@@ -126,14 +127,16 @@ func (f members) followMember(ctx context.Context, a replication.Announcement, m
 	if err != nil {
 		class := f.cfg.ReplicaBacking(a.Group)
 		_, err := f.add(record{ID: m.Volume, Name: m.Name, Group: a.Group, SizeBytes: m.SizeBytes,
-			Backing: BackingSpec{Volume: m.Volume, BackingClass: class, VolumeBytes: m.SizeBytes, JournalBytes: journalBytes(a.Settings, m.SizeBytes)}})
+			Attributes: m.Attributes, Backing: BackingSpec{Volume: m.Volume, BackingClass: class, VolumeBytes: m.SizeBytes, JournalBytes: journalBytes(a.Settings, m.SizeBytes)}})
 		return err
 	}
 	r := f.recordOf(v)
-	if r.Name == m.Name && r.Group == a.Group && r.SizeBytes == m.SizeBytes && !r.Retired {
+	if r.Name == m.Name && r.Group == a.Group && r.SizeBytes == m.SizeBytes && !r.Retired && maps.Equal(r.Attributes, m.Attributes) {
 		return nil
 	}
-	return f.change(ctx, v, func(r *record) { r.Name, r.Group, r.SizeBytes, r.Retired = m.Name, a.Group, m.SizeBytes, false })
+	return f.change(ctx, v, func(r *record) {
+		r.Name, r.Group, r.SizeBytes, r.Retired, r.Attributes = m.Name, a.Group, m.SizeBytes, false, m.Attributes
+	})
 }
 
 // journalBytes is the journal budget that a backing volume has to find room

@@ -102,8 +102,8 @@ func (f *Fleet) ordersOfGroup(o *control.Orders, st group.State) {
 		return
 	}
 	if peer := st.Settings.ReplicateTo; peer != "" {
-		if address, ok := f.cfg.PeerAddress(peer); ok {
-			o.Peer = &control.Peer{Site: peer, Address: address}
+		if to, ok := f.cfg.Peer(peer); ok {
+			o.Peer = &control.Peer{Site: peer, Address: to.Address}
 		}
 	}
 }

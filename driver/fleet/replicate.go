@@ -3,16 +3,73 @@ package fleet
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/replication"
 )
 
 // liftTimeout bounds the calls that take a fence back.
 const liftTimeout = 10 * time.Second
+
+// replicator implements groups.Replicator: the controller announces the group,
+// and the orders of its members tell their engines where to send.
+type replicator struct{ *Fleet }
+
+// Replicate implements groups.Replicator.
+func (f replicator) Replicate(st group.State) (groups.Replication, error) {
+	to := st.Settings.ReplicateTo
+	if to == "" {
+		return nil, nil
+	}
+	peer, ok := f.cfg.Peer(to)
+	if !ok {
+		f.cfg.Log.Error("group is to be replicated to a site that is no peer of this one", "group", st.Name, "peer", to)
+		return nil, nil
+	}
+	announcer, err := replication.NewAnnouncer(replication.AnnouncerConfig{Group: st.Name, Peer: to, Conn: peer.Conn, Announcements: f.groups,
+		Groups: f.groups.Standings(), Clock: f.cfg.Clock, Random: rand.Float64, Log: f.cfg.Log})
+	if err != nil {
+		return nil, err
+	}
+	return announcing{f.Fleet, announcer, st.Name, to}, nil
+}
+
+// announcing implements groups.Replication.
+type announcing struct {
+	fleet     *Fleet
+	announcer *replication.Announcer
+	group     string
+	peer      string
+}
+
+func (a announcing) Run(ctx context.Context) error { return a.announcer.Run(ctx) }
+
+// Metrics puts together what the announcer and the engines say.
+func (a announcing) Metrics() replication.Metrics {
+	m := a.announcer.Metrics()
+	out := replication.Metrics{Group: a.group, Peer: a.peer, Term: m.Term, Announced: m.Announced, LastError: m.LastError}
+	for _, v := range a.fleet.inGroup(a.group, false) {
+		a.fleet.mu.Lock()
+		id, r, answers := v.record.ID, v.state.Replication, v.client != nil
+		a.fleet.mu.Unlock()
+		volume := replication.VolumeMetrics{Volume: id}
+		if r != nil {
+			volume.Connected = r.Connected && answers
+			volume.LagRecords, volume.LagBytes, volume.LagTime = int64(r.LagRecords), int64(r.LagBytes), r.LagTime
+			if r.Error != "" {
+				volume.LastError = errors.New(r.Error)
+			}
+		}
+		out.Volumes = append(out.Volumes, volume)
+	}
+	return out
+}
 
 // fencer stops what engines append to a group's replicas.
 type fencer struct{ *Fleet }
@@ -24,8 +81,17 @@ func (f fencer) Fence(ctx context.Context, name string) (release func(), err err
 	if err != nil {
 		return nil, err
 	}
+	open := func() {}
+	if f.holder != nil {
+		if open, err = f.holder.Hold(ctx, name); err != nil {
+			return nil, err
+		}
+	}
 	term := uint64(st.Term) + 1
-	release = func() { f.lift(name, term) }
+	release = func() {
+		f.lift(name, term)
+		open()
+	}
 	err = f.onEngines(ctx, name, func(ctx context.Context, c *control.Client) error { return c.Fence(ctx, term) })
 	if err != nil {
 		release()
@@ -69,24 +135,4 @@ func (f *Fleet) onEngines(ctx context.Context, name string, fn func(context.Cont
 		})
 	}
 	return calling.Wait()
-}
-
-// heed looks at what an engine says of itself: one that a peer refused for a
-// stale term makes this site give the group up.
-func (f *Fleet) heed(v *volume, s control.State) {
-	r := s.Replication
-	if r == nil || r.StaleAgainst == 0 {
-		return
-	}
-	name := f.recordOf(v).Group
-	st, err := f.groups.State(name)
-	if err != nil || st.Role != group.RolePrimary || uint64(st.Term) >= r.StaleAgainst {
-		return
-	}
-	f.joined.Go(func() {
-		err := f.groups.Standings().Demote(f.ctx, name, group.Term(r.StaleAgainst), r.Owner)
-		if err != nil && !errors.Is(err, context.Canceled) {
-			f.cfg.Log.Error("group is not given up yet", "group", name, "error", err)
-		}
-	})
 }

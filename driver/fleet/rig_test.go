@@ -13,11 +13,11 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/lockstep-csi/lockstep/driver/enginepod"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
-	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/group"
@@ -25,6 +25,7 @@ import (
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,8 +39,12 @@ const volumeBytes = 1 << 20
 // fleet.Backing and fleet.Engines, and fails the test when two engines of one
 // volume are there at a time.
 type cluster struct {
-	t  *testing.T
-	db *kv.Memory
+	t     *testing.T
+	site  string
+	db    *kv.Memory
+	peers map[string]fleet.Peer
+	// dialPeer is how its engines reach another site's gateway.
+	dialPeer func(site, address string) (*grpc.ClientConn, error)
 
 	mu      sync.Mutex
 	backing map[journal.VolumeID]*vfs.Mem
@@ -60,13 +65,18 @@ type process struct {
 }
 
 func newCluster(t *testing.T) *cluster {
-	c := &cluster{t: t, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, engines: map[journal.VolumeID]*process{}}
+	c := &cluster{t: t, site: "a", peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, engines: map[journal.VolumeID]*process{}}
 	t.Cleanup(func() {
 		for id := range c.engines {
 			c.kill(id)
 		}
 	})
 	return c
+}
+
+// toldPeer believes whom the gateway names: there are no certificates here.
+func toldPeer(ctx context.Context) (string, error) {
+	return metadata.ValueFromIncomingContext(ctx, replication.PeerKey)[0], nil
 }
 
 // Ensure implements fleet.Backing.
@@ -120,12 +130,14 @@ func (c *cluster) Run(_ context.Context, spec fleet.EngineSpec) (fleet.Endpoint,
 		return fleet.Endpoint{}, errors.New("no backing volume")
 	}
 	var err error
-	p.pod, err = enginepod.Open(enginepod.Config{Volume: spec.Volume, Dir: "/backing", Devices: p, DialEngine: c.dial, SegmentBytes: journal.MinSegmentBytes, FS: fs})
+	p.pod, err = enginepod.Open(enginepod.Config{Volume: spec.Volume, Dir: "/backing", Devices: p, DialEngine: c.dial, DialPeer: c.dialPeer,
+		Site: c.site, Peer: toldPeer, SegmentBytes: journal.MinSegmentBytes, FS: fs})
 	if err != nil {
 		return fleet.Endpoint{}, err
 	}
-	p.l, p.srv = bufconn.Listen(1<<20), grpc.NewServer()
+	p.l, p.srv = bufconn.Listen(1<<20), grpc.NewServer(grpc.MaxRecvMsgSize(replication.MaxMessageBytes))
 	control.NewServer(p.pod, clock.Wall{}).Register(p.srv)
+	p.pod.RegisterStreams(p.srv)
 	p.ended.Go(func() { _ = p.srv.Serve(p.l) })
 	c.engines[spec.Volume] = p
 	c.starts++
@@ -217,16 +229,14 @@ func (c *cluster) node(id journal.VolumeID) string {
 	return ""
 }
 
-// alone replicates nowhere.
-type alone struct{}
-
-func (alone) Replicate(group.State) (groups.Replication, error) { return nil, nil }
-
 // open opens the fleet on what is committed, as a controller that starts.
 func (c *cluster) open() *fleet.Fleet {
 	c.t.Helper()
-	f, err := fleet.Open(fleet.Config{Site: "a", DB: c.db, Backing: c, Engines: c, Dial: c.dial, Replicator: alone{},
-		PeerAddress:    func(string) (string, bool) { return "", false },
+	f, err := fleet.Open(fleet.Config{Site: c.site, DB: c.db, Backing: c, Engines: c, Dial: c.dial,
+		Peer: func(site string) (fleet.Peer, bool) {
+			p, ok := c.peers[site]
+			return p, ok
+		},
 		ReplicaBacking: func(string) fleet.BackingClass { return fleet.BackingClass{Class: "fast"} },
 		Linger:         20 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
 	if err != nil {

@@ -274,7 +274,6 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 			met = true
 			greeting.Go(func() { f.greet(ctx, v, client) })
 		}
-		f.heed(v, s)
 	})
 	greeting.Wait()
 	return errors.Join(err, conn.Close())

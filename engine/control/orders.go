@@ -156,10 +156,6 @@ type ReplicationState struct {
 	Error                string
 	LagRecords, LagBytes uint64
 	LagTime              time.Duration
-	// StaleAgainst is set when the peer holds a higher term, and Owner who
-	// has it: this site must give the group up.
-	StaleAgainst uint64
-	Owner        string
 }
 
 // Volume is what a Server serves. Its methods may be called concurrently.

@@ -695,16 +695,13 @@ func (x *Store) GetCapacityBytes() int64 {
 }
 
 type Replication struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Peer       string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
-	Connected  bool                   `protobuf:"varint,2,opt,name=connected,proto3" json:"connected,omitempty"`
-	Error      string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
-	LagRecords uint64                 `protobuf:"varint,4,opt,name=lag_records,json=lagRecords,proto3" json:"lag_records,omitempty"`
-	LagBytes   uint64                 `protobuf:"varint,5,opt,name=lag_bytes,json=lagBytes,proto3" json:"lag_bytes,omitempty"`
-	LagTime    *durationpb.Duration   `protobuf:"bytes,6,opt,name=lag_time,json=lagTime,proto3" json:"lag_time,omitempty"`
-	// Set when the peer holds a higher term: this site must give the group up.
-	StaleAgainst  uint64 `protobuf:"varint,7,opt,name=stale_against,json=staleAgainst,proto3" json:"stale_against,omitempty"`
-	Owner         string `protobuf:"bytes,8,opt,name=owner,proto3" json:"owner,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	Connected     bool                   `protobuf:"varint,2,opt,name=connected,proto3" json:"connected,omitempty"`
+	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	LagRecords    uint64                 `protobuf:"varint,4,opt,name=lag_records,json=lagRecords,proto3" json:"lag_records,omitempty"`
+	LagBytes      uint64                 `protobuf:"varint,5,opt,name=lag_bytes,json=lagBytes,proto3" json:"lag_bytes,omitempty"`
+	LagTime       *durationpb.Duration   `protobuf:"bytes,6,opt,name=lag_time,json=lagTime,proto3" json:"lag_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -779,20 +776,6 @@ func (x *Replication) GetLagTime() *durationpb.Duration {
 		return x.LagTime
 	}
 	return nil
-}
-
-func (x *Replication) GetStaleAgainst() uint64 {
-	if x != nil {
-		return x.StaleAgainst
-	}
-	return 0
-}
-
-func (x *Replication) GetOwner() string {
-	if x != nil {
-		return x.Owner
-	}
-	return ""
 }
 
 type Settings struct {
@@ -2536,7 +2519,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x0ecapacity_bytes\x18\x0e \x01(\x03R\rcapacityBytes\x1aU\n" +
 	"\tPinsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
-	"\x05value\x18\x02 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x05value:\x028\x01\"\x84\x02\n" +
+	"\x05value\x18\x02 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x05value:\x028\x01\"\xc9\x01\n" +
 	"\vReplication\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x14\n" +
@@ -2544,9 +2527,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\vlag_records\x18\x04 \x01(\x04R\n" +
 	"lagRecords\x12\x1b\n" +
 	"\tlag_bytes\x18\x05 \x01(\x04R\blagBytes\x124\n" +
-	"\blag_time\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\alagTime\x12#\n" +
-	"\rstale_against\x18\a \x01(\x04R\fstaleAgainst\x12\x14\n" +
-	"\x05owner\x18\b \x01(\tR\x05owner\"b\n" +
+	"\blag_time\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\alagTime\"b\n" +
 	"\bSettings\x121\n" +
 	"\x06window\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12#\n" +
 	"\rjournal_bytes\x18\x02 \x01(\x03R\fjournalBytes\"\xb7\x03\n" +

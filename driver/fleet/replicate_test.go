@@ -1,0 +1,206 @@
+package fleet_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+	"github.com/lockstep-csi/lockstep/replication/gateway"
+)
+
+// entrance is a site's gateway and the announcement service of its controller.
+type entrance struct {
+	c       *cluster
+	l       *bufconn.Listener
+	control *bufconn.Listener
+
+	mu    sync.Mutex
+	fleet *fleet.Fleet
+	cut   bool
+}
+
+// Resolve implements gateway.Engines.
+func (e *entrance) Resolve(_ context.Context, id journal.VolumeID) (string, error) {
+	if e.c.node(id) == "" {
+		return "", gateway.ErrNoEngine
+	}
+	return id.String(), nil
+}
+
+// newEntrance opens the door of a site for another one.
+func newEntrance(t *testing.T, c *cluster, f *fleet.Fleet, peer string) *entrance {
+	t.Helper()
+	e := &entrance{c: c, l: bufconn.Listen(1 << 20), control: bufconn.Listen(1 << 20), fleet: f}
+	announcements, err := replication.NewAnnounceServer(replication.AnnounceServerConfig{Site: c.site, Groups: f.Groups().Standings(), Peer: toldPeer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.SetHolder(announcements)
+	controller := grpc.NewServer()
+	announcements.Register(controller)
+	toController := dialListener(t, func() *bufconn.Listener { return e.control })
+	gw, err := gateway.New(gateway.Config{Site: c.site, Engines: e, DialEngine: c.dial, Controller: toController,
+		Peer: func(context.Context) (string, error) { return peer, nil }, Clock: clock.Wall{}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	door := grpc.NewServer(append(gateway.ServerOptions(nil), grpc.Creds(insecure.NewCredentials()))...)
+	gw.Register(door)
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = controller.Serve(e.control) })
+	serving.Go(func() { _ = door.Serve(e.l) })
+	t.Cleanup(func() {
+		door.Stop()
+		gw.Close()
+		controller.Stop()
+		serving.Wait()
+	})
+	return e
+}
+
+func dialListener(t *testing.T, to func() *bufconn.Listener) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:site", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			l := to()
+			if l == nil {
+				return nil, errors.New("the link is cut")
+			}
+			return l.DialContext(ctx)
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return conn
+}
+
+// doors leads from each site's name to its entrance.
+type doors struct {
+	mu   sync.Mutex
+	open map[string]*entrance
+}
+
+func (d *doors) listener(site string) *bufconn.Listener {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e := d.open[site]; e != nil {
+		return e.l
+	}
+	return nil
+}
+
+// newPair makes two sites that can reach each other.
+func newPair(t *testing.T) (a, b *cluster, fa, fb *fleet.Fleet) {
+	t.Helper()
+	d := &doors{open: map[string]*entrance{}}
+	a, b = newCluster(t), newCluster(t)
+	b.site = "b"
+	for _, c := range []*cluster{a, b} {
+		other := map[string]string{"a": "b", "b": "a"}[c.site]
+		c.peers[other] = fleet.Peer{Address: other, Conn: dialListener(t, func() *bufconn.Listener { return d.listener(other) })}
+		c.dialPeer = func(site, _ string) (*grpc.ClientConn, error) {
+			return grpc.NewClient("passthrough:"+site, grpc.WithTransportCredentials(insecure.NewCredentials()),
+				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+					l := d.listener(site)
+					if l == nil {
+						return nil, errors.New("the link is cut")
+					}
+					return l.DialContext(ctx)
+				}))
+		}
+	}
+	fa, fb = a.open(), b.open()
+	t.Cleanup(func() { closeFleet(t, fb) })
+	ea, eb := newEntrance(t, a, fa, "b"), newEntrance(t, b, fb, "a")
+	d.mu.Lock()
+	d.open["a"], d.open["b"] = ea, eb
+	d.mu.Unlock()
+	return a, b, fa, fb
+}
+
+func TestAGroupIsReplicatedFailedOverAndFailedBack(t *testing.T) {
+	a, b, fa, fb := newPair(t)
+	for n := range byte(2) {
+		v := newVolume(n+1, "shop")
+		v.Settings.ReplicateTo = "b"
+		v.Attributes = map[string]string{"claim": "prod/data"}
+		mustCreate(t, fa, v)
+		mustAttach(t, fa, n+1, "node1")
+		write(t, a.device(id(n+1)), 1)
+	}
+	p := takePoint(t, fa, "shop")
+	holds := func(f *fleet.Fleet, number journal.CheckpointNumber) func() bool {
+		return func() bool {
+			points, err := f.Groups().Points(bounded(t), "shop")
+			return err == nil && len(points) > 0 && points[len(points)-1].Checkpoint >= number
+		}
+	}
+	until(t, "the replica to hold the point", holds(fb, p.Checkpoint))
+	if v, err := fb.Volume(id(1)); err != nil || v.Attributes["claim"] != "prod/data" {
+		t.Errorf("replica %+v, %v: the attributes did not come along", v, err)
+	}
+	if _, err := fb.Attach(bounded(t), id(1), "node9", plain); !errors.Is(err, group.ErrRole) {
+		t.Errorf("attach a replica: %v, want ErrRole", err)
+	}
+	// A failover to a point that does not exist leaves replication as it was.
+	if _, err := fb.Groups().Failover(bounded(t), "shop", "999999", false); !errors.Is(err, group.ErrNoPoint) {
+		t.Fatalf("failover to no point: %v", err)
+	}
+	write(t, a.device(id(1)), 2)
+	p = takePoint(t, fa, "shop")
+	until(t, "replication to go on", holds(fb, p.Checkpoint))
+
+	// Site a is lost as far as b knows: nothing of it is asked.
+	out, err := fb.Groups().Failover(bounded(t), "shop", "latest", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.Term != 2 || out.Point.Checkpoint < p.Checkpoint {
+		t.Errorf("failover %+v, want term 2 and point %d at least", out, p.Checkpoint)
+	}
+	mustAttach(t, fb, 1, "node9")
+	expect(t, b.device(id(1)), 2)
+	write(t, b.device(id(1)), 3)
+	// a learns of it, and gives up.
+	until(t, "site a to be a replica", func() bool {
+		st, err := fa.Groups().State("shop")
+		return err == nil && st.Role == group.RoleReplica && st.Term == 2
+	})
+	if err := a.device(id(1)).WriteAt(ctx, make([]byte, 512), 0, false); err == nil {
+		t.Error("the old primary takes writes")
+	}
+	for n := range byte(2) {
+		mustDetach(t, fa, n+1)
+	}
+	var back group.Point
+	until(t, "the new primary to take a point", func() bool {
+		var err error
+		back, _, err = fb.Groups().TakePoint(bounded(t), "shop", "")
+		return err == nil
+	})
+	until(t, "site a to hold it", holds(fa, back.Checkpoint))
+	mustDetach(t, fb, 1)
+	if _, err := fa.Groups().Failover(bounded(t), "shop", "latest", false); err != nil {
+		t.Fatal(err)
+	}
+	mustAttach(t, fa, 1, "node1")
+	expect(t, a.device(id(1)), 3)
+	closeFleet(t, fa)
+}
