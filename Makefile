@@ -69,8 +69,11 @@ fmt: ## Format the Go code
 	gofmt -l -w $$(git ls-files -co --exclude-standard '*.go')
 
 .PHONY: generate
-generate: ## Write the custom resources' code and CRDs from api/v1alpha1
+generate: ## Write the code and definitions of api/v1alpha1, and deploy/manifests from the chart
 	@tools/generate.sh
+
+.PHONY: manifests
+manifests: generate ## The same as generate
 
 .PHONY: proto
 proto: ## Generate Go code from api/*/v1/*.proto (needs protoc)

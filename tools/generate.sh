@@ -5,7 +5,7 @@
 #
 #     api/v1alpha1/zz_generated.deepcopy.go     from api/v1alpha1
 #     deploy/charts/lockstep/files/crds/*.yaml  from api/v1alpha1
-#     deploy/manifests/*.yaml                   from deploy/charts/lockstep
+#     deploy/manifests/{crds,lockstep}.yaml     from deploy/charts/lockstep
 #
 # With --check it changes nothing, and fails when a file is not what would be
 # written. Code from .proto files is `make proto`'s, which needs protoc.
@@ -24,7 +24,6 @@ case ${1:-} in
 esac
 
 crds=deploy/charts/lockstep/files/crds
-manifests=deploy/manifests
 new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT
 
@@ -49,8 +48,24 @@ put() {
 	cp -r "$1" "$2"
 	echo "generate: wrote $2"
 }
+# chart ARGUMENTS... prints the chart with its default values.
+helm=$(tools/tool.sh helm "$HELM_VERSION" helm.sh/helm/v4/cmd/helm)
+export HELM_CACHE_HOME=$new/helm HELM_CONFIG_HOME=$new/helm HELM_DATA_HOME=$new/helm
+chart() {
+	cat <<-END
+		# Generated from deploy/charts/lockstep by tools/generate.sh, with the chart's default values.
+		# Apply namespace.yaml, crds.yaml and lockstep.yaml in this order.
+	END
+	"$helm" template lockstep deploy/charts/lockstep --namespace lockstep "$@"
+}
+
 put "$new/api/zz_generated.deepcopy.go" api/v1alpha1/zz_generated.deepcopy.go
 put "$new/crds" "$crds"
+# After the definitions, which the chart has in it.
+chart --show-only templates/crds.yaml >"$new/manifests/crds.yaml"
+chart --set crds.install=false >"$new/manifests/lockstep.yaml"
+put "$new/manifests/crds.yaml" deploy/manifests/crds.yaml
+put "$new/manifests/lockstep.yaml" deploy/manifests/lockstep.yaml
 
 if [ "$stale" -ne 0 ]; then
 	echo "generate: files differ from what is generated, see above: run \`make generate\`" >&2
