@@ -11,7 +11,6 @@
 # written. Code from .proto files is `make proto`'s, which needs protoc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. tools/versions.env
 
 check=
 case ${1:-} in
@@ -27,7 +26,7 @@ crds=deploy/charts/lockstep/files/crds
 new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT
 
-controller_gen=$(tools/tool.sh controller-gen "$CONTROLLER_TOOLS_VERSION" sigs.k8s.io/controller-tools/cmd/controller-gen)
+controller_gen=$(tools/tool.sh controller-gen)
 mkdir -p "$new/api" "$new/crds" "$new/manifests"
 "$controller_gen" object paths=./api/v1alpha1 output:object:dir="$new/api"
 "$controller_gen" crd paths=./api/v1alpha1 output:crd:dir="$new/crds"
@@ -49,7 +48,7 @@ put() {
 	echo "generate: wrote $2"
 }
 # chart ARGUMENTS... prints the chart with its default values.
-helm=$(tools/tool.sh helm "$HELM_VERSION" helm.sh/helm/v4/cmd/helm)
+helm=$(tools/tool.sh helm)
 export HELM_CACHE_HOME=$new/helm HELM_CONFIG_HOME=$new/helm HELM_DATA_HOME=$new/helm
 chart() {
 	cat <<-END

@@ -68,16 +68,21 @@ func Start(t testing.TB) *Server {
 }
 
 // hyper is the kit's binary, at the place where `cluster build` puts it.
-func hyper() string {
-	home := os.Getenv("CLUSTER_HOME")
-	if home == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			cache = "/nonexistent"
-		}
-		home = filepath.Join(cache, "lockstep-cluster")
+func hyper() string { return filepath.Join(kitHome(), "libexec", "hyper") }
+
+// SnapshotCRDs is the folder with the definitions of snapshots and group
+// snapshots, which `cluster build` puts there.
+func SnapshotCRDs() string { return filepath.Join(kitHome(), "crds") }
+
+func kitHome() string {
+	if home := os.Getenv("CLUSTER_HOME"); home != "" {
+		return home
 	}
-	return filepath.Join(home, "libexec", "hyper")
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = "/nonexistent"
+	}
+	return filepath.Join(cache, "lockstep-cluster")
 }
 
 func run() (*Server, error) {
@@ -143,7 +148,7 @@ func (s *Server) runAPIServer(etcd string) error {
 		"--service-cluster-ip-range=10.0.0.0/24", "--authorization-mode=RBAC", "--token-auth-file="+s.path("tokens.csv"),
 		"--disable-admission-plugins=ServiceAccount", "--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file="+s.path("accounts.key"), "--service-account-signing-key-file="+s.path("accounts.key"),
-		"--profiling=false", "--v=1")
+		"--allow-privileged=true", "--profiling=false", "--v=1")
 	if err != nil {
 		return err
 	}
