@@ -67,12 +67,14 @@ func Start(t testing.TB) *Server {
 	return shared.server
 }
 
-// hyper is the kit's binary, at the place where `cluster build` puts it.
-func hyper() string { return filepath.Join(kitHome(), "libexec", "hyper") }
+// hyper is the kit's binary.
+func hyper() string { return KitPath("libexec", "hyper") }
 
-// SnapshotCRDs is the folder with the definitions of snapshots and group
-// snapshots, which `cluster build` puts there.
-func SnapshotCRDs() string { return filepath.Join(kitHome(), "crds") }
+// KitPath is where `cluster build` puts something: "libexec" and a program's
+// name, or "crds" with the definitions of snapshots and group snapshots.
+func KitPath(elem ...string) string {
+	return filepath.Join(append([]string{kitHome()}, elem...)...)
+}
 
 func kitHome() string {
 	if home := os.Getenv("CLUSTER_HOME"); home != "" {

@@ -37,7 +37,7 @@ func startCluster(t *testing.T) *cluster {
 	if c.client, err = dynamic.NewForConfig(c.Config()); err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{filepath.Join(chartDir, "files/crds"), apitest.SnapshotCRDs()} {
+	for _, dir := range []string{filepath.Join(chartDir, "files/crds"), apitest.KitPath("crds")} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("no definitions in %s: %v", dir, err)
