@@ -1,7 +1,6 @@
 package chart
 
 import (
-	"bufio"
 	"strings"
 	"testing"
 
@@ -9,8 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
-
-func newBufferedReader(text string) *bufio.Reader { return bufio.NewReader(strings.NewReader(text)) }
 
 // pod is a pod of one role, as the chart would have it run.
 type pod struct {

@@ -1,6 +1,7 @@
 package chart
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -126,7 +127,7 @@ func mustRender(t testing.TB, values ...string) []*unstructured.Unstructured {
 func parse(t testing.TB, text string) []*unstructured.Unstructured {
 	t.Helper()
 	var objects []*unstructured.Unstructured
-	reader := utilyaml.NewYAMLReader(newBufferedReader(text))
+	reader := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text)))
 	for {
 		document, err := reader.Read()
 		if errors.Is(err, io.EOF) {
