@@ -1,7 +1,8 @@
-# A static binary on a small Debian that has the tools which the node service
-# calls: mkfs, fsck, growing and mounting of ext4 and xfs. Loop devices and FUSE
-# are the host's: run with --privileged and with /dev and the kubelet's or the
-# user's mount points shared.
+# The image of all roles, for deploy/charts/lockstep: a static binary on a small
+# Debian that has the tools which the node service calls: mkfs, fsck, growing and
+# mounting of ext4 and xfs. Loop devices and FUSE are the host's: node and
+# standalone run privileged, with /dev and the kubelet's or the user's mount
+# points shared. The other roles need no user, no tool and no writable file.
 FROM golang:1.26-trixie AS build
 WORKDIR /src
 COPY go.mod go.sum ./

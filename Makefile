@@ -40,8 +40,9 @@ race: setup ## Run the tests of the packages that share state under the race det
 	@TEST_TIMEOUT=30m tools/test.sh -race $(RACE_PACKAGES)
 
 .PHONY: lint
-lint: ## Check formatting, vet, errors, import direction; see .golangci.yml
+lint: ## Check formatting, vet, errors, import direction (.golangci.yml), and generated files
 	@tools/lint.sh ./...
+	@tools/generate.sh --check
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (10s)
@@ -66,6 +67,13 @@ check-clean: ## Fail if a process, mount or loop device of ours is left on this 
 .PHONY: fmt
 fmt: ## Format the Go code
 	gofmt -l -w $$(git ls-files -co --exclude-standard '*.go')
+
+.PHONY: generate
+generate: ## Write the code and definitions of api/v1alpha1, and deploy/manifests from the chart
+	@tools/generate.sh
+
+.PHONY: manifests
+manifests: generate ## The same as generate
 
 .PHONY: proto
 proto: ## Generate Go code from api/*/v1/*.proto (needs protoc)
