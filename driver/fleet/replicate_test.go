@@ -26,9 +26,7 @@ type entrance struct {
 	l       *bufconn.Listener
 	control *bufconn.Listener
 
-	mu    sync.Mutex
 	fleet *fleet.Fleet
-	cut   bool
 }
 
 // Resolve implements gateway.Engines.
