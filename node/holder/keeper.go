@@ -55,13 +55,25 @@ func Keep(ctx context.Context, config KeeperConfig) (*Keeper, error) {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
 	k := &Keeper{config: config, lost: make(chan struct{}), news: make(chan struct{})}
+	client, err := k.attach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	k.client = client
+	keeping, stop := context.WithCancel(context.Background())
+	k.stop = stop
+	k.joined.Go(func() { k.keep(keeping, client) })
+	return k, nil
+}
+
+// attach waits for a holder and leases the volume from it.
+func (k *Keeper) attach(ctx context.Context) (*Client, error) {
 	for pause := redialMin; ; pause = min(2*pause, redialMax) {
-		client, err := Dial(ctx, config.Socket)
+		client, err := Dial(ctx, k.config.Socket)
 		if err == nil {
-			k.session, k.lease, err = client.attach(ctx, config.AttachConfig)
+			k.session, k.lease, err = client.attach(ctx, k.config.AttachConfig)
 			if err == nil {
-				k.client = client
-				break
+				return client, nil
 			}
 			_ = client.Close() // of no interest next to err
 			if !errors.Is(err, ErrClosed) {
@@ -71,13 +83,9 @@ func Keep(ctx context.Context, config KeeperConfig) (*Keeper, error) {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return nil, fmt.Errorf("attach volume %s: %w (last error: %w)", config.Volume, ctx.Err(), err)
+			return nil, fmt.Errorf("attach volume %s: %w (last error: %w)", k.config.Volume, ctx.Err(), err)
 		}
 	}
-	keeping, stop := context.WithCancel(context.Background())
-	k.stop = stop
-	k.joined.Go(func() { k.keep(keeping) })
-	return k, nil
 }
 
 // Session is what the engine serves. Its Conn belongs to the Keeper, which closes
@@ -195,12 +203,9 @@ func (k *Keeper) drop(broken *Client) {
 	}
 }
 
-// keep gives the descriptor to each next holder until ctx ends or the lease is
-// lost.
-func (k *Keeper) keep(ctx context.Context) {
-	k.mu.Lock()
-	client := k.client
-	k.mu.Unlock()
+// keep gives the descriptor to each holder after that of client, until ctx ends
+// or the lease is lost.
+func (k *Keeper) keep(ctx context.Context, client *Client) {
 	for {
 		select {
 		case <-client.Done():
