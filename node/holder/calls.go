@@ -4,55 +4,84 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sort"
 )
 
-// call performs one request. With a reply to Attach it also returns the
-// descriptor to send along.
-func (s *server) call(ctx context.Context, c *connection, req request) (reply, *os.File, error) {
+// call performs one request, with the descriptor that came with it, which it
+// owns. With a reply to Attach it also returns the descriptor to send along.
+func (h *Holder) call(ctx context.Context, c *connection, req request, given descriptor) (reply, descriptor, error) {
 	var rep reply
 	var err error
+	if req.Op == opRestore {
+		rep, err = h.restore(ctx, c, req, given)
+		return rep, noDescriptor, err
+	}
+	given.close() // nothing else has use for one
 	switch req.Op {
 	case opAttach:
-		return s.attach(ctx, c, req)
+		return h.attach(ctx, c, req)
 	case opAttachLoop:
-		rep.Device, err = s.attachLoop(ctx, c, req.Volume)
+		rep.Device, err = h.attachLoop(ctx, c, req.Volume)
 	case opResize:
-		rep.SizeBytes, err = s.resize(ctx, c, req.Volume)
+		rep.SizeBytes, err = h.resize(ctx, c, req.Volume)
 	case opRelease:
-		s.endLease(c, req.Volume)
+		h.endLease(c, req.Volume)
 	case opDetach:
-		err = s.detach(ctx, req.Volume, req.Force)
+		err = h.detachFor(ctx, c, req.Volume, req.Force)
 	case opList:
-		rep.Volumes = s.list()
+		rep.Volumes = h.list()
 	case opShutdown:
-		s.shutdownOnce.Do(func() { close(s.shutdown) })
+		if h.config.Keep {
+			return rep, noDescriptor, fmt.Errorf("%w: this holder keeps its volumes for as long as its node runs", ErrInvalid)
+		}
+		h.shutdownOnce.Do(func() { close(h.shutdown) })
 	}
-	return rep, nil, err
+	return rep, noDescriptor, err
 }
 
 // attach mounts the volume if need be and leases its descriptor to c.
-func (s *server) attach(ctx context.Context, c *connection, req request) (reply, *os.File, error) {
-	v, err := s.lease(ctx, c, req)
-	if err != nil {
-		return reply{}, nil, err
+func (h *Holder) attach(ctx context.Context, c *connection, req request) (reply, descriptor, error) {
+	if err := h.refuseAway(ctx, req.Volume); err != nil {
+		return reply{}, noDescriptor, err
 	}
-	rep, conn, err := s.handOut(ctx, v)
+	v, err := h.lease(ctx, c, func() (*volume, *connection, error) { return h.tryLease(c, req) })
 	if err != nil {
-		s.endLease(c, req.Volume)
-		return reply{}, nil, err
+		return reply{}, noDescriptor, err
+	}
+	rep, conn, err := h.handOut(ctx, v)
+	if err != nil {
+		h.endLease(c, req.Volume)
+		return reply{}, noDescriptor, err
 	}
 	return rep, conn, nil
 }
 
-// lease makes c the lessee of the volume of req. A lessee whose process has
-// just ended is waited for: its socket is closed, and only the goroutine that
-// ends its leases has yet to notice.
-func (s *server) lease(ctx context.Context, c *connection, req request) (*volume, error) {
+// refuseAway reports ErrLeased for a volume whose engine lives and has not come
+// back to this holder. It comes before the lease, which that engine must find
+// free. An engine that is dead at this moment cannot come back later.
+func (h *Holder) refuseAway(ctx context.Context, id string) error {
+	h.mu.Lock()
+	v := h.volumes[id]
+	unknown := v != nil && v.lessee == nil
+	h.mu.Unlock()
+	if !unknown || v.mounted() {
+		return nil
+	}
+	if _, present, err := connectionAt(v.dir); err != nil || !present {
+		return err
+	}
+	if v.alive(ctx) {
+		return fmt.Errorf("%w: volume %s was attached before this holder started, and its engine has not come back", ErrLeased, id)
+	}
+	return nil
+}
+
+// lease does what needs a volume without another lessee than c by try, which
+// returns the one that is in the way. A lessee whose process has just ended is waited for: its socket
+// is closed, and only the goroutine that ends its leases has yet to notice.
+func (h *Holder) lease(ctx context.Context, c *connection, try func() (*volume, *connection, error)) (*volume, error) {
 	for {
-		v, lessee, err := s.tryLease(c, req)
+		v, lessee, err := try()
 		if lessee == nil || lessee == c || !lessee.hungUp() {
 			return v, err
 		}
@@ -66,16 +95,18 @@ func (s *server) lease(ctx context.Context, c *connection, req request) (*volume
 
 // tryLease finds or adds the volume of req and makes c its lessee, unless there
 // is one.
-func (s *server) tryLease(c *connection, req request) (v *volume, lessee *connection, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v = s.volumes[req.Volume]
+func (h *Holder) tryLease(c *connection, req request) (v *volume, lessee *connection, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v = h.volumes[req.Volume]
 	switch {
-	case v == nil && len(s.volumes) >= MaxVolumes:
+	case h.ending:
+		return nil, nil, errEnding
+	case v == nil && len(h.volumes) >= MaxVolumes:
 		return nil, nil, ErrFull
 	case v == nil:
-		v = newVolume(req.Volume, filepath.Join(s.config.Dir, req.Volume), req.BlockBytes, req.ReadOnly)
-		s.volumes[req.Volume] = v
+		v = h.newVolume(req.Volume, req.BlockBytes, req.ReadOnly)
+		h.volumes[req.Volume] = v
 	case v.lessee != nil:
 		return nil, v.lessee, fmt.Errorf("%w: volume %s", ErrLeased, req.Volume)
 	case v.blockBytes != req.BlockBytes || v.readOnly != req.ReadOnly:
@@ -83,63 +114,68 @@ func (s *server) tryLease(c *connection, req request) (v *volume, lessee *connec
 			ErrInvalid, v.id, v.blockBytes, v.readOnly)
 	}
 	v.lessee = c
+	h.announce()
 	return v, nil, nil
 }
 
 // handOut prepares the descriptor of a leased volume for its lessee.
-func (s *server) handOut(ctx context.Context, v *volume) (reply, *os.File, error) {
+func (h *Holder) handOut(ctx context.Context, v *volume) (reply, descriptor, error) {
 	rep, conn, err := v.handOut()
-	if conn != nil || err != nil {
+	if conn != noDescriptor || err != nil {
 		return rep, conn, err
 	}
 	if err := v.acquire(ctx); err != nil {
-		return reply{}, nil, err
+		return reply{}, noDescriptor, err
 	}
 	defer v.unlock()
 	if v.removed {
-		return reply{}, nil, fmt.Errorf("%w: volume %s was detached meanwhile", ErrNotAttached, v.id)
+		return reply{}, noDescriptor, fmt.Errorf("%w: volume %s was detached meanwhile", ErrNotAttached, v.id)
 	}
 	rep, conn, err = v.handOut() // someone else may have mounted it meanwhile
-	if conn != nil || err != nil {
+	if conn != noDescriptor || err != nil {
 		return rep, conn, err
 	}
 	if err := v.remount(ctx); err != nil {
 		if !v.mounted() {
-			s.forget(v)
+			h.forget(v)
 		}
-		return reply{}, nil, err
+		return reply{}, noDescriptor, err
 	}
 	rep, conn, err = v.handOut()
-	if conn == nil && err == nil {
+	if conn == noDescriptor && err == nil {
 		err = fmt.Errorf("mount volume %s: connection was aborted at once", v.id)
 	}
 	return rep, conn, err
 }
 
 // forget drops a volume that is not mounted. The caller has its token.
-func (s *server) forget(v *volume) {
+func (h *Holder) forget(v *volume) {
 	v.removed = true
-	s.mu.Lock()
+	h.mu.Lock()
 	v.lessee = nil
-	delete(s.volumes, v.id)
-	s.mu.Unlock()
-	s.touch()
+	if h.volumes[v.id] == v {
+		delete(h.volumes, v.id)
+	}
+	h.announce()
+	h.mu.Unlock()
+	h.touch()
 }
 
 // endLease takes the volume back from c. It is no error if c does not have it.
-func (s *server) endLease(c *connection, id string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if v := s.volumes[id]; v != nil && v.lessee == c {
+func (h *Holder) endLease(c *connection, id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if v := h.volumes[id]; v != nil && v.lessee == c {
 		v.lessee = nil
+		h.announce()
 	}
 }
 
 // served returns the volume if c holds its lease.
-func (s *server) served(c *connection, id string) (*volume, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v := s.volumes[id]
+func (h *Holder) served(c *connection, id string) (*volume, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := h.volumes[id]
 	if v == nil {
 		return nil, fmt.Errorf("%w: %s", ErrNotAttached, id)
 	}
@@ -149,8 +185,8 @@ func (s *server) served(c *connection, id string) (*volume, error) {
 	return v, nil
 }
 
-func (s *server) attachLoop(ctx context.Context, c *connection, id string) (path string, err error) {
-	v, err := s.served(c, id)
+func (h *Holder) attachLoop(ctx context.Context, c *connection, id string) (path string, err error) {
+	v, err := h.served(c, id)
 	if err != nil {
 		return "", err
 	}
@@ -161,6 +197,9 @@ func (s *server) attachLoop(ctx context.Context, c *connection, id string) (path
 	err = v.leaveBehind(ctx, func() error {
 		path, err := v.attachLoop(ctx)
 		found <- path
+		h.mu.Lock()
+		h.announce()
+		h.mu.Unlock()
 		return err
 	})
 	if err != nil {
@@ -169,8 +208,8 @@ func (s *server) attachLoop(ctx context.Context, c *connection, id string) (path
 	return <-found, nil
 }
 
-func (s *server) resize(ctx context.Context, c *connection, id string) (sizeBytes int64, err error) {
-	v, err := s.served(c, id)
+func (h *Holder) resize(ctx context.Context, c *connection, id string) (sizeBytes int64, err error) {
+	v, err := h.served(c, id)
 	if err != nil {
 		return 0, err
 	}
@@ -179,10 +218,7 @@ func (s *server) resize(ctx context.Context, c *connection, id string) (sizeByte
 	}
 	found := make(chan int64, 1)
 	err = v.leaveBehind(ctx, func() error {
-		if v.device == nil {
-			return fmt.Errorf("%w: %s has no block device", ErrNotAttached, id)
-		}
-		size, err := v.device.Resize()
+		size, err := v.resize()
 		found <- size
 		return err
 	})
@@ -192,25 +228,43 @@ func (s *server) resize(ctx context.Context, c *connection, id string) (sizeByte
 	return <-found, nil
 }
 
+// detachFor is detach for a client. Clients of a holder that keeps its volumes
+// are engines of different volumes, and none may take another's away.
+func (h *Holder) detachFor(ctx context.Context, c *connection, id string, force bool) error {
+	_, err := h.lease(ctx, c, func() (*volume, *connection, error) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		v := h.volumes[id]
+		if !h.config.Keep || v == nil || v.lessee == nil || v.lessee == c {
+			return nil, nil, nil
+		}
+		return nil, v.lessee, fmt.Errorf("%w: volume %s", ErrLeased, id)
+	})
+	if err != nil {
+		return err
+	}
+	return h.detach(ctx, id, force)
+}
+
 // detach takes the volume down: with the help of its engine if it is served,
 // and otherwise, or with force, by aborting its connection.
-func (s *server) detach(ctx context.Context, id string, force bool) error {
-	s.mu.Lock()
-	v := s.volumes[id]
+func (h *Holder) detach(ctx context.Context, id string, force bool) error {
+	h.mu.Lock()
+	v := h.volumes[id]
 	if v == nil {
 		// A volume of an earlier holder may have left a mount.
-		v = newVolume(id, filepath.Join(s.config.Dir, id), 0, false)
+		v = h.newVolume(id, 0, false)
 	}
 	served := v.lessee != nil
-	s.mu.Unlock()
+	h.mu.Unlock()
 	if served && !force {
-		return s.detachServed(ctx, v)
+		return h.detachServed(ctx, v)
 	}
-	return s.detachUnserved(ctx, v, force)
+	return h.detachUnserved(ctx, v, force)
 }
 
 // detachServed detaches while an engine answers.
-func (s *server) detachServed(ctx context.Context, v *volume) error {
+func (h *Holder) detachServed(ctx context.Context, v *volume) error {
 	if err := v.acquire(ctx); err != nil {
 		return err
 	}
@@ -221,17 +275,23 @@ func (s *server) detachServed(ctx context.Context, v *volume) error {
 		if err := v.release(ctx); err != nil {
 			return err
 		}
-		return s.drop(v)
+		return h.drop(v)
 	})
 }
 
 // detachUnserved detaches without an engine. Nothing here should wait for one;
 // what does all the same (the holder's own calls, left behind by a deadline, or
 // somebody's last close that writes back) is freed by aborting the connection.
-func (s *server) detachUnserved(ctx context.Context, v *volume, force bool) error {
+func (h *Holder) detachUnserved(ctx context.Context, v *volume, force bool) error {
 	clear := v.clear
 	if force {
-		clear = v.forceClear
+		clear = func(ctx context.Context) error {
+			number, _, err := connectionAt(v.dir)
+			if err != nil {
+				return err
+			}
+			return v.forceClear(ctx, number)
+		}
 	}
 	attempt := func(ctx context.Context) error {
 		if err := v.acquire(ctx); err != nil {
@@ -244,7 +304,7 @@ func (s *server) detachUnserved(ctx context.Context, v *volume, force bool) erro
 			if err := clear(ctx); err != nil {
 				return err
 			}
-			return s.drop(v)
+			return h.drop(v)
 		})
 	}
 	brief, cancel := context.WithTimeout(ctx, abortGrace)
@@ -253,7 +313,10 @@ func (s *server) detachUnserved(ctx context.Context, v *volume, force bool) erro
 	if brief.Err() == nil || !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 		return err
 	}
-	s.config.Log.Warn("detach waits for an engine, aborting", "volume", v.id)
+	if !force && !v.mounted() {
+		return err // of an engine that this holder does not know
+	}
+	h.config.Log.Warn("detach waits for an engine, aborting", "volume", v.id)
 	if err := abort(v.dir); err != nil {
 		return err
 	}
@@ -261,35 +324,36 @@ func (s *server) detachUnserved(ctx context.Context, v *volume, force bool) erro
 }
 
 // drop unmounts the volume and takes it off the list. The caller has its token.
-func (s *server) drop(v *volume) error {
+func (h *Holder) drop(v *volume) error {
 	if err := v.remove(); err != nil {
 		return err
 	}
-	s.forget(v)
+	h.forget(v)
 	return nil
 }
 
-func (s *server) list() []Volume {
-	s.mu.Lock()
+func (h *Holder) list() []Volume {
+	h.mu.Lock()
 	var all []*volume
-	for _, v := range s.volumes {
+	for _, v := range h.volumes {
 		all = append(all, v)
 	}
-	s.mu.Unlock()
+	h.mu.Unlock()
 	sort.Slice(all, func(i, j int) bool { return all[i].id < all[j].id })
 	described := make([]Volume, 0, len(all))
 	for _, v := range all {
-		described = append(described, s.describe(v))
+		described = append(described, h.describe(v))
 	}
 	return described
 }
 
-// describe asks sysfs for the device: the volume's own field may be locked by
-// a call that waits for an engine.
-func (s *server) describe(v *volume) Volume {
-	s.mu.Lock()
+// describe asks sysfs for the device: the volume may be locked by a call that
+// waits for an engine.
+func (h *Holder) describe(v *volume) Volume {
+	h.mu.Lock()
 	d := Volume{ID: v.id, BlockBytes: v.blockBytes, ReadOnly: v.readOnly, Leased: v.lessee != nil}
-	s.mu.Unlock()
+	h.mu.Unlock()
+	d.Away = !d.Leased && !v.mounted()
 	if device, err := v.find(); err == nil && device != nil {
 		d.Device = device.Path()
 	}

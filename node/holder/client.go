@@ -36,10 +36,10 @@ type pending struct {
 	arrived   chan answer // capacity 1
 }
 
-// answer is a reply with the descriptor that came with it, if any.
+// answer is a reply with the descriptor that came with it, or noDescriptor.
 type answer struct {
 	reply
-	conn *os.File
+	conn descriptor
 }
 
 // Dial connects to the holder that listens on socket.
@@ -60,7 +60,8 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 
 // Done is closed when the connection has ended, by Close or because the holder
 // is gone. Devices that are being served work on without their holder, but
-// nobody can take them over any more.
+// nobody can take them over any more until a Keeper has brought the descriptor
+// to the next one.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
 // Close ends the connection and every lease that it holds. Every Serve on a
@@ -89,23 +90,44 @@ type AttachConfig struct {
 // another configuration; ErrBusy: what an earlier holder left of the volume is
 // still in use; ErrFull.
 func (c *Client) Attach(ctx context.Context, config AttachConfig) (fuse.Session, error) {
+	session, _, err := c.attach(ctx, config)
+	return session, err
+}
+
+// attach also returns the number of the lease.
+func (c *Client) attach(ctx context.Context, config AttachConfig) (fuse.Session, uint64, error) {
 	a, err := c.call(ctx, request{
 		Op: opAttach, Volume: config.Volume, BlockBytes: config.BlockBytes, ReadOnly: config.ReadOnly,
-	})
+	}, nil)
 	if err != nil {
-		return fuse.Session{}, fmt.Errorf("attach volume %s: %w", config.Volume, err)
+		return fuse.Session{}, 0, fmt.Errorf("attach volume %s: %w", config.Volume, err)
 	}
-	if a.conn == nil || a.Init == nil {
-		return fuse.Session{}, fmt.Errorf("attach volume %s: %w: no descriptor in reply", config.Volume, ErrVersion)
+	if a.conn == noDescriptor || a.Init == nil {
+		a.conn.close()
+		return fuse.Session{}, 0, fmt.Errorf("attach volume %s: %w: no descriptor in reply", config.Volume, ErrVersion)
 	}
-	return fuse.Session{Conn: a.conn, Init: *a.Init, Takeover: a.Takeover}, nil
+	conn := os.NewFile(uintptr(a.conn), "/dev/fuse")
+	return fuse.Session{Conn: conn, Init: *a.Init, Takeover: a.Takeover}, a.Lease, nil
+}
+
+// restore gives the descriptor of a session back to a holder, which keeps a copy
+// of it, and leases it to this client again. The session may be served meanwhile.
+func (c *Client) restore(ctx context.Context, config AttachConfig, session fuse.Session, lease uint64) (device string, err error) {
+	a, err := c.call(ctx, request{
+		Op: opRestore, Volume: config.Volume, BlockBytes: config.BlockBytes, ReadOnly: config.ReadOnly,
+		Init: &session.Init, Lease: lease,
+	}, session.Conn)
+	if err != nil {
+		return "", fmt.Errorf("give volume %s back: %w", config.Volume, err)
+	}
+	return a.Device, nil
 }
 
 // AttachLoop returns the path of the volume's block device, and attaches it
 // first if need be. This client must be serving the volume: the kernel opens
 // the file. ErrNotServed, ErrNotAttached.
 func (c *Client) AttachLoop(ctx context.Context, volume string) (path string, err error) {
-	a, err := c.call(ctx, request{Op: opAttachLoop, Volume: volume})
+	a, err := c.call(ctx, request{Op: opAttachLoop, Volume: volume}, nil)
 	if err != nil {
 		return "", fmt.Errorf("attach loop device of volume %s: %w", volume, err)
 	}
@@ -116,7 +138,7 @@ func (c *Client) AttachLoop(ctx context.Context, volume string) (path string, er
 // returns its size in bytes. This client must be serving the volume.
 // ErrNotServed, ErrNotAttached.
 func (c *Client) Resize(ctx context.Context, volume string) (sizeBytes int64, err error) {
-	a, err := c.call(ctx, request{Op: opResize, Volume: volume})
+	a, err := c.call(ctx, request{Op: opResize, Volume: volume}, nil)
 	if err != nil {
 		return 0, fmt.Errorf("resize device of volume %s: %w", volume, err)
 	}
@@ -127,7 +149,7 @@ func (c *Client) Resize(ctx context.Context, volume string) (sizeBytes int64, er
 // it. I/O waits until one does. Serve must have returned. A volume that this
 // client has not leased is success.
 func (c *Client) Release(ctx context.Context, volume string) error {
-	if _, err := c.call(ctx, request{Op: opRelease, Volume: volume}); err != nil {
+	if _, err := c.call(ctx, request{Op: opRelease, Volume: volume}, nil); err != nil {
 		return fmt.Errorf("release volume %s: %w", volume, err)
 	}
 	return nil
@@ -141,7 +163,7 @@ func (c *Client) Release(ctx context.Context, volume string) error {
 // A device that is mounted or claimed is ErrBusy, and stays as it is. With
 // force it is taken away nevertheless: its users get I/O errors.
 func (c *Client) Detach(ctx context.Context, volume string, force bool) error {
-	if _, err := c.call(ctx, request{Op: opDetach, Volume: volume, Force: force}); err != nil {
+	if _, err := c.call(ctx, request{Op: opDetach, Volume: volume, Force: force}, nil); err != nil {
 		return fmt.Errorf("detach volume %s: %w", volume, err)
 	}
 	return nil
@@ -149,7 +171,7 @@ func (c *Client) Detach(ctx context.Context, volume string, force bool) error {
 
 // List describes the volumes that the holder keeps, by id.
 func (c *Client) List(ctx context.Context) ([]Volume, error) {
-	a, err := c.call(ctx, request{Op: opList})
+	a, err := c.call(ctx, request{Op: opList}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list volumes of holder: %w", err)
 	}
@@ -160,7 +182,7 @@ func (c *Client) List(ctx context.Context) ([]Volume, error) {
 // the holder has closed the connection, which it does before it detaches.
 func (c *Client) Shutdown(ctx context.Context) error {
 	// The connection may close before or after the reply: both are success.
-	if _, err := c.call(ctx, request{Op: opShutdown}); err != nil && !errors.Is(err, ErrClosed) {
+	if _, err := c.call(ctx, request{Op: opShutdown}, nil); err != nil && !errors.Is(err, ErrClosed) {
 		return fmt.Errorf("shut holder down: %w", err)
 	}
 	select {
@@ -171,8 +193,9 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 }
 
-// call sends one request and waits for its answer.
-func (c *Client) call(ctx context.Context, req request) (answer, error) {
+// call sends one request, with a copy of conn unless that is nil, and waits for
+// its answer.
+func (c *Client) call(ctx context.Context, req request, conn *os.File) (answer, error) {
 	req.Version = protocolVersion
 	if deadline, ok := ctx.Deadline(); ok {
 		req.TimeoutMillis = max(time.Until(deadline).Milliseconds(), 1)
@@ -188,7 +211,11 @@ func (c *Client) call(ctx context.Context, req request) (answer, error) {
 	if err != nil {
 		return answer{}, fmt.Errorf("encode request: %w", err)
 	}
-	if _, err := c.socket.Write(packet); err != nil {
+	var rights []byte
+	if conn != nil {
+		rights = unix.UnixRights(int(conn.Fd()))
+	}
+	if _, _, err := c.socket.WriteMsgUnix(packet, rights, nil); err != nil {
 		return answer{}, fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	select {
@@ -222,6 +249,7 @@ func (c *Client) receive() {
 		}
 		a := answer{conn: descriptorIn(rights[:rn])}
 		if err := json.Unmarshal(packet[:n], &a.reply); err != nil {
+			a.conn.close()
 			_ = c.socket.Close()
 			return
 		}
@@ -240,10 +268,10 @@ func (c *Client) deliver(a answer) {
 		p.arrived <- a
 	}
 	c.mu.Unlock()
-	if wanted || a.conn == nil {
+	if wanted || a.conn == noDescriptor {
 		return
 	}
-	_ = a.conn.Close()
+	a.conn.close()
 	if p == nil {
 		return // a reply to nothing: not a lease of ours
 	}
@@ -256,15 +284,16 @@ func (c *Client) deliver(a answer) {
 	}
 }
 
-// descriptorIn is the one descriptor of a control message, or nil.
-func descriptorIn(rights []byte) *os.File {
+// descriptorIn is the one descriptor of a control message, or noDescriptor. There
+// is room for one; the kernel closes what does not fit.
+func descriptorIn(rights []byte) descriptor {
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil || len(messages) != 1 {
-		return nil
+		return noDescriptor
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil || len(fds) != 1 {
-		return nil
+		return noDescriptor
 	}
-	return os.NewFile(uintptr(fds[0]), "/dev/fuse")
+	return descriptor(fds[0])
 }

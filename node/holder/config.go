@@ -23,6 +23,19 @@ type Config struct {
 	// CallTimeout is the longest that any request may take, whatever its
 	// client allows; default DefaultCallTimeout.
 	CallTimeout time.Duration
+	// Keep is for a holder that is part of a process which is replaced while
+	// devices are in use. At the end of Run volumes stay as they are: engines
+	// have the descriptors too and bring them to the next holder of Dir
+	// (see Keeper). Shutdown is refused, and nobody may detach what another
+	// client serves.
+	Keep bool
+	// EndGrace is how long a holder with Keep goes on after the end of its
+	// context for devices that are in use and have no engine at that moment;
+	// default DefaultEndGrace.
+	EndGrace time.Duration
+	// Group is the id of a group whose processes may connect, beside this user's;
+	// 0: none.
+	Group int
 	// Log is told what no caller learns; default: nobody.
 	Log *slog.Logger
 }
@@ -31,6 +44,7 @@ type Config struct {
 const (
 	DefaultIdleTimeout = time.Minute
 	DefaultCallTimeout = 30 * time.Second
+	DefaultEndGrace    = 20 * time.Second
 )
 
 // maxSocketPathBytes is what fits into sockaddr_un with its terminator.
@@ -42,6 +56,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.CallTimeout == 0 {
 		c.CallTimeout = DefaultCallTimeout
+	}
+	if c.EndGrace == 0 {
+		c.EndGrace = DefaultEndGrace
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -58,8 +75,10 @@ func (c Config) Validate() error {
 		return fmt.Errorf("check holder socket %q: longer than %d bytes", c.Socket, maxSocketPathBytes)
 	case !filepath.IsAbs(c.Dir) || filepath.Clean(c.Dir) == "/":
 		return fmt.Errorf("check holder directory %q: not an absolute path below /", c.Dir)
-	case c.CallTimeout < 0:
-		return errors.New("check holder call timeout: negative")
+	case c.CallTimeout < 0 || c.EndGrace < 0:
+		return errors.New("check holder timeouts: negative")
+	case c.Group < 0:
+		return fmt.Errorf("check holder socket group %d: negative", c.Group)
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -18,15 +17,15 @@ const maxCalls = 32
 
 // connection is one client. Leases belong to it.
 type connection struct {
-	server *server
+	holder *Holder
 	socket *net.UnixConn
 	calls  sync.WaitGroup
 	places chan struct{} // capacity maxCalls
 	ended  chan struct{} // closed when its leases have ended
 }
 
-func newConnection(s *server, socket *net.UnixConn) *connection {
-	return &connection{server: s, socket: socket, places: make(chan struct{}, maxCalls), ended: make(chan struct{})}
+func newConnection(h *Holder, socket *net.UnixConn) *connection {
+	return &connection{holder: h, socket: socket, places: make(chan struct{}, maxCalls), ended: make(chan struct{})}
 }
 
 // run serves requests until the client is gone. The leases end only after the
@@ -35,26 +34,29 @@ func (c *connection) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	packet := make([]byte, maxPacketBytes)
+	rights := make([]byte, unix.CmsgSpace(4))
 	for {
-		n, err := c.socket.Read(packet)
+		n, rn, _, _, err := c.socket.ReadMsgUnix(packet, rights)
 		if err != nil || n == 0 {
 			break // a broken or closed socket: for leases it is the same
 		}
+		given := descriptorIn(rights[:rn])
 		req, err := decodeRequest(packet[:n])
 		if err != nil {
-			c.send(reply{ID: req.ID, Error: encodeError(err)}, nil)
+			given.close()
+			c.send(reply{ID: req.ID, Error: encodeError(err)}, noDescriptor)
 			continue
 		}
 		c.places <- struct{}{}
 		c.calls.Go(func() {
 			defer func() { <-c.places }()
-			c.answer(ctx, req)
+			c.answer(ctx, req, given)
 		})
 	}
 	cancel() // or a call that waits for this client's engine would keep the lease
 	c.calls.Wait()
 	_ = c.socket.Close()
-	c.server.disconnected(c)
+	c.holder.disconnected(c)
 	close(c.ended)
 }
 
@@ -74,15 +76,16 @@ func (c *connection) hungUp() bool {
 	return err != nil || events&unix.POLLHUP != 0
 }
 
-// answer serves one request within its deadline.
-func (c *connection) answer(ctx context.Context, req request) {
-	limit := c.server.config.CallTimeout
+// answer serves one request within its deadline, with the descriptor that came
+// with it.
+func (c *connection) answer(ctx context.Context, req request, given descriptor) {
+	limit := c.holder.config.CallTimeout
 	if asked := time.Duration(req.TimeoutMillis) * time.Millisecond; asked > 0 {
 		limit = min(limit, asked)
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	rep, conn, err := c.server.call(ctx, c, req)
+	rep, conn, err := c.holder.call(ctx, c, req, given)
 	if err != nil {
 		rep = reply{Error: encodeError(err)}
 	}
@@ -90,25 +93,23 @@ func (c *connection) answer(ctx context.Context, req request) {
 	c.send(rep, conn)
 }
 
-// send writes one reply, with the descriptor of conn if there is one. If it
+// send writes one reply, with conn if that is a descriptor, and closes it. If it
 // cannot be sent the client is gone, which the reader will find out.
-func (c *connection) send(rep reply, conn *os.File) {
-	if conn != nil {
-		defer conn.Close()
-	}
+func (c *connection) send(rep reply, conn descriptor) {
+	defer conn.close()
 	rep.Version = protocolVersion
 	packet, err := json.Marshal(rep)
 	if err != nil || len(packet) > maxPacketBytes {
 		err = fmt.Errorf("encode reply of %d bytes: %w", len(packet), err)
-		c.server.config.Log.Error("cannot answer", "error", err)
+		c.holder.config.Log.Error("cannot answer", "error", err)
 		_ = c.socket.Close()
 		return
 	}
 	var rights []byte
-	if conn != nil {
-		rights = unix.UnixRights(int(conn.Fd()))
+	if conn != noDescriptor {
+		rights = unix.UnixRights(int(conn))
 	}
 	if _, _, err := c.socket.WriteMsgUnix(packet, rights, nil); err != nil {
-		c.server.config.Log.Info("client left before it was answered", "error", err)
+		c.holder.config.Log.Info("client left before it was answered", "error", err)
 	}
 }

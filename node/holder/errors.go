@@ -19,6 +19,11 @@ var (
 	// ErrInvalid: a volume id or configuration that cannot be, or that differs
 	// from how the volume is attached.
 	ErrInvalid = errors.New("invalid request")
+	// ErrSuperseded: the descriptor was handed to another engine after it was
+	// handed to the one that gives it back.
+	ErrSuperseded = errors.New("descriptor was handed to another engine since")
+	// ErrForeign: what was given back is no descriptor of the volume's mount.
+	ErrForeign = errors.New("descriptor is not of the volume's mount")
 	// ErrFull: the holder has MaxVolumes volumes already.
 	ErrFull = errors.New("holder has no room for another volume")
 	// ErrVersion: holder and client speak different protocol versions.
@@ -26,6 +31,9 @@ var (
 	// ErrClosed: the connection to the holder is gone.
 	ErrClosed = errors.New("connection to the holder is closed")
 )
+
+// errEnding is what a call gets that comes at the holder's end.
+var errEnding = errors.New("the holder is ending")
 
 // codes are the errors that keep their identity as they travel. An error without
 // a code arrives with its text alone; of several that match, the first counts.
@@ -38,6 +46,8 @@ var codes = []struct {
 	{"not-served", ErrNotServed},
 	{"busy", ErrBusy},
 	{"invalid", ErrInvalid},
+	{"superseded", ErrSuperseded},
+	{"foreign", ErrForeign},
 	{"full", ErrFull},
 	{"version", ErrVersion},
 	{"deadline", context.DeadlineExceeded}, // the holder and its client have the same one

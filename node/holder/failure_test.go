@@ -155,6 +155,11 @@ func TestHolderKilled(t *testing.T) {
 // killHolder ends the holder's process without any warning.
 func (n *node) killHolder() {
 	n.Helper()
+	n.signalHolder(syscall.SIGKILL)
+}
+
+func (n *node) signalHolder(signal os.Signal) {
+	n.Helper()
 	raw, err := os.ReadFile(filepath.Join(n.dir, "pid"))
 	if err != nil {
 		n.Fatal(err)
@@ -163,7 +168,7 @@ func (n *node) killHolder() {
 	if err != nil {
 		n.Fatal(err)
 	}
-	if err := process.Kill(); err != nil {
+	if err := process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		n.Fatal(err)
 	}
 }

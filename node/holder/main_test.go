@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -32,8 +34,10 @@ func TestMain(m *testing.M) {
 	switch role := os.Getenv(roleEnv); role {
 	case "":
 		os.Exit(m.Run())
-	case "holder":
-		err = playHolder(os.Args[1], os.Args[2], os.Args[3])
+	case "holder", "keeping-holder":
+		err = playHolder(os.Args[1], os.Args[2], os.Args[3], role == "keeping-holder")
+	case "keeping-engine":
+		err = playKeepingEngine(os.Args[1], os.Args[2], os.Args[3])
 	case "engine":
 		err = playEngine(os.Args[1], os.Args[2], os.Args[3])
 	default:
@@ -46,7 +50,7 @@ func TestMain(m *testing.M) {
 }
 
 // playHolder is the whole life of a holder process.
-func playHolder(socket, dir, idle string) error {
+func playHolder(socket, dir, idle string, keep bool) error {
 	timeout, err := time.ParseDuration(idle)
 	if err != nil {
 		return err
@@ -58,7 +62,12 @@ func playHolder(socket, dir, idle string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	return holder.Run(ctx, holder.Config{Socket: socket, Dir: dir, IdleTimeout: timeout})
+	config := holder.Config{Socket: socket, Dir: dir, IdleTimeout: timeout, Keep: keep}
+	if keep {
+		config.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+		config.Group = unprivilegedID
+	}
+	return holder.Run(ctx, config)
 }
 
 // playEngine serves the file at path as volume until it is killed, and prints
@@ -122,6 +131,10 @@ type node struct {
 	dir    string
 	socket string
 	client *holder.Client
+	// keep makes holders keep their volumes at their end, and unshare gives each
+	// a mount namespace of its own, with the named propagation.
+	keep    bool
+	unshare string
 }
 
 // testContext bounds every call of a test: a hang must fail it.
@@ -145,13 +158,24 @@ func (n *node) mounts() string { return filepath.Join(n.dir, "mounts") }
 
 func (n *node) startHolder(idle string) {
 	n.Helper()
-	client, err := holder.Start(testContext(n), holder.StartConfig{
+	config := holder.StartConfig{
 		Socket: n.socket,
 		Exe:    "/proc/self/exe",
 		Args:   []string{n.socket, n.mounts(), idle},
 		Env:    append(os.Environ(), roleEnv+"=holder"),
 		Log:    os.Stderr,
-	})
+	}
+	if n.keep {
+		config.Env = append(os.Environ(), roleEnv+"=keeping-holder")
+	}
+	if n.unshare != "" {
+		exe, err := os.Executable()
+		if err != nil {
+			n.Fatal(err)
+		}
+		config.Exe, config.Args = "unshare", append([]string{"--mount", "--propagation", n.unshare, exe}, config.Args...)
+	}
+	client, err := holder.Start(testContext(n), config)
 	if err != nil {
 		n.Fatal(err)
 	}
@@ -162,6 +186,10 @@ func (n *node) startHolder(idle string) {
 func (n *node) tearDown() {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
+	if n.keep {
+		n.killHolder() // nothing else ends one that keeps volumes without waiting
+		n.awaitHolderEnd(ctx)
+	}
 	client, err := holder.Dial(ctx, n.socket)
 	if err == nil {
 		if err := client.Shutdown(ctx); err != nil {
@@ -276,15 +304,33 @@ func (n *node) serve(volume string, dev engine.Device, blockBytes int) served {
 // engineProcess is an engine in a process of its own.
 type engineProcess struct {
 	cmd    *exec.Cmd
+	out    io.Reader
 	device string
 }
 
 // startEngine starts one and waits until it serves and has its block device.
 func (n *node) startEngine(volume, file string) *engineProcess {
 	n.Helper()
+	return n.startEngineAs("engine", volume, file, nil)
+}
+
+// startEngineAs is launchEngine and awaitDevice.
+func (n *node) startEngineAs(role, volume, file string, change func(*exec.Cmd)) *engineProcess {
+	n.Helper()
+	e := n.launchEngine(role, volume, file, change)
+	n.awaitDevice(e)
+	return e
+}
+
+// launchEngine starts the process of a role, changed by change.
+func (n *node) launchEngine(role, volume, file string, change func(*exec.Cmd)) *engineProcess {
+	n.Helper()
 	cmd := exec.Command("/proc/self/exe", n.socket, volume, file)
-	cmd.Env = append(os.Environ(), roleEnv+"=engine")
+	cmd.Env = append(os.Environ(), roleEnv+"="+role)
 	cmd.Stderr = os.Stderr
+	if change != nil {
+		change(cmd)
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		n.Fatal(err)
@@ -292,14 +338,28 @@ func (n *node) startEngine(volume, file string) *engineProcess {
 	if err := cmd.Start(); err != nil {
 		n.Fatal(err)
 	}
-	e := &engineProcess{cmd: cmd}
+	e := &engineProcess{cmd: cmd, out: out}
 	n.Cleanup(e.kill)
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		n.Fatalf("engine process ended before it served: %v", err)
-	}
-	e.device = strings.TrimSpace(line)
 	return e
+}
+
+// awaitDevice waits until an engine serves and has its block device.
+func (n *node) awaitDevice(e *engineProcess) {
+	n.Helper()
+	line := make(chan string, 1)
+	go func() {
+		text, _ := bufio.NewReader(e.out).ReadString('\n')
+		line <- text
+	}()
+	select {
+	case text := <-line:
+		if text == "" {
+			n.Fatal("engine process ended before it served")
+		}
+		e.device = strings.TrimSpace(text)
+	case <-testContext(n).Done():
+		n.Fatal("engine process does not serve")
+	}
 }
 
 // kill ends the process without any warning and collects it.

@@ -10,8 +10,9 @@ import (
 
 const (
 	// protocolVersion is in every packet. It changes with any change that an
-	// old client or holder would misunderstand.
-	protocolVersion = 1
+	// old client or holder would misunderstand. 2: restore, numbered leases, and
+	// loop devices over names of their own.
+	protocolVersion = 2
 	// maxPacketBytes bounds one packet; a List of MaxVolumes fits.
 	maxPacketBytes = 128 << 10
 	// MaxVolumes is how many volumes one holder keeps.
@@ -22,6 +23,7 @@ type operation string
 
 const (
 	opAttach     operation = "attach"
+	opRestore    operation = "restore"
 	opAttachLoop operation = "attach-loop"
 	opRelease    operation = "release"
 	opResize     operation = "resize"
@@ -40,6 +42,10 @@ type request struct {
 	BlockBytes    int       `json:"blockBytes,omitempty"`
 	ReadOnly      bool      `json:"readOnly,omitempty"`
 	Force         bool      `json:"force,omitempty"`
+	// Init and Lease are what the attach was answered, for restore. The
+	// descriptor comes with the packet.
+	Init  *fuse.InitState `json:"init,omitempty"`
+	Lease uint64          `json:"lease,omitempty"`
 }
 
 // reply is a packet from the holder.
@@ -49,6 +55,7 @@ type reply struct {
 	Error     *wireError      `json:"error,omitempty"`
 	Init      *fuse.InitState `json:"init,omitempty"`
 	Takeover  bool            `json:"takeover,omitempty"`
+	Lease     uint64          `json:"lease,omitempty"`
 	Device    string          `json:"device,omitempty"`
 	SizeBytes int64           `json:"sizeBytes,omitempty"`
 	Volumes   []Volume        `json:"volumes,omitempty"`
@@ -61,6 +68,10 @@ type Volume struct {
 	ReadOnly   bool   `json:"readOnly,omitempty"`
 	Leased     bool   `json:"leased,omitempty"` // an engine holds its descriptor now
 	Device     string `json:"device,omitempty"` // /dev/loopN once attached
+	// Away: an earlier holder attached it, and its engine has not brought the
+	// descriptor back. While that engine lives the device works; without it the
+	// device fails every request until the volume is attached again.
+	Away bool `json:"away,omitempty"`
 }
 
 // volumeID is what becomes a directory name: no separators, no dot in front.
@@ -82,9 +93,12 @@ func decodeRequest(packet []byte) (request, error) {
 	switch r.Op {
 	case opList, opShutdown:
 		return r, nil
-	case opAttach:
+	case opAttach, opRestore:
 		if b := r.BlockBytes; b < 512 || b > 4096 || b&(b-1) != 0 {
 			return r, fmt.Errorf("%w: block size %d", ErrInvalid, b)
+		}
+		if r.Op == opRestore && (r.Init == nil || r.Lease == 0) {
+			return r, fmt.Errorf("%w: restore without the answer to an attach", ErrInvalid)
 		}
 	case opAttachLoop, opRelease, opResize, opDetach:
 	default:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -17,19 +18,22 @@ func TestDecodeRequest(t *testing.T) {
 		packet string
 		want   error
 	}{
-		"attach":            {`{"v":1,"id":7,"op":"attach","volume":"v","blockBytes":512}`, nil},
-		"detach":            {`{"v":1,"id":7,"op":"detach","volume":"v","force":true}`, nil},
-		"list":              {`{"v":1,"id":7,"op":"list"}`, nil},
-		"another version":   {`{"v":2,"id":7,"op":"list"}`, ErrVersion},
+		"attach":            {`{"v":2,"id":7,"op":"attach","volume":"v","blockBytes":512}`, nil},
+		"detach":            {`{"v":2,"id":7,"op":"detach","volume":"v","force":true}`, nil},
+		"list":              {`{"v":2,"id":7,"op":"list"}`, nil},
+		"another version":   {`{"v":1,"id":7,"op":"list"}`, ErrVersion},
 		"no version":        {`{"id":7,"op":"list"}`, ErrVersion},
-		"unknown operation": {`{"v":1,"id":7,"op":"format","volume":"v"}`, ErrInvalid},
-		"no volume":         {`{"v":1,"id":7,"op":"detach"}`, ErrInvalid},
-		"path":              {`{"v":1,"id":7,"op":"detach","volume":"a/b"}`, ErrInvalid},
-		"parent":            {`{"v":1,"id":7,"op":"detach","volume":".."}`, ErrInvalid},
-		"option":            {`{"v":1,"id":7,"op":"detach","volume":"-f"}`, ErrInvalid},
-		"long":              {`{"v":1,"id":7,"op":"detach","volume":"` + strings.Repeat("x", 129) + `"}`, ErrInvalid},
-		"negative timeout":  {`{"v":1,"id":7,"op":"list","timeoutMillis":-1}`, ErrInvalid},
-		"block size":        {`{"v":1,"id":7,"op":"attach","volume":"v","blockBytes":513}`, ErrInvalid},
+		"unknown operation": {`{"v":2,"id":7,"op":"format","volume":"v"}`, ErrInvalid},
+		"no volume":         {`{"v":2,"id":7,"op":"detach"}`, ErrInvalid},
+		"path":              {`{"v":2,"id":7,"op":"detach","volume":"a/b"}`, ErrInvalid},
+		"parent":            {`{"v":2,"id":7,"op":"detach","volume":".."}`, ErrInvalid},
+		"option":            {`{"v":2,"id":7,"op":"detach","volume":"-f"}`, ErrInvalid},
+		"long":              {`{"v":2,"id":7,"op":"detach","volume":"` + strings.Repeat("x", 129) + `"}`, ErrInvalid},
+		"negative timeout":  {`{"v":2,"id":7,"op":"list","timeoutMillis":-1}`, ErrInvalid},
+		"restore":           {`{"v":2,"id":7,"op":"restore","volume":"v","blockBytes":512,"init":{"major":7},"lease":1}`, nil},
+		"restore, no lease": {`{"v":2,"id":7,"op":"restore","volume":"v","blockBytes":512,"init":{"major":7}}`, ErrInvalid},
+		"restore, no init":  {`{"v":2,"id":7,"op":"restore","volume":"v","blockBytes":512,"lease":1}`, ErrInvalid},
+		"block size":        {`{"v":2,"id":7,"op":"attach","volume":"v","blockBytes":513}`, ErrInvalid},
 	}
 	for name, c := range cases {
 		r, err := decodeRequest([]byte(c.packet))
@@ -46,8 +50,9 @@ func TestDecodeRequest(t *testing.T) {
 }
 
 func FuzzDecodeRequest(f *testing.F) {
-	f.Add([]byte(`{"v":1,"id":7,"op":"attach","volume":"v","blockBytes":512}`))
-	f.Add([]byte(`{"v":1,"op":"list"}`))
+	f.Add([]byte(`{"v":2,"id":7,"op":"attach","volume":"v","blockBytes":512}`))
+	f.Add([]byte(`{"v":2,"op":"list"}`))
+	f.Add([]byte(`{"v":2,"op":"restore","volume":"v","blockBytes":512,"init":{"major":7},"lease":1}`))
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		r, err := decodeRequest(packet)
 		if err != nil {
@@ -60,7 +65,7 @@ func FuzzDecodeRequest(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again, err := decodeRequest(encoded); err != nil || again != r {
+		if again, err := decodeRequest(encoded); err != nil || !reflect.DeepEqual(again, r) {
 			t.Fatalf("%+v came back as %+v, %v", r, again, err)
 		}
 	})
@@ -69,7 +74,7 @@ func FuzzDecodeRequest(f *testing.F) {
 // TestErrorsTravel: each sentinel is itself on the client's side, wrapped or
 // not, and no other.
 func TestErrorsTravel(t *testing.T) {
-	all := []error{ErrLeased, ErrNotAttached, ErrNotServed, ErrBusy, ErrInvalid, ErrFull, ErrVersion, context.DeadlineExceeded}
+	all := []error{ErrLeased, ErrNotAttached, ErrNotServed, ErrBusy, ErrInvalid, ErrFull, ErrVersion, ErrSuperseded, ErrForeign, context.DeadlineExceeded}
 	for _, sent := range all {
 		got := encodeError(fmt.Errorf("do something: %w", sent)).decode()
 		for _, other := range all {
@@ -129,6 +134,8 @@ func TestConfigValidate(t *testing.T) {
 		"relative dir":     func(c *Config) { c.Dir = "devices" },
 		"root":             func(c *Config) { c.Dir = "/" },
 		"negative timeout": func(c *Config) { c.CallTimeout = -time.Second },
+		"negative grace":   func(c *Config) { c.EndGrace = -time.Second },
+		"negative group":   func(c *Config) { c.Group = -1 },
 	} {
 		c := good
 		change(&c)

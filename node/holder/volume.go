@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/node/loop"
 )
 
@@ -20,6 +20,7 @@ const abortGrace = 2 * time.Second
 
 // volume is one mounted file system and the device over it.
 type volume struct {
+	holder     *Holder
 	id         string
 	dir        string // mount point
 	blockBytes int
@@ -30,21 +31,26 @@ type volume struct {
 	// token after its caller has given up, so handing the descriptor to the
 	// next engine must not need it.
 	lock    chan struct{}
-	device  *loop.Device
 	removed bool // no longer the holder's: look the id up again
 
-	mu        sync.Mutex // changes of what follows also need the token
-	conn      *os.File   // nil until mounted and after the detach
-	init      fuse.InitState
-	handedOut bool
+	mu   sync.Mutex // changes of what follows also need the token
+	conn descriptor // noDescriptor until mounted or restored, and after the detach
+	// rec describes the mount: its own, or what an earlier holder recorded.
+	rec record
+	// answer is that of the last question to the file system, for as long as it
+	// has not come; see alive.
+	answer <-chan error
 
 	// lessee is the connection that the descriptor is leased to, or nil.
-	// Guarded by server.mu.
+	// Guarded by Holder.mu.
 	lessee *connection
 }
 
-func newVolume(id, dir string, blockBytes int, readOnly bool) *volume {
-	v := &volume{id: id, dir: dir, blockBytes: blockBytes, readOnly: readOnly, lock: make(chan struct{}, 1)}
+func (h *Holder) newVolume(id string, blockBytes int, readOnly bool) *volume {
+	v := &volume{
+		holder: h, id: id, dir: filepath.Join(h.config.Dir, id), blockBytes: blockBytes, readOnly: readOnly,
+		lock: make(chan struct{}, 1), conn: noDescriptor,
+	}
 	v.unlock()
 	return v
 }
@@ -80,37 +86,57 @@ func (v *volume) leaveBehind(ctx context.Context, fn func() error) error {
 }
 
 // handOut returns a copy of the descriptor with the reply that goes with it, and
-// notes that it was handed out. The copy is nil if the volume is not mounted or
-// its connection was aborted.
-func (v *volume) handOut() (reply, *os.File, error) {
+// records that it was handed out. The copy is noDescriptor if the volume is not
+// mounted or its connection was aborted. The caller has leased the volume, so
+// that nobody reads from it.
+func (v *volume) handOut() (reply, descriptor, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.conn == nil || !connected(v.conn) {
-		return reply{}, nil, nil
+	if v.conn == noDescriptor || !v.conn.connected() {
+		return reply{}, noDescriptor, nil
 	}
 	// A copy of its own: a Detach may close the volume's while it is sent.
-	fd, err := unix.FcntlInt(v.conn.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	twin, err := v.conn.copy()
 	if err != nil {
-		return reply{}, nil, fmt.Errorf("copy descriptor: %w", os.NewSyscallError("fcntl", err))
+		return reply{}, noDescriptor, err
 	}
-	init := v.init
-	rep := reply{Init: &init, Takeover: v.handedOut}
-	v.handedOut = true
-	return rep, os.NewFile(uintptr(fd), "/dev/fuse"), nil
+	next := v.rec
+	next.Lease++
+	if err := next.save(v.holder.config.Dir); err != nil {
+		twin.close()
+		return reply{}, noDescriptor, err
+	}
+	rep := reply{Init: &next.Init, Takeover: v.rec.Lease > 0, Lease: next.Lease}
+	if rep.Takeover {
+		v.holder.counters.takeovers.Add(1)
+	}
+	v.rec = next
+	// As the first engine got it, not as the last one left it.
+	_ = unix.SetNonblock(int(twin), false) // cannot fail for an open descriptor
+	return rep, twin, nil
 }
 
 // mounted reports whether the volume has a connection, alive or not.
 func (v *volume) mounted() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.conn != nil
+	return v.conn != noDescriptor
 }
 
 // remount mounts the volume anew. The caller has the token and has seen that
-// handOut returns no descriptor.
+// handOut returns no descriptor. ErrLeased if a process that this holder does
+// not know keeps the present mount alive.
 func (v *volume) remount(ctx context.Context) error {
-	// Either new, left by a holder that died, or aborted by somebody else.
-	if err := v.clear(ctx); err != nil {
+	number, present, err := connectionAt(v.dir)
+	if err != nil {
+		return err
+	}
+	if present && !v.mounted() && v.alive(ctx) {
+		return fmt.Errorf("%w: volume %s was attached before this holder started, and its engine has not come back", ErrLeased, v.id)
+	}
+	// New, or left by a holder that died with its engine, or aborted by somebody
+	// else: whatever there is fails every request already.
+	if err := v.forceClear(ctx, number); err != nil {
 		return fmt.Errorf("clear away what is left of volume %s: %w", v.id, err)
 	}
 	if err := os.MkdirAll(v.dir, 0o700); err != nil {
@@ -120,30 +146,91 @@ func (v *volume) remount(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.device = nil
+	number, present, err = connectionAt(v.dir)
+	if err == nil && !present {
+		err = fmt.Errorf("mount %s: it is not in the mount table", v.dir)
+	}
+	rec := record{Volume: v.id, BlockBytes: v.blockBytes, ReadOnly: v.readOnly, Connection: number, Init: init}
+	if err == nil {
+		err = rec.save(v.holder.config.Dir)
+	}
+	if err != nil {
+		conn.close()
+		return errors.Join(err, unmount(v.dir))
+	}
+	v.holder.counters.attaches.Add(1)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.conn, v.init, v.handedOut = conn, init, false
+	v.conn, v.rec = conn, rec
 	return nil
 }
 
+// alive reports whether some process keeps the mount's connection, which this
+// holder has no descriptor of. If its engine does not answer it is. At most one
+// question to a file system waits for its answer.
+func (v *volume) alive(ctx context.Context) bool {
+	v.mu.Lock()
+	if v.answer == nil {
+		v.answer = ask(v.dir)
+	}
+	answer := v.answer
+	v.mu.Unlock()
+	patience := time.NewTimer(aliveWait)
+	defer patience.Stop()
+	select {
+	case err := <-answer:
+		v.mu.Lock()
+		v.answer = nil
+		v.mu.Unlock()
+		return !dead(err)
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	return true
+}
+
+// fileName is the name that the present mount's file has for its loop device;
+// empty when there is no mount.
+func (v *volume) fileName() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.rec.Volume == "" {
+		return ""
+	}
+	return v.holder.id.fileName(v.id, v.rec.Connection)
+}
+
+// file is the path of the file that the device of the volume is made of.
+func (v *volume) file() string { return filepath.Join(v.dir, v.fileName()) }
+
 // attachLoop attaches the device if it is not attached yet.
 func (v *volume) attachLoop(ctx context.Context) (path string, err error) {
-	if v.device != nil {
-		return v.device.Path(), nil
-	}
-	d, err := loop.Attach(ctx, fileIn(v.dir), loop.Config{BlockBytes: v.blockBytes, ReadOnly: v.readOnly})
+	d, err := v.find()
 	if err != nil {
 		return "", err
 	}
-	v.device = &d
+	if d == nil {
+		attached, err := loop.Attach(ctx, v.file(), loop.Config{BlockBytes: v.blockBytes, ReadOnly: v.readOnly})
+		if err != nil {
+			return "", err
+		}
+		d = &attached
+	}
 	return d.Path(), nil
 }
 
-// find is the loop device over the volume's file, also when an earlier holder
-// attached it; nil means none.
+// find is the loop device over the present mount's file, also when an earlier
+// holder attached it; nil means none. It asks sysfs, nobody's server.
 func (v *volume) find() (*loop.Device, error) {
-	d, err := loop.Find(fileIn(v.dir))
+	name := v.fileName()
+	if name == "" {
+		return nil, nil
+	}
+	return findLoop(name)
+}
+
+func findLoop(name string) (*loop.Device, error) {
+	d, err := loop.FindName(name)
 	if errors.Is(err, loop.ErrNotFound) {
 		return nil, nil
 	}
@@ -153,41 +240,49 @@ func (v *volume) find() (*loop.Device, error) {
 	return &d, nil
 }
 
+// resize makes the device as large as the volume.
+func (v *volume) resize() (sizeBytes int64, err error) {
+	d, err := v.find()
+	if err != nil {
+		return 0, err
+	}
+	if d == nil {
+		return 0, fmt.Errorf("%w: %s has no block device", ErrNotAttached, v.id)
+	}
+	return d.Resize(v.file())
+}
+
 // release detaches the device, which needs an engine to take its last writes
 // unless the connection was aborted. ErrBusy leaves everything as it was.
 func (v *volume) release(ctx context.Context) error {
 	d, err := v.find()
-	if err != nil {
+	if err != nil || d == nil {
 		return err
 	}
-	if d != nil {
-		err := d.Detach(ctx)
-		if errors.Is(err, loop.ErrBusy) {
-			return fmt.Errorf("%w: %s", ErrBusy, d.Path())
-		}
-		if err != nil {
-			return err
-		}
-	}
-	v.device = nil
-	return nil
+	return detachLoop(ctx, *d)
 }
 
-// remove unmounts the volume and closes its descriptor.
+func detachLoop(ctx context.Context, d loop.Device) error {
+	err := d.Detach(ctx)
+	if errors.Is(err, loop.ErrBusy) {
+		return fmt.Errorf("%w: %s", ErrBusy, d.Path())
+	}
+	return err
+}
+
+// remove unmounts the volume, closes its descriptor and forgets its record.
 func (v *volume) remove() error {
 	if err := unmount(v.dir); err != nil {
 		return err
 	}
 	v.mu.Lock()
-	if v.conn != nil {
-		_ = v.conn.Close()
-		v.conn = nil
-	}
+	v.conn.close()
+	v.conn, v.rec = noDescriptor, record{}
 	v.mu.Unlock()
 	if err := os.Remove(v.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove mount point: %w", err)
 	}
-	return nil
+	return removeRecord(v.holder.config.Dir, v.id)
 }
 
 // inUse reports whether the volume's device is mounted or otherwise claimed.
@@ -200,7 +295,8 @@ func (v *volume) inUse() (bool, error) {
 }
 
 // clear gets rid of a volume that nobody serves: I/O that waits for an engine
-// fails. A device that is in use is ErrBusy and changes nothing.
+// fails. A device that is in use is ErrBusy and changes nothing; one whose engine
+// this holder does not know, but lives, is ErrLeased.
 func (v *volume) clear(ctx context.Context) error {
 	used, err := v.inUse()
 	if err != nil {
@@ -209,28 +305,40 @@ func (v *volume) clear(ctx context.Context) error {
 	if used {
 		return ErrBusy
 	}
-	return v.forceClear(ctx)
+	number, present, err := connectionAt(v.dir)
+	if err != nil {
+		return err
+	}
+	if present && !v.mounted() && v.alive(ctx) {
+		return fmt.Errorf("%w: its engine has not come back to this holder", ErrLeased)
+	}
+	return v.forceClear(ctx, number)
 }
 
 // forceClear is clear without regard to users of the device. It keeps existing,
 // failing every request, until they are gone, and then detaches by itself.
-func (v *volume) forceClear(ctx context.Context) error {
+// connection is that of what is mounted now, also if no record tells of it.
+func (v *volume) forceClear(ctx context.Context, connection uint32) error {
 	if err := abort(v.dir); err != nil {
 		return err
 	}
-	err := v.release(ctx)
-	if errors.Is(err, ErrBusy) {
-		err = v.abandon()
+	name := v.fileName()
+	if name == "" {
+		name = v.holder.id.fileName(v.id, connection)
+	}
+	d, err := findLoop(name)
+	if err == nil && d != nil {
+		err = giveUpLoop(ctx, *d)
 	}
 	return errors.Join(err, v.remove())
 }
 
-// abandon leaves the device to its last user.
-func (v *volume) abandon() error {
-	d, err := v.find()
-	if err != nil || d == nil {
-		return err
+// giveUpLoop detaches a device whose file fails every request, or leaves it to
+// its last user.
+func giveUpLoop(ctx context.Context, d loop.Device) error {
+	err := detachLoop(ctx, d)
+	if errors.Is(err, ErrBusy) {
+		return d.Abandon()
 	}
-	v.device = nil
-	return d.Abandon()
+	return err
 }

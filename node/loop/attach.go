@@ -69,7 +69,7 @@ func Attach(ctx context.Context, file string, config Config) (Device, error) {
 		if err != nil {
 			return Device{}, fmt.Errorf("attach %s to %s: %w", file, devicePath(number), err)
 		}
-		return Device{Number: number, BackingFile: file}, nil
+		return Get(number)
 	}
 	return Device{}, fmt.Errorf("attach %s: %w: lost %d races for a free device", file, ErrBusy, attachAttempts)
 }

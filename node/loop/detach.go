@@ -13,12 +13,13 @@ import (
 // pollInterval is how often Detach looks whether the kernel has let go.
 const pollInterval = 5 * time.Millisecond
 
-// Resize makes the device as large as its backing file is now and returns its
-// new size in bytes. Data and users of the device are not disturbed.
-func (d Device) Resize() (sizeBytes int64, err error) {
+// Resize makes the device as large as its backing file, which is at the path
+// file for this process, is now, and returns its new size in bytes. Data and
+// users of the device are not disturbed.
+func (d Device) Resize(file string) (sizeBytes int64, err error) {
 	// The driver takes the length that the kernel last knew. Asking for the
 	// file's attributes first makes a FUSE file system fetch them.
-	if _, err := os.Stat(d.BackingFile); err != nil {
+	if _, err := os.Stat(file); err != nil {
 		return 0, fmt.Errorf("look at backing file of %s: %w", d.Path(), err)
 	}
 	device, err := os.Open(d.Path())
@@ -55,7 +56,7 @@ func sizeOf(device *os.File) (int64, error) { return device.Seek(0, 2) }
 
 // Detach releases the device and returns once the kernel has let go of the
 // backing file, so that its file system can be unmounted. A device that is
-// attached to nothing, or to another file by now, is success.
+// attached to nothing, or has been attached anew by now, is success.
 //
 // It returns ErrBusy without having changed anything if the device is mounted
 // or otherwise claimed, and ctx's error if someone who merely has it open does
@@ -79,7 +80,7 @@ func (d Device) Detach(ctx context.Context) error {
 	}
 }
 
-// attached reports whether the device still belongs to d's file.
+// attached reports whether the device is still attached as it was.
 func (d Device) attached() (bool, error) {
 	now, err := Get(d.Number)
 	if errors.Is(err, ErrNotFound) {
@@ -88,7 +89,7 @@ func (d Device) attached() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return now.BackingFile == d.BackingFile, nil
+	return now.is(d), nil
 }
 
 // clear asks the driver to let go of the file at the last close, which is that

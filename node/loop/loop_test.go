@@ -83,7 +83,7 @@ func TestLife(t *testing.T) {
 	if size, err := d.SizeBytes(); err != nil || size != 8<<20 {
 		t.Errorf("size before the resize: %d, %v", size, err)
 	}
-	if size, err := d.Resize(); err != nil || size != 16<<20 {
+	if size, err := d.Resize(file); err != nil || size != 16<<20 {
 		t.Errorf("resize: %d, %v, want %d", size, err, 16<<20)
 	}
 	if err := d.Detach(testContext(t)); err != nil {

@@ -30,22 +30,23 @@ const smallBytes = 64 << 10
 // buffer is memory that a request is served in. It has one user at a time.
 type buffer struct {
 	mem []byte // headroom, then data
+	// unlocked is why the memory could not be locked, nil if it is.
+	unlocked error
 }
 
 // newBuffer maps, populates and locks a buffer for dataBytes of data. The Go
 // heap would not do: a page that is not there when the kernel copies into it
 // has to be faulted in, which fails in a process that is being killed, and
 // the request would end in EIO instead of waiting for the next process. A
-// lock that the memory limit does not allow is done without: populated pages
-// then only leave under memory pressure.
+// lock that the memory limit does not allow is done without, which Serve
+// reports: populated pages then only leave under memory pressure.
 func newBuffer(dataBytes int) (buffer, error) {
 	mem, err := unix.Mmap(-1, 0, headroomBytes+dataBytes,
 		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 	if err != nil {
 		return buffer{}, fmt.Errorf("map request buffer: %w", os.NewSyscallError("mmap", err))
 	}
-	_ = unix.Mlock(mem)
-	return buffer{mem: mem}, nil
+	return buffer{mem: mem, unlocked: os.NewSyscallError("mlock", unix.Mlock(mem))}, nil
 }
 
 func (b *buffer) free() {
@@ -121,6 +122,10 @@ func (r *receiver) free() {
 // to free memory.
 type pool struct {
 	all []interface{ free() } // constant
+	// bytes is the memory of all buffers, and unlocked why some of it could not
+	// be locked. Constant.
+	bytes    int64
+	unlocked error
 
 	mu        sync.Mutex
 	receivers []*receiver // not in use
@@ -136,6 +141,7 @@ func newPool(fd, stop, receivers, small int) (*pool, error) {
 			return nil, err
 		}
 		p.all = append(p.all, r)
+		p.count(&r.buffer)
 		p.receivers = append(p.receivers, r)
 	}
 	for range small {
@@ -145,9 +151,17 @@ func newPool(fd, stop, receivers, small int) (*pool, error) {
 			return nil, err
 		}
 		p.all = append(p.all, &b)
+		p.count(&b)
 		p.small = append(p.small, &b)
 	}
 	return p, nil
+}
+
+func (p *pool) count(b *buffer) {
+	p.bytes += int64(len(b.mem))
+	if p.unlocked == nil {
+		p.unlocked = b.unlocked
+	}
 }
 
 // free unmaps every buffer. None may be in use.

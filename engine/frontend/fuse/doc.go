@@ -2,9 +2,10 @@
 //
 // It speaks the FUSE protocol (Linux include/uapi/linux/fuse.h, protocol 7.31
 // and later) over a raw descriptor, for one file system that holds one
-// directory with one regular file called FileName. A loop device with direct
-// I/O over that file makes it a block device; attaching it is the work of
-// node/holder, which also mounts the file system and keeps the descriptor.
+// directory with one regular file called FileName (or any name that begins with
+// it and a hyphen). A loop device with direct I/O over that file makes it a block
+// device; attaching it is the work of node/holder, which also mounts the file
+// system and keeps the descriptor.
 //
 // # Hand-over between processes
 //

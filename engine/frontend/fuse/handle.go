@@ -1,7 +1,6 @@
 package fuse
 
 import (
-	"bytes"
 	"math"
 	"syscall"
 
@@ -169,7 +168,7 @@ func (s *server) handleNode(b *buffer, h inHeader, body []byte) (int, syscall.Er
 		if err != nil {
 			return 0, 0, err
 		}
-		if h.node != nodeRoot || !bytes.Equal(name, []byte(FileName)) {
+		if h.node != nodeRoot || !isFileName(name) {
 			return 0, unix.ENOENT, nil
 		}
 		return putEntryOut(out, s.attr(nodeFile)), 0, nil

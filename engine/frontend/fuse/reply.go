@@ -25,16 +25,6 @@ func putOutHeader(p []byte, length int, errno syscall.Errno, unique uint64) {
 	binary.LittleEndian.PutUint64(p[8:], unique)
 }
 
-// resendNotification is the message that makes the kernel queue again every
-// request that was read and not answered. A notification is a reply with
-// unique 0 and its code, positive, in the place of the error.
-func resendNotification() []byte {
-	p := make([]byte, outHeaderBytes)
-	binary.LittleEndian.PutUint32(p, outHeaderBytes)
-	binary.LittleEndian.PutUint32(p[4:], uint32(notifyResend))
-	return p
-}
-
 // attr is what struct fuse_attr says of one of the two nodes. Times are zero:
 // nothing reads them, and a changing one would only cost messages.
 type attr struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime"
 
@@ -43,9 +44,13 @@ type Options struct {
 	// locked memory. At least 1, default DefaultWaiters. When no buffer is
 	// left, further requests wait in the kernel.
 	Waiters int
+	// Log is told when the memory cannot be locked; nil: nobody.
+	Log *slog.Logger
 }
 
-// Defaults of Options: 10 MiB of locked memory for a volume.
+// Defaults of Options: 10.2 MiB of locked memory for a volume, for which a
+// process needs CAP_IPC_LOCK or a RLIMIT_MEMLOCK as high. It serves without, at
+// the price that doc.go names.
 const (
 	DefaultReceivers = 8
 	DefaultWaiters   = 32
@@ -66,6 +71,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Waiters == 0 {
 		o.Waiters = DefaultWaiters
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Readers < 1 || o.Receivers < o.Readers || o.Receivers > maxBuffers || o.Waiters < 1 || o.Waiters > maxBuffers {
 		return o, fmt.Errorf("check options: readers %d, receivers %d, waiters %d out of range", o.Readers, o.Receivers, o.Waiters)
@@ -120,6 +128,10 @@ func Serve(ctx context.Context, s Session, dev engine.Device, opts Options) erro
 		return err
 	}
 	defer buffers.free()
+	if buffers.unlocked != nil {
+		opts.Log.Warn("request buffers are not locked in memory, so that a request can fail if this process is killed while it is short of memory: "+
+			"grant CAP_IPC_LOCK or raise RLIMIT_MEMLOCK", "neededBytes", buffers.bytes, "error", buffers.unlocked)
+	}
 	srv := newServer(context.WithoutCancel(ctx), fd, stop, dev, buffers, opts)
 	// The resend goes out before the first read. After it, requests of the
 	// process before would be mixed with ours, and ours resent too.
@@ -129,21 +141,6 @@ func Serve(ctx context.Context, s Session, dev engine.Device, opts Options) erro
 		}
 	}
 	return srv.run(ctx)
-}
-
-// resend asks the kernel to queue again what the process before had read.
-func resend(fd int) error {
-	_, err := unix.Write(fd, resendNotification())
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.EINVAL):
-		return ErrNoResend
-	case gone(err):
-		return ErrUnmounted
-	default:
-		return fmt.Errorf("ask for pending requests: %w", os.NewSyscallError("write", err))
-	}
 }
 
 // gone tells the errors that /dev/fuse gives once its mount is no more: ENODEV

@@ -1,5 +1,7 @@
 package fuse
 
+import "bytes"
+
 // The numbers of Linux include/uapi/linux/fuse.h that this package uses.
 // Messages are in the byte order of the host; every platform that this is
 // built for is little-endian.
@@ -87,8 +89,14 @@ const (
 	fallocZeroRange uint32 = 0x10
 )
 
-// notifyResend is the notification code of FUSE_NOTIFY_RESEND.
-const notifyResend int32 = 7
+// Codes of notifications: FUSE_NOTIFY_INVAL_ENTRY and FUSE_NOTIFY_RESEND.
+const (
+	notifyInvalEntry int32 = 3
+	notifyResend     int32 = 7
+)
+
+// expireOnly is FUSE_EXPIRE_ONLY, a flag of FUSE_NOTIFY_INVAL_ENTRY.
+const expireOnly uint32 = 1
 
 // Node ids and the file handle are constants, so that a process that takes a
 // session over means the same file by them as the one before.
@@ -98,8 +106,17 @@ const (
 	fileHandle uint64 = 1
 )
 
-// FileName is the name of the only file in the root directory.
+// FileName is the name of the only file in the root directory. Every name that
+// begins with FileName and a hyphen is another name of it: whoever attaches a
+// loop device opens the file by one that nobody else uses, since the name is
+// all of the file that the kernel shows of the device to everyone.
 const FileName = "device"
+
+// isFileName reports whether the root directory has name.
+func isFileName(name []byte) bool {
+	rest, found := bytes.CutPrefix(name, []byte(FileName))
+	return found && (len(rest) == 0 || rest[0] == '-')
+}
 
 // maxWriteBytes is the longest READ or WRITE that is negotiated, and
 // maxWritePages the same in pages: the kernel refuses more than 256 pages

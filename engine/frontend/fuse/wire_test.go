@@ -193,8 +193,21 @@ func TestReplyLayouts(t *testing.T) {
 	if n != 64 || u32(p, 12) != 1<<15 || u32(p, 16) != 512<<16|512 || u32(p, 20) != 1<<20 || u32(p, 32) != 1<<7 {
 		t.Errorf("init % x", p[:n])
 	}
-	if got := resendNotification(); u32(got, 0) != 16 || u32(got, 4) != 7 || u64(got, 8) != 0 {
+	if got := notification(notifyResend, nil); u32(got, 0) != 16 || u32(got, 4) != 7 || u64(got, 8) != 0 {
 		t.Errorf("resend notification % x", got)
+	}
+}
+
+// TestFileNames: everyone who attaches a loop device has a name of his own for
+// the file.
+func TestFileNames(t *testing.T) {
+	for name, want := range map[string]bool{
+		FileName: true, FileName + "-1": true, FileName + "-": true,
+		"": false, "devic": false, "devices": false, "x-" + FileName: false,
+	} {
+		if got := isFileName([]byte(name)); got != want {
+			t.Errorf("%q: %t, want %t", name, got, want)
+		}
 	}
 }
 
