@@ -1,0 +1,142 @@
+package apitest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+
+	"k8s.io/client-go/kubernetes"
+)
+
+// Kind is what happens to a request that a Fault hits.
+type Kind int
+
+const (
+	// Unsent: the connection breaks before the server has the request.
+	Unsent Kind = iota
+	// Unanswered: the server carries the request out; the answer is lost.
+	Unanswered
+	// Late: the client is told that the connection broke, and the server gets
+	// the request when the test calls Deliver.
+	Late
+)
+
+func (k Kind) String() string { return [...]string{"unsent", "unanswered", "late"}[k] }
+
+// errBroken is what the client sees. Like a reset connection it says nothing
+// about what the server did.
+var errBroken = errors.New("apitest: connection broken")
+
+// Fault stands between one client and the server and breaks what Break says.
+// It counts all requests but watches. It may be used concurrently.
+type Fault struct {
+	server http.RoundTripper
+
+	mu    sync.Mutex // guards the fields below
+	count int
+	at    int // number of the request that is hit, from 1; 0: none
+	kind  Kind
+	dead  bool // requests after that one are not sent either
+	late  []func() error
+}
+
+// Fault returns a client of the administrator and the Fault in its way, which
+// breaks nothing yet.
+func (s *Server) Fault() (kubernetes.Interface, *Fault, error) {
+	f := &Fault{}
+	config := s.Config()
+	config.Wrap(func(server http.RoundTripper) http.RoundTripper {
+		f.server = server
+		return f
+	})
+	client, err := kubernetes.NewForConfig(config)
+	return client, f, err
+}
+
+// Break hits the request with number at, counted from 1 for the first one
+// after this call. With dead the client is cut off from then on.
+func (f *Fault) Break(at int, kind Kind, dead bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.count, f.at, f.kind, f.dead = 0, at, kind, dead
+}
+
+// Count is the number of requests since Break.
+func (f *Fault) Count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.count
+}
+
+// Deliver gives the server the late requests, and returns their transport
+// errors: what the server answers, nobody hears.
+func (f *Fault) Deliver() error {
+	f.mu.Lock()
+	late := f.late
+	f.late = nil
+	f.mu.Unlock()
+	var failed error
+	for _, send := range late {
+		failed = errors.Join(failed, send())
+	}
+	return failed
+}
+
+// RoundTrip implements http.RoundTripper.
+func (f *Fault) RoundTrip(request *http.Request) (*http.Response, error) {
+	if request.URL.Query().Get("watch") != "" {
+		return f.server.RoundTrip(request)
+	}
+	hit, dead := f.next()
+	switch {
+	case hit && f.kind == Unanswered:
+		response, err := f.server.RoundTrip(request)
+		if err == nil {
+			err = errors.Join(discard(response), errBroken)
+		}
+		return nil, err
+	case hit && f.kind == Late:
+		return nil, errors.Join(f.keep(request), errBroken)
+	case hit || dead:
+		return nil, errBroken
+	}
+	return f.server.RoundTrip(request)
+}
+
+// next counts a request.
+func (f *Fault) next() (hit, dead bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.count++
+	return f.at != 0 && f.count == f.at, f.at != 0 && f.count > f.at && f.dead
+}
+
+// keep makes a copy of the request that outlives the client's call.
+func (f *Fault) keep(request *http.Request) error {
+	again := request.Clone(context.WithoutCancel(request.Context()))
+	if request.Body != nil {
+		body, err := io.ReadAll(request.Body)
+		if err != nil {
+			return err
+		}
+		again.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.late = append(f.late, func() error {
+		response, err := f.server.RoundTrip(again)
+		if err != nil {
+			return err
+		}
+		return discard(response)
+	})
+	return nil
+}
+
+func discard(response *http.Response) error {
+	_, err := io.Copy(io.Discard, response.Body)
+	return errors.Join(err, response.Body.Close())
+}
