@@ -43,7 +43,7 @@ func run(t *testing.T, before ...func(typedcorev1.ConfigMapInterface)) *running 
 	go func() { r.ended <- db.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		<-r.ended
+		_ = <-r.ended
 		db.Close()
 	})
 	return r
