@@ -39,7 +39,7 @@ type Fault struct {
 	count int
 	at    int // number of the request that is hit, from 1; 0: none
 	kind  Kind
-	dead  bool // requests after that one are not sent either
+	dead  int // from this request on nothing is sent; 0: never
 	late  []func() error
 }
 
@@ -56,9 +56,10 @@ func (s *Server) Fault() (kubernetes.Interface, *Fault, error) {
 	return client, f, err
 }
 
-// Break hits the request with number at, counted from 1 for the first one
-// after this call. With dead the client is cut off from then on.
-func (f *Fault) Break(at int, kind Kind, dead bool) {
+// Break hits the request with number at, and cuts the client off from request
+// dead on. Requests are counted from 1 for the first one after this call; 0
+// means none.
+func (f *Fault) Break(at int, kind Kind, dead int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.count, f.at, f.kind, f.dead = 0, at, kind, dead
@@ -111,7 +112,7 @@ func (f *Fault) next() (hit, dead bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.count++
-	return f.at != 0 && f.count == f.at, f.at != 0 && f.count > f.at && f.dead
+	return f.at != 0 && f.count == f.at, f.dead != 0 && f.count >= f.dead
 }
 
 // keep makes a copy of the request that outlives the client's call.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/kv/kvtest"
 )
 
 func TestHookBeforeCommitPreventsIt(t *testing.T) {
@@ -16,7 +17,7 @@ func TestHookBeforeCommitPreventsIt(t *testing.T) {
 	if !errors.Is(err, errCrash) {
 		t.Fatalf("got %v, want the hook's error", err)
 	}
-	expect(t, content(t, db.Clone(), "x", ""))
+	kvtest.Expect(t, kvtest.Content(t, db.Clone(), "x", ""))
 }
 
 func TestHookAfterCommitComesTooLate(t *testing.T) {
@@ -27,7 +28,7 @@ func TestHookAfterCommitComesTooLate(t *testing.T) {
 	if !errors.Is(err, errCrash) {
 		t.Fatalf("got %v, want the hook's error", err)
 	}
-	expect(t, content(t, db.Clone(), "x", ""), "a=1")
+	kvtest.Expect(t, kvtest.Content(t, db.Clone(), "x", ""), "a=1")
 }
 
 func TestHooksAreNotCalledForAFailedUpdate(t *testing.T) {
@@ -39,7 +40,7 @@ func TestHooksAreNotCalledForAFailedUpdate(t *testing.T) {
 	if calls != 0 {
 		t.Fatalf("%d calls for an update that failed", calls)
 	}
-	put(t, db, "x", "a", "1")
+	kvtest.Put(t, db, "x", "a", "1")
 	if calls != 2 {
 		t.Fatalf("%d calls for a commit, want one before and one after", calls)
 	}
@@ -47,37 +48,37 @@ func TestHooksAreNotCalledForAFailedUpdate(t *testing.T) {
 
 func TestClonesAreIndependent(t *testing.T) {
 	db := kv.NewMemory()
-	put(t, db, "x", "a", "1")
+	kvtest.Put(t, db, "x", "a", "1")
 	clone := db.Clone()
-	put(t, db, "x", "b", "original")
-	put(t, clone, "x", "b", "clone")
-	expect(t, content(t, db, "x", ""), "a=1", "b=original")
-	expect(t, content(t, clone, "x", ""), "a=1", "b=clone")
+	kvtest.Put(t, db, "x", "b", "original")
+	kvtest.Put(t, clone, "x", "b", "clone")
+	kvtest.Expect(t, kvtest.Content(t, db, "x", ""), "a=1", "b=original")
+	kvtest.Expect(t, kvtest.Content(t, clone, "x", ""), "a=1", "b=clone")
 }
 
 func TestCloneOfAClosedDatabaseIsOpen(t *testing.T) {
 	db := kv.NewMemory()
-	put(t, db, "x", "a", "1")
+	kvtest.Put(t, db, "x", "a", "1")
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, content(t, db.Clone(), "x", ""), "a=1")
+	kvtest.Expect(t, kvtest.Content(t, db.Clone(), "x", ""), "a=1")
 }
 
 // Clones share their state, so that the race detector has something to look
 // at when they change it at the same time.
 func TestClonesMayBeUsedConcurrently(t *testing.T) {
 	db := kv.NewMemory()
-	put(t, db, "x", "a", "1")
+	kvtest.Put(t, db, "x", "a", "1")
 	var wg sync.WaitGroup
 	for range 4 {
 		clone := db.Clone()
 		wg.Go(func() {
-			put(t, clone, "x", "b", "2")
-			expect(t, content(t, clone, "x", ""), "a=1", "b=2")
+			kvtest.Put(t, clone, "x", "b", "2")
+			kvtest.Expect(t, kvtest.Content(t, clone, "x", ""), "a=1", "b=2")
 		})
 	}
-	put(t, db, "x", "c", "3")
+	kvtest.Put(t, db, "x", "c", "3")
 	wg.Wait()
-	expect(t, content(t, db, "x", ""), "a=1", "c=3")
+	kvtest.Expect(t, kvtest.Content(t, db, "x", ""), "a=1", "c=3")
 }
