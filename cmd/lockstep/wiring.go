@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/lockstep-csi/lockstep/driver"
+	"github.com/lockstep-csi/lockstep/driver/enginepod"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/node/holder"
@@ -16,6 +17,7 @@ import (
 type roles struct {
 	standalone    func(ctx context.Context, config standaloneConfig) error
 	holder        func(ctx context.Context, socket, dir string) error
+	engine        func(ctx context.Context, config enginepod.ProcessConfig) error
 	dumpJournal   func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error
 	verifyJournal func(ctx context.Context, dir string) (journal.Report, error)
 }
@@ -26,6 +28,7 @@ func linkedRoles() roles {
 		holder: func(ctx context.Context, socket, dir string) error {
 			return holder.Run(ctx, holder.Config{Socket: socket, Dir: dir, Log: slog.Default()})
 		},
+		engine: enginepod.Run,
 		dumpJournal: func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error {
 			return journal.Dump(ctx, vfs.OS{}, dir, w, options)
 		},

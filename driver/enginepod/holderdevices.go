@@ -1,0 +1,88 @@
+package enginepod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/node/holder"
+)
+
+// HolderDevices provides block devices through the node's holder.
+type HolderDevices struct {
+	Volume journal.VolumeID
+	Socket string // of the holder
+	Log    *slog.Logger
+}
+
+var _ Devices = HolderDevices{}
+
+// releaseTimeout bounds giving a descriptor back at the end: without a holder
+// it goes with the process, and the volume heals at the next stage.
+const releaseTimeout = 5 * time.Second
+
+// Attach implements Devices.
+func (d HolderDevices) Attach(ctx context.Context, how control.Attach, dev engine.Device) (Device, error) {
+	keeper, err := holder.Keep(ctx, holder.KeeperConfig{Socket: d.Socket, Log: d.Log,
+		AttachConfig: holder.AttachConfig{Volume: d.Volume.String(), BlockBytes: how.BlockBytes, ReadOnly: how.ReadOnly}})
+	if err != nil {
+		return nil, fmt.Errorf("ask the holder at %s: %w", d.Socket, err)
+	}
+	a := &attached{keeper: keeper, log: d.Log}
+	serving, stop := context.WithCancel(context.Background())
+	a.stop = stop
+	a.joined.Go(func() {
+		err := fuse.Serve(serving, keeper.Session(), dev, fuse.Options{})
+		if err != nil && !errors.Is(err, fuse.ErrUnmounted) {
+			d.Log.Error("frontend ended", "volume", d.Volume, "error", err)
+		}
+	})
+	if a.path, err = keeper.AttachLoop(ctx); err != nil {
+		return nil, errors.Join(err, a.Release())
+	}
+	return a, nil
+}
+
+// attached implements Device.
+type attached struct {
+	keeper *holder.Keeper
+	path   string
+	log    *slog.Logger
+	stop   context.CancelFunc
+	joined sync.WaitGroup
+}
+
+func (a *attached) Path() string { return a.path }
+
+func (a *attached) Resize(ctx context.Context) error {
+	_, err := a.keeper.Resize(ctx)
+	return err
+}
+
+// Detach implements Device. The device is served until the holder has let it
+// go: the kernel flushes it.
+func (a *attached) Detach(ctx context.Context) error {
+	if err := a.keeper.Detach(ctx, false); errors.Is(err, holder.ErrBusy) {
+		return fmt.Errorf("%s is still open or mounted: %w", a.path, control.ErrDeviceInUse)
+	} else if err != nil {
+		return err
+	}
+	return a.Release()
+}
+
+func (a *attached) Release() error {
+	a.stop()
+	a.joined.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
+	defer cancel()
+	return a.keeper.Close(ctx)
+}
+
+func (a *attached) Lost() <-chan struct{} { return a.keeper.Lost() }

@@ -1,0 +1,70 @@
+package enginepod
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/lockstep-csi/lockstep/engine/control"
+)
+
+// Ready returns nil while the volume is as it was ordered to be.
+func (p *Pod) Ready() error {
+	s, _ := p.State()
+	switch {
+	case s.Reason == control.ReasonFilling:
+		return fmt.Errorf("volume %s is being filled", s.Volume)
+	case s.Error != "":
+		return fmt.Errorf("volume %s: %s: %s", s.Volume, s.Reason, s.Error)
+	}
+	return nil
+}
+
+// collector reads an engine's figures when metrics are asked for.
+type collector struct{ pod *Pod }
+
+var (
+	labels       = []string{"volume"}
+	journalBytes = prometheus.NewDesc("lockstep_volume_journal_bytes", "Room taken by segments that hold records.", labels, nil)
+	indexExtents = prometheus.NewDesc("lockstep_volume_index_extents", "Extents in the index of the live view.", labels, nil)
+	failed       = prometheus.NewDesc("lockstep_volume_failed", "1 if the volume is not served as ordered.", labels, nil)
+	freeBytes    = prometheus.NewDesc("lockstep_backing_free_bytes", "Free space of the backing volume.", labels, nil)
+	lagSeconds   = prometheus.NewDesc("lockstep_volume_lag_seconds", "How far the replica is behind.", labels, nil)
+	lagRecords   = prometheus.NewDesc("lockstep_volume_lag_records", "Durable records that the replica does not hold.", labels, nil)
+	replicating  = prometheus.NewDesc("lockstep_volume_replicating", "1 while the replica is connected.", labels, nil)
+)
+
+func metricsOf(p *Pod) []prometheus.Collector { return []prometheus.Collector{collector{p}} }
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{journalBytes, indexExtents, failed, freeBytes, lagSeconds, lagRecords, replicating} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	s, _ := c.pod.State()
+	gauge := func(d *prometheus.Desc, v float64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, s.Volume.String())
+	}
+	gauge(failed, truth(s.Error != ""))
+	if st := s.Store; st != nil {
+		gauge(journalBytes, float64(st.JournalBytes))
+		gauge(indexExtents, float64(st.IndexExtents))
+		gauge(freeBytes, float64(st.FreeBytes))
+	}
+	if r := s.Replication; r != nil {
+		gauge(lagSeconds, r.LagTime.Seconds())
+		gauge(lagRecords, float64(r.LagRecords))
+		gauge(replicating, truth(r.Connected))
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
