@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -70,12 +72,16 @@ func TestAMemberThatFailsAbortsTheRoundEverywhere(t *testing.T) {
 		{"prepare never answers", func(m *member) { m.slow = make(chan struct{}) }, 1},
 		{"commit fails", func(m *member) { m.failCommit = errMember }, 2},
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
+	for i, tt := range slices.Concat(tests, tests) {
+		far := i >= len(tests)
+		t.Run(fmt.Sprintf("%s, far %t", tt.name, far), func(t *testing.T) {
 			ms := newMembers(t, 3)
 			s := settings()
 			s.BarrierTimeout = 20 * time.Millisecond
 			c := newCoordinator(ms, s)
+			if far {
+				c.SetMembers([]group.Member{farMember{ms[0]}, farMember{ms[1]}, farMember{ms[2]}})
+			}
 			tt.set(ms[1])
 			if _, err := c.Take(context.Background()); !errors.Is(err, group.ErrBarrier) {
 				t.Fatalf("take: %v, want ErrBarrier", err)

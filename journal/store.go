@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -45,6 +46,10 @@ type Store struct {
 	spare   *segment   // ready to become active, header not written
 	free    []string   // files of dropped segments, to be reused
 	nextID  segmentID
+	taken   time.Time // when the active segment was begun
+	slow    bool      // the one before it took slowFill or longer
+
+	hurried atomic.Int32 // appends that wait for spareMu
 
 	stateMu sync.Mutex // one change of the catalog's state at a time
 
@@ -70,6 +75,7 @@ type Store struct {
 	durableSeq atomic.Uint64 // equals durable.Seq
 	pressed    atomic.Bool   // Reclaim is running: destage whatever is not held
 	wake       chan struct{} // asks Run for a Maintain; capacity 1
+	wakeSupply chan struct{} // asks Run to seal and to have a segment ready; capacity 1
 
 	holdMu sync.Mutex
 	holds  map[*hold]struct{}
@@ -166,9 +172,11 @@ func (s *Store) announceLocked() {
 	s.changed = make(chan struct{})
 }
 
-func (s *Store) wakeRun() {
+func (s *Store) wakeRun() { wake(s.wake) }
+
+func wake(c chan struct{}) {
 	select {
-	case s.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default: // a call is already pending
 	}
 }
@@ -241,6 +249,12 @@ func (s *Store) Close() error {
 	if failed == nil {
 		err = s.closeCleanly()
 	}
+	// Whoever is sealing or making a segment ends first, and finds the store
+	// closed next.
+	s.sealMu.Lock()
+	defer s.sealMu.Unlock()
+	s.spareMu.Lock()
+	defer s.spareMu.Unlock()
 	s.mu.Lock()
 	s.closed = true
 	s.announceLocked()

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,6 +26,7 @@ type options struct {
 	rounds     int
 	seconds    int
 	journalGiB int
+	parts      string
 	out        string
 }
 
@@ -34,6 +37,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each job on each device")
 	flag.IntVar(&o.seconds, "seconds", 3, "seconds of each fio run")
 	flag.IntVar(&o.journalGiB, "journal-gib", 10, "journal size for the view figures; 0 leaves them out")
+	flag.StringVar(&o.parts, "parts", "", "comma-separated parts to measure, of "+strings.Join(partNames(), ", ")+"; empty: all")
 	flag.StringVar(&o.out, "out", "", "file for the raw samples as JSON; empty: none")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -48,6 +52,10 @@ func run(ctx context.Context, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("loop devices and mounts need root")
 	}
+	chosen, err := chooseParts(o.parts)
+	if err != nil {
+		return err
+	}
 	env, err := harness.New(o.dir, o.bin, os.Stdout)
 	if err != nil {
 		return err
@@ -59,13 +67,50 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	b := &bench{ctx: ctx, env: env, site: site, o: o}
 	began := time.Now()
-	for _, part := range []func() error{b.idle, b.devices, b.checkpoints, b.views} {
-		if err := part(); err != nil {
-			return err
+	for _, p := range chosen {
+		if err := p.measure(b); err != nil {
+			return fmt.Errorf("measure %s: %w", p.name, err)
 		}
 	}
 	fmt.Printf("\nmeasured in %v\n", time.Since(began).Round(time.Second))
 	return b.save()
+}
+
+// part is a set of figures that can be measured alone.
+type part struct {
+	name    string
+	measure func(*bench) error
+}
+
+// parts in the order in which they are measured.
+var parts = []part{
+	{"idle", (*bench).idle},
+	{"devices", (*bench).devices},
+	{"checkpoints", (*bench).checkpoints},
+	{"views", (*bench).views},
+}
+
+func partNames() (names []string) {
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// chooseParts finds the parts that a comma-separated list names; empty is all.
+func chooseParts(list string) ([]part, error) {
+	if list == "" {
+		return parts, nil
+	}
+	var chosen []part
+	for name := range strings.SplitSeq(list, ",") {
+		i := slices.IndexFunc(parts, func(p part) bool { return p.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("no part %q; there are %s", name, strings.Join(partNames(), ", "))
+		}
+		chosen = append(chosen, parts[i])
+	}
+	return chosen, nil
 }
 
 // bench is one run.
