@@ -119,10 +119,7 @@ func (s *Store) Stats() Stats {
 	st := Stats{
 		Segments: len(s.segments), Timelines: len(s.tree.timelines),
 		IndexExtents: int64(s.index.len()), IndexBytes: int64(s.index.len()) * indexBytesPerExtent,
-		Appended: s.appended, Unflushed: s.appended - s.flushed,
-	}
-	for _, g := range s.segments {
-		st.JournalBytes += g.bytes
+		JournalBytes: s.journalBytesLocked(), Appended: s.appended, Unflushed: s.appended - s.flushed,
 	}
 	return st
 }

@@ -73,9 +73,14 @@ type Store struct {
 	changed  chan struct{} // closed and replaced when durable, forks, failed or closed change
 
 	durableSeq atomic.Uint64 // equals durable.Seq
-	pressed    atomic.Bool   // Reclaim is running: destage whatever is not held
-	wake       chan struct{} // asks Run for a Maintain; capacity 1
-	wakeSupply chan struct{} // asks Run to seal and to have a segment ready; capacity 1
+	// flushedOften is set while a flush covers fewRecords or less.
+	flushedOften atomic.Bool
+	pressed      atomic.Bool   // Reclaim is running: destage whatever is not held
+	wake         chan struct{} // asks Run for a Maintain; capacity 1
+	requests     atomic.Uint64 // reads and appends so far, for the pace of destage
+	impatient    atomic.Int32  // callers that wait for maintainMu
+	hurry        chan struct{} // ends a pause of destage; capacity 1
+	wakeSupply   chan struct{} // asks Run to seal and to have a segment ready; capacity 1
 
 	holdMu sync.Mutex
 	holds  map[*hold]struct{}
@@ -235,7 +240,9 @@ func (s *Store) commit(write func(tx kv.Tx) error) error {
 // been closed. After an error everything acknowledged by Flush is still
 // durable, and the next Open recovers. Close is idempotent.
 func (s *Store) Close() error {
+	patient := s.impatience()
 	s.maintainMu.Lock()
+	patient()
 	defer s.maintainMu.Unlock()
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
