@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -152,14 +153,15 @@ func TestTimesRiseWhenTheClockFalls(t *testing.T) {
 // last was acknowledged, over all members and from several writers, is a
 // prefix at every recovery point.
 func TestEveryPointHoldsAPrefixOfEveryChain(t *testing.T) {
-	const chains, links = 4, 300
+	const chains, links, rounds = 4, 300, 5
 	ms := newMembers(t, 3)
 	c := newCoordinator(ms, settings())
 	ctx, cancel := context.WithCancel(context.Background())
 	var writers, taker sync.WaitGroup
+	var taken atomic.Int64
 	for chain := range chains {
 		writers.Go(func() {
-			for link := range uint64(links) {
+			for link := uint64(0); link < links || taken.Load() < rounds; link++ {
 				p := make([]byte, 512)
 				binary.LittleEndian.PutUint64(p, link+1)
 				// Each chain has one sector per member, and goes around.
@@ -174,13 +176,14 @@ func TestEveryPointHoldsAPrefixOfEveryChain(t *testing.T) {
 			if _, err := c.Take(context.Background()); err != nil {
 				t.Error(err)
 			}
+			taken.Add(1)
 		}
 	})
 	writers.Wait()
 	cancel()
 	taker.Wait()
 	points := group.Points("shop", asHistories(ms), everyone)
-	if len(points) < 3 {
+	if len(points) < rounds {
 		t.Fatalf("only %d recovery points", len(points))
 	}
 	for _, p := range points {

@@ -61,8 +61,8 @@ func TestDestageRestsWhileThereAreRequests(t *testing.T) {
 	resting := step(1)
 	w.clock.WaitForTimers(1)
 	select {
-	case <-resting:
-		t.Error("did not rest although a request came")
+	case err := <-resting:
+		t.Errorf("did not rest although a request came: %v", err)
 	default:
 	}
 	w.clock.Advance(maxRest)

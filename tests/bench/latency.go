@@ -138,4 +138,3 @@ func (b *bench) point(stalls *[]float64) error {
 		}
 	}
 }
-

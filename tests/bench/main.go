@@ -118,7 +118,7 @@ func run(ctx context.Context, o options) (err error) {
 			return fmt.Errorf("measure %s: %w", p.name, err)
 		}
 	}
-	b.print(os.Stdout)
+	b.print()
 	fmt.Printf("\nmeasured in %v\n", time.Since(began).Round(time.Second))
 	return errors.Join(b.save(), b.draw())
 }

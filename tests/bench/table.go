@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,9 +49,9 @@ func (b *bench) figure(name string, v, target float64, unit string) {
 	b.Rows = append(b.Rows, row{Name: name, Value: v, Target: target, AtMost: true, Unit: unit})
 }
 
-// print writes the table.
-func (b *bench) print(w io.Writer) {
-	fmt.Fprintf(w, "\n%-50s %14s %12s %10s %10s\n%s\n", "", "lockstep", "yardstick", "ratio", "target", strings.Repeat("-", 108))
+// print writes the table to standard output.
+func (b *bench) print() {
+	fmt.Printf("\n%-50s %14s %12s %10s %10s\n%s\n", "", "lockstep", "yardstick", "ratio", "target", strings.Repeat("-", 108))
 	for _, r := range b.Rows {
 		ours, yardstick, value, relation := "", "", fmt.Sprintf("%.2f", r.Value), ">="
 		if r.Unit == "" {
@@ -67,7 +66,7 @@ func (b *bench) print(w io.Writer) {
 		if r.passes() {
 			verdict = "pass"
 		}
-		fmt.Fprintf(w, "%-50s %14s %12s %10s %10s  %s\n", r.Name, ours, yardstick, value, fmt.Sprintf("%s %.4g", relation, r.Target), verdict)
+		fmt.Printf("%-50s %14s %12s %10s %10s  %s\n", r.Name, ours, yardstick, value, fmt.Sprintf("%s %.4g", relation, r.Target), verdict)
 	}
 }
 
