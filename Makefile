@@ -57,7 +57,7 @@ demo: setup build ## Show two sites, PostgreSQL, rewind and failover, with measu
 	@$(GO) run ./tests/demo
 
 .PHONY: bench
-bench: setup build ## Measure against a plain loop device and qemu-storage-daemon
+bench: setup build ## Measure against a plain loop device and qemu-storage-daemon, up to 20 minutes
 	@$(GO) run ./tests/bench
 
 .PHONY: check-clean

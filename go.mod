@@ -3,6 +3,7 @@ module github.com/lockstep-csi/lockstep
 go 1.26.0
 
 require (
+	github.com/ajstarks/svgo v0.0.0-20211024235047-1546f124cd8b
 	github.com/container-storage-interface/spec v1.13.0
 	github.com/klauspost/compress v1.20.3
 	github.com/kubernetes-csi/csi-test/v5 v5.6.0

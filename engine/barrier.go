@@ -18,27 +18,46 @@ type barrier struct {
 	timer *time.Timer
 }
 
-// Prepare stops admitting changes and waits until those in flight are done.
-// The barrier lifts itself after hold, whatever becomes of the coordinator. If
-// ctx ends first the barrier is lifted and ctx's error returned. round must be
-// above zero and unique.
+// Prepare is Shut and then Drain. If ctx ends first the barrier is lifted and
+// ctx's error returned.
 func (e *Engine) Prepare(ctx context.Context, round uint64, hold time.Duration) error {
+	if err := e.Shut(round, hold); err != nil {
+		return err
+	}
+	err := e.Drain(ctx)
+	if err != nil {
+		e.Abort(round)
+	}
+	return err
+}
+
+// Shut stops admitting changes, without waiting for those in flight; see
+// Drain. The barrier lifts itself after hold, whatever becomes of the
+// coordinator. round must be above zero and unique.
+func (e *Engine) Shut(round uint64, hold time.Duration) error {
 	b := &e.barrier
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.round != 0 {
-		b.mu.Unlock()
 		return fmt.Errorf("prepare round %d on volume %s: round %d: %w", round, e.Volume(), b.round, ErrBarrierHeld)
 	}
 	b.round = round
-	drained := e.gate.shut()
+	e.gate.shut()
 	b.timer = time.AfterFunc(hold, func() { e.Abort(round) })
-	b.mu.Unlock()
+	return nil
+}
+
+// Drain waits until the changes in flight are done. After Shut there are no new
+// ones. If ctx ends first its error is returned, and the barrier stays.
+func (e *Engine) Drain(ctx context.Context) error {
+	if e.gate.drain() {
+		return nil
+	}
 	select {
-	case <-drained:
+	case <-e.gate.idle():
 		return nil
 	case <-ctx.Done():
-		e.Abort(round)
-		return fmt.Errorf("prepare round %d on volume %s: %w", round, e.Volume(), ctx.Err())
+		return fmt.Errorf("wait for changes in flight on volume %s: %w", e.Volume(), ctx.Err())
 	}
 }
 

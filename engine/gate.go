@@ -2,7 +2,9 @@ package engine
 
 import (
 	"context"
+	"runtime"
 	"sync"
+	"time"
 )
 
 // gate admits changes, except while a barrier holds it shut. The zero value is
@@ -44,23 +46,36 @@ func (g *gate) leave() {
 	}
 }
 
-// shut admits nobody from now on; the channel it returns is closed when no
-// change is in flight. The gate must be open.
-func (g *gate) shut() <-chan struct{} {
+// shut admits nobody from now on. The gate must be open.
+func (g *gate) shut() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.opened = make(chan struct{})
-	return g.idleLocked()
+}
+
+// drainSpin is how long drain looks whether changes in flight end: a few times
+// what an append takes.
+const drainSpin = 100 * time.Microsecond
+
+// drain reports whether no change is in flight, or none any more after a
+// moment. It does not sleep: to be woken takes longer than an append, and on a
+// busy machine, where the processor is given to others meanwhile, thousands of
+// times as long.
+func (g *gate) drain() bool {
+	for began := time.Now(); ; runtime.Gosched() {
+		g.mu.Lock()
+		idle := g.inFlight == 0
+		g.mu.Unlock()
+		if idle || time.Since(began) > drainSpin {
+			return idle
+		}
+	}
 }
 
 // idle returns a channel that is closed when no change is in flight.
 func (g *gate) idle() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.idleLocked()
-}
-
-func (g *gate) idleLocked() <-chan struct{} {
 	if g.drained == nil {
 		g.drained = make(chan struct{})
 	}

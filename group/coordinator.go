@@ -34,6 +34,17 @@ type Member interface {
 	Flush(ctx context.Context) error
 }
 
+// NearMember is a Member whose engine is in this process. Prepare is Shut and
+// then Drain.
+type NearMember interface {
+	Member
+	// Shut stops admitting changes, without waiting for those in flight; the
+	// barrier lifts itself after hold.
+	Shut(round uint64, hold time.Duration) error
+	// Drain waits for the changes in flight.
+	Drain(ctx context.Context) error
+}
+
 // Coordinator takes the checkpoints of one group. At most one round is under
 // way at a time.
 type Coordinator struct {
@@ -226,14 +237,18 @@ func (c *Coordinator) barrier(ctx context.Context, round uint64, members []Membe
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	began := c.clock.Now()
-	if err := each(members, func(m Member) error { return m.Prepare(ctx, round, timeout) }); err != nil {
+	toAll := each
+	if allNear(members) {
+		toAll = inTurn
+	}
+	if err := prepare(ctx, round, members, timeout); err != nil {
 		c.abort(ctx, round, members)
 		return Taken{}, fmt.Errorf("%w: %w", ErrBarrier, err)
 	}
 	point := c.nextCheckpoint(members)
 	var mu sync.Mutex
 	positions := make(map[journal.VolumeID]journal.Position, len(members))
-	err := each(members, func(m Member) error {
+	err := toAll(members, func(m Member) error {
 		pos, err := m.Commit(ctx, round, point)
 		mu.Lock()
 		defer mu.Unlock()
@@ -255,6 +270,35 @@ func (c *Coordinator) barrier(ctx context.Context, round uint64, members []Membe
 	c.stats.Stalls = append(c.stats.Stalls, stall)
 	c.stats.LastError = nil
 	return Taken{Number: point.Number, Time: point.Time, Stall: stall, Positions: positions}, nil
+}
+
+// prepare shuts all members and waits for what is in flight. Near ones are all
+// shut before it waits for any.
+func prepare(ctx context.Context, round uint64, members []Member, hold time.Duration) error {
+	if !allNear(members) {
+		return each(members, func(m Member) error { return m.Prepare(ctx, round, hold) })
+	}
+	for _, m := range members {
+		if err := m.(NearMember).Shut(round, hold); err != nil {
+			return err
+		}
+	}
+	for _, m := range members {
+		if err := m.(NearMember).Drain(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// allNear reports whether every member is in this process. Then one goroutine
+// carries out the round: each step takes microseconds, which is less than
+// waking another goroutine for it, and writes are held meanwhile.
+func allNear(members []Member) bool {
+	return !slices.ContainsFunc(members, func(m Member) bool {
+		_, near := m.(NearMember)
+		return !near
+	})
 }
 
 // abort lifts the barrier everywhere. The round's own time may be over, so it
@@ -302,6 +346,15 @@ func (c *Coordinator) nextCheckpoint(members []Member) journal.Checkpoint {
 		info.Members = append(info.Members, m.Volume())
 	}
 	return journal.Checkpoint{Number: c.last, Time: now, CheckpointInfo: info}
+}
+
+// inTurn calls fn for one member after the other and joins their errors.
+func inTurn(members []Member, fn func(Member) error) error {
+	errs := make([]error, len(members))
+	for i, m := range members {
+		errs[i] = fn(m)
+	}
+	return errors.Join(errs...)
 }
 
 // each calls fn for all members at once and joins their errors.

@@ -5,7 +5,10 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,12 +73,16 @@ func TestAMemberThatFailsAbortsTheRoundEverywhere(t *testing.T) {
 		{"prepare never answers", func(m *member) { m.slow = make(chan struct{}) }, 1},
 		{"commit fails", func(m *member) { m.failCommit = errMember }, 2},
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
+	for i, tt := range slices.Concat(tests, tests) {
+		far := i >= len(tests)
+		t.Run(fmt.Sprintf("%s, far %t", tt.name, far), func(t *testing.T) {
 			ms := newMembers(t, 3)
 			s := settings()
 			s.BarrierTimeout = 20 * time.Millisecond
 			c := newCoordinator(ms, s)
+			if far {
+				c.SetMembers([]group.Member{farMember{ms[0]}, farMember{ms[1]}, farMember{ms[2]}})
+			}
 			tt.set(ms[1])
 			if _, err := c.Take(context.Background()); !errors.Is(err, group.ErrBarrier) {
 				t.Fatalf("take: %v, want ErrBarrier", err)
@@ -146,14 +153,15 @@ func TestTimesRiseWhenTheClockFalls(t *testing.T) {
 // last was acknowledged, over all members and from several writers, is a
 // prefix at every recovery point.
 func TestEveryPointHoldsAPrefixOfEveryChain(t *testing.T) {
-	const chains, links = 4, 300
+	const chains, links, rounds = 4, 300, 5
 	ms := newMembers(t, 3)
 	c := newCoordinator(ms, settings())
 	ctx, cancel := context.WithCancel(context.Background())
 	var writers, taker sync.WaitGroup
+	var taken atomic.Int64
 	for chain := range chains {
 		writers.Go(func() {
-			for link := range uint64(links) {
+			for link := uint64(0); link < links || taken.Load() < rounds; link++ {
 				p := make([]byte, 512)
 				binary.LittleEndian.PutUint64(p, link+1)
 				// Each chain has one sector per member, and goes around.
@@ -168,13 +176,14 @@ func TestEveryPointHoldsAPrefixOfEveryChain(t *testing.T) {
 			if _, err := c.Take(context.Background()); err != nil {
 				t.Error(err)
 			}
+			taken.Add(1)
 		}
 	})
 	writers.Wait()
 	cancel()
 	taker.Wait()
 	points := group.Points("shop", asHistories(ms), everyone)
-	if len(points) < 3 {
+	if len(points) < rounds {
 		t.Fatalf("only %d recovery points", len(points))
 	}
 	for _, p := range points {

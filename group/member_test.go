@@ -24,12 +24,22 @@ type member struct {
 	failPrepare error
 	failCommit  error
 	failFork    error
-	slow        chan struct{} // Prepare waits for it; nil: it does not
+	slow        chan struct{} // Drain waits for it; nil: it does not
 }
 
-func (m *member) Prepare(ctx context.Context, round uint64, hold time.Duration) error {
+func (m *member) Shut(round uint64, hold time.Duration) error {
 	m.mu.Lock()
-	err, slow := m.failPrepare, m.slow
+	err := m.failPrepare
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return m.Engine.Shut(round, hold)
+}
+
+func (m *member) Drain(ctx context.Context) error {
+	m.mu.Lock()
+	slow := m.slow
 	m.mu.Unlock()
 	if slow != nil {
 		select {
@@ -38,11 +48,18 @@ func (m *member) Prepare(ctx context.Context, round uint64, hold time.Duration) 
 			return ctx.Err()
 		}
 	}
-	if err != nil {
+	return m.Engine.Drain(ctx)
+}
+
+func (m *member) Prepare(ctx context.Context, round uint64, hold time.Duration) error {
+	if err := m.Shut(round, hold); err != nil {
 		return err
 	}
-	return m.Engine.Prepare(ctx, round, hold)
+	return m.Drain(ctx)
 }
+
+// farMember is a member that does not show that it is in this process.
+type farMember struct{ group.Member }
 
 func (m *member) Dirty(context.Context) (bool, error)   { return m.Engine.Dirty(), nil }
 func (m *member) Abort(_ context.Context, round uint64) { m.Engine.Abort(round) }

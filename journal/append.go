@@ -190,6 +190,9 @@ func (s *Store) writeFrames(records []Record) error {
 	if err != nil {
 		return s.poison(fmt.Errorf("append to %s: %w", g.name, err))
 	}
+	if s.flushedOften.Load() {
+		g.file.StartWriteback(g.end, end-g.end)
+	}
 	return nil
 }
 
@@ -207,6 +210,7 @@ func (s *Store) showLocked(records []Record) {
 		s.tree.last[r.Position.Timeline] = r.Position.Seq
 	}
 	s.appended += uint64(len(records))
+	s.requests.Add(uint64(len(records)))
 	g.closedAt = s.cfg.Clock.Now()
 }
 

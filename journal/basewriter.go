@@ -12,7 +12,14 @@ type baseWriter struct {
 	base vfs.File
 	buf  []byte // content of [off, off+len(buf)), not yet written
 	off  int64
+
+	written   int64 // bytes written since writeback was last begun
+	writeback int64 // where it is to begin next
 }
+
+// writebackBytes is how much is written to the base before the kernel is asked
+// to bring it to disk.
+const writebackBytes = 4 << 20
 
 // add copies one extent from its segment, or frees its range.
 func (w *baseWriter) add(e extent, from *segment) error {
@@ -49,6 +56,14 @@ func (w *baseWriter) flush() error {
 	}
 	if _, err := w.base.WriteAt(w.buf, w.off); err != nil {
 		return fmt.Errorf("write %d bytes at %d of %s: %w", len(w.buf), w.off, baseFile, mapFull(err))
+	}
+	w.written += int64(len(w.buf))
+	if w.written >= writebackBytes {
+		// So that the sync at the end has little left to wait for, and the
+		// flushes of records meanwhile little to wait behind.
+		end := w.off + int64(len(w.buf))
+		w.base.StartWriteback(w.writeback, end-w.writeback)
+		w.written, w.writeback = 0, end
 	}
 	w.buf = w.buf[:0]
 	return nil

@@ -70,10 +70,7 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 		return nil, Position{}
 	}
 	all := s.partsLocked(path)
-	var total int64
-	for _, g := range s.segments {
-		total += g.bytes
-	}
+	total := s.journalBytesLocked()
 	interrupted := s.state.Horizon != s.state.Base
 	expiry := s.cfg.Clock.Now().Add(-s.cfg.Window)
 	var batch []pathPart
@@ -134,11 +131,15 @@ func (s *Store) strainedLocked() bool {
 	if s.pressed.Load() {
 		return true
 	}
-	var total int64
+	return s.cfg.JournalBytes > 0 && s.journalBytesLocked() > 2*s.cfg.JournalBytes
+}
+
+// journalBytesLocked is the room that segments with records take.
+func (s *Store) journalBytesLocked() (total int64) {
 	for _, g := range s.segments {
 		total += g.bytes
 	}
-	return s.cfg.JournalBytes > 0 && total > 2*s.cfg.JournalBytes
+	return total
 }
 
 // syncIfBehind makes sure that nothing volatile is moved into the base.
@@ -180,8 +181,9 @@ func (s *Store) moveHorizon(to Position) (moved bool, err error) {
 
 // writeBatch is step 2.
 func (s *Store) writeBatch(ctx context.Context, parts []pathPart) (table, error) {
+	pace := s.newPacer()
 	for _, part := range parts {
-		if err := verifyPart(part); err != nil {
+		if err := verifyPart(ctx, part, pace); err != nil {
 			return nil, err
 		}
 	}
@@ -195,10 +197,10 @@ func (s *Store) writeBatch(ctx context.Context, parts []pathPart) (table, error)
 	}
 	w := baseWriter{base: s.base, buf: make([]byte, 0, destageBufferBytes)}
 	for _, e := range merged {
-		if err := ctx.Err(); err != nil {
+		if err := w.add(e, files[e.loc.segment()]); err != nil {
 			return nil, err
 		}
-		if err := w.add(e, files[e.loc.segment()]); err != nil {
+		if err := pace.did(ctx, int64(e.sectors())*SectorBytes); err != nil {
 			return nil, err
 		}
 	}
@@ -210,12 +212,17 @@ func (s *Store) writeBatch(ctx context.Context, parts []pathPart) (table, error)
 
 // verifyPart checks every record's checksums before their bytes can reach the
 // base.
-func verifyPart(part pathPart) error {
+func verifyPart(ctx context.Context, part pathPart, pace *pacer) error {
 	scanner := newFrameScanner(part.segment, part.end)
 	for scanner.next <= part.upTo {
-		if _, err := scanner.scan(); errors.Is(err, io.EOF) {
+		f, err := scanner.scan()
+		if errors.Is(err, io.EOF) {
 			return &CorruptError{File: part.name, Offset: scanner.off, What: "segment", Wanted: fmt.Sprintf("records up to seq %d", part.upTo), Found: fmt.Sprintf("end at seq %d", scanner.next-1)}
-		} else if err != nil {
+		}
+		if err == nil {
+			err = pace.did(ctx, frameBytes(len(f.Payload)))
+		}
+		if err != nil {
 			return err
 		}
 	}

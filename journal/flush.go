@@ -45,6 +45,11 @@ func (s *Store) Flush(ctx context.Context) error {
 	}
 }
 
+// fewRecords is how many records a flush covers at most where the one who writes
+// waits for each of them to be durable. Appends then have the disk begin at
+// once, so that the flush, which is about to come, has less to wait for.
+const fewRecords = 1
+
 // syncJournal makes everything appended so far durable. Older segments are
 // synced before newer ones, so that what survives a crash in between is a
 // prefix as far as the disk allows.
@@ -76,6 +81,7 @@ func (s *Store) syncJournal() error {
 		return s.failed
 	}
 	if target > s.flushed {
+		s.flushedOften.Store(target-s.flushed <= fewRecords)
 		s.flushed = target
 	}
 	if forks == s.forks && tip.Seq > s.durable.Seq {

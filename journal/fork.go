@@ -13,7 +13,9 @@ import (
 // ErrUnknownPosition; on any error the active timeline is as it was. Appends
 // wait meanwhile, which takes as long as opening a view.
 func (s *Store) Fork(at Position, reason string) (Timeline, error) {
+	patient := s.impatience()
 	s.maintainMu.Lock()
+	patient()
 	defer s.maintainMu.Unlock()
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
@@ -41,7 +43,9 @@ func (s *Store) forkLocked(at Position, reason string) (Timeline, error) {
 // A known timeline is activated again at its own tip. A local append then
 // begins a timeline of its own. Idempotent, durable on return; errors as Fork.
 func (s *Store) Adopt(line Timeline) error {
+	patient := s.impatience()
 	s.maintainMu.Lock()
+	patient()
 	defer s.maintainMu.Unlock()
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()

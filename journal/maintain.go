@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // maintainEvery is how often Run looks for records that have left the window
@@ -14,7 +16,19 @@ const maintainEvery = 5 * time.Second
 // Run keeps the journal in shape until ctx ends: seals complete segments,
 // has the next one ready, destages what left the window. A lack of space is
 // logged and tried again; the first other error ends Run.
+//
+// The supply of segments has a goroutine of its own: an append that needs the
+// next one must not wait until a batch has been destaged.
 func (s *Store) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.repeat(ctx, s.wakeSupply, s.supply) })
+	g.Go(func() error { return s.repeat(ctx, s.wake, s.Maintain) })
+	return g.Wait()
+}
+
+// repeat calls do when woken and from time to time, until ctx ends or do fails
+// with anything but a lack of space.
+func (s *Store) repeat(ctx context.Context, woken <-chan struct{}, do func(context.Context) error) error {
 	timer := s.cfg.Clock.NewTimer(0)
 	defer func() { timer.Stop() }()
 	for {
@@ -23,9 +37,9 @@ func (s *Store) Run(ctx context.Context) error {
 			return nil
 		case <-timer.C():
 			timer = s.cfg.Clock.NewTimer(maintainEvery)
-		case <-s.wake:
+		case <-woken:
 		}
-		err := s.Maintain(ctx)
+		err := do(ctx)
 		switch {
 		case err == nil:
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()), errors.Is(err, ErrClosed):
@@ -38,20 +52,36 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
+// supply seals complete segments and has the next one ready. An error of the
+// one does not keep it from the other.
+func (s *Store) supply(context.Context) error {
+	s.mu.RLock()
+	err, complete := s.usable(), len(s.toSeal) > 0
+	s.mu.RUnlock()
+	if err != nil {
+		return err
+	}
+	err = s.prepareSpare() // first: an append may be about to need it
+	if complete {
+		if sealErr := s.sealPending(); sealErr != nil {
+			return sealErr
+		}
+		s.wakeRun() // more may be due now
+	}
+	return err
+}
+
 // Maintain does what is due now and returns. Errors: ErrFull when the backing
 // volume has no room (call again later), ErrCorrupt when a record that had to
 // be destaged is damaged, ErrPoisoned, ErrClosed.
 func (s *Store) Maintain(ctx context.Context) error {
 	s.maintainMu.Lock()
 	defer s.maintainMu.Unlock()
-	s.mu.RLock()
-	err := s.usable()
-	s.mu.RUnlock()
-	if err != nil {
-		return err
-	}
-	if err := s.sealPending(); err != nil {
-		return err
+	// A file that cannot be made for lack of space may be there once something
+	// has been destaged.
+	supplyErr := s.supply(ctx)
+	if supplyErr != nil && !errors.Is(supplyErr, ErrFull) {
+		return supplyErr
 	}
 	for {
 		more, err := s.destageBatch(ctx)
@@ -62,11 +92,8 @@ func (s *Store) Maintain(ctx context.Context) error {
 			break
 		}
 	}
-	s.mu.RLock()
-	written := s.appended > 0
-	s.mu.RUnlock()
-	if written {
-		return s.prepareSpare()
+	if supplyErr != nil {
+		return s.supply(ctx)
 	}
 	return nil
 }
@@ -92,10 +119,7 @@ func (s *Store) Stats() Stats {
 	st := Stats{
 		Segments: len(s.segments), Timelines: len(s.tree.timelines),
 		IndexExtents: int64(s.index.len()), IndexBytes: int64(s.index.len()) * indexBytesPerExtent,
-		Appended: s.appended, Unflushed: s.appended - s.flushed,
-	}
-	for _, g := range s.segments {
-		st.JournalBytes += g.bytes
+		JournalBytes: s.journalBytesLocked(), Appended: s.appended, Unflushed: s.appended - s.flushed,
 	}
 	return st
 }

@@ -25,7 +25,7 @@ func Open(cfg Config) (*Store, error) {
 	s := &Store{
 		cfg: cfg, volume: id.Volume,
 		segments: map[segmentID]*segment{}, holds: map[*hold]struct{}{},
-		changed: make(chan struct{}), wake: make(chan struct{}, 1),
+		changed: make(chan struct{}), wake: make(chan struct{}, 1), wakeSupply: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		headers: make([]byte, 0, MaxBatch*frameHeaderBytes),
 	}
 	if err := s.open(); err != nil {

@@ -65,6 +65,7 @@ func (s *Store) TryReadAt(p []byte, off int64) (done bool, err error) {
 // plan looks p up in the index and holds the segments it needs.
 func (s *Store) plan(ps *pieces, p []byte, off int64) error {
 	ps.list = ps.list[:0]
+	s.requests.Add(1)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if err := s.usable(); err != nil {

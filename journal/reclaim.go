@@ -13,6 +13,8 @@ func (s *Store) Reclaim(ctx context.Context) (int64, error) {
 	before := s.Stats().JournalBytes
 	s.pressed.Store(true)
 	defer s.pressed.Store(false)
+	patient := s.impatience()
+	defer patient()
 	if err := s.Maintain(ctx); err != nil {
 		return 0, fmt.Errorf("reclaim journal space of volume %s: %w", s.volume, err)
 	}

@@ -20,7 +20,7 @@ func (s *Store) sealPending() error {
 		if len(s.toSeal) > 0 {
 			g = s.toSeal[0]
 		}
-		err := s.failed
+		err := s.usable()
 		s.mu.RUnlock()
 		if g == nil || err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -45,6 +46,10 @@ type Store struct {
 	spare   *segment   // ready to become active, header not written
 	free    []string   // files of dropped segments, to be reused
 	nextID  segmentID
+	taken   time.Time // when the active segment was begun
+	slow    bool      // the one before it took slowFill or longer
+
+	hurried atomic.Int32 // appends that wait for spareMu
 
 	stateMu sync.Mutex // one change of the catalog's state at a time
 
@@ -68,8 +73,14 @@ type Store struct {
 	changed  chan struct{} // closed and replaced when durable, forks, failed or closed change
 
 	durableSeq atomic.Uint64 // equals durable.Seq
-	pressed    atomic.Bool   // Reclaim is running: destage whatever is not held
-	wake       chan struct{} // asks Run for a Maintain; capacity 1
+	// flushedOften is set while a flush covers fewRecords or less.
+	flushedOften atomic.Bool
+	pressed      atomic.Bool   // Reclaim is running: destage whatever is not held
+	wake         chan struct{} // asks Run for a Maintain; capacity 1
+	requests     atomic.Uint64 // reads and appends so far, for the pace of destage
+	impatient    atomic.Int32  // callers that wait for maintainMu
+	hurry        chan struct{} // ends a pause of destage; capacity 1
+	wakeSupply   chan struct{} // asks Run to seal and to have a segment ready; capacity 1
 
 	holdMu sync.Mutex
 	holds  map[*hold]struct{}
@@ -166,9 +177,11 @@ func (s *Store) announceLocked() {
 	s.changed = make(chan struct{})
 }
 
-func (s *Store) wakeRun() {
+func (s *Store) wakeRun() { wake(s.wake) }
+
+func wake(c chan struct{}) {
 	select {
-	case s.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default: // a call is already pending
 	}
 }
@@ -227,7 +240,9 @@ func (s *Store) commit(write func(tx kv.Tx) error) error {
 // been closed. After an error everything acknowledged by Flush is still
 // durable, and the next Open recovers. Close is idempotent.
 func (s *Store) Close() error {
+	patient := s.impatience()
 	s.maintainMu.Lock()
+	patient()
 	defer s.maintainMu.Unlock()
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
@@ -241,6 +256,12 @@ func (s *Store) Close() error {
 	if failed == nil {
 		err = s.closeCleanly()
 	}
+	// Whoever is sealing or making a segment ends first, and finds the store
+	// closed next.
+	s.sealMu.Lock()
+	defer s.sealMu.Unlock()
+	s.spareMu.Lock()
+	defer s.spareMu.Unlock()
 	s.mu.Lock()
 	s.closed = true
 	s.announceLocked()

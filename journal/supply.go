@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
@@ -11,6 +12,21 @@ import (
 // keepFree is how many files of dropped segments are kept for reuse. A reused
 // file's blocks are already written, so that syncing it moves no metadata.
 const keepFree = 4
+
+// firstSegmentBytes is the size of the segment that a store has ready before
+// anything is written: small, because it may never be, and large enough that
+// the next one is ready when it is full.
+const firstSegmentBytes = 4 << 20
+
+// slowFill is the time that a segment takes to fill from which on the next
+// new file is filled with zeroes first. When segments fill faster than that,
+// few of their records are flushed one by one, and the zeroes would compete
+// with them.
+const slowFill = 500 * time.Millisecond
+
+// zeroChunkBytes is what is written between two syncs of a new file, so that a
+// flush of records never waits for more than that.
+const zeroChunkBytes = 2 << 20
 
 // maxUnsealed bounds the complete segments that wait for their footer; then
 // the append that needs another segment seals them itself.
@@ -45,7 +61,7 @@ func (s *Store) room(r *Record) error {
 	s.unsynced = append(s.unsynced, g)
 	s.mu.Unlock()
 	s.active = g
-	s.wakeRun()
+	wake(s.wakeSupply)
 	return nil
 }
 
@@ -75,13 +91,17 @@ func (s *Store) retireActive() {
 // takeSegment returns a segment file of at least need bytes whose name is
 // durable and which nobody else knows. ErrFull leaves the store as it was.
 func (s *Store) takeSegment(need int64) (*segment, error) {
+	s.hurried.Add(1)
+	defer s.hurried.Add(-1)
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
+	now := s.cfg.Clock.Now()
+	s.slow = now.Sub(s.taken) >= slowFill
+	s.taken = now
 	if g := s.spare; g != nil && g.bytes >= need {
 		s.spare = nil
 		return g, nil
 	}
-	bytes := max(s.cfg.SegmentBytes, (need+blockBytes-1)&^(blockBytes-1))
 	if s.spare != nil { // too small for a record of another site's making
 		s.free = append(s.free, s.spare.name)
 		if err := s.spare.file.Close(); err != nil {
@@ -89,7 +109,7 @@ func (s *Store) takeSegment(need int64) (*segment, error) {
 		}
 		s.spare = nil
 	}
-	return s.makeSegment(bytes)
+	return s.makeSegment(max(s.cfg.SegmentBytes, (need+blockBytes-1)&^(blockBytes-1)), false)
 }
 
 // prepareSpare has a segment file ready before it is needed. Ids rise in the
@@ -97,10 +117,17 @@ func (s *Store) takeSegment(need int64) (*segment, error) {
 func (s *Store) prepareSpare() error {
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	if s.spare != nil {
-		return nil
+	s.mu.RLock()
+	err, written := s.usable(), s.appended > 0
+	s.mu.RUnlock()
+	if err != nil || s.spare != nil {
+		return err
 	}
-	g, err := s.makeSegment(s.cfg.SegmentBytes)
+	bytes, zeroed := s.cfg.SegmentBytes, s.slow
+	if !written {
+		bytes, zeroed = min(bytes, firstSegmentBytes), true
+	}
+	g, err := s.makeSegment(bytes, zeroed)
 	if err == nil {
 		s.spare = g
 	}
@@ -108,55 +135,93 @@ func (s *Store) prepareSpare() error {
 }
 
 // makeSegment makes or reuses a file. spareMu must be held.
-func (s *Store) makeSegment(bytes int64) (*segment, error) {
-	fs := s.cfg.FS
+//
+// The blocks of a new file are reserved and not written, and a flush of the
+// first record in such a block has to wait until the file system has noted in
+// its own log that the block is written now, behind whatever else is on the
+// way to that log. With zeroed the file is written once before it is used.
+func (s *Store) makeSegment(bytes int64, zeroed bool) (*segment, error) {
 	id := s.nextID
 	if id > maxSegmentID {
 		return nil, fmt.Errorf("make segment %d: %w", id, ErrFull)
 	}
 	g := &segment{id: id, volume: s.volume, name: segmentName(id), bytes: bytes, end: blockBytes}
 	g.users.Store(1)
-	name := s.cfg.file(g.name)
-	reused := false
-	if n := len(s.free); n > 0 && bytes == s.cfg.SegmentBytes {
-		if err := fs.Rename(s.cfg.file(s.free[n-1]), name); err != nil {
-			return nil, fmt.Errorf("reuse segment %s: %w", s.free[n-1], err)
-		}
-		s.free = s.free[:n-1]
-		reused = true
-	}
-	s.nextID++
-	var err error
-	if reused {
-		g.file, err = fs.Open(name)
-	} else {
-		g.file, err = fs.Create(name)
-	}
+	reused, err := s.openFile(g)
 	if err == nil {
 		err = g.file.Allocate(0, bytes)
 	}
-	if err == nil {
-		// Size and blocks are durable before there are records, whose syncs
-		// then have nothing else to wait for, and nothing else to lose.
-		if err = g.file.Sync(); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
-			err = s.poison(err)
-		}
+	if err == nil && zeroed && !reused {
+		err = s.writeZeroes(g)
 	}
 	if err == nil {
-		// A name that may not be there after a power loss must never be
-		// taken for durable, not even by the sync after this one.
-		if err = fs.SyncDir(s.cfg.file(journalDir)); err != nil {
-			err = s.poison(err)
-		}
+		err = s.settleFile(g)
 	}
 	if err != nil {
 		if g.file != nil {
 			_ = g.file.Close()
-			_ = fs.Remove(name) // a leftover is found and reused by the next Open
+			_ = s.cfg.FS.Remove(s.cfg.file(g.name)) // a leftover is found and reused by the next Open
 		}
 		return nil, fmt.Errorf("make segment %s: %w", g.name, mapFull(err))
 	}
 	return g, nil
+}
+
+// openFile gives a new segment a file under its name. spareMu must be held.
+func (s *Store) openFile(g *segment) (reused bool, err error) {
+	fs, name := s.cfg.FS, s.cfg.file(g.name)
+	if n := len(s.free); n > 0 && g.bytes == s.cfg.SegmentBytes {
+		if err := fs.Rename(s.cfg.file(s.free[n-1]), name); err != nil {
+			return false, fmt.Errorf("reuse segment %s: %w", s.free[n-1], err)
+		}
+		s.free = s.free[:n-1]
+		s.nextID++
+		g.file, err = fs.Open(name)
+		return true, err
+	}
+	s.nextID++
+	g.file, err = fs.Create(name)
+	return false, err
+}
+
+// writeZeroes fills a new segment's file until an append waits for it.
+func (s *Store) writeZeroes(g *segment) error {
+	zeroes := make([]byte, min(zeroChunkBytes, g.bytes))
+	for off := int64(0); off < g.bytes && s.hurried.Load() == 0; off += int64(len(zeroes)) {
+		if off > 0 {
+			if err := s.syncNew(g); err != nil {
+				return err
+			}
+		}
+		if _, err := g.file.WriteAt(zeroes[:min(int64(len(zeroes)), g.bytes-off)], off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// syncNew syncs a file that holds no records yet.
+func (s *Store) syncNew(g *segment) error {
+	err := g.file.Sync()
+	if err == nil || errors.Is(err, vfs.ErrNoSpace) {
+		return err
+	}
+	return s.poison(err)
+}
+
+// settleFile makes a new segment's file and name durable.
+func (s *Store) settleFile(g *segment) error {
+	// Size and blocks are durable before there are records, whose syncs
+	// then have nothing else to wait for, and nothing else to lose.
+	if err := s.syncNew(g); err != nil {
+		return err
+	}
+	// A name that may not be there after a power loss must never be
+	// taken for durable, not even by the sync after this one.
+	if err := s.cfg.FS.SyncDir(s.cfg.file(journalDir)); err != nil {
+		return s.poison(err)
+	}
+	return nil
 }
 
 // releaseSegment gives up one use of a segment; the last one recycles it.

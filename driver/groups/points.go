@@ -3,6 +3,7 @@ package groups
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -99,15 +100,7 @@ func (g *Groups) PinPoint(ctx context.Context, name, pin, at string) (group.Poin
 		return group.Point{}, err
 	}
 	defer unlock()
-	point, err := g.Select(ctx, name, "pin:"+pin)
-	switch {
-	case err == nil:
-	case !errors.Is(err, group.ErrNoPoint):
-	case at != "":
-		point, err = g.Select(ctx, name, at)
-	default:
-		point, _, err = g.take(ctx, name)
-	}
+	point, err := g.pointFor(ctx, name, pin, at)
 	if err != nil {
 		return group.Point{}, err
 	}
@@ -122,6 +115,40 @@ func (g *Groups) PinPoint(ctx context.Context, name, pin, at string) (group.Poin
 		})
 	}
 	return point, pinning.Wait()
+}
+
+// pointFor returns the point that a pin keeps already, or else is to keep.
+func (g *Groups) pointFor(ctx context.Context, name, pin, at string) (group.Point, error) {
+	held, err := g.isPinned(ctx, name, pin)
+	if err != nil {
+		return group.Point{}, err
+	}
+	if held {
+		point, err := g.Select(ctx, name, "pin:"+pin)
+		if err == nil || !errors.Is(err, group.ErrNoPoint) {
+			return point, err
+		}
+	}
+	if at != "" {
+		return g.Select(ctx, name, at)
+	}
+	point, _, err := g.take(ctx, name)
+	return point, err
+}
+
+// isPinned reports whether a member has the pin. Nearly always none has, and
+// then the points, of which there may be a hundred thousand, need not be looked
+// through for it.
+func (g *Groups) isPinned(ctx context.Context, name, pin string) (bool, error) {
+	st, err := g.reg.Get(name)
+	if err != nil {
+		return false, err
+	}
+	histories, err := g.cfg.Members.Histories(ctx, st)
+	return slices.ContainsFunc(histories, func(h group.History) bool {
+		_, ok := h.Pins[pin]
+		return ok
+	}), err
 }
 
 // LockPin takes a pin's turn, for those who drop pins from stores themselves.

@@ -24,7 +24,10 @@ type member struct {
 	site *Site
 }
 
-var _ groups.Member = member{}
+var (
+	_ groups.Member    = member{}
+	_ group.NearMember = member{}
+)
 
 func (m member) Dirty(context.Context) (bool, error) { return m.Engine.Dirty(), nil }
 

@@ -24,8 +24,8 @@ const (
 	// is smaller an Update never has to map it anew, for which it would wait
 	// until every View has ended.
 	mapBytes = 64 << 20
-	// growBytes is the step in which the file grows. The new part is sparse,
-	// but each step costs a sync.
+	// growBytes is what a new file has, and the step in which it grows. What is
+	// added later is sparse, and each step costs a sync.
 	growBytes = 1 << 20
 	// unfinishedSuffix names a database that is being made.
 	unfinishedSuffix = ".new"
@@ -56,6 +56,10 @@ func OpenBolt(path string) (DB, error) {
 // makeBolt makes an empty database under another name and renames it to path:
 // Bolt writes and syncs its first pages after it made the file, so a power
 // loss in between would leave an unreadable file.
+//
+// It is grown to growBytes of written zeroes: a commit into blocks that were
+// never written has to wait for the file system's own log, and for all that is
+// on the way to it, which a commit over written blocks has not.
 func makeBolt(path string) error {
 	unfinished := path + unfinishedSuffix
 	if err := os.Remove(unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -68,10 +72,29 @@ func makeBolt(path string) error {
 	if err := db.Close(); err != nil {
 		return err
 	}
+	if err := growBolt(unfinished); err != nil {
+		return err
+	}
 	if err := os.Rename(unfinished, path); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// growBolt makes the rest of a new database's first growBytes written zeroes.
+func growBolt(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() < growBytes {
+		_, err = f.WriteAt(make([]byte, growBytes-info.Size()), info.Size())
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 func syncDir(name string) error {

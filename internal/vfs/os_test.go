@@ -98,7 +98,7 @@ func TestAFullDiskIsErrNoSpace(t *testing.T) {
 // A commit that does not fit fails and changes nothing; when there is space
 // again the database goes on.
 func TestACommitOnAFullDisk(t *testing.T) {
-	p := place{t, vfs.OS{}, mounted(t, "tmpfs", "size=1m")}
+	p := place{t, vfs.OS{}, mounted(t, "tmpfs", "size=8m")}
 	db, err := p.fs.OpenDB(p.path("db"))
 	p.must(err)
 	defer func() { _ = db.Close() }()
@@ -107,7 +107,7 @@ func TestACommitOnAFullDisk(t *testing.T) {
 	_, free, err := p.fs.Space(p.dir)
 	p.must(err)
 	p.must(ballast.Allocate(0, free))
-	large := func(tx kv.Tx) error { return tx.Put("b", []byte("large"), make([]byte, 200_000)) }
+	large := func(tx kv.Tx) error { return tx.Put("b", []byte("large"), make([]byte, 2_000_000)) }
 	p.fails(vfs.ErrNoSpace, db.Update(large))
 	p.must(ballast.Truncate(0))
 	p.must(db.Update(large))

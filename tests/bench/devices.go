@@ -3,43 +3,52 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
 	"github.com/lockstep-csi/lockstep/tests/harness"
 )
 
-// deviceBytes is the size of each measured device; fioBytes the part of it
-// that is read and written, so that nothing is measured that was not written.
+// deviceBytes is the size of each measured device.
+const deviceBytes = 2 << 30
+
+// What is measured. The volume of onBase has everything in its base image.
 const (
-	deviceBytes = 2 << 30
-	fioBytes    = 1 << 30
+	onLoop = "loop"
+	onOurs = "lockstep"
+	onBase = "lockstep-base"
+	onQemu = "qemu-fuse"
 )
+
+var kinds = []string{onLoop, onOurs, onBase, onQemu}
 
 // job is one fio workload with its target against the plain loop device.
 type job struct {
 	name   string
 	args   []string
 	target float64
+	base   bool // is also measured on onBase
 	files  bool // runs on an ext4 mounted from the device
 }
 
-var jobs = []job{
-	{name: "4k random write QD1", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1"}, target: 0.6},
-	{name: "4k random write QD32", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=32"}, target: 0.8},
-	{name: "4k random read QD1", args: []string{"--rw=randread", "--bs=4k", "--iodepth=1"}, target: 0.3},
-	{name: "4k random read QD32", args: []string{"--rw=randread", "--bs=4k", "--iodepth=32"}, target: 0.3},
-	{name: "1M sequential write QD4", args: []string{"--rw=write", "--bs=1M", "--iodepth=4"}},
-	{name: "1M sequential read QD4", args: []string{"--rw=read", "--bs=1M", "--iodepth=4"}, target: 0.3},
-	{name: "4k random write fsync=1", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1"}},
-	{name: "ext4, 4 jobs 4k write+fsync", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1", "--numjobs=4", "--size=32M"}, files: true},
-}
-
-// Names of the devices in tables and samples.
 const (
-	onLoop = "loop"
-	onOurs = "lockstep"
-	onQemu = "qemu-fuse"
+	randomWrite32 = "4k random write QD32"
+	randomRead32  = "4k random read QD32"
 )
+
+var jobs = []job{
+	{name: "4k random write QD1", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1"}, target: 2},
+	{name: randomWrite32, args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=32"}, target: 1.5},
+	{name: "4k random read QD1", args: []string{"--rw=randread", "--bs=4k", "--iodepth=1"}, target: 0.8, base: true},
+	{name: randomRead32, args: []string{"--rw=randread", "--bs=4k", "--iodepth=32"}, target: 1, base: true},
+	{name: "1M sequential write QD4", args: []string{"--rw=write", "--bs=1M", "--iodepth=4"}, target: 0.95},
+	{name: "1M sequential read QD4", args: []string{"--rw=read", "--bs=1M", "--iodepth=4"}, target: 0.95},
+	{name: "4k random write fsync=1", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1"}, target: 1},
+	{name: "4k random write fsync=1, 8 jobs", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1", "--numjobs=8"}, target: 1},
+	{name: "ext4, 4 jobs 4k write+fsync", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1", "--numjobs=4", "--size=32M"}, target: 1, files: true},
+}
 
 // devices measures all jobs on all devices, interleaved.
 func (b *bench) devices() error {
@@ -47,113 +56,136 @@ func (b *bench) devices() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{onLoop, onOurs, onQemu} {
-		if err := b.fill(targets[name]); err != nil {
-			return err
-		}
-	}
 	for round := range b.o.rounds {
 		for _, j := range jobs {
-			if j.files {
-				continue
-			}
-			for _, name := range []string{onLoop, onOurs, onQemu} {
-				iops, err := b.fio(targets[name], j)
-				if err != nil {
-					return fmt.Errorf("%s on %s: %w", j.name, name, err)
+			for _, kind := range kinds {
+				target, ok := targets[kind]
+				if !ok || j.files || kind == onBase && !j.base || !strings.Contains(j.name, b.o.jobs) {
+					continue
 				}
-				b.sample(j.name, name, iops)
+				r, err := b.fio(target, j.args...)
+				if err != nil {
+					return fmt.Errorf("%s on %s: %w", j.name, kind, err)
+				}
+				b.sample(j.name, kind, r.iops)
 			}
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, b.o.rounds, j.name)
 		}
+		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, b.o.rounds)
 	}
 	if err := b.fileJobs(targets); err != nil {
 		return err
 	}
-	b.printRatios()
+	for _, j := range jobs {
+		b.ratio(j.name, j.name, onOurs, onLoop, j.target)
+		if j.base {
+			b.ratio(j.name+", of the base", j.name, onBase, onLoop, j.target)
+		}
+	}
+	b.ratio(randomWrite32+", to qemu", randomWrite32, onOurs, onQemu, 5)
+	b.ratio(randomRead32+", to qemu", randomRead32, onOurs, onQemu, 2)
 	return nil
 }
 
-// openDevices makes the three devices on one disk.
+// openDevices makes the devices on one disk and fills them.
 func (b *bench) openDevices() (map[string]string, error) {
-	plain, err := b.plainLoop()
-	if err != nil {
-		return nil, err
+	targets := map[string]string{}
+	for kind := range strings.SplitSeq(b.o.kinds, ",") {
+		if !slices.Contains(kinds, kind) {
+			return nil, fmt.Errorf("no device %q; there are %v", kind, kinds)
+		}
+		target, err := b.openDevice(kind)
+		if err == nil {
+			err = b.fill(target)
+		}
+		if err == nil && kind == onBase {
+			err = b.drained(onBase)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make device %s: %w", kind, err)
+		}
+		targets[kind] = target
 	}
-	v, err := b.site.CreateVolume(b.ctx, harness.VolumeSpec{Name: "bench", SizeBytes: deviceBytes, Parameters: map[string]string{"blockSize": "4096"}})
-	if err != nil {
-		return nil, err
+	return targets, nil
+}
+
+func (b *bench) openDevice(kind string) (string, error) {
+	switch kind {
+	case onLoop:
+		return b.plainLoop("plain")
+	case onQemu:
+		return b.qemuExport()
 	}
-	if err := b.site.Publish(b.ctx, v); err != nil {
-		return nil, err
+	parameters := map[string]string{"blockSize": "4096"}
+	if kind == onBase {
+		parameters["journalSize"] = "64Mi"
+	}
+	v, err := b.volume(kind, deviceBytes, parameters)
+	if err != nil {
+		return "", err
 	}
 	b.env.Undo(func() error { return b.site.Unpublish(b.ctx, v, true) })
-	qemu, err := b.qemuExport()
-	if err != nil {
-		return nil, err
-	}
-	return map[string]string{onLoop: plain, onOurs: v.Target, onQemu: qemu}, nil
+	return v.Target, nil
+}
+
+// drained waits until nearly all of a volume's journal is in its base.
+func (b *bench) drained(group string) error {
+	return harness.Until(b.ctx, 200*time.Millisecond, func() error {
+		status, err := b.site.Admin.GetStatus(b.ctx, &adminv1.GetStatusRequest{})
+		if err != nil {
+			return err
+		}
+		for _, v := range status.Volumes {
+			if v.Group == group && v.JournalBytes > 192<<20 {
+				return fmt.Errorf("volume %s has %d bytes in its journal yet", v.Id, v.JournalBytes)
+			}
+		}
+		return nil
+	})
 }
 
 // fileJobs runs the jobs that need a file system.
 func (b *bench) fileJobs(targets map[string]string) error {
+	chosen := slices.DeleteFunc(slices.Clone(jobs), func(j job) bool { return !j.files || !strings.Contains(j.name, b.o.jobs) })
+	if len(chosen) == 0 {
+		return nil
+	}
 	dirs := map[string]string{}
-	for _, name := range []string{onLoop, onOurs} {
-		dir := b.env.Path("fs-" + name)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+	for _, kind := range []string{onLoop, onOurs} {
+		if targets[kind] == "" {
+			continue
+		}
+		dir, err := b.mountNew("fs-"+kind, targets[kind])
+		if err != nil {
 			return err
 		}
-		if _, err := harness.Run(b.ctx, "mkfs.ext4", "-q", "-F", "-E", "nodiscard", targets[name]); err != nil {
-			return err
-		}
-		device := targets[name]
-		if _, err := harness.Run(b.ctx, "mount", device, dir); err != nil {
-			return err
-		}
-		b.env.Undo(func() error { return harness.Unmount(dir) })
-		dirs[name] = dir
+		dirs[kind] = dir
 	}
 	for range b.o.rounds {
-		for _, j := range jobs {
-			for _, name := range []string{onLoop, onOurs} {
-				if !j.files {
-					continue
-				}
-				iops, err := b.fio(dirs[name], j)
+		for _, j := range chosen {
+			for kind, dir := range dirs {
+				r, err := b.fio(dir, j.args...)
 				if err != nil {
-					return fmt.Errorf("%s on %s: %w", j.name, name, err)
+					return fmt.Errorf("%s on %s: %w", j.name, kind, err)
 				}
-				b.sample(j.name, name, iops)
+				b.sample(j.name, kind, r.iops)
 			}
-		}
-	}
-	for _, dir := range dirs {
-		if err := harness.Unmount(dir); err != nil {
-			return err
 		}
 	}
 	return nil
 }
 
-// printRatios prints the table of medians.
-func (b *bench) printRatios() {
-	fmt.Printf("\n%-30s %10s %10s %10s %8s %8s %8s\n", "IOPS, medians", onLoop, onOurs, onQemu, "to loop", "target", "to qemu")
-	fmt.Println(strings.Repeat("-", 94))
-	for _, j := range jobs {
-		s := b.Samples[j.name]
-		loop, ours, qemu := median(s[onLoop]), median(s[onOurs]), median(s[onQemu])
-		target, verdict := "-", ""
-		if j.target > 0 {
-			target, verdict = fmt.Sprintf(">=%.1f", j.target), "pass"
-			if ours/loop < j.target {
-				verdict = "short"
-			}
-		}
-		toQemu := "-"
-		if qemu > 0 {
-			toQemu = fmt.Sprintf("%.2f", ours/qemu)
-		}
-		fmt.Printf("%-30s %10.0f %10.0f %10.0f %8.2f %8s %8s  %s\n", j.name, loop, ours, qemu, ours/loop, target, toQemu, verdict)
+// mountNew makes an ext4 on a device and mounts it.
+func (b *bench) mountNew(name, device string) (string, error) {
+	dir := b.env.Path(name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
 	}
-	fmt.Println()
+	if _, err := harness.Run(b.ctx, "mkfs.ext4", "-q", "-F", "-E", "nodiscard", device); err != nil {
+		return "", err
+	}
+	if _, err := harness.Run(b.ctx, "mount", device, dir); err != nil {
+		return "", err
+	}
+	b.env.Undo(func() error { return harness.Unmount(dir) })
+	return dir, nil
 }

@@ -4,68 +4,71 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/lockstep-csi/lockstep/tests/harness"
 )
 
-// fio runs one job on a device, file or directory and returns its IOPS.
-func (b *bench) fio(target string, j job) (float64, error) {
+// fioBytes is the part of each device that is read and written, so that
+// nothing is measured that was not written before.
+const fioBytes = 1 << 30
+
+// fioResult is what one run of fio measured, all its jobs together.
+type fioResult struct {
+	iops     float64
+	requests int64
+}
+
+// fio runs one workload on a device, file or directory for the time of a
+// sample.
+func (b *bench) fio(target string, args ...string) (fioResult, error) {
 	where := "--filename=" + target
 	if info, err := os.Stat(target); err == nil && info.IsDir() {
 		where = "--directory=" + target
 	}
-	args := []string{
-		"--name=bench", where, "--ioengine=io_uring", "--direct=1", "--time_based", "--group_reporting", "--output-format=json",
-		fmt.Sprintf("--runtime=%d", b.o.seconds), fmt.Sprintf("--size=%d", int64(fioBytes)), "--randrepeat=0",
-	}
-	out, err := harness.Run(b.ctx, "fio", append(args, j.args...)...)
+	return b.runFio(append([]string{"--name=bench", where, "--group_reporting", "--time_based",
+		fmt.Sprintf("--runtime=%d", b.o.seconds), fmt.Sprintf("--size=%d", int64(fioBytes))}, args...)...)
+}
+
+// runFio runs fio with direct I/O through io_uring.
+func (b *bench) runFio(args ...string) (fioResult, error) {
+	out, err := harness.Run(b.ctx, "fio", append([]string{"--ioengine=io_uring", "--direct=1", "--randrepeat=0", "--output-format=json"}, args...)...)
 	if err != nil {
-		return 0, err
+		return fioResult{}, err
 	}
-	var result struct {
+	var parsed struct {
 		Jobs []struct {
 			Error       int
-			Read, Write struct{ IOPS float64 }
+			Read, Write struct {
+				IOPS     float64
+				TotalIOs int64 `json:"total_ios"`
+			}
 		}
 	}
-	if err := json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &result); err != nil {
-		return 0, fmt.Errorf("read fio's result: %w", err)
+	start := strings.Index(out, "{")
+	if start < 0 {
+		return fioResult{}, fmt.Errorf("fio printed no result: %s", out)
 	}
-	if len(result.Jobs) != 1 || result.Jobs[0].Error != 0 {
-		return 0, fmt.Errorf("fio reports an error: %s", out)
+	if err := json.Unmarshal([]byte(out[start:]), &parsed); err != nil {
+		return fioResult{}, fmt.Errorf("read fio's result: %w", err)
 	}
-	return result.Jobs[0].Read.IOPS + result.Jobs[0].Write.IOPS, nil
+	var r fioResult
+	for _, j := range parsed.Jobs {
+		if j.Error != 0 {
+			return fioResult{}, fmt.Errorf("fio reports error %d: %s", j.Error, out)
+		}
+		r.iops += j.Read.IOPS + j.Write.IOPS
+		r.requests += j.Read.TotalIOs + j.Write.TotalIOs
+	}
+	if r.iops == 0 {
+		return fioResult{}, fmt.Errorf("fio did nothing: %s", out)
+	}
+	return r, nil
 }
 
 // fill writes the measured part of a device once.
 func (b *bench) fill(target string) error {
-	_, err := harness.Run(b.ctx, "fio", "--name=fill", "--filename="+target, "--ioengine=io_uring", "--direct=1", "--rw=write", "--bs=1M",
-		"--iodepth=4", fmt.Sprintf("--size=%d", int64(fioBytes)), "--end_fsync=1", "--output-format=json")
+	_, err := b.runFio("--name=fill", "--filename="+target, "--rw=write", "--bs=1M", "--iodepth=4",
+		fmt.Sprintf("--size=%d", int64(fioBytes)), "--end_fsync=1")
 	return err
-}
-
-func median(v []float64) float64 { return quantile(v, 0.5) }
-
-// quantile is the smallest value that at least that part of v does not exceed.
-func quantile(v []float64, part float64) float64 {
-	if len(v) == 0 {
-		return 0
-	}
-	v = slices.Sorted(slices.Values(v))
-	i := int(part*float64(len(v))+0.999999) - 1
-	return v[min(max(i, 0), len(v)-1)]
-}
-
-// save keeps the raw samples.
-func (b *bench) save() error {
-	if b.o.out == "" {
-		return nil
-	}
-	raw, err := json.MarshalIndent(b, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(b.o.out, append(raw, '\n'), 0o644)
 }

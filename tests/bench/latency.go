@@ -17,11 +17,8 @@ import (
 
 // idle measures the memory of a site that serves one idle volume.
 func (b *bench) idle() error {
-	v, err := b.site.CreateVolume(b.ctx, harness.VolumeSpec{Name: "idle", SizeBytes: 64 << 20})
+	v, err := b.volume("idle", 64<<20, nil)
 	if err != nil {
-		return err
-	}
-	if err := b.site.Publish(b.ctx, v); err != nil {
 		return err
 	}
 	rss, err := b.rss()
@@ -34,7 +31,7 @@ func (b *bench) idle() error {
 
 // rss is the resident memory of the site's process in bytes.
 func (b *bench) rss() (float64, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.site.Pid()))
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.site.PID()))
 	if err != nil {
 		return 0, err
 	}
@@ -44,7 +41,7 @@ func (b *bench) rss() (float64, error) {
 			return kib * 1024, err
 		}
 	}
-	return 0, fmt.Errorf("no VmRSS of process %d", b.site.Pid())
+	return 0, fmt.Errorf("no VmRSS of process %d", b.site.PID())
 }
 
 const (
@@ -57,11 +54,8 @@ const (
 func (b *bench) checkpoints() error {
 	var members []*harness.Volume
 	for _, name := range []string{"one", "two"} {
-		v, err := b.site.CreateVolume(b.ctx, harness.VolumeSpec{Name: name, SizeBytes: 1 << 30, Parameters: map[string]string{"group": "pair"}})
+		v, err := b.volume(name, 1<<30, map[string]string{"group": "pair"})
 		if err != nil {
-			return err
-		}
-		if err := b.site.Publish(b.ctx, v); err != nil {
 			return err
 		}
 		members = append(members, v)
@@ -99,6 +93,13 @@ func (b *bench) checkpoints() error {
 
 func (b *bench) underLoad(v *harness.Volume) error {
 	var snapshots, stalls []float64
+	// fio starts, and the volumes take their first writes.
+	for range 20 {
+		if err := b.point(&stalls); err != nil {
+			return err
+		}
+	}
+	stalls = nil
 	for i := range snapshotCount {
 		began := time.Now()
 		s, err := b.site.Snapshot(b.ctx, v, fmt.Sprintf("bench-%d", i), nil)
@@ -110,88 +111,30 @@ func (b *bench) underLoad(v *harness.Volume) error {
 			return err
 		}
 	}
-	missed := 0
 	for len(stalls) < pointCount {
-		p, err := b.site.Admin.TakePoint(b.ctx, &adminv1.TakePointRequest{Group: "pair"})
-		if err != nil {
-			if missed++; missed > pointCount {
-				return err
-			}
-			continue
+		if err := b.point(&stalls); err != nil {
+			return err
 		}
-		stalls = append(stalls, p.Stall.AsDuration().Seconds()*1e3)
 	}
+	b.Samples["CreateSnapshot under load, ms"], b.Samples["write stall by a checkpoint, ms"] = snapshots, stalls
 	b.figure("CreateSnapshot under load, p50", median(snapshots), 50, "ms")
 	b.figure("CreateSnapshot under load, p99", quantile(snapshots, 0.99), 50, "ms")
 	b.figure("write stall by a checkpoint of 2 volumes, p50", median(stalls), 2, "ms")
 	b.figure("write stall by a checkpoint of 2 volumes, p99.9", quantile(stalls, 0.999), 2, "ms")
-	b.figure("checkpoint rounds given up of 1000", float64(missed), 1, "")
+	b.figure("checkpoint rounds given up of 1000", float64(b.missed), 1, "rounds")
 	return nil
 }
 
-// views measures opening views of a long journal.
-func (b *bench) views() error {
-	if b.o.journalGiB == 0 {
-		return nil
-	}
-	size := int64(b.o.journalGiB) << 30
-	v, err := b.site.CreateVolume(b.ctx, harness.VolumeSpec{Name: "long", SizeBytes: size, Parameters: map[string]string{
-		"blockSize": "4096", "journalSize": fmt.Sprint(2 * size)}})
-	if err != nil {
-		return err
-	}
-	if err := b.site.Publish(b.ctx, v); err != nil {
-		return err
-	}
-	before, err := b.rss()
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(os.Stderr, "writing %d GiB of journal in 4k records\n", b.o.journalGiB)
-	if _, err := harness.Run(b.ctx, "fio", "--name=long", "--filename="+v.Target, "--ioengine=io_uring", "--direct=1", "--rw=randwrite", "--bs=4k",
-		"--iodepth=32", fmt.Sprintf("--size=%d", size), "--end_fsync=1", "--output=/dev/null"); err != nil {
-		return err
-	}
-	if err := b.site.Unpublish(b.ctx, v, true); err != nil {
-		return err
-	}
-	status, err := b.site.Admin.GetStatus(b.ctx, &adminv1.GetStatusRequest{})
-	if err != nil {
-		return err
-	}
-	for _, x := range status.Volumes {
-		if x.Id == v.ID {
-			after, err := b.rss()
-			if err != nil {
-				return err
-			}
-			fmt.Printf("journal of %.1f GiB, %d extents in the index\n", float64(x.JournalBytes)/(1<<30), x.IndexExtents)
-			b.figure("growth of RSS per extent of the index", (after-before)/float64(x.IndexExtents), 40, "bytes")
+// point takes a checkpoint and adds its stall in ms.
+func (b *bench) point(stalls *[]float64) error {
+	for {
+		p, err := b.site.Admin.TakePoint(b.ctx, &adminv1.TakePointRequest{Group: "pair"})
+		if err == nil {
+			*stalls = append(*stalls, p.Stall.AsDuration().Seconds()*1e3)
+			return nil
 		}
-	}
-	return b.openViews()
-}
-
-// openViews opens points all over the journal.
-func (b *bench) openViews() error {
-	points, err := b.site.Admin.ListPoints(b.ctx, &adminv1.ListPointsRequest{Group: "long", Limit: 10000})
-	if err != nil {
-		return err
-	}
-	var took []float64
-	const views = 20
-	for i := range views {
-		p := points.Points[i*(len(points.Points)-1)/(views-1)]
-		view, err := b.site.Admin.OpenView(b.ctx, &adminv1.OpenViewRequest{Group: "long", At: fmt.Sprint(p.Checkpoint)})
-		if err != nil {
-			return err
-		}
-		took = append(took, view.View.Took.AsDuration().Seconds()*1e3)
-		if _, err := b.site.Admin.CloseView(b.ctx, &adminv1.CloseViewRequest{Id: view.View.Id}); err != nil {
+		if b.missed++; b.missed > pointCount {
 			return err
 		}
 	}
-	b.figure("open a view, median of 20 points", median(took), 1000, "ms")
-	b.figure("open a view, slowest of 20 points", quantile(took, 1), 1000, "ms")
-	return nil
 }

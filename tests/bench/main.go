@@ -1,8 +1,10 @@
-// Command bench measures a volume against a plain loop device and against
-// qemu-storage-daemon's FUSE export, all three on the same disk in the same
-// run, interleaved, and prints medians, ratios and targets. It needs root.
+// Command bench measures Lockstep against plain loop devices and against
+// qemu-storage-daemon's FUSE export, on the same disk in the same run,
+// interleaved, and prints medians, ratios and targets. It needs root.
 //
 // Ratios mean something, single figures do not: the disk is shared and noisy.
+// Journaling and checkpoints are on, FLUSH is durable, and destage is running
+// where the journal is full.
 package main
 
 import (
@@ -12,6 +14,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,21 +25,34 @@ import (
 type options struct {
 	dir        string
 	bin        string
+	quick      bool
 	rounds     int
 	seconds    int
 	journalGiB int
+	parts      string
+	jobs       string
+	kinds      string
 	out        string
+	picture    string
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.dir, "dir", os.TempDir(), "directory on the disk to be measured")
 	flag.StringVar(&o.bin, "bin", "bin/lockstep", "the lockstep binary")
-	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each job on each device")
-	flag.IntVar(&o.seconds, "seconds", 3, "seconds of each fio run")
-	flag.IntVar(&o.journalGiB, "journal-gib", 10, "journal size for the view figures; 0 leaves them out")
-	flag.StringVar(&o.out, "out", "", "file for the raw samples as JSON; empty: none")
+	flag.BoolVar(&o.quick, "quick", false, "one short round of everything, for a first look: about four minutes instead of twenty")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each measurement")
+	flag.IntVar(&o.seconds, "seconds", 3, "seconds of each")
+	flag.IntVar(&o.journalGiB, "journal-gib", 10, "size of the journal whose views are opened")
+	flag.StringVar(&o.parts, "parts", "", "comma-separated parts to measure, of "+strings.Join(partNames(), ", ")+"; empty: all")
+	flag.StringVar(&o.jobs, "jobs", "", "of the part devices, measure only the jobs whose name contains this")
+	flag.StringVar(&o.kinds, "devices", strings.Join(kinds, ","), "comma-separated devices that the part devices measures")
+	flag.StringVar(&o.out, "out", "out/bench.json", "file for the raw samples as JSON; empty: none")
+	flag.StringVar(&o.picture, "picture", "out/bench.svg", "file for the picture of the ratios; empty: none")
 	flag.Parse()
+	if o.quick {
+		o.rounds, o.seconds, o.journalGiB = 1, 2, 1
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, o); err != nil {
@@ -44,60 +61,102 @@ func main() {
 	}
 }
 
+// part is a set of figures that can be measured alone.
+type part struct {
+	name    string
+	measure func(*bench) error
+}
+
+// parts in the order in which they are measured.
+var parts = []part{
+	{"idle", (*bench).idle},
+	{"devices", (*bench).devices},
+	{"cpu", (*bench).cpu},
+	{"steady", (*bench).steady},
+	{"group", (*bench).group},
+	{"replication", (*bench).replication},
+	{"postgres", (*bench).postgres},
+	{"checkpoints", (*bench).checkpoints},
+	{"views", (*bench).views},
+}
+
+func partNames() (names []string) {
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// chooseParts finds the parts that a comma-separated list names; empty is all.
+func chooseParts(list string) ([]part, error) {
+	if list == "" {
+		return parts, nil
+	}
+	var chosen []part
+	for name := range strings.SplitSeq(list, ",") {
+		i := slices.IndexFunc(parts, func(p part) bool { return p.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("no part %q; there are %s", name, strings.Join(partNames(), ", "))
+		}
+		chosen = append(chosen, parts[i])
+	}
+	return chosen, nil
+}
+
 func run(ctx context.Context, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("loop devices and mounts need root")
 	}
-	env, err := harness.New(o.dir, o.bin, os.Stdout)
+	chosen, err := chooseParts(o.parts)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, env.Close()) }()
-	site, err := env.StartSite(ctx, harness.SiteConfig{Name: "a"})
-	if err != nil {
-		return err
-	}
-	b := &bench{ctx: ctx, env: env, site: site, o: o}
+	b := &bench{ctx: ctx, o: o, Samples: map[string][]float64{}}
 	began := time.Now()
-	for _, part := range []func() error{b.idle, b.devices, b.checkpoints, b.views} {
-		if err := part(); err != nil {
-			return err
+	for _, p := range chosen {
+		if err := b.measure(p); err != nil {
+			return fmt.Errorf("measure %s: %w", p.name, err)
 		}
 	}
+	b.print()
 	fmt.Printf("\nmeasured in %v\n", time.Since(began).Round(time.Second))
-	return b.save()
+	return errors.Join(b.save(), b.draw())
 }
 
 // bench is one run.
 type bench struct {
 	ctx  context.Context
-	env  *harness.Env
-	site *harness.Site
 	o    options
-	// Samples by job and device, in the order of measurement.
-	Samples map[string]map[string][]float64 `json:"samples"`
-	Figures map[string]float64              `json:"figures"`
+	env  *harness.Env  // of the part that is measured
+	site *harness.Site // in it
+	// missed counts checkpoint rounds that were given up.
+	missed int
+	// Samples by measurement and what was measured, in the order of taking.
+	Samples map[string][]float64 `json:"samples"`
+	Rows    []row                `json:"rows"`
 }
 
-func (b *bench) sample(job, device string, v float64) {
-	if b.Samples == nil {
-		b.Samples = map[string]map[string][]float64{}
+// measure runs one part on a site of its own, so that none has to live with
+// what another has left behind.
+func (b *bench) measure(p part) (err error) {
+	if b.env, err = harness.New(b.o.dir, b.o.bin, os.Stdout); err != nil {
+		return err
 	}
-	if b.Samples[job] == nil {
-		b.Samples[job] = map[string][]float64{}
+	defer func() { err = errors.Join(err, b.env.Close()) }()
+	if p.name != "replication" { // it has two sites
+		if b.site, err = b.env.StartSite(b.ctx, harness.SiteConfig{Name: "a"}); err != nil {
+			return err
+		}
 	}
-	b.Samples[job][device] = append(b.Samples[job][device], v)
+	fmt.Fprintf(os.Stderr, "measuring %s\n", p.name)
+	return p.measure(b)
 }
 
-// figure prints and keeps one figure with its target; at most, in unit.
-func (b *bench) figure(name string, v, target float64, unit string) {
-	if b.Figures == nil {
-		b.Figures = map[string]float64{}
+// volume makes a raw volume of the site and attaches it.
+func (b *bench) volume(name string, sizeBytes int64, parameters map[string]string) (*harness.Volume, error) {
+	v, err := b.site.CreateVolume(b.ctx, harness.VolumeSpec{Name: name, SizeBytes: sizeBytes, Parameters: parameters})
+	if err != nil {
+		return nil, err
 	}
-	b.Figures[name] = v
-	verdict := "pass"
-	if v > target {
-		verdict = "short"
-	}
-	fmt.Printf("%-52s %10.2f %-6s  target <= %g  %s\n", name, v, unit, target, verdict)
+	return v, b.site.Publish(b.ctx, v)
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // rawFile makes a fully written file, so that no peer pays for allocation.
-func (b *bench) rawFile(name string) (string, error) {
+func (b *bench) rawFile(name string, sizeBytes int64) (string, error) {
 	path := b.env.Path(name)
 	f, err := os.Create(path)
 	if err != nil {
@@ -20,7 +20,7 @@ func (b *bench) rawFile(name string) (string, error) {
 	}
 	defer f.Close()
 	chunk := make([]byte, 4<<20)
-	for off := int64(0); off < deviceBytes; off += int64(len(chunk)) {
+	for off := int64(0); off < sizeBytes; off += int64(len(chunk)) {
 		if _, err := f.WriteAt(chunk, off); err != nil {
 			return "", err
 		}
@@ -29,8 +29,8 @@ func (b *bench) rawFile(name string) (string, error) {
 }
 
 // plainLoop attaches a file with direct I/O: the yardstick.
-func (b *bench) plainLoop() (string, error) {
-	file, err := b.rawFile("plain.raw")
+func (b *bench) plainLoop(name string) (string, error) {
+	file, err := b.rawFile(name+".raw", deviceBytes)
 	if err != nil {
 		return "", err
 	}
@@ -46,7 +46,7 @@ func (b *bench) plainLoop() (string, error) {
 // qemuExport starts qemu-storage-daemon with a raw FUSE export and returns the
 // exported file.
 func (b *bench) qemuExport() (string, error) {
-	file, err := b.rawFile("qemu.raw")
+	file, err := b.rawFile("qemu.raw", deviceBytes)
 	if err != nil {
 		return "", err
 	}

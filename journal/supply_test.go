@@ -1,0 +1,87 @@
+package journal
+
+import (
+	"context"
+	"testing"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+)
+
+// The segment that is ready before the first write is a small one.
+func TestAnIdleStoreTakesLittleSpace(t *testing.T) {
+	w := newWorld(t, 1, func(cfg *Config) { cfg.SegmentBytes = 8 * firstSegmentBytes })
+	if err := w.s.Maintain(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if g := w.s.spare; g == nil || g.bytes != firstSegmentBytes {
+		t.Fatalf("ready: %+v, want a segment of %d bytes", g, firstSegmentBytes)
+	}
+	if err := w.write(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.s.Maintain(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if g := w.s.spare; g == nil || g.bytes != w.cfg.SegmentBytes {
+		t.Errorf("ready behind the first: %+v, want a segment of %d bytes", g, w.cfg.SegmentBytes)
+	}
+	if err := w.s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Destage may hold maintainMu for a long time; appends have their next segment
+// all the same, and complete ones are sealed.
+func TestSupplyDoesNotWaitForDestage(t *testing.T) {
+	w := newWorld(t, 1, nil)
+	s := w.s
+	s.maintainMu.Lock()
+	payload := make([]byte, 32<<10)
+	for range 3 * MinSegmentBytes / len(payload) {
+		if _, err := s.Write(payload, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.toSeal) == 0 {
+		t.Fatal("no segment is complete")
+	}
+	if err := s.supply(context.Background()); err != nil { // or it hangs
+		t.Fatal(err)
+	}
+	if len(s.toSeal) != 0 || s.spare == nil {
+		t.Errorf("%d segments wait for their footer, ready: %v", len(s.toSeal), s.spare)
+	}
+	s.maintainMu.Unlock()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A file that is filled with zeroes is handed over as soon as an append waits
+// for it.
+func TestAnAppendEndsTheZeroing(t *testing.T) {
+	for _, hurried := range []bool{false, true} {
+		mem := vfs.NewMem()
+		w := newWorld(t, 1, func(cfg *Config) { cfg.SegmentBytes = 4 * zeroChunkBytes })
+		f, err := mem.Create("new")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if hurried {
+			w.s.hurried.Add(1)
+		}
+		if err := w.s.writeZeroes(&segment{name: "new", file: f, bytes: w.cfg.SegmentBytes}); err != nil {
+			t.Fatal(err)
+		}
+		size, err := f.Size()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if full := size == w.cfg.SegmentBytes; full == hurried {
+			t.Errorf("hurried %t: wrote %d of %d bytes", hurried, size, w.cfg.SegmentBytes)
+		}
+		if err := w.s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
