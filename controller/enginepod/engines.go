@@ -1,0 +1,245 @@
+package enginepod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// Engines runs engines as pods. Its methods may be called concurrently, but not
+// two that concern one volume, except that List may always be.
+type Engines struct{ cfg Config }
+
+// New makes Engines; nothing is done before the first call.
+func New(cfg Config) (*Engines, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	return &Engines{cfg: cfg}, nil
+}
+
+// Run has the engine's pod run and returns where it is once its container
+// does. ErrElsewhere if there is one on another node. It waits as long as ctx
+// allows; the error then says what the pod is waiting for. Idempotent.
+func (e *Engines) Run(ctx context.Context, s Spec) (Endpoint, error) {
+	if s.Lease {
+		if err := e.ensureLease(ctx, s.Volume); err != nil {
+			return Endpoint{}, err
+		}
+	}
+	if err := e.protect(ctx, s); err != nil {
+		return Endpoint{}, err
+	}
+	for {
+		pod, err := e.ensurePod(ctx, s)
+		if err != nil {
+			return Endpoint{}, err
+		}
+		at, gone, err := e.awaitRunning(ctx, pod)
+		if err != nil || !gone {
+			return at, err
+		}
+		// Somebody deleted it meanwhile, or its node evicted it.
+	}
+}
+
+// ensurePod returns the engine's pod, which is made if there is none or if the
+// one that there is has ended.
+func (e *Engines) ensurePod(ctx context.Context, s Spec) (*corev1.Pod, error) {
+	pods := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace)
+	for {
+		pod, err := pods.Get(ctx, Name(s.Volume), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			if pod, err = e.build(s); err != nil {
+				return nil, err
+			}
+			if pod, err = pods.Create(ctx, pod, metav1.CreateOptions{}); err == nil {
+				return pod, nil
+			}
+			if apierrors.IsAlreadyExists(err) {
+				continue
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make engine pod %s: %w", Name(s.Volume), err)
+		}
+		if pod.Labels[labelVolume] != s.Volume {
+			return nil, fmt.Errorf("pod %s/%s: %w: remove it", pod.Namespace, pod.Name, ErrForeign)
+		}
+		switch node := boundTo(pod); {
+		case pod.DeletionTimestamp == nil && ended(pod), pod.DeletionTimestamp == nil && pod.Spec.NodeName == "" && node != s.Node:
+			// It is over, or it never began and waits for another node.
+			if err := e.remove(ctx, pod); err != nil {
+				return nil, err
+			}
+		case pod.DeletionTimestamp != nil:
+			if err := e.awaitGone(ctx, pod); err != nil {
+				return nil, err
+			}
+		case s.Node != "" && node != s.Node:
+			return nil, fmt.Errorf("engine pod %s is on node %s: %w", pod.Name, node, ErrElsewhere)
+		default:
+			return pod, nil
+		}
+	}
+}
+
+// ended reports whether a pod will never run again: evicted, for example.
+func ended(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+}
+
+// awaitRunning waits until the pod's container runs; gone if the pod went, or
+// ended, instead.
+func (e *Engines) awaitRunning(ctx context.Context, pod *corev1.Pod) (at Endpoint, gone bool, err error) {
+	last := pod
+	err = e.follow(ctx, pod, func(now *corev1.Pod) bool {
+		if now == nil || now.UID != pod.UID || now.DeletionTimestamp != nil || ended(now) {
+			gone = true
+			return true
+		}
+		last = now
+		return started(now)
+	})
+	if err != nil {
+		return Endpoint{}, false, fmt.Errorf("wait for engine pod %s: %s: %w", pod.Name, Waiting(last), err)
+	}
+	if gone {
+		return Endpoint{}, true, nil
+	}
+	return Endpoint{Address: net.JoinHostPort(last.Status.PodIP, e.cfg.port()), Node: last.Spec.NodeName}, false, nil
+}
+
+// started reports whether the engine's container runs and can be reached. Its
+// readiness is the volume's, and not waited for.
+func started(pod *corev1.Pod) bool {
+	if pod.Status.PodIP == "" || pod.Spec.NodeName == "" {
+		return false
+	}
+	for _, c := range pod.Status.ContainerStatuses {
+		if c.Name == containerName {
+			return c.State.Running != nil
+		}
+	}
+	return false
+}
+
+// Stop ends the engine and returns when its pod is gone. No error if there is
+// none. It never forces: a pod on a node that is lost goes when Kubernetes or a
+// person removes it.
+func (e *Engines) Stop(ctx context.Context, volume string) error {
+	pod, err := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace).Get(ctx, Name(volume), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+	case err != nil:
+		return fmt.Errorf("stop engine pod %s: %w", Name(volume), err)
+	case pod.Labels[labelVolume] != volume:
+		return fmt.Errorf("pod %s/%s: %w: remove it", pod.Namespace, pod.Name, ErrForeign)
+	default:
+		if err := e.remove(ctx, pod); err != nil {
+			return err
+		}
+	}
+	return e.unprotect(ctx, volume)
+}
+
+// Forget removes what is left of a volume whose engine is stopped for good.
+func (e *Engines) Forget(ctx context.Context, volume string) error {
+	err := e.cfg.Client.CoordinationV1().Leases(e.cfg.Namespace).Delete(ctx, Name(volume), metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete lease %s: %w", Name(volume), err)
+	}
+	return e.unprotect(ctx, volume)
+}
+
+// remove deletes a pod and waits until its object is gone.
+func (e *Engines) remove(ctx context.Context, pod *corev1.Pod) error {
+	err := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete engine pod %s: %w", pod.Name, err)
+	}
+	return e.awaitGone(ctx, pod)
+}
+
+// awaitGone waits until a pod's object is gone.
+func (e *Engines) awaitGone(ctx context.Context, pod *corev1.Pod) error {
+	err := e.follow(ctx, pod, func(now *corev1.Pod) bool { return now == nil || now.UID != pod.UID })
+	if err != nil {
+		return fmt.Errorf("wait for engine pod %s on node %s to be gone: %w: if the node is lost, taint it node.kubernetes.io/out-of-service",
+			pod.Name, pod.Spec.NodeName, err)
+	}
+	return nil
+}
+
+// protect keeps an attached volume's pod from being evicted, and lets others
+// go: who drains a node has to move the volume's user first.
+func (e *Engines) protect(ctx context.Context, s Spec) error {
+	if !s.Attached {
+		return e.unprotect(ctx, s.Volume)
+	}
+	one := intstr.FromInt32(1)
+	_, err := e.cfg.Client.PolicyV1().PodDisruptionBudgets(e.cfg.Namespace).Create(ctx, &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Name: Name(s.Volume), Labels: e.labels(s.Volume)},
+		Spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: &one,
+			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{labelComponent: componentEngine, labelVolume: s.Volume}}},
+	}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("protect engine pod %s: %w", Name(s.Volume), err)
+	}
+	return nil
+}
+
+func (e *Engines) unprotect(ctx context.Context, volume string) error {
+	err := e.cfg.Client.PolicyV1().PodDisruptionBudgets(e.cfg.Namespace).Delete(ctx, Name(volume), metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete disruption budget %s: %w", Name(volume), err)
+	}
+	return nil
+}
+
+// ensureLease makes the object that the engine renews.
+func (e *Engines) ensureLease(ctx context.Context, volume string) error {
+	_, err := e.cfg.Client.CoordinationV1().Leases(e.cfg.Namespace).Create(ctx, &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Name: Name(volume), Labels: e.labels(volume)}}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("make lease %s: %w", Name(volume), err)
+	}
+	return nil
+}
+
+// Engine is one that List found.
+type Engine struct {
+	Volume  string
+	Pod     string
+	Node    string
+	Phase   string
+	Waiting string // what it waits for; empty when it runs
+}
+
+// List returns every engine pod in the namespace, by name.
+func (e *Engines) List(ctx context.Context) ([]Engine, error) {
+	pods, err := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace).List(ctx, metav1.ListOptions{LabelSelector: labelComponent + "=" + componentEngine + "," + labelVolume})
+	if err != nil {
+		return nil, fmt.Errorf("list engine pods: %w", err)
+	}
+	var all []Engine
+	for i := range pods.Items {
+		p := &pods.Items[i]
+		found := Engine{Volume: p.Labels[labelVolume], Pod: p.Name, Node: p.Spec.NodeName, Phase: string(p.Status.Phase)}
+		if !started(p) {
+			found.Waiting = Waiting(p)
+		}
+		all = append(all, found)
+	}
+	return all, nil
+}
+
+var errWatchEnded = errors.New("watch ended")
