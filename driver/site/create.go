@@ -97,7 +97,7 @@ func (s *Site) fillStore(ctx context.Context, v *volume, n NewVolume) error {
 		return err
 	}
 	if n.Image != nil {
-		if err := s.copyImage(ctx, im, *n.Image); err != nil {
+		if err := s.copyImage(ctx, im, n.SizeBytes, *n.Image); err != nil {
 			return errors.Join(err, im.Abort())
 		}
 	}
@@ -106,8 +106,9 @@ func (s *Site) fillStore(ctx context.Context, v *volume, n NewVolume) error {
 
 const copyChunkBytes = 1 << 20
 
-// copyImage writes a pinned image into an import, data only.
-func (s *Site) copyImage(ctx context.Context, im *journal.Import, from Image) error {
+// copyImage writes a pinned image into an import of sizeBytes, data only; what
+// lies beyond the image's size stays zeroes.
+func (s *Site) copyImage(ctx context.Context, im *journal.Import, sizeBytes int64, from Image) error {
 	eng, err := s.engineOf(from.Member)
 	if err != nil {
 		return err
@@ -121,6 +122,9 @@ func (s *Site) copyImage(ctx context.Context, im *journal.Import, from Image) er
 		return err
 	}
 	defer view.Close()
+	if view.SizeBytes() > sizeBytes {
+		return fmt.Errorf("image of volume %s has %d bytes, the new volume %d: %w", from.Member, view.SizeBytes(), sizeBytes, journal.ErrRange)
+	}
 	buf := make([]byte, copyChunkBytes)
 	for off := int64(0); off < view.SizeBytes(); {
 		start, length, err := view.NextData(off)
