@@ -57,6 +57,12 @@ func rewindPin(id string) string { return rewindPinPrefix + id }
 // IsRewindPin reports whether a pin keeps the way back of a rewind.
 func IsRewindPin(pin string) bool { return strings.HasPrefix(pin, rewindPinPrefix) }
 
+// Needs reports whether the group still needs a pin that a rewind made: that of
+// an open rewind, or any while an operation is not finished.
+func (s *State) Needs(pin string) bool {
+	return s.Pending != nil || s.Rewind != nil && pin == rewindPin(s.Rewind.ID)
+}
+
 // Begin writes an operation down. ErrBusy if another one is not finished.
 func (r *Registry) Begin(name string, op Operation) error {
 	_, err := r.Update(name, func(s *State) error {

@@ -26,14 +26,13 @@ func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Fa
 	if _, err := g.reg.Get(name); err != nil {
 		return Failover{}, err
 	}
-	release := func() {}
-	if g.fence != nil && !dryRun {
-		var err error
-		if release, err = g.fence.Fence(ctx, name); err != nil {
-			return Failover{}, fmt.Errorf("stop replication into group %s: %w", name, err)
+	if !dryRun {
+		release, err := g.Fence(ctx, name)
+		if err != nil {
+			return Failover{}, err
 		}
+		defer release()
 	}
-	defer release()
 	unlock, err := g.cfg.Locks.Lock(ctx, Key(name))
 	if err != nil {
 		return Failover{}, err
@@ -65,6 +64,18 @@ func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Fa
 		return out, nil
 	}
 	return out, g.promote(ctx, st, point, out.Term)
+}
+
+// Fence stops what replication appends to a group, until release. Take it before
+// any key: see docs/concurrency.md.
+func (g *Groups) Fence(ctx context.Context, name string) (release func(), err error) {
+	if g.fence == nil {
+		return func() {}, nil
+	}
+	if release, err = g.fence.Fence(ctx, name); err != nil {
+		return nil, fmt.Errorf("stop replication into group %s: %w", name, err)
+	}
+	return release, nil
 }
 
 // isSplit reports whether the peer claims the same term: two sites are

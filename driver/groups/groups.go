@@ -93,6 +93,7 @@ func (g *Groups) Start(ctx context.Context, name string) error {
 	if st.Role == group.RolePrimary && !g.cfg.Members.Serving(st) {
 		return nil
 	}
+	g.dropRewindPins(ctx, st)
 	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r := &running{stop: stop}
 	if st.Role == group.RolePrimary {
@@ -105,6 +106,31 @@ func (g *Groups) Start(ctx context.Context, name string) error {
 	defer g.mu.Unlock()
 	g.running[name] = r
 	return nil
+}
+
+// dropRewindPins drops the pins of rewinds that are over. A crash may have come
+// between the end of one and the loss of its pins, and a site that is demoted
+// gives its rewind up: such a pin would hold the journal for ever.
+func (g *Groups) dropRewindPins(ctx context.Context, st group.State) {
+	histories, err := g.cfg.Members.Histories(ctx, st)
+	if err != nil {
+		g.cfg.Log.Warn("looking for pins of old rewinds failed", "group", st.Name, "error", err)
+		return
+	}
+	for _, h := range histories {
+		for pin := range h.Pins {
+			if !group.IsRewindPin(pin) || st.Needs(pin) {
+				continue
+			}
+			m, err := g.cfg.Members.Member(h.Volume)
+			if err == nil {
+				err = m.Unpin(ctx, pin)
+			}
+			if err != nil {
+				g.cfg.Log.Warn("dropping the pin of an old rewind failed", "volume", h.Volume, "pin", pin, "error", err)
+			}
+		}
+	}
 }
 
 // startPrimary lets the members take writes and begins to take checkpoints

@@ -197,16 +197,18 @@ func (s *Site) withDetached(ctx context.Context, id journal.VolumeID, fn func(*v
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
-	unlock, err := s.locks.Lock(ctx, volumeKey(id), groups.Key(v.record.Group))
+	unlock, err := s.locks.Lock(ctx, volumeKey(id), groups.Key(s.recordOf(v).Group))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if v.attachment != nil {
-		return fmt.Errorf("volume %s is attached as %s: %w", id, v.attachment.device, groups.ErrInUse)
+	if _, attached, err := s.keptDevice(ctx, v); err != nil {
+		return err
+	} else if attached {
+		return fmt.Errorf("volume %s is attached: %w", id, groups.ErrInUse)
 	}
-	if s.isViewed(id) {
-		return fmt.Errorf("volume %s is shown by an open view: close it first: %w", id, groups.ErrInUse)
+	if err := s.checkUnviewed(id); err != nil {
+		return err
 	}
 	return fn(v)
 }
