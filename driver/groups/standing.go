@@ -84,7 +84,8 @@ func sameAs(st group.State, peer string, a replication.Announcement) bool {
 	settings := a.Settings
 	settings.ReplicateTo = st.Settings.ReplicateTo
 	return st.Role == group.RoleReplica && st.Term == a.Term && st.Source == peer && st.Settings == settings.WithDefaults() &&
-		slices.Equal(st.Members, announcedMembers(a)) && a.NewestCheckpoint < st.LastCheckpoint+checkpointSlack
+		slices.Equal(st.Members, announcedMembers(a)) &&
+		!slices.ContainsFunc(a.Deleted, func(id journal.VolumeID) bool { return !st.IsDeleted(id) }) && a.NewestCheckpoint < st.LastCheckpoint+checkpointSlack
 }
 
 func (g *Groups) saveFollowing(ctx context.Context, peer string, a replication.Announcement) error {
@@ -94,6 +95,7 @@ func (g *Groups) saveFollowing(ctx context.Context, peer string, a replication.A
 		st.Settings = a.Settings.WithDefaults()
 		st.Settings.ReplicateTo = replicateTo
 		st.Members = announcedMembers(a)
+		st.AddDeleted(a.Deleted, nil)
 		st.LastCheckpoint = max(st.LastCheckpoint, a.NewestCheckpoint)
 		st.Rewind = nil
 		return nil
@@ -153,7 +155,7 @@ func (g *Groups) Announcement(_ context.Context, name string) (replication.Annou
 	if err != nil {
 		return replication.Announcement{}, err
 	}
-	a := replication.Announcement{Group: name, Term: st.Term, Settings: st.Settings}
+	a := replication.Announcement{Group: name, Term: st.Term, Settings: st.Settings, Deleted: st.Deleted}
 	a.Settings.ReplicateTo = ""
 	if a.Members, err = g.cfg.Members.Describe(st.Members); err != nil {
 		return replication.Announcement{}, err

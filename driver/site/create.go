@@ -158,7 +158,7 @@ func (s *Site) RetireVolume(ctx context.Context, id journal.VolumeID) error {
 				return err
 			}
 		}
-		if err := s.groups.Leave(ctx, v.record.Group, id); err != nil {
+		if err := s.groups.Leave(ctx, v.record.Group, id, false); err != nil {
 			return err
 		}
 		next := v.record
@@ -171,7 +171,7 @@ func (s *Site) RetireVolume(ctx context.Context, id journal.VolumeID) error {
 // there is no such volume.
 func (s *Site) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
 	return s.withDetached(ctx, id, func(v *volume) error {
-		if err := s.groups.Leave(ctx, v.record.Group, id); err != nil {
+		if err := s.groups.Leave(ctx, v.record.Group, id, true); err != nil {
 			return err
 		}
 		if err := s.closeStore(v); err != nil {

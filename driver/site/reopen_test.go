@@ -95,7 +95,13 @@ func TestReopenOfAVolumeThatDidNotOpen(t *testing.T) {
 // demoted makes the prepared site the replica of another one.
 func demoted(t *testing.T, s *opened) {
 	t.Helper()
-	a := replication.Announcement{Group: "shop", Term: 2, Settings: quiet()}
+	follow(t, s, 2, members, nil)
+}
+
+// follow has the site hear from a primary.
+func follow(t *testing.T, s *opened, term group.Term, members, deleted []journal.VolumeID) {
+	t.Helper()
+	a := replication.Announcement{Group: "shop", Term: term, Settings: quiet(), Deleted: deleted}
 	for _, id := range members {
 		a.Members = append(a.Members, replication.Member{Volume: id, Name: id.String(), SizeBytes: volumeBytes})
 	}
