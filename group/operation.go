@@ -63,13 +63,17 @@ func (s *State) Needs(pin string) bool {
 	return s.Pending != nil || s.Rewind != nil && pin == rewindPin(s.Rewind.ID)
 }
 
-// Begin writes an operation down. ErrBusy if another one is not finished.
-func (r *Registry) Begin(name string, op Operation) error {
+// Begin writes an operation down, and in the same step what more changes of the
+// group's state; more may be nil. ErrBusy if another one is not finished.
+func (r *Registry) Begin(name string, op Operation, more func(*State)) error {
 	_, err := r.Update(name, func(s *State) error {
 		if s.Pending != nil && s.Pending.ID != op.ID {
 			return fmt.Errorf("%s of group %s: %s %s: %w", op.Kind, name, s.Pending.Kind, s.Pending.ID, ErrBusy)
 		}
 		s.Pending = &op
+		if more != nil {
+			more(s)
+		}
 		return nil
 	})
 	return err

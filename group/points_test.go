@@ -127,14 +127,14 @@ func TestOperationIsFinishedAfterAnyMemberFailed(t *testing.T) {
 		}
 		op := group.Operation{ID: "x", Kind: group.OperationRewind, Targets: to.Positions, Role: group.RolePrimary, Term: 1,
 			Rewind: &group.Rewind{ID: "x", Back: from.Positions}}
-		if err := reg.Begin("shop", op); err != nil {
+		if err := reg.Begin("shop", op, nil); err != nil {
 			t.Fatal(err)
 		}
 		ms[failing].failFork = errMember
 		if _, err := reg.Finish(context.Background(), "shop", asForkers(ms)); !errors.Is(err, errMember) {
 			t.Fatalf("finish: %v, want the member's error", err)
 		}
-		if err := reg.Begin("shop", group.Operation{ID: "y"}); !errors.Is(err, group.ErrBusy) {
+		if err := reg.Begin("shop", group.Operation{ID: "y"}, nil); !errors.Is(err, group.ErrBusy) {
 			t.Errorf("another operation: %v, want ErrBusy", err)
 		}
 		ms[failing].failFork = nil
@@ -153,7 +153,7 @@ func TestOperationIsFinishedAfterAnyMemberFailed(t *testing.T) {
 			}
 		}
 		undo := group.Operation{ID: "z", Kind: group.OperationUndo, Targets: st.Rewind.Back, Role: group.RolePrimary, Term: 1}
-		if err := reg.Begin("shop", undo); err != nil {
+		if err := reg.Begin("shop", undo, nil); err != nil {
 			t.Fatal(err)
 		}
 		if st, err = reg.Finish(context.Background(), "shop", asForkers(ms)); err != nil || st.Rewind != nil {

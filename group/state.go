@@ -82,6 +82,23 @@ type Point struct {
 	Members    map[journal.VolumeID]journal.Position
 }
 
+// Claimed is the role that this site has for its term as others must see it: one
+// whose promotion was written down and not finished owns its term.
+func (s *State) Claimed() Role {
+	if s.Pending != nil && s.Pending.Role == RolePrimary && s.Pending.Term == s.Term {
+		return RolePrimary
+	}
+	return s.Role
+}
+
+// Follow makes this site the replica of a source at a term, which ends what it
+// had under way: an operation that was not finished, finished now, would make it
+// primary at a term that is another site's.
+func (s *State) Follow(source string, term Term) {
+	s.Role, s.Term, s.Source = RoleReplica, term, source
+	s.Rewind, s.Pending = nil, nil
+}
+
 // IsDeleted reports whether a volume that was a member is gone for good.
 func (s *State) IsDeleted(id journal.VolumeID) bool { return slices.Contains(s.Deleted, id) }
 

@@ -118,13 +118,11 @@ func (g *Groups) promote(ctx context.Context, st group.State, point group.Point,
 	}
 	op.Role, op.Term, op.Targets = group.RolePrimary, term, point.Members
 	// The old primary is where the group now has to be replicated to. The term
-	// is raised with the intent: nothing of an older one is taken from here on.
-	_, err = g.reg.Update(st.Name, func(next *group.State) error {
+	// is raised with the intent, in one step: nothing of an older one is taken
+	// from here on, and a site that holds a term of its own is to finish what
+	// makes it primary.
+	return g.carryOut(ctx, st, op, members, func(next *group.State) {
 		next.Term, next.Settings.ReplicateTo = term, st.Source
-		return nil
+		next.LastCheckpoint = max(next.LastCheckpoint, point.Checkpoint)
 	})
-	if err != nil {
-		return err
-	}
-	return g.carryOut(ctx, st, point.Checkpoint, op, members)
 }

@@ -98,16 +98,20 @@ func demoted(t *testing.T, s *opened) {
 	follow(t, s, 2, members, nil)
 }
 
-// follow has the site hear from a primary.
 func follow(t *testing.T, s *opened, term group.Term, members, deleted []journal.VolumeID) {
 	t.Helper()
+	if err := s.follow(term, members, deleted); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// follow has the site hear from a primary.
+func (o *opened) follow(term group.Term, members, deleted []journal.VolumeID) error {
 	a := replication.Announcement{Group: "shop", Term: term, Settings: quiet(), Deleted: deleted}
 	for _, id := range members {
 		a.Members = append(a.Members, replication.Member{Volume: id, Name: id.String(), SizeBytes: volumeBytes})
 	}
-	if err := s.Groups().Standings().Follow(context.Background(), "b", a); err != nil {
-		t.Fatal(err)
-	}
+	return o.Groups().Standings().Follow(context.Background(), "b", a)
 }
 
 // TestAnImageWaitsForViews: a store is not taken away under who looks at it,
@@ -193,5 +197,38 @@ func TestADemotedSiteGivesUpItsRewind(t *testing.T) {
 		if pins := rewindPins(t, fs, id); len(pins) != 0 {
 			t.Errorf("volume %s keeps %v", id, pins)
 		}
+	}
+}
+
+// TestANewPrimaryEndsAnUnfinishedOperation: a rewind that could not be finished
+// must not make this site primary again once another one is.
+func TestANewPrimaryEndsAnUnfinishedOperation(t *testing.T) {
+	ctx := context.Background()
+	unfinished := 0
+	for k := int64(1); k <= 12; k++ {
+		mem := vfs.NewMem()
+		fault := vfs.NewFault(mem)
+		s := prepared(t, fault)
+		fault.FailAt(fault.Count(vfs.OpCommit)+k, errors.New("disk says no"), vfs.OpCommit)
+		_, err := s.Groups().StartRewind(ctx, "shop", "pin:before", false)
+		if g, descErr := s.Groups().Group(context.Background(), "shop"); descErr != nil || g.State.Pending == nil {
+			_ = s.Close() // its database may be the one that failed
+			continue
+		}
+		unfinished++
+		if err == nil {
+			t.Fatalf("k=%d: an unfinished rewind is no error", k)
+		}
+		demoted(t, s)
+		_ = s.Close() // a store is poisoned
+		s = mustOpen(t, mem)
+		g, err := s.Groups().Group(context.Background(), "shop")
+		if err != nil || g.State.Role != group.RoleReplica || g.State.Term != 2 || g.State.Pending != nil {
+			t.Fatalf("k=%d: %+v, %v: want a replica at term 2", k, g.State, err)
+		}
+		mustClose(t, s)
+	}
+	if unfinished == 0 {
+		t.Fatal("no rewind was left unfinished")
 	}
 }

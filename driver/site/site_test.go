@@ -304,6 +304,9 @@ func TestCrashAnywhere(t *testing.T) {
 			op: func(s *opened) error { _, err := s.Groups().UndoRewind(ctx, "shop", false); return err }},
 		{name: "commit", allowed: []byte{1}, done: group.ErrNoRewind, before: rewound,
 			op: func(s *opened) error { _, err := s.Groups().CommitRewind(ctx, "shop", false); return err }},
+		{name: "failover", allowed: []byte{1, 2}, done: group.ErrRole,
+			before: func(s *opened) error { return s.follow(2, members, nil) },
+			op:     func(s *opened) error { _, err := s.Groups().Failover(ctx, "shop", "pin:before", false); return err }},
 		{name: "pin", allowed: []byte{2},
 			op: func(s *opened) error { _, _, err := s.Groups().TakePoint(ctx, "shop", "now"); return err }},
 		{name: "create from image", allowed: []byte{2},
@@ -337,6 +340,9 @@ func TestCrashAnywhere(t *testing.T) {
 				crashed++
 				disk := mem.Crash(rand.New(rand.NewPCG(uint64(k), 7)))
 				after := mustOpen(t, disk)
+				if g, err := after.Groups().Group(context.Background(), "shop"); err != nil || g.State.Role == group.RoleReplica && g.State.Term != 2 || g.State.Pending != nil {
+					t.Fatalf("k=%d: %+v, %v: a replica at a term that it was promoted to", k, g.State, err)
+				}
 				first := after.content(t, volumeA)
 				if !bytes.Contains(tt.allowed, []byte{first}) {
 					t.Fatalf("k=%d: volume A holds %d", k, first)
