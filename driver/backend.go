@@ -91,15 +91,9 @@ func (b *backend) TakePin(ctx context.Context, groupName, pin string, at control
 		}
 		return controller.PinnedPoint{}, toController(err)
 	}
-	pinned := controller.PinnedPoint{Checkpoint: point.Checkpoint, Time: point.Time, Members: map[journal.VolumeID]int64{}}
-	for id := range point.Members {
-		v, err := b.site.Volume(id)
-		if err != nil {
-			return controller.PinnedPoint{}, toController(err)
-		}
-		pinned.Members[id] = v.SizeBytes
-	}
-	return pinned, nil
+	pinned := controller.PinnedPoint{Checkpoint: point.Checkpoint, Time: point.Time}
+	pinned.Members, err = b.site.PointSizes(point)
+	return pinned, toController(err)
 }
 
 // ReleasePin implements controller.Backend.

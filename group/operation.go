@@ -57,13 +57,23 @@ func rewindPin(id string) string { return rewindPinPrefix + id }
 // IsRewindPin reports whether a pin keeps the way back of a rewind.
 func IsRewindPin(pin string) bool { return strings.HasPrefix(pin, rewindPinPrefix) }
 
-// Begin writes an operation down. ErrBusy if another one is not finished.
-func (r *Registry) Begin(name string, op Operation) error {
+// Needs reports whether the group still needs a pin that a rewind made: that of
+// an open rewind, or any while an operation is not finished.
+func (s *State) Needs(pin string) bool {
+	return s.Pending != nil || s.Rewind != nil && pin == rewindPin(s.Rewind.ID)
+}
+
+// Begin writes an operation down, and in the same step what more changes of the
+// group's state; more may be nil. ErrBusy if another one is not finished.
+func (r *Registry) Begin(name string, op Operation, more func(*State)) error {
 	_, err := r.Update(name, func(s *State) error {
 		if s.Pending != nil && s.Pending.ID != op.ID {
 			return fmt.Errorf("%s of group %s: %s %s: %w", op.Kind, name, s.Pending.Kind, s.Pending.ID, ErrBusy)
 		}
 		s.Pending = &op
+		if more != nil {
+			more(s)
+		}
 		return nil
 	})
 	return err

@@ -22,21 +22,31 @@ type History struct {
 // Points derives the recovery points of a group from its members, oldest
 // first: the checkpoints that every member of the group at that moment holds
 // durably and can still open. Volumes that were members then and have been
-// deleted since, for which exists is false, are not asked for.
-func Points(name string, members []History, exists func(journal.VolumeID) bool) []Point {
-	held := map[journal.CheckpointNumber][]heldCheckpoint{}
+// deleted since, for which deleted is true, are not asked for; of any other one
+// the store must be among those given.
+//
+// A number may have been taken twice, by a stale primary and its successor, or
+// by an earlier group of the name whose volumes are still there: a checkpoint is
+// its number and its time.
+func Points(name string, members []History, deleted func(journal.VolumeID) bool) []Point {
+	type identity struct {
+		number journal.CheckpointNumber
+		time   int64
+	}
+	held := map[identity][]heldCheckpoint{}
 	pinned := map[journal.VolumeID]map[journal.Position][]string{}
 	for _, m := range members {
 		for _, c := range m.Checkpoints {
 			if c.Group == name {
-				held[c.Number] = append(held[c.Number], heldCheckpoint{c, m.Volume})
+				key := identity{c.Number, c.Time.UnixNano()}
+				held[key] = append(held[key], heldCheckpoint{c, m.Volume})
 			}
 		}
 		pinned[m.Volume] = pinsByPosition(m.Pins)
 	}
 	var points []Point
 	for _, copies := range held {
-		if p, ok := pointOf(copies, exists); ok {
+		if p, ok := pointOf(copies, deleted); ok {
 			for id, pos := range p.Members {
 				p.Pins = append(p.Pins, pinned[id][pos]...)
 			}
@@ -45,7 +55,9 @@ func Points(name string, members []History, exists func(journal.VolumeID) bool) 
 			points = append(points, p)
 		}
 	}
-	slices.SortFunc(points, func(a, b Point) int { return cmp.Compare(a.Checkpoint, b.Checkpoint) })
+	slices.SortFunc(points, func(a, b Point) int {
+		return cmp.Or(cmp.Compare(a.Checkpoint, b.Checkpoint), a.Time.Compare(b.Time))
+	})
 	return points
 }
 
@@ -55,19 +67,19 @@ type heldCheckpoint struct {
 	holder journal.VolumeID
 }
 
-// pointOf checks that all who were members, and still exist, hold the same
+// pointOf checks that all who were members, and were not deleted, hold the same
 // checkpoint.
-func pointOf(copies []heldCheckpoint, exists func(journal.VolumeID) bool) (Point, bool) {
+func pointOf(copies []heldCheckpoint, deleted func(journal.VolumeID) bool) (Point, bool) {
 	first := copies[0]
 	p := Point{Checkpoint: first.Number, Time: first.Time, ValidUntil: first.Time, Members: make(map[journal.VolumeID]journal.Position, len(copies))}
 	for _, c := range copies {
-		if !c.Time.Equal(first.Time) || !slices.Equal(c.Members, first.Members) {
-			return Point{}, false // not one cut: left over from before a failover
+		if !slices.Equal(c.Members, first.Members) {
+			return Point{}, false // not one cut
 		}
 		p.Members[c.holder] = c.Position
 	}
 	for _, id := range first.Members {
-		if _, ok := p.Members[id]; !ok && exists(id) {
+		if _, ok := p.Members[id]; !ok && !deleted(id) {
 			return Point{}, false
 		}
 	}

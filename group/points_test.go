@@ -27,26 +27,39 @@ func TestPointsNeedEveryMemberOfTheirMoment(t *testing.T) {
 	later.Time = later.Time.Add(time.Second)
 	a := group.History{Volume: journal.VolumeID{1}, Checkpoints: []journal.Checkpoint{cut(1, 1), cut(2, 1, 2), cut(3, 1, 2), other, cut(5, 1, 2), cut(6, 1, 2, 3)}}
 	b := group.History{Volume: journal.VolumeID{2}, Checkpoints: []journal.Checkpoint{cut(2, 1, 2), other, later, cut(6, 1, 2, 3)}}
-	numbers := func(exists func(journal.VolumeID) bool) (out []int) {
-		for _, p := range group.Points("shop", []group.History{a, b}, exists) {
+	numbers := func(deleted func(journal.VolumeID) bool) (out []int) {
+		for _, p := range group.Points("shop", []group.History{a, b}, deleted) {
 			out = append(out, int(p.Checkpoint))
 		}
 		return out
 	}
 	// 1: before b joined. 2: both. 3: b lacks it. 4: another group's. 5: not
 	// the same cut. 6: volume 3 is missing, or was deleted.
-	if got := numbers(everyone); !slices.Equal(got, []int{1, 2}) {
+	if got := numbers(nobody); !slices.Equal(got, []int{1, 2}) {
 		t.Errorf("points %v, want 1 and 2", got)
 	}
-	withoutThird := func(id journal.VolumeID) bool { return id != journal.VolumeID{3} }
-	if got := numbers(withoutThird); !slices.Equal(got, []int{1, 2, 6}) {
+	third := func(id journal.VolumeID) bool { return id == journal.VolumeID{3} }
+	if got := numbers(third); !slices.Equal(got, []int{1, 2, 6}) {
 		t.Errorf("points %v after volume 3 was deleted, want 1, 2 and 6", got)
+	}
+}
+
+// TestANumberTakenTwice: volumes of an earlier group of the name are still
+// there, with numbers that the present group takes again.
+func TestANumberTakenTwice(t *testing.T) {
+	again := cut(2, 2)
+	again.Time = again.Time.Add(time.Hour)
+	old := group.History{Volume: journal.VolumeID{1}, Checkpoints: []journal.Checkpoint{cut(1, 1), cut(2, 1)}}
+	now := group.History{Volume: journal.VolumeID{2}, Checkpoints: []journal.Checkpoint{again}}
+	points := group.Points("shop", []group.History{old, now}, nobody)
+	if len(points) != 3 || !points[1].Time.Equal(cut(2).Time) || !points[2].Time.Equal(again.Time) || points[2].Members[now.Volume] != again.Position {
+		t.Errorf("points %+v, want 1 and 2 of the old volume and 2 of the new one", points)
 	}
 }
 
 func TestSelect(t *testing.T) {
 	a := group.History{Volume: journal.VolumeID{1}, Checkpoints: []journal.Checkpoint{cut(1, 1), cut(2, 1), cut(5, 1)}, Pins: map[string]journal.Position{"nightly": {Timeline: 1, Seq: 2}}}
-	points := group.Points("shop", []group.History{a}, everyone)
+	points := group.Points("shop", []group.History{a}, nobody)
 	tests := []struct {
 		at   string
 		want int // 0: no such point
@@ -114,14 +127,14 @@ func TestOperationIsFinishedAfterAnyMemberFailed(t *testing.T) {
 		}
 		op := group.Operation{ID: "x", Kind: group.OperationRewind, Targets: to.Positions, Role: group.RolePrimary, Term: 1,
 			Rewind: &group.Rewind{ID: "x", Back: from.Positions}}
-		if err := reg.Begin("shop", op); err != nil {
+		if err := reg.Begin("shop", op, nil); err != nil {
 			t.Fatal(err)
 		}
 		ms[failing].failFork = errMember
 		if _, err := reg.Finish(context.Background(), "shop", asForkers(ms)); !errors.Is(err, errMember) {
 			t.Fatalf("finish: %v, want the member's error", err)
 		}
-		if err := reg.Begin("shop", group.Operation{ID: "y"}); !errors.Is(err, group.ErrBusy) {
+		if err := reg.Begin("shop", group.Operation{ID: "y"}, nil); !errors.Is(err, group.ErrBusy) {
 			t.Errorf("another operation: %v, want ErrBusy", err)
 		}
 		ms[failing].failFork = nil
@@ -140,7 +153,7 @@ func TestOperationIsFinishedAfterAnyMemberFailed(t *testing.T) {
 			}
 		}
 		undo := group.Operation{ID: "z", Kind: group.OperationUndo, Targets: st.Rewind.Back, Role: group.RolePrimary, Term: 1}
-		if err := reg.Begin("shop", undo); err != nil {
+		if err := reg.Begin("shop", undo, nil); err != nil {
 			t.Fatal(err)
 		}
 		if st, err = reg.Finish(context.Background(), "shop", asForkers(ms)); err != nil || st.Rewind != nil {

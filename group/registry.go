@@ -99,6 +99,6 @@ func (r *Registry) Delete(name string) error {
 
 // clone copies what a caller might change in place.
 func (s State) clone() State {
-	s.Members = slices.Clone(s.Members)
+	s.Members, s.Deleted = slices.Clone(s.Members), slices.Clone(s.Deleted)
 	return s
 }

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"slices"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/journal"
@@ -43,6 +44,10 @@ type State struct {
 	Term     Term
 	Settings Settings
 	Members  []journal.VolumeID // ascending
+	// Deleted are volumes that were members and are gone for good, ascending,
+	// for as long as a checkpoint may name them. Who is not in it and has no
+	// store here was never received.
+	Deleted []journal.VolumeID `json:",omitempty"`
 	// Source is the peer that feeds this group while Role is RoleReplica.
 	Source string
 	// Rewind is set from the end of StartRewind until it is undone or committed.
@@ -75,4 +80,40 @@ type Point struct {
 	ValidUntil time.Time
 	Pins       []string
 	Members    map[journal.VolumeID]journal.Position
+}
+
+// Claimed is the role that this site has for its term as others must see it: one
+// whose promotion was written down and not finished owns its term.
+func (s *State) Claimed() Role {
+	if s.Pending != nil && s.Pending.Role == RolePrimary && s.Pending.Term == s.Term {
+		return RolePrimary
+	}
+	return s.Role
+}
+
+// Follow makes this site the replica of a source at a term, which ends what it
+// had under way: an operation that was not finished, finished now, would make it
+// primary at a term that is another site's.
+func (s *State) Follow(source string, term Term) {
+	s.Role, s.Term, s.Source = RoleReplica, term, source
+	s.Rewind, s.Pending = nil, nil
+}
+
+// IsDeleted reports whether a volume that was a member is gone for good.
+func (s *State) IsDeleted(id journal.VolumeID) bool { return slices.Contains(s.Deleted, id) }
+
+// MaxDeleted bounds State.Deleted; beyond it the points that name the rest are
+// not found any more.
+const MaxDeleted = 4096
+
+// AddDeleted enters volumes that are gone for good, and forgets those that named
+// says no checkpoint names; a nil named forgets none. A member is not gone: a
+// volume of the same id was made again, or this site followed one that has it.
+func (s *State) AddDeleted(ids []journal.VolumeID, named func(journal.VolumeID) bool) {
+	all := slices.DeleteFunc(slices.Concat(s.Deleted, ids), func(id journal.VolumeID) bool {
+		return slices.Contains(s.Members, id) || named != nil && !named(id)
+	})
+	slices.SortFunc(all, func(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) })
+	all = slices.Compact(all)
+	s.Deleted = all[:min(len(all), MaxDeleted)]
 }

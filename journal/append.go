@@ -115,6 +115,9 @@ func (s *Store) readyToAppend() (tip Position, err error) {
 			return Position{}, err
 		}
 	}
+	if err := s.growTip(); err != nil {
+		return Position{}, err
+	}
 	return s.Tip(), nil
 }
 
@@ -202,6 +205,7 @@ func (s *Store) showLocked(records []Record) {
 	for i := range records {
 		r := &records[i]
 		g.note(r, g.end)
+		s.tipBytes = g.noteSize(r, s.tipBytes)
 		switch r.Kind {
 		case KindWrite, KindDiscard, KindZero:
 			c := g.changes[len(g.changes)-1]

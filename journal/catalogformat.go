@@ -37,6 +37,9 @@ type catalogState struct {
 	// Horizon is the oldest position that can be opened. It is ahead of Base
 	// while records between the two are being destaged.
 	Horizon Position
+	// BaseBytes is the volume's size at Base. A store of version 1 has none:
+	// see assumeBaseBytes.
+	BaseBytes int64 `json:",omitempty"`
 	// CleanTip is the tip at the last clean Close, and absent from the first
 	// change after Open on.
 	CleanTip *Position `json:",omitempty"`
@@ -50,6 +53,7 @@ type segmentEntry struct {
 	EndBytes int64
 	Bytes    int64
 	ClosedAt time.Time
+	Sizes    []sizeChange `json:",omitempty"` // at most maxSegmentSizes
 }
 
 // key64 is big endian, so that keys are in the order of their numbers.
@@ -86,7 +90,7 @@ func decodeValue(bucket string, key, b []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
-		return badValue(bucket, key, "JSON of format version 1", err)
+		return badValue(bucket, key, "JSON of a known version", err)
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return badValue(bucket, key, "one JSON value", "more")
@@ -107,7 +111,18 @@ func decodeState(b []byte) (catalogState, error) {
 		s.Active == 0 || s.Base.Timeline == 0 || s.Horizon.Timeline == 0 {
 		return catalogState{}, badValue(bucketMeta, keyState, "fields in range", fmt.Sprintf("%+v", s))
 	}
+	if s.BaseBytes < 0 || s.BaseBytes%SectorBytes != 0 || s.BaseBytes > s.SizeBytes {
+		return catalogState{}, badValue(bucketMeta, keyState, "size of the base in range", s.BaseBytes)
+	}
 	return s, nil
+}
+
+// assumeBaseBytes gives a state of version 1, which knew no sizes of the past,
+// the present size for all of it: that is what its positions had there.
+func (s *catalogState) assumeBaseBytes() {
+	if s.BaseBytes == 0 {
+		s.BaseBytes = s.SizeBytes
+	}
 }
 
 func decodeTimeline(key, b []byte) (Timeline, error) {
@@ -137,7 +152,21 @@ func decodeSegmentEntry(key, b []byte) (segmentID, segmentEntry, error) {
 		e.Bytes < MinSegmentBytes || e.Bytes > MaxSegmentBytes || e.EndBytes < blockBytes || e.EndBytes > e.Bytes-blockBytes {
 		return bad(fmt.Sprintf("%+v", e))
 	}
+	if !e.sizesInRange() {
+		return bad(fmt.Sprintf("sizes %+v", e.Sizes))
+	}
 	return id, e, nil
+}
+
+func (e *segmentEntry) sizesInRange() bool {
+	last := sizeChange{Seq: e.First - 1}
+	for _, c := range e.Sizes {
+		if c.Seq <= last.Seq || c.Seq > e.Last || c.Bytes <= last.Bytes || c.Bytes%SectorBytes != 0 || c.Bytes > maxVolumeBytes {
+			return false
+		}
+		last = c
+	}
+	return len(e.Sizes) <= maxSegmentSizes
 }
 
 func decodePin(key, b []byte) (string, Position, error) {

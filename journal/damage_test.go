@@ -426,7 +426,7 @@ func TestForeignAndNewer(t *testing.T) {
 	t.Run("newer store", func(t *testing.T) {
 		d := newDamagedStore(t)
 		rewrite(t, d, volumeFile, func(b []byte) []byte {
-			return []byte(strings.Replace(string(b), `"version": 1`, `"version": 2`, 1))
+			return []byte(strings.Replace(string(b), `"version": 2`, `"version": 3`, 1))
 		})
 		_, err := Open(d.cfg)
 		wantCorrupt(t, err, ErrVersion, volumeFile)

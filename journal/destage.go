@@ -257,6 +257,7 @@ func (s *Store) dropBatch(parts []pathPart, to Position) error {
 	defer s.sealMu.Unlock()
 	s.mu.RLock()
 	lines, orphans := s.abandonedLocked(to)
+	size := s.sizeOfLocked(parts)
 	s.mu.RUnlock()
 	for _, g := range orphans {
 		if !slices.Contains(dropped, g) { // the batch's own timeline may end here
@@ -264,7 +265,7 @@ func (s *Store) dropBatch(parts []pathPart, to Position) error {
 		}
 	}
 	err := s.changeState(
-		func(next *catalogState) { next.Base, next.Horizon = to, to },
+		func(next *catalogState) { next.Base, next.Horizon, next.BaseBytes = to, to, size },
 		func(tx kv.Tx) error {
 			for _, g := range dropped {
 				if err := s.cat.dropSegment(tx, g.id); err != nil {

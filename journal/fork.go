@@ -7,7 +7,8 @@ import (
 )
 
 // Fork begins a new timeline at a position and makes it the active one; the
-// live volume then is the image at that position. Nothing is copied, and the
+// live volume then is the image at that position; it keeps its size, and what
+// lies beyond the size of that moment reads as zeroes. Nothing is copied, and the
 // records behind the position stay readable on their own timeline until the
 // horizon passes the fork. Durable on return. ErrHorizon,
 // ErrUnknownPosition; on any error the active timeline is as it was. Appends
@@ -83,11 +84,11 @@ func (s *Store) activate(line Timeline) error {
 	if _, known := s.tree.timelines[line.ID]; known {
 		start = Position{line.ID, s.tree.last[line.ID]}
 	}
-	index := s.index
+	index, size := s.index, s.tipBytes
 	s.mu.RUnlock()
 	if start != tip {
 		var err error
-		if index, err = s.indexAt(start); err != nil {
+		if index, size, err = s.indexAt(start); err != nil {
 			return err
 		}
 	}
@@ -99,7 +100,7 @@ func (s *Store) activate(line Timeline) error {
 			if _, known := s.tree.timelines[line.ID]; !known {
 				s.tree.add(line)
 			}
-			s.index = index
+			s.index, s.tipBytes = index, size
 			s.forks++
 			s.durable = s.tipLocked()
 			s.durableSeq.Store(uint64(s.durable.Seq))

@@ -6,11 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 )
 
-// update rewrites testdata/v1 with what the encoders produce now:
+// update rewrites what the encoders produce now below testdata:
 //
 //	go test ./journal -run TestGolden -update
 //
@@ -28,8 +29,8 @@ const goldenLine = TimelineID(0x00c0ffee00c0ffee)
 
 // golden is one structure of the format, with its encoder and its decoder.
 type golden struct {
-	file   string
-	encode func() []byte
+	file   string        // below testdata, in the directory of the version that introduced it
+	encode func() []byte // nil: an older form, which is only read
 	// decode returns what was read, to be compared with want.
 	decode func(b []byte) (any, error)
 	want   any
@@ -66,7 +67,7 @@ func goldens() []golden {
 	var all []golden
 	for _, r := range goldenRecords() {
 		all = append(all, golden{
-			file:   "record-" + r.Kind.String() + ".bin",
+			file:   "v1/record-" + r.Kind.String() + ".bin",
 			encode: func() []byte { return r.AppendEncoded(nil, goldenVolume) },
 			decode: func(b []byte) (any, error) { got, _, err := DecodeRecord(b, goldenVolume); return got, err },
 			want:   r,
@@ -76,6 +77,8 @@ func goldens() []golden {
 	header := segmentHeader{volume: goldenVolume, id: 3, timeline: goldenLine, first: 41, bytes: MinSegmentBytes, created: goldenTime}
 	f := goldenFooter()
 	body, block := f.encode()
+	oldState, oldEntry := goldenState(), goldenEntry()
+	oldState.BaseBytes, oldEntry.Sizes = 0, nil
 	withoutPayload := record
 	withoutPayload.Payload = nil
 	type frameHeader struct {
@@ -84,7 +87,7 @@ func goldens() []golden {
 		durable      Seq
 	}
 	return append(all,
-		golden{"frame-header.bin", func() []byte {
+		golden{"v1/frame-header.bin", func() []byte {
 			b := make([]byte, frameHeaderBytes)
 			putFrameHeader(b, &record, 40, goldenVolume)
 			return b
@@ -92,26 +95,26 @@ func goldens() []golden {
 			r, n, durable, err := decodeFrameHeader(b, goldenVolume)
 			return frameHeader{r, n, durable}, err
 		}, frameHeader{withoutPayload, SectorBytes, 40}, nil},
-		golden{"segment-header.bin", header.encode, func(b []byte) (any, error) { return decodeSegmentHeader(b) }, header, nil},
-		golden{"checkpoint-info.bin", func() []byte { return goldenInfo.appendEncoded(nil) },
+		golden{"v1/segment-header.bin", header.encode, func(b []byte) (any, error) { return decodeSegmentHeader(b) }, header, nil},
+		golden{"v1/checkpoint-info.bin", func() []byte { return goldenInfo.appendEncoded(nil) },
 			func(b []byte) (any, error) { return decodeCheckpointInfo(b) }, goldenInfo, func(int) bool { return true }},
-		golden{"segment-footer.bin", func() []byte { return append(bytes.Clone(body), block...) }, decodeGoldenFooter, f, nil},
-		golden{"volume.json", func() []byte {
-			b, err := encodeIdentity(goldenVolume, goldenTime)
+		golden{"v1/segment-footer.bin", func() []byte { return append(bytes.Clone(body), block...) }, decodeGoldenFooter, f, nil},
+		golden{"v1/volume.json", nil, func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(1), nil},
+		golden{"v2/volume.json", func() []byte {
+			b, err := newIdentity(goldenVolume, goldenTime).encode()
 			if err != nil {
 				panic(err)
 			}
 			return b
-		}, func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(), nil},
-		goldenValue("catalog-state.bin", bucketMeta, keyState, goldenState(), func(b []byte) (any, error) { return decodeState(b) }),
-		goldenValue("catalog-timeline.bin", bucketTimelines, key64(uint64(goldenLine)), goldenTimeline(), func(b []byte) (any, error) {
+		}, func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(2), nil},
+		golden{"v1/catalog-state.bin", nil, func(b []byte) (any, error) { return decodeState(b) }, oldState, nil},
+		goldenValue("v2/catalog-state.bin", bucketMeta, keyState, goldenState(), func(b []byte) (any, error) { return decodeState(b) }),
+		goldenValue("v1/catalog-timeline.bin", bucketTimelines, key64(uint64(goldenLine)), goldenTimeline(), func(b []byte) (any, error) {
 			return decodeTimeline(key64(uint64(goldenLine)), b)
 		}),
-		goldenValue("catalog-segment.bin", bucketSegments, key64(3), goldenEntry(), func(b []byte) (any, error) {
-			_, e, err := decodeSegmentEntry(key64(3), b)
-			return e, err
-		}),
-		goldenValue("catalog-pin.bin", bucketPins, []byte("nightly"), Position{goldenLine, 44}, func(b []byte) (any, error) {
+		goldenValue("v1/catalog-segment.bin", bucketSegments, key64(3), oldEntry, decodeGoldenEntry),
+		goldenValue("v2/catalog-segment.bin", bucketSegments, key64(3), goldenEntry(), decodeGoldenEntry),
+		goldenValue("v1/catalog-pin.bin", bucketPins, []byte("nightly"), Position{goldenLine, 44}, func(b []byte) (any, error) {
 			_, at, err := decodePin([]byte("nightly"), b)
 			return at, err
 		}),
@@ -131,8 +134,13 @@ func decodeGoldenFooter(b []byte) (any, error) {
 	return t.decodeBody(b[:split])
 }
 
-func goldenIdentity() identity {
-	id := identity{Format: identityFormat, Version: 1, Volume: goldenVolume, Created: goldenTime}
+func decodeGoldenEntry(b []byte) (any, error) {
+	_, e, err := decodeSegmentEntry(key64(3), b)
+	return e, err
+}
+
+func goldenIdentity(version int) identity {
+	id := identity{Format: identityFormat, Version: version, Volume: goldenVolume, Created: goldenTime}
 	id.Checksum = id.checksum()
 	return id
 }
@@ -140,7 +148,7 @@ func goldenIdentity() identity {
 func goldenState() catalogState {
 	return catalogState{
 		SizeBytes: 1 << 30, Active: goldenLine, Base: Position{goldenLine, 40},
-		Horizon: Position{goldenLine, 41}, CleanTip: &Position{goldenLine, 45},
+		Horizon: Position{goldenLine, 41}, BaseBytes: 1 << 29, CleanTip: &Position{goldenLine, 45},
 	}
 }
 
@@ -149,7 +157,10 @@ func goldenTimeline() Timeline {
 }
 
 func goldenEntry() segmentEntry {
-	return segmentEntry{Timeline: goldenLine, First: 41, Last: 45, EndBytes: 6000, Bytes: MinSegmentBytes, ClosedAt: goldenTime}
+	return segmentEntry{
+		Timeline: goldenLine, First: 41, Last: 45, EndBytes: 6000, Bytes: MinSegmentBytes, ClosedAt: goldenTime,
+		Sizes: []sizeChange{{Seq: 42, Bytes: 3 << 28}, {Seq: 45, Bytes: 1 << 30}},
+	}
 }
 
 func goldenValue(file, bucket string, key []byte, value any, decode func(b []byte) (any, error)) golden {
@@ -162,13 +173,26 @@ func goldenValue(file, bucket string, key []byte, value any, decode func(b []byt
 	}, decode, value, nil}
 }
 
+// whole is the structure's bytes.
+func (g *golden) whole(t *testing.T) []byte {
+	t.Helper()
+	if g.encode != nil {
+		return g.encode()
+	}
+	b, err := os.ReadFile(filepath.Join("testdata", filepath.FromSlash(g.file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // TestGolden: what earlier programs of this version wrote can be read, and
 // what is written now is the same, byte by byte.
 func TestGolden(t *testing.T) {
 	for _, g := range goldens() {
 		t.Run(g.file, func(t *testing.T) {
-			name := filepath.Join("testdata", "v1", g.file)
-			if *update {
+			name := filepath.Join("testdata", filepath.FromSlash(g.file))
+			if *update && g.encode != nil {
 				if err := os.WriteFile(name, g.encode(), 0o644); err != nil {
 					t.Fatal(err)
 				}
@@ -177,7 +201,9 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if now := g.encode(); !bytes.Equal(now, stored) {
+			if g.encode == nil {
+				// Only read.
+			} else if now := g.encode(); !bytes.Equal(now, stored) {
 				t.Errorf("the encoder writes\n%x\nthe golden file is\n%x", now, stored)
 			}
 			got, err := g.decode(stored)
@@ -194,9 +220,9 @@ func TestGolden(t *testing.T) {
 // TestDecodersRefuseTruncation cuts every structure at every byte.
 func TestDecodersRefuseTruncation(t *testing.T) {
 	for _, g := range goldens() {
-		whole := g.encode()
+		whole := g.whole(t)
 		for n := range whole {
-			if g.file == "volume.json" && n == len(whole)-1 {
+			if strings.HasSuffix(g.file, "volume.json") && n == len(whole)-1 {
 				continue // without its last newline it is whole
 			}
 			if got, err := g.decode(whole[:n:n]); err == nil {
@@ -210,7 +236,7 @@ func TestDecodersRefuseTruncation(t *testing.T) {
 // covers by itself is covered by that of what it is part of.
 func TestDecodersRefuseFlips(t *testing.T) {
 	for _, g := range goldens() {
-		whole := g.encode()
+		whole := g.whole(t)
 		for i := range whole {
 			for bit := range 8 {
 				flipped := bytes.Clone(whole)

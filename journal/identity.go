@@ -11,13 +11,13 @@ import (
 )
 
 // StoreFormatVersion is the version of a store's directory as a whole, see
-// docs/format.md.
-const StoreFormatVersion = 1
+// docs/format.md. Version 2 knows the size of the volume at every position.
+const StoreFormatVersion = 2
 
 const maxIdentityBytes = 64 << 10
 
-// identity is volume.json. It is written once, last when a store is made, and
-// makes the directory a store.
+// identity is volume.json. It is written last when a store is made, which makes
+// the directory a store, and again when a program of a newer version opens it.
 type identity struct {
 	Format  string    `json:"format"` // "lockstep-store"
 	Version int       `json:"version"`
@@ -35,11 +35,15 @@ func (i *identity) checksum() string {
 	return fmt.Sprintf("%08x", crc32.Checksum([]byte(text), castagnoli))
 }
 
-// encodeIdentity returns the content of volume.json.
-func encodeIdentity(volume VolumeID, created time.Time) ([]byte, error) {
-	id := identity{Format: identityFormat, Version: StoreFormatVersion, Volume: volume, Created: created.UTC()}
-	id.Checksum = id.checksum()
-	b, err := json.MarshalIndent(id, "", "  ")
+// newIdentity describes a store that this program makes.
+func newIdentity(volume VolumeID, created time.Time) identity {
+	return identity{Format: identityFormat, Version: StoreFormatVersion, Volume: volume, Created: created.UTC()}
+}
+
+// encode returns the content of volume.json.
+func (i identity) encode() ([]byte, error) {
+	i.Checksum = i.checksum()
+	b, err := json.MarshalIndent(i, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", volumeFile, err)
 	}
@@ -59,8 +63,8 @@ func decodeIdentity(b []byte) (identity, error) {
 	if id.Format != identityFormat {
 		return damaged(fmt.Sprintf("format %q", identityFormat), fmt.Sprintf("%q", id.Format), nil)
 	}
-	if id.Version != StoreFormatVersion {
-		return damaged(fmt.Sprintf("version %d", StoreFormatVersion), fmt.Sprint(id.Version), ErrVersion)
+	if id.Version < 1 || id.Version > StoreFormatVersion {
+		return damaged(fmt.Sprintf("version 1 to %d", StoreFormatVersion), fmt.Sprint(id.Version), ErrVersion)
 	}
 	if sum := id.checksum(); id.Checksum != sum {
 		return damaged("checksum "+sum, fmt.Sprintf("%q", id.Checksum), nil)
@@ -71,9 +75,23 @@ func decodeIdentity(b []byte) (identity, error) {
 	return id, nil
 }
 
+// upgradeIdentity keeps programs of an older version, which would misread what
+// this one writes, from opening the store; durable on return. It comes before
+// the first such write, and the old catalog is valid under the new version.
+func upgradeIdentity(cfg *Config, id identity) error {
+	if id.Version == StoreFormatVersion {
+		return nil
+	}
+	if err := cfg.FS.RemoveAll(cfg.file(volumeFile + ".tmp")); err != nil { // of an upgrade that a crash cut short
+		return fmt.Errorf("upgrade %s: %w", volumeFile, err)
+	}
+	cfg.Log.Info("store upgraded", "volume", id.Volume, "from", id.Version, "to", StoreFormatVersion)
+	return writeIdentity(cfg, newIdentity(id.Volume, id.Created))
+}
+
 // writeIdentity makes the directory a store; durable on return.
-func writeIdentity(cfg *Config, volume VolumeID) error {
-	b, err := encodeIdentity(volume, cfg.Clock.Now())
+func writeIdentity(cfg *Config, id identity) error {
+	b, err := id.encode()
 	if err != nil {
 		return err
 	}

@@ -155,7 +155,7 @@ func (im *Import) Commit() error {
 		}
 	}
 	if err == nil {
-		err = writeIdentity(&im.cfg, im.spec.Volume)
+		err = writeIdentity(&im.cfg, newIdentity(im.spec.Volume, im.cfg.Clock.Now()))
 	}
 	if err = errors.Join(err, im.release()); err != nil {
 		return fmt.Errorf("commit import of volume %s: %w", im.spec.Volume, err)
@@ -176,7 +176,7 @@ func (im *Import) writeCatalog() error {
 			}
 		}
 		tip := im.at
-		state := catalogState{SizeBytes: im.spec.SizeBytes, Active: im.at.Timeline, Base: im.at, Horizon: im.at}
+		state := catalogState{SizeBytes: im.spec.SizeBytes, Active: im.at.Timeline, Base: im.at, Horizon: im.at, BaseBytes: im.spec.SizeBytes}
 		if !im.foreign {
 			state.CleanTip = &tip
 		} // else a local append begins a timeline of its own

@@ -122,7 +122,7 @@ func inspect(fs vfs.FS, dir string) (*inspector, error) {
 	}
 	in.files = append(in.files, lock)
 	if err = in.damage(err); err == nil && in.report.OK() {
-		in.s.volume, in.report.Volume = id.Volume, id.Volume.String()
+		in.s.volume, in.report.Volume, in.report.Version = id.Volume, id.Volume.String(), id.Version
 		err = in.readCatalog()
 	}
 	if err != nil {
@@ -180,6 +180,7 @@ func (in *inspector) readCatalog() error {
 	if s.state.Active == 0 || content.checkTimelines() != nil {
 		return nil // nothing can be said of the files without it
 	}
+	s.state.assumeBaseBytes()
 	s.tree.last[s.state.Base.Timeline] = max(s.state.Base.Seq, s.tree.last[s.state.Base.Timeline])
 	if err := in.checkBase(); err != nil {
 		return err

@@ -14,7 +14,7 @@ func (in *inspector) openSealed(id segmentID, e segmentEntry) error {
 	s := in.s
 	g := &segment{
 		id: id, volume: s.volume, timeline: e.Timeline, first: e.First, last: e.Last, end: e.EndBytes,
-		bytes: e.Bytes, name: segmentName(id), sealed: true, closedAt: e.ClosedAt,
+		bytes: e.Bytes, name: segmentName(id), sealed: true, closedAt: e.ClosedAt, sizes: e.Sizes,
 	}
 	s.segments[id] = g // known, whatever is wrong with its file
 	if err := in.damage(s.extendLine(g)); err != nil {
@@ -119,9 +119,11 @@ func (in *inspector) verifySegment(g *segment) (SegmentReport, error) {
 // verifyRecords reads a segment's frames and compares them with the footer.
 func (in *inspector) verifyRecords(g *segment, r *SegmentReport) error {
 	m, points := newExtentMap(), []Checkpoint(nil)
+	grown, size := &segment{}, in.s.sizeBefore(g)
 	whole := true
 	err := walkFrames(g, g.end, func(f *frame) error {
 		r.Records++
+		size = grown.noteSize(&f.Record, size)
 		switch f.Kind {
 		case KindCheckpoint:
 			c, err := checkpointOf(&f.Record)
@@ -158,6 +160,8 @@ func (in *inspector) verifyRecords(g *segment, r *SegmentReport) error {
 		return bad("segment footer", "the extents of the records", "others")
 	case !slices.EqualFunc(f.checkpoints, points, sameCheckpoint):
 		return bad("segment footer", "the checkpoints of the records", "others")
+	case !in.s.straddlesBase(g) && !slices.Equal(g.sizes, grown.sizes):
+		return in.damage(&CorruptError{File: catalogFile, What: "sizes of " + g.name, Wanted: fmt.Sprint(grown.sizes), Found: fmt.Sprint(g.sizes)})
 	}
 	return nil
 }

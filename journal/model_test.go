@@ -10,7 +10,8 @@ import (
 )
 
 // model is what a volume must contain at every position that it ever had, and
-// what of it a crash may take away.
+// what of it a crash may take away. An image is as long as the volume was at
+// its position; size is that of the live volume.
 type model struct {
 	size    int64
 	tip     Position
@@ -29,7 +30,8 @@ type model struct {
 
 // attempt is what a call that did not return may have done.
 type attempt struct {
-	image []byte   // of the record behind the tip; nil: no record
+	image []byte   // behind the call's record; nil: no record
+	grown []byte   // before it, behind a record that makes the tip as large as the live volume; nil: there is none
 	fork  Position // a new timeline begins there
 	size  int64
 	pin   string // this pin may be there or not
@@ -46,15 +48,29 @@ func newModel(at Position, size int64) *model {
 // image returns the live content, which the caller must not change.
 func (m *model) image() []byte { return m.images[m.tip] }
 
+// live returns a copy of the live content, as long as the live volume.
+func (m *model) live() []byte {
+	p := make([]byte, m.size)
+	copy(p, m.image())
+	return p
+}
+
 // after returns the live content with p stored at off.
 func (m *model) after(p []byte, off int64) []byte {
-	next := bytes.Clone(m.image())
+	next := m.live()
 	copy(next[off:], p)
 	return next
 }
 
-// advance enters a record that was appended at pos.
+// advance enters a record that was appended at pos, and the one before it that
+// made the tip grow, if there had to be one.
 func (m *model) advance(pos Position, image []byte) {
+	if m.attempt != nil && m.attempt.grown != nil {
+		before := Position{pos.Timeline, pos.Seq - 1}
+		m.images[before] = m.attempt.grown
+		m.past = append(m.past, before)
+		m.volatile = append(m.volatile, before)
+	}
 	m.tip, m.images[pos] = pos, image
 	m.past = append(m.past, pos)
 	m.volatile = append(m.volatile, pos)
@@ -84,8 +100,15 @@ func (m *model) at(pos Position) ([]byte, bool) {
 	if parent.Timeline != 0 && parent.Seq == pos.Seq {
 		return m.at(parent)
 	}
-	if a := m.attempt; a != nil && a.image != nil && pos.Seq == m.tip.Seq+1 && (pos.Timeline == m.tip.Timeline || parent == m.tip) {
+	a := m.attempt
+	if a == nil || a.image == nil || pos.Timeline != m.tip.Timeline && parent != m.tip {
+		return nil, false
+	}
+	switch behind := pos.Seq - m.tip.Seq; {
+	case a.grown == nil && behind == 1, a.grown != nil && behind == 2:
 		return a.image, true
+	case behind == 1:
+		return a.grown, true
 	}
 	return nil, false
 }
@@ -128,6 +151,9 @@ func (m *model) checkTip(t *testing.T, s *Store, lossy bool) {
 	if live := readAll(t, s, s.SizeBytes()); !sameImage(live, image) {
 		t.Fatalf("live content at %s differs from the model in sector %d", tip, firstDifference(live, image))
 	}
+	if size, err := s.SizeAt(tip); err != nil || size != int64(len(image)) {
+		t.Fatalf("volume has %d bytes at %s, want %d (%v)", size, tip, len(image), err)
+	}
 	if s.Durable() != tip {
 		t.Fatalf("recovered tip %s, durable only %s", tip, s.Durable())
 	}
@@ -156,6 +182,9 @@ func (m *model) checkView(t *testing.T, s *Store, pos Position, lossy bool) {
 		return
 	}
 	defer v.Close()
+	if v.SizeBytes() != int64(len(m.images[pos])) {
+		t.Fatalf("view at %s has %d bytes, want %d", pos, v.SizeBytes(), len(m.images[pos]))
+	}
 	if got := readAll(t, v, v.SizeBytes()); !sameImage(got, m.images[pos]) {
 		t.Fatalf("view at %s differs from the model in sector %d", pos, firstDifference(got, m.images[pos]))
 	}
@@ -221,8 +250,6 @@ func (m *model) resume(s *Store) {
 	m.learn(s)
 	tip := s.Tip()
 	image, _ := m.at(tip)
-	grown := make([]byte, s.SizeBytes())
-	copy(grown, image)
 	kept := m.past[:0]
 	for _, pos := range m.past {
 		if v, err := s.View(pos); err == nil {
@@ -238,7 +265,7 @@ func (m *model) resume(s *Store) {
 	if _, known := m.images[tip]; !known {
 		m.past = append(m.past, tip)
 	}
-	m.images[tip], m.durable[tip] = grown, true
+	m.images[tip], m.durable[tip] = image, true
 	m.tip, m.size, m.volatile, m.attempt = tip, s.SizeBytes(), nil, nil
 	m.pins = s.Pins()
 	clear(m.points)

@@ -28,13 +28,13 @@ func Open(cfg Config) (*Store, error) {
 		changed: make(chan struct{}), wake: make(chan struct{}, 1), wakeSupply: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		headers: make([]byte, 0, MaxBatch*frameHeaderBytes),
 	}
-	if err := s.open(); err != nil {
+	if err := s.open(id); err != nil {
 		return nil, fmt.Errorf("open store of volume %s: %w", id.Volume, errors.Join(err, s.release(s.segments)))
 	}
 	return s, nil
 }
 
-func (s *Store) open() error {
+func (s *Store) open(id identity) error {
 	lock, err := lockStore(&s.cfg)
 	if err != nil {
 		return err
@@ -57,10 +57,11 @@ func (s *Store) open() error {
 	s.state, s.pins, s.tree = content.state, content.pins, newTree(content.timelines)
 	s.tree.last[s.state.Base.Timeline] = max(s.state.Base.Seq, s.tree.last[s.state.Base.Timeline])
 	s.size.Store(s.state.SizeBytes)
+	s.state.assumeBaseBytes()
 	if err := s.openSealed(content.segments); err != nil {
 		return err
 	}
-	if err := s.recover(); err != nil {
+	if err := s.recover(id); err != nil {
 		return err
 	}
 	if err := s.checkPaths(); err != nil {
@@ -115,7 +116,7 @@ func (s *Store) openSealed(entries map[segmentID]segmentEntry) error {
 		e := entries[id]
 		g := &segment{
 			id: id, volume: s.volume, timeline: e.Timeline, first: e.First, last: e.Last, end: e.EndBytes,
-			bytes: e.Bytes, name: segmentName(id), sealed: true, closedAt: e.ClosedAt,
+			bytes: e.Bytes, name: segmentName(id), sealed: true, closedAt: e.ClosedAt, sizes: e.Sizes,
 		}
 		g.users.Store(1)
 		if err := s.openSegmentFile(g, s.cfg.FS.Open); err != nil {
@@ -194,23 +195,25 @@ func (s *Store) lineLocked(id TimelineID) []*segment {
 // buildLive makes the index of the live view from the segments on its path.
 func (s *Store) buildLive() error {
 	tip := s.tipLocked()
-	index, err := s.indexAt(tip)
+	index, size, err := s.indexAt(tip)
 	if err != nil {
 		return err
 	}
-	s.index = index
+	s.index, s.tipBytes = index, size
 	s.durable = tip
 	s.durableSeq.Store(uint64(tip.Seq))
 	return nil
 }
 
-// indexAt builds the index of the view at a position of the tree.
-func (s *Store) indexAt(at Position) (*extentMap, error) {
+// indexAt builds the index of the view at a position of the tree, and returns
+// the volume's size there.
+func (s *Store) indexAt(at Position) (*extentMap, int64, error) {
 	s.mu.RLock()
 	parts, err := s.holdPathLocked(at)
+	size := s.sizeOfLocked(parts)
 	s.mu.RUnlock()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer func() {
 		for _, part := range parts {
@@ -219,7 +222,7 @@ func (s *Store) indexAt(at Position) (*extentMap, error) {
 	}()
 	t, err := tableOf(parts)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return loadExtentMap(t), nil
+	return loadExtentMap(t), size, nil
 }

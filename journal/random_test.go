@@ -44,10 +44,8 @@ func (w *wanderer) undoRewind() error {
 	}
 	w.m.acknowledge()
 	w.m.learn(w.s)
-	image := make([]byte, w.m.size)
-	copy(image, w.m.images[at])
 	w.m.tip = Position{line.ID, at.Seq}
-	w.m.images[w.m.tip], w.m.durable[w.m.tip] = image, true
+	w.m.images[w.m.tip], w.m.durable[w.m.tip] = w.m.images[at], true
 	w.m.past = append(w.m.past, w.m.tip)
 	return nil
 }
@@ -83,7 +81,7 @@ func (w *wanderer) follow() error {
 			return err
 		}
 		f.image = applied(f.image, &r)
-		if r.Position.Seq != f.at.Seq+1 || !sameImage(f.image, w.m.images[r.Position]) {
+		if want := w.m.images[r.Position]; r.Position.Seq != f.at.Seq+1 || len(f.image) != len(want) || !sameImage(f.image, want) {
 			return fmt.Errorf("record %s after %s does not lead to the image there", r.Position, f.at)
 		}
 		if !w.m.durable[r.Position] && w.s.Durable().Seq < r.Position.Seq {
@@ -101,12 +99,9 @@ func (w *wanderer) stopFollowing() {
 	}
 }
 
-// applied returns the image behind a record. A fork keeps the size that the
-// volume had grown to behind its position, so any record may need more room.
+// applied returns the image behind a record. None of them reaches beyond the
+// size that those before it gave the volume.
 func applied(image []byte, r *Record) []byte {
-	if r.Kind != KindCheckpoint && r.Kind != KindResize {
-		image = append(image, make([]byte, max(0, r.Offset+r.Length-int64(len(image))))...)
-	}
 	switch r.Kind {
 	case KindWrite:
 		copy(image[r.Offset:], r.Payload)

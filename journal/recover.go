@@ -18,7 +18,7 @@ import (
 
 // recover finds the tip of every timeline, makes it durable and seals what
 // was found. Nothing on disk changes before all damage is ruled out.
-func (s *Store) recover() (err error) {
+func (s *Store) recover(id identity) (err error) {
 	found, err := s.findUnsealed()
 	defer func() {
 		for _, c := range found {
@@ -43,6 +43,9 @@ func (s *Store) recover() (err error) {
 			return err
 		}
 		s.free = append(s.free, c.name)
+	}
+	if err := upgradeIdentity(&s.cfg, id); err != nil {
+		return err
 	}
 	s.forkFirst = s.state.CleanTip == nil
 	return s.sealRecovered(keep)
@@ -211,7 +214,7 @@ func (s *Store) checkUnused(c *candidate) error {
 // scanUnsealed reads a segment up to its last whole frame. whole is false
 // when a frame behind it was torn, after which the timeline cannot go on.
 func (s *Store) scanUnsealed(g *segment, later []*segment) (whole bool, err error) {
-	scanner := newFrameScanner(g, g.bytes-blockBytes)
+	scanner, size := newFrameScanner(g, g.bytes-blockBytes), s.sizeBefore(g)
 	for {
 		f, err := scanner.scan()
 		if errors.Is(err, io.EOF) {
@@ -234,15 +237,15 @@ func (s *Store) scanUnsealed(g *segment, later []*segment) (whole bool, err erro
 			return false, err
 		}
 		g.note(&f.Record, f.off)
+		if size = g.noteSize(&f.Record, size); size > s.state.SizeBytes {
+			return false, &CorruptError{File: g.name, Offset: f.off, What: "volume size", Wanted: fmt.Sprintf("at most %d, the catalog's", s.state.SizeBytes), Found: fmt.Sprint(size)}
+		}
 		if f.Kind == KindCheckpoint {
 			c, err := checkpointOf(&f.Record)
 			if err != nil {
 				return false, err
 			}
 			g.noteCheckpoint(c, len(f.Payload))
-		}
-		if f.Kind == KindResize && f.Length > s.state.SizeBytes {
-			return false, &CorruptError{File: g.name, Offset: f.off, What: "volume size", Wanted: fmt.Sprintf("at most %d, the catalog's", s.state.SizeBytes), Found: fmt.Sprint(f.Length)}
 		}
 	}
 }
@@ -315,8 +318,7 @@ func (s *Store) sealRecovered(keep []*segment) error {
 	}
 	err := s.commit(func(tx kv.Tx) error {
 		for _, g := range keep {
-			e := segmentEntry{Timeline: g.timeline, First: g.first, Last: g.last, EndBytes: g.end, Bytes: g.bytes, ClosedAt: g.closedAt}
-			if err := s.cat.saveSegment(tx, g.id, e); err != nil {
+			if err := s.cat.saveSegment(tx, g.id, g.entry(g.snapshot())); err != nil {
 				return err
 			}
 		}

@@ -238,7 +238,8 @@ func TestImportClearsLeftovers(t *testing.T) {
 }
 
 // TestReplicaGrowsWithItsSource: a source that grew, and then forked at a
-// position before that, writes where a replica has no volume yet.
+// position before that, writes where a replica has no volume yet. Programs of
+// store version 1 appended no resize before that write.
 func TestReplicaGrowsWithItsSource(t *testing.T) {
 	w := newReplicaWorld(t, 1)
 	at := w.src.s.Tip()
@@ -250,10 +251,7 @@ func TestReplicaGrowsWithItsSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := bytesOf(3)
-	pos, err := w.src.s.Write(p, 2*worldVolumeBytes-SectorBytes)
-	if err != nil {
-		t.Fatal(err)
-	}
+	pos := Position{line.ID, at.Seq + 1}
 	if err := w.s.Adopt(line); err != nil {
 		t.Fatal(err)
 	}
@@ -263,6 +261,16 @@ func TestReplicaGrowsWithItsSource(t *testing.T) {
 	}
 	if w.s.SizeBytes() != 2*worldVolumeBytes {
 		t.Fatalf("replica has %d bytes", w.s.SizeBytes())
+	}
+	for range 2 {
+		checkSizes(t, w.s, []Position{at, pos}, []int64{worldVolumeBytes, 2 * worldVolumeBytes})
+		if err := w.s.Flush(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		w.mount(w.mem.KillClone()) // recovered from its records alone
+		if err := w.open(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	mustClose(t, w.s)
 	mustClose(t, w.src.s)

@@ -74,9 +74,7 @@ func (w *replicaWorld) rewind() error {
 	src := w.src.m
 	src.learn(w.src.s)
 	src.tip = Position{line.ID, at.Seq}
-	image := make([]byte, src.size)
-	copy(image, src.images[at])
-	src.images[src.tip] = image
+	src.images[src.tip] = src.images[at]
 	return w.ship()
 }
 
@@ -136,9 +134,7 @@ func (w *replicaWorld) adopt(id TimelineID) error {
 		w.m.acknowledge()
 		w.m.tip = w.s.Tip()
 		if image, known := w.m.at(w.m.tip); known {
-			grown := make([]byte, w.m.size)
-			copy(grown, image)
-			w.m.images[w.m.tip], w.m.durable[w.m.tip] = grown, true
+			w.m.images[w.m.tip], w.m.durable[w.m.tip] = image, true
 			w.m.past = append(w.m.past, w.m.tip)
 		}
 	}

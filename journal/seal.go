@@ -42,7 +42,8 @@ func (s *Store) dropPendingLocked(g *segment) {
 // again. sealMu must be held.
 func (s *Store) sealOne(g *segment) error {
 	s.mu.RLock()
-	snap, closedAt := g.snapshot(), g.closedAt
+	snap := g.snapshot()
+	entry := g.entry(snap)
 	s.mu.RUnlock()
 	f, err := g.makeFooter(snap)
 	if err != nil {
@@ -54,7 +55,6 @@ func (s *Store) sealOne(g *segment) error {
 	if err := s.syncSegment(g); err != nil {
 		return err
 	}
-	entry := segmentEntry{Timeline: g.timeline, First: g.first, Last: snap.last, EndBytes: snap.end, Bytes: g.bytes, ClosedAt: closedAt.UTC()}
 	if err := s.commit(func(tx kv.Tx) error { return s.cat.saveSegment(tx, g.id, entry) }); err != nil {
 		return fmt.Errorf("enter segment %s into the catalog: %w", g.name, err)
 	}

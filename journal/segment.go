@@ -36,6 +36,7 @@ type segment struct {
 	changes     []change
 	infoBytes   int64 // of the checkpoints' payloads
 	checkpoints []Checkpoint
+	sizes       []sizeChange // ascending in both fields
 	sealed      bool
 	closedAt    time.Time // when the last record was appended, or nearly
 
@@ -81,6 +82,9 @@ func infoRoomBytes(payloadBytes int) int64 { return int64(payloadBytes) + 4 }
 
 // fits reports whether the segment has room for r and then for its footer.
 func (g *segment) fits(r *Record) bool {
+	if r.Kind == KindResize && len(g.sizes) == maxSegmentSizes {
+		return false
+	}
 	changes, points, infos := len(g.changes)+1, len(g.checkpoints), g.infoBytes
 	if r.Kind == KindCheckpoint {
 		points, infos = points+1, infos+infoRoomBytes(len(r.Payload))
@@ -146,6 +150,14 @@ type segmentSnapshot struct {
 // snapshot must be called with Store.mu held.
 func (g *segment) snapshot() segmentSnapshot {
 	return segmentSnapshot{g, g.last, g.end, g.changes, g.sealed}
+}
+
+// entry describes a complete segment for the catalog. Store.mu must be held.
+func (g *segment) entry(snap segmentSnapshot) segmentEntry {
+	return segmentEntry{
+		Timeline: g.timeline, First: g.first, Last: snap.last, EndBytes: snap.end, Bytes: g.bytes,
+		ClosedAt: g.closedAt.UTC(), Sizes: g.sizes,
+	}
 }
 
 // makeFooter computes the footer of an unsealed segment. Nobody appends to it

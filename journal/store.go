@@ -34,6 +34,7 @@ type Store struct {
 	// appendMu orders appends. Its holder alone changes the tip.
 	appendMu sync.Mutex
 	active   *segment // nil before the first append and after a fork
+	tipBytes int64    // the volume's size at the tip; size is it or larger
 	// forkFirst asks the next local append to begin a timeline of its own:
 	// the store was not closed cleanly, or the timeline is another site's.
 	forkFirst bool
@@ -96,7 +97,9 @@ type hold struct {
 // Volume returns the volume's id.
 func (s *Store) Volume() VolumeID { return s.volume }
 
-// SizeBytes returns the volume's size.
+// SizeBytes returns the live volume's size, which never shrinks: after a fork
+// it may be larger than the size at the tip's position (see SizeAt), and what
+// lies beyond that reads as zeroes.
 func (s *Store) SizeBytes() int64 { return s.size.Load() }
 
 // Tip returns the newest position.

@@ -30,7 +30,7 @@ func (s *Store) View(at Position) (*View, error) {
 	if err == nil {
 		parts, err = s.holdPathLocked(at)
 	}
-	v := &View{s: s, at: at, size: s.state.SizeBytes, held: map[segmentID]*segment{}}
+	v := &View{s: s, at: at, size: s.sizeOfLocked(parts), held: map[segmentID]*segment{}}
 	if err == nil {
 		v.hold = s.addHold(at, false)
 	}
@@ -123,8 +123,7 @@ func mergeParts(parts []pathPart) (table, error) {
 // Position returns what the view shows.
 func (v *View) Position() Position { return v.at }
 
-// SizeBytes returns the size the volume had when the view was opened; what
-// lies beyond its size at the position reads as zeroes.
+// SizeBytes returns the size that the volume had at the position.
 func (v *View) SizeBytes() int64 { return v.size }
 
 // ReadAt fills p with the content at off; offset and length in whole sectors.

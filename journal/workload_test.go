@@ -120,6 +120,9 @@ func (w *world) run(steps []step, n int) error {
 // record makes a call that appends one record.
 func (w *world) record(after []byte, call func() (Position, error)) (Position, error) {
 	w.m.attempt = &attempt{image: after, size: int64(len(after))}
+	if int64(len(w.m.image())) < w.m.size {
+		w.m.attempt.grown = w.m.live()
+	}
 	pos, err := call()
 	if err == nil {
 		w.m.learn(w.s)
@@ -150,7 +153,7 @@ func (w *world) checkpoint() error {
 		Number: CheckpointNumber(w.count), Time: w.clock.Now(),
 		CheckpointInfo: CheckpointInfo{Group: "shop", Members: []VolumeID{testVolume}},
 	}
-	pos, err := w.record(w.m.image(), func() (Position, error) { return w.s.Checkpoint(c) })
+	pos, err := w.record(w.m.live(), func() (Position, error) { return w.s.Checkpoint(c) })
 	if err == nil {
 		w.m.points[c.Number] = pos
 	}
@@ -159,7 +162,7 @@ func (w *world) checkpoint() error {
 
 func (w *world) resize() error {
 	grown := make([]byte, w.m.size+SectorBytes*int64(1+w.rng.IntN(4)))
-	copy(grown, w.m.image())
+	copy(grown, w.m.image()) // its own record, behind the one that the tip may need
 	_, err := w.record(grown, func() (Position, error) { return w.s.Resize(int64(len(grown))) })
 	if err == nil {
 		w.m.size = int64(len(grown))
@@ -195,10 +198,8 @@ func (w *world) fork() error {
 	}
 	w.m.acknowledge()
 	w.m.parents[line.ID] = at
-	image := make([]byte, w.m.size)
-	copy(image, w.m.images[at])
 	w.m.tip = Position{line.ID, at.Seq}
-	w.m.images[w.m.tip] = image
+	w.m.images[w.m.tip] = w.m.images[at]
 	w.m.past = append(w.m.past, w.m.tip)
 	w.m.durable[w.m.tip] = true
 	return nil
@@ -270,7 +271,7 @@ func (v heldView) checkAndClose() error {
 	if err := v.ReadAt(got, 0); err != nil {
 		return err
 	}
-	if !sameImage(got, v.want) {
+	if len(got) != len(v.want) || !sameImage(got, v.want) {
 		return fmt.Errorf("view held at %s differs from the model in sector %d", v.Position(), firstDifference(got, v.want))
 	}
 	return v.Close()

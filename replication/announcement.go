@@ -20,6 +20,9 @@ type Announcement struct {
 	// Settings of the group; ReplicateTo does not travel.
 	Settings group.Settings
 	Members  []Member // ascending by volume, at most MaxMembers
+	// Deleted are volumes of the group that are gone for good, while a
+	// checkpoint may name them; ascending, at most MaxMembers.
+	Deleted []journal.VolumeID
 	// NewestCheckpoint that the group has taken; 0 when none. The replica
 	// holds it once its members' stores do.
 	NewestCheckpoint journal.CheckpointNumber
@@ -112,6 +115,9 @@ func encodeAnnouncement(a Announcement) *replicationv1.AnnounceRequest {
 	for _, m := range a.Members {
 		req.Members = append(req.Members, &replicationv1.Member{Volume: m.Volume[:], Name: m.Name, SizeBytes: m.SizeBytes, Attributes: m.Attributes})
 	}
+	for _, id := range a.Deleted[:min(len(a.Deleted), MaxMembers)] {
+		req.Deleted = append(req.Deleted, id[:])
+	}
 	return req
 }
 
@@ -137,8 +143,29 @@ func decodeAnnouncement(req *replicationv1.AnnounceRequest) (Announcement, error
 	if a.Settings, err = decodeSettings(req.GetSettings()); err != nil {
 		return Announcement{}, err
 	}
-	a.Members, err = decodeMembers(req.GetMembers())
+	if a.Members, err = decodeMembers(req.GetMembers()); err != nil {
+		return Announcement{}, err
+	}
+	a.Deleted, err = decodeDeleted(req.GetDeleted())
 	return a, err
+}
+
+func decodeDeleted(from [][]byte) ([]journal.VolumeID, error) {
+	if len(from) > MaxMembers {
+		return nil, fmt.Errorf("%d deleted members, want at most %d: %w", len(from), MaxMembers, ErrLimit)
+	}
+	var deleted []journal.VolumeID
+	for i, b := range from {
+		volume, err := decodeVolume(b)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 && string(from[i-1]) >= string(b) {
+			return nil, fmt.Errorf("deleted member %s is not in ascending order: %w", volume, ErrProtocol)
+		}
+		deleted = append(deleted, volume)
+	}
+	return deleted, nil
 }
 
 func decodeSettings(s *replicationv1.Settings) (group.Settings, error) {

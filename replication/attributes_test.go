@@ -67,6 +67,7 @@ func TestFullAnnouncementIsOneMessage(t *testing.T) {
 	for i := range MaxMembers {
 		a.Members = append(a.Members, Member{Volume: journal.VolumeID{1, byte(i >> 8), byte(i)}, Name: strings.Repeat("n", MaxNameBytes),
 			SizeBytes: MaxVolumeBytes, Attributes: attributes})
+		a.Deleted = append(a.Deleted, journal.VolumeID{2, byte(i >> 8), byte(i)})
 	}
 	req := encodeAnnouncement(a)
 	if size := proto.Size(req); size > MaxMessageBytes {

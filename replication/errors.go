@@ -46,6 +46,9 @@ var (
 	// ErrNotGateway: a call that says which site it comes from was not made by
 	// a gateway.
 	ErrNotGateway = errors.New("caller is not a gateway")
+	// ErrInUse: somebody on the replica's site uses the store that an image is
+	// to replace. The image is kept, and put in place by a later stream.
+	ErrInUse = errors.New("replica's store is in use and cannot be replaced")
 	// ErrClosed: the Server was closed.
 	ErrClosed = errors.New("replication server is closed")
 )

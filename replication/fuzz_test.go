@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -16,7 +17,7 @@ import (
 // FuzzAnnouncement: whatever is accepted survives a round trip unchanged, and
 // keeps the limits.
 func FuzzAnnouncement(f *testing.F) {
-	seed, err := proto.Marshal(encodeAnnouncement(Announcement{Group: "shop", Term: 3, NewestCheckpoint: 7,
+	seed, err := proto.Marshal(encodeAnnouncement(Announcement{Group: "shop", Term: 3, NewestCheckpoint: 7, Deleted: []journal.VolumeID{{1}, {2}},
 		Members:  []Member{{Volume: volumeOne, Name: "pgdata", SizeBytes: 1 << 20, Attributes: map[string]string{AttributeName: "pgdata"}}, {Volume: volumeTwo, SizeBytes: 512}},
 		Settings: group.Settings{CheckpointInterval: 1e9}}))
 	if err != nil {
@@ -36,7 +37,7 @@ func FuzzAnnouncement(f *testing.F) {
 			return
 		}
 		again, err := decodeAnnouncement(encodeAnnouncement(a))
-		if err != nil || len(again.Members) != len(a.Members) || again.Group != a.Group || again.Settings != a.Settings || !again.ValidUntil.Equal(a.ValidUntil) {
+		if err != nil || len(again.Members) != len(a.Members) || !slices.Equal(again.Deleted, a.Deleted) || again.Group != a.Group || again.Settings != a.Settings || !again.ValidUntil.Equal(a.ValidUntil) {
 			t.Fatalf("%+v becomes %+v, %v", a, again, err)
 		}
 		for i, m := range a.Members {

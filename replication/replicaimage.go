@@ -137,9 +137,11 @@ func (r *replica) endImage(ctx context.Context) error {
 		return fmt.Errorf("image ends that did not start: %w", ErrProtocol)
 	}
 	at, into := r.image.spec.At, r.image.into
-	r.image = nil
-	r.images.forget(r.hello.volume)
 	store, err := into.Commit(ctx)
+	r.image = nil
+	if !errors.Is(err, ErrInUse) { // else the next stream goes on with it
+		r.images.forget(r.hello.volume)
+	}
 	if err != nil {
 		return fmt.Errorf("complete image at %s: %w", at, err)
 	}

@@ -92,3 +92,28 @@ func TestImageResume(t *testing.T) {
 		})
 	}
 }
+
+// TestImageWaitsForWhoUsesTheStore: an image that cannot be put in place now is
+// kept, and the next stream needs to send nothing of it again.
+func TestImageWaitsForWhoUsesTheStore(t *testing.T) {
+	first, site := imageStream(t)
+	source, _ := fuzzPair(t)
+	end := func(number uint64) *replicationv1.SourceMessage {
+		return &replicationv1.SourceMessage{Message: &replicationv1.SourceMessage_ImageEnd{ImageEnd: &replicationv1.ImageEnd{Number: number}}}
+	}
+	old := site.store(volumeOne)
+	site.busy = ErrInUse
+	if err := first.handle(context.Background(), end(3)); !errors.Is(err, ErrInUse) {
+		t.Fatalf("got %v, want ErrInUse", err)
+	}
+	if site.store(volumeOne) != old {
+		t.Fatal("the store was replaced")
+	}
+	site.busy = nil
+	next := &replica{hello: first.hello, stores: site, codec: first.codec, images: first.images}
+	must(t, next.handle(context.Background(), startOf(source, 1, 2*journal.SectorBytes)))
+	must(t, next.handle(context.Background(), end(2)))
+	if site.imports != 1 || next.store.Tip() != source.Durable() || first.images.of(volumeOne) != nil {
+		t.Errorf("%d imports, store at %s, want one at %s", site.imports, next.store.Tip(), source.Durable())
+	}
+}

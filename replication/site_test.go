@@ -27,6 +27,7 @@ type modelSite struct {
 	reopen   func(siteStore) siteStore // opens a poisoned store again
 	imports  int                       // begun
 	refuse   error                     // Import's answer, if not nil
+	busy     error                     // why no store can be replaced now
 	swapped  func(journal.VolumeID)    // told of a committed import
 	newest   journal.CheckpointNumber
 	followed []Announcement // by change of term
@@ -200,6 +201,9 @@ type siteImport struct {
 }
 
 func (im *siteImport) Commit(context.Context) (ReplicaStore, error) {
+	if im.site.busy != nil {
+		return nil, im.site.busy
+	}
 	store, err := im.finish()
 	if err != nil {
 		return nil, err

@@ -34,6 +34,7 @@ var refusals = []struct {
 	{journal.ErrCorrupt, codes.DataLoss, replicationv1.Refusal_REASON_CORRUPT},
 	{journal.ErrFull, codes.ResourceExhausted, replicationv1.Refusal_REASON_FULL},
 	// No reason: the caller can do no more about these than try again.
+	{ErrInUse, codes.FailedPrecondition, 0},
 	{ErrClosed, codes.Unavailable, 0},
 	{ErrNotGateway, codes.PermissionDenied, 0},
 	{journal.ErrGap, codes.Aborted, 0},

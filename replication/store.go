@@ -110,7 +110,8 @@ type Import interface {
 	// finds either the old store or the new one, complete. The old store is
 	// closed and its space freed once nobody reads it any more. It returns the
 	// new store, open, its tip at ImageSpec.At. On an error the old store is
-	// still in place, and the import is gone.
+	// still in place, and the import is gone; but after ErrInUse it is as it
+	// was, and Commit or Abort may be called again.
 	Commit(ctx context.Context) (ReplicaStore, error)
 	// Abort discards the import.
 	Abort() error

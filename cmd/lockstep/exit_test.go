@@ -54,6 +54,7 @@ func TestExitStatus(t *testing.T) {
 		{"point list shop --from tomorrow", exitUsage, `--from "tomorrow"`},
 		{"point take shop --pin=", exitUsage, "--pin is empty"},
 		{"point drop shop", exitUsage, "PIN is missing"},
+		{"volume reopen", exitUsage, "VOLUME is missing"},
 		{"view open shop --at pin:", exitUsage, "names no pin"},
 		{"journal dump", exitUsage, "STORE is missing"},
 		{"journal dump d -o yaml", exitUsage, "want one of text, jsonl"},

@@ -248,6 +248,23 @@ func (f *fakeSite) DropPin(ctx context.Context, r *adminv1.DropPinRequest) (*adm
 	return nil, status.Errorf(codes.NotFound, "group %s has no recovery point pin:%s", r.GetGroup(), r.GetPin())
 }
 
+// ReopenVolume finds only those that are stopped not to be well.
+func (f *fakeSite) ReopenVolume(ctx context.Context, r *adminv1.ReopenVolumeRequest) (*adminv1.ReopenVolumeResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	for _, v := range f.volumes() {
+		if v.GetId() == r.GetVolume() || v.GetName() == r.GetVolume() {
+			stopped := v.GetError() != ""
+			v.Error = ""
+			return &adminv1.ReopenVolumeResponse{Volume: v, Reopened: stopped, Took: durationpb.New(80 * time.Millisecond)}, nil
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "no volume %q", r.GetVolume())
+}
+
 func (f *fakeSite) OpenView(ctx context.Context, r *adminv1.OpenViewRequest) (*adminv1.OpenViewResponse, error) {
 	leave, err := f.enter(ctx)
 	if err != nil {

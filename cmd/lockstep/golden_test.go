@@ -53,6 +53,9 @@ func TestGolden(t *testing.T) {
 		{"point_take_table", "point take shop --pin before-upgrade"},
 		{"point_take_json", "point take shop -o json"},
 		{"point_drop_table", "point drop shop before-upgrade"},
+		{"volume_reopen_well", "volume reopen v-0a1b"},
+		{"volume_reopen_table", "volume reopen pgwal"},
+		{"volume_reopen_json", "volume reopen v-0a1b -o json"},
 	}
 	for _, step := range steps {
 		t.Run(step.name, func(t *testing.T) {
@@ -86,7 +89,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	}
 	documents := []any{
 		statusDocument{}, groupsDocument{}, groupDetailDocument{}, pointsDocument{}, pointTakenDocument{}, viewOpenedDocument{}, viewsDocument{},
-		viewClosedDocument{}, rewindStartedDocument{}, rewindUndoneDocument{}, rewindCommittedDocument{}, failedOverDocument{}, certsDocument{},
+		viewClosedDocument{}, rewindStartedDocument{}, rewindUndoneDocument{}, rewindCommittedDocument{}, failedOverDocument{}, volumeReopenedDocument{}, certsDocument{},
 		checkDocument{}, versionDocument{},
 	}
 	seen := map[reflect.Type]bool{}

@@ -29,6 +29,7 @@ func (a *app) newRootCommand() *cobra.Command {
 		a.newCheckCommand(),
 		a.newStatusCommand(),
 		a.newGroupCommand(),
+		a.newVolumeCommand(),
 		a.newPointCommand(),
 		a.newViewCommand(),
 		a.newRewindCommand(),

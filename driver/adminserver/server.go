@@ -159,6 +159,40 @@ func (s *Server) DropPin(ctx context.Context, req *adminv1.DropPinRequest) (*adm
 	return &adminv1.DropPinResponse{Point: point(p)}, nil
 }
 
+// ReopenVolume implements adminv1.AdminServer.
+func (s *Server) ReopenVolume(ctx context.Context, req *adminv1.ReopenVolumeRequest) (*adminv1.ReopenVolumeResponse, error) {
+	began := s.cfg.Clock.Now()
+	found := s.volumesNamed(req.GetVolume())
+	switch {
+	case len(found) == 0:
+		return nil, status.Errorf(codes.NotFound, "no volume has the id or name %q: see `lockstep status -o wide`", req.GetVolume())
+	case len(found) > 1:
+		return nil, status.Errorf(codes.InvalidArgument, "%d volumes have the name %q: give the id, see `lockstep status -o wide`", len(found), req.GetVolume())
+	}
+	reopened, err := s.cfg.Site.ReopenVolume(ctx, found[0].ID)
+	if err != nil {
+		return nil, answer(err)
+	}
+	now, err := s.cfg.Site.Volume(found[0].ID)
+	if err != nil {
+		return nil, answer(err)
+	}
+	return &adminv1.ReopenVolumeResponse{Volume: s.volume(now), Reopened: reopened, Took: s.since(began)}, nil
+}
+
+// volumesNamed returns the volume of that id, or all of that name.
+func (s *Server) volumesNamed(text string) (found []site.Volume) {
+	for _, v := range s.cfg.Site.Volumes() {
+		if v.ID.String() == text {
+			return []site.Volume{v}
+		}
+		if v.Name == text {
+			found = append(found, v)
+		}
+	}
+	return found
+}
+
 // StartRewind implements adminv1.AdminServer.
 func (s *Server) StartRewind(ctx context.Context, req *adminv1.StartRewindRequest) (*adminv1.StartRewindResponse, error) {
 	began := s.cfg.Clock.Now()
@@ -287,7 +321,7 @@ func answer(err error) error {
 		{group.ErrNoPoint, codes.NotFound}, {group.ErrBadSelector, codes.InvalidArgument},
 		{group.ErrRole, codes.FailedPrecondition}, {group.ErrNoRewind, codes.FailedPrecondition}, {group.ErrRewindOpen, codes.FailedPrecondition},
 		{groups.ErrInUse, codes.FailedPrecondition}, {journal.ErrHorizon, codes.OutOfRange}, {journal.ErrFull, codes.ResourceExhausted},
-		{journal.ErrPinExists, codes.AlreadyExists}, {journal.ErrCorrupt, codes.DataLoss},
+		{journal.ErrPinExists, codes.AlreadyExists}, {journal.ErrCorrupt, codes.DataLoss}, {journal.ErrPoisoned, codes.DataLoss},
 		{group.ErrBusy, codes.Aborted}, {group.ErrBarrier, codes.Aborted},
 		{context.DeadlineExceeded, codes.DeadlineExceeded}, {context.Canceled, codes.Canceled},
 	} {

@@ -159,14 +159,14 @@ func (f *Fleet) join(ctx context.Context, v *volume, settings group.Settings) er
 // the pins that need it. No error if there is no such volume.
 func (f *Fleet) RetireVolume(ctx context.Context, id journal.VolumeID) error {
 	return f.withDetached(ctx, id, func(v *volume) error {
-		if err := f.leave(ctx, v); err != nil {
+		if err := f.leave(ctx, v, false); err != nil {
 			return err
 		}
 		return f.change(ctx, v, func(r *record) { r.Retired = true })
 	})
 }
 
-func (f *Fleet) leave(ctx context.Context, v *volume) error {
+func (f *Fleet) leave(ctx context.Context, v *volume, deleted bool) error {
 	r := f.recordOf(v)
 	unlock, err := f.locks.Lock(ctx, groupKey(r.Group))
 	if err != nil {
@@ -174,14 +174,14 @@ func (f *Fleet) leave(ctx context.Context, v *volume) error {
 	}
 	defer unlock()
 	defer f.pokeGroup(r.Group)
-	return f.groups.Leave(ctx, r.Group, r.ID)
+	return f.groups.Leave(ctx, r.Group, r.ID, deleted)
 }
 
 // DeleteVolume removes a detached volume with everything it has. No error if
 // there is no such volume.
 func (f *Fleet) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
 	return f.withDetached(ctx, id, func(v *volume) error {
-		if err := f.leave(ctx, v); err != nil {
+		if err := f.leave(ctx, v, true); err != nil {
 			return err
 		}
 		f.mu.Lock()

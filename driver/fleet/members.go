@@ -81,10 +81,19 @@ func (f *Fleet) pinsOf(v *volume) map[string]journal.Position {
 	return v.state.Store.Pins
 }
 
-// Exists implements groups.Members.
-func (f members) Exists(id journal.VolumeID) bool {
-	_, err := f.volumeOf(id)
-	return err == nil
+// Complete implements groups.Members.
+func (f members) Complete(st group.State) bool {
+	known := map[journal.VolumeID]bool{}
+	for _, v := range f.inGroup(st.Name, true) {
+		f.mu.Lock()
+		open := v.client != nil && v.state.Store != nil
+		known[v.record.ID] = true
+		f.mu.Unlock()
+		if !open {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(st.Members, func(id journal.VolumeID) bool { return !known[id] })
 }
 
 // Describe implements groups.Members.

@@ -26,14 +26,13 @@ func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Fa
 	if _, err := g.reg.Get(name); err != nil {
 		return Failover{}, err
 	}
-	release := func() {}
-	if g.fence != nil && !dryRun {
-		var err error
-		if release, err = g.fence.Fence(ctx, name); err != nil {
-			return Failover{}, fmt.Errorf("stop replication into group %s: %w", name, err)
+	if !dryRun {
+		release, err := g.Fence(ctx, name)
+		if err != nil {
+			return Failover{}, err
 		}
+		defer release()
 	}
-	defer release()
 	unlock, err := g.cfg.Locks.Lock(ctx, Key(name))
 	if err != nil {
 		return Failover{}, err
@@ -65,6 +64,18 @@ func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Fa
 		return out, nil
 	}
 	return out, g.promote(ctx, st, point, out.Term)
+}
+
+// Fence stops what replication appends to a group, until release. Take it before
+// any key: see docs/concurrency.md.
+func (g *Groups) Fence(ctx context.Context, name string) (release func(), err error) {
+	if g.fence == nil {
+		return func() {}, nil
+	}
+	if release, err = g.fence.Fence(ctx, name); err != nil {
+		return nil, fmt.Errorf("stop replication into group %s: %w", name, err)
+	}
+	return release, nil
 }
 
 // isSplit reports whether the peer claims the same term: two sites are
@@ -107,13 +118,11 @@ func (g *Groups) promote(ctx context.Context, st group.State, point group.Point,
 	}
 	op.Role, op.Term, op.Targets = group.RolePrimary, term, point.Members
 	// The old primary is where the group now has to be replicated to. The term
-	// is raised with the intent: nothing of an older one is taken from here on.
-	_, err = g.reg.Update(st.Name, func(next *group.State) error {
+	// is raised with the intent, in one step: nothing of an older one is taken
+	// from here on, and a site that holds a term of its own is to finish what
+	// makes it primary.
+	return g.carryOut(ctx, st, op, members, func(next *group.State) {
 		next.Term, next.Settings.ReplicateTo = term, st.Source
-		return nil
+		next.LastCheckpoint = max(next.LastCheckpoint, point.Checkpoint)
 	})
-	if err != nil {
-		return err
-	}
-	return g.carryOut(ctx, st, point.Checkpoint, op, members)
 }

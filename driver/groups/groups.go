@@ -93,10 +93,15 @@ func (g *Groups) Start(ctx context.Context, name string) error {
 	if st.Role == group.RolePrimary && !g.cfg.Members.Serving(st) {
 		return nil
 	}
+	histories, err := g.cfg.Members.Histories(ctx, st)
+	if err != nil { // a member that does not answer does not keep the others
+		g.cfg.Log.Warn("a group starts without a look at its past", "group", name, "error", err)
+	}
+	g.dropRewindPins(ctx, st, histories)
 	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r := &running{stop: stop}
 	if st.Role == group.RolePrimary {
-		if err := g.startPrimary(ctx, runCtx, r, st); err != nil {
+		if err := g.startPrimary(ctx, runCtx, r, st, histories); err != nil {
 			stop()
 			return err
 		}
@@ -107,11 +112,39 @@ func (g *Groups) Start(ctx context.Context, name string) error {
 	return nil
 }
 
+// dropRewindPins drops the pins of rewinds that are over. A crash may have come
+// between the end of one and the loss of its pins, and a site that is demoted
+// gives its rewind up: such a pin would hold the journal for ever.
+func (g *Groups) dropRewindPins(ctx context.Context, st group.State, histories []group.History) {
+	for _, h := range histories {
+		for pin := range h.Pins {
+			if !group.IsRewindPin(pin) || st.Needs(pin) {
+				continue
+			}
+			m, err := g.cfg.Members.Member(h.Volume)
+			if err == nil {
+				err = m.Unpin(ctx, pin)
+			}
+			if err != nil {
+				g.cfg.Log.Warn("dropping the pin of an old rewind failed", "volume", h.Volume, "pin", pin, "error", err)
+			}
+		}
+	}
+}
+
 // startPrimary lets the members take writes and begins to take checkpoints
 // and to replicate. While a member is absent the others serve, but no recovery
 // point comes into being: it would lack that member.
-func (g *Groups) startPrimary(ctx, runCtx context.Context, r *running, st group.State) error {
-	r.coord = group.NewCoordinator(st.Name, st.Settings, st.LastCheckpoint, time.Time{}, g.cfg.Clock)
+func (g *Groups) startPrimary(ctx, runCtx context.Context, r *running, st group.State, histories []group.History) error {
+	last := st.LastCheckpoint
+	// Numbers go on above those of an earlier group of this name, whose volumes
+	// may still be there, too.
+	for _, h := range histories {
+		if n := len(h.Checkpoints); n > 0 {
+			last = max(last, h.Checkpoints[n-1].Number)
+		}
+	}
+	r.coord = group.NewCoordinator(st.Name, st.Settings, last, time.Time{}, g.cfg.Clock)
 	g.admit(ctx, r.coord, st)
 	r.joined.Go(func() { _ = r.coord.Run(runCtx) })
 	var err error
@@ -206,6 +239,7 @@ func (g *Groups) Join(ctx context.Context, name string, settings group.Settings,
 		if !slices.Contains(st.Members, id) {
 			st.Members = append(st.Members, id)
 			slices.SortFunc(st.Members, func(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) })
+			st.AddDeleted(nil, nil) // one of this id may have been deleted before
 		}
 		return nil
 	})
@@ -215,9 +249,10 @@ func (g *Groups) Join(ctx context.Context, name string, settings group.Settings,
 	return g.Refresh(ctx, st.Name)
 }
 
-// Leave takes a volume out of a group; a group without members ends. The
-// group's key must be held. No error if it is no member.
-func (g *Groups) Leave(ctx context.Context, name string, id journal.VolumeID) error {
+// Leave takes a volume out of a group, for good if it is deleted; a group
+// without members ends. The group's key must be held. No error if it is no
+// member.
+func (g *Groups) Leave(ctx context.Context, name string, id journal.VolumeID, deleted bool) error {
 	st, err := g.reg.Get(name)
 	if errors.Is(err, group.ErrNotFound) {
 		return nil
@@ -225,9 +260,13 @@ func (g *Groups) Leave(ctx context.Context, name string, id journal.VolumeID) er
 	if err != nil {
 		return err
 	}
-	if slices.Contains(st.Members, id) {
+	if slices.Contains(st.Members, id) || deleted && !st.IsDeleted(id) {
+		named := g.named(ctx, st)
 		st, err = g.reg.Update(name, func(st *group.State) error {
 			st.Members = slices.DeleteFunc(st.Members, func(member journal.VolumeID) bool { return member == id })
+			if deleted {
+				st.AddDeleted([]journal.VolumeID{id}, named)
+			}
 			return nil
 		})
 		if err != nil {
@@ -240,6 +279,27 @@ func (g *Groups) Leave(ctx context.Context, name string, id journal.VolumeID) er
 	// Also one that an earlier call emptied and did not live to end.
 	g.Stop(name)
 	return g.reg.Delete(name)
+}
+
+// named returns who is named by a checkpoint that a store of the group holds;
+// nil where not all of them can be asked.
+func (g *Groups) named(ctx context.Context, st group.State) func(journal.VolumeID) bool {
+	if !g.cfg.Members.Complete(st) {
+		return nil
+	}
+	histories, err := g.cfg.Members.Histories(ctx, st)
+	if err != nil {
+		return nil
+	}
+	named := map[journal.VolumeID]bool{}
+	for _, h := range histories {
+		for _, c := range h.Checkpoints {
+			for _, id := range c.Members {
+				named[id] = true
+			}
+		}
+	}
+	return func(id journal.VolumeID) bool { return named[id] }
 }
 
 // Modify replaces a group's settings, at once and durably. Members that are

@@ -41,12 +41,12 @@ type Members interface {
 	// Histories returns the past of those of a group's members, and of its
 	// retired volumes, that are open.
 	Histories(ctx context.Context, st group.State) ([]group.History, error)
+	// Complete reports whether all that Histories could return is there: no
+	// member and no retired volume of the group is not open.
+	Complete(st group.State) bool
 	// Serving reports whether a primary group is to take checkpoints now. One
 	// of which nothing is in use rests: its newest point stays true.
 	Serving(st group.State) bool
-	// Exists reports whether the site knows the volume, with a store or
-	// without.
-	Exists(id journal.VolumeID) bool
 	// Follow makes the members of an announced group known, durably, and
 	// retires those that have left it.
 	Follow(ctx context.Context, a replication.Announcement) error

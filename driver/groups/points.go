@@ -22,18 +22,11 @@ func (g *Groups) Points(ctx context.Context, name string) ([]group.Point, error)
 }
 
 func (g *Groups) pointsOf(ctx context.Context, st group.State) ([]group.Point, error) {
-	exists := g.cfg.Members.Exists
-	if st.Role == group.RoleReplica {
-		// A member that a replica does not know has not been announced yet;
-		// only the primary can tell that it was deleted. Without it the
-		// checkpoint is no recovery point.
-		exists = func(journal.VolumeID) bool { return true }
-	}
 	histories, err := g.cfg.Members.Histories(ctx, st)
 	if err != nil {
 		return nil, err
 	}
-	points := group.Points(st.Name, histories, exists)
+	points := group.Points(st.Name, histories, st.IsDeleted)
 	// Only the newest checkpoint of all can still describe a later moment.
 	quiet, number := g.quiet(st.Name)
 	if n := len(points); n > 0 && points[n-1].Checkpoint == number && quiet.After(points[n-1].Time) {
@@ -76,13 +69,23 @@ func (g *Groups) TakePoint(ctx context.Context, name, pin string) (point group.P
 	return g.take(ctx, name)
 }
 
+// takeAttempts is how often a checkpoint that somebody asked for is tried. One
+// that a slow disk held up beyond the barrier's time costs writers that time, and
+// the next one finds most of the work done.
+const takeAttempts = 3
+
 // take has the group's coordinator take a checkpoint.
 func (g *Groups) take(ctx context.Context, name string) (group.Point, time.Duration, error) {
 	coord, err := g.coordinatorOf(name)
 	if err != nil {
 		return group.Point{}, 0, err
 	}
-	taken, err := coord.Take(ctx)
+	var taken group.Taken
+	for range takeAttempts {
+		if taken, err = coord.Take(ctx); !errors.Is(err, group.ErrBarrier) || ctx.Err() != nil {
+			break
+		}
+	}
 	if err != nil {
 		return group.Point{}, 0, err
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/lockstep-csi/lockstep/group"
-	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // StartRewind puts every member of a group back to a recovery point, in place
@@ -111,21 +110,24 @@ func (g *Groups) fork(ctx context.Context, name string, kind group.OperationKind
 	if err := plan(st, &op); err != nil || dryRun {
 		return err
 	}
-	return g.carryOut(ctx, st, coord.Last(), op, members)
+	return g.carryOut(ctx, st, op, members, func(st *group.State) { st.LastCheckpoint = max(st.LastCheckpoint, coord.Last()) })
 }
 
-// carryOut stops the group, forks its members and starts it again.
-func (g *Groups) carryOut(ctx context.Context, st group.State, last journal.CheckpointNumber, op group.Operation, members []group.Forker) error {
-	if err := g.stopWrites(ctx, st.Members); err != nil {
-		return err
+// carryOut stops the group, writes the operation down together with what more
+// changes of the state, forks the members and starts the group again. A primary's
+// members stop writing first: if one cannot, nothing is begun. A replica's take no
+// writes, and are told so at the term that the operation gives them: they may be
+// fenced below it.
+func (g *Groups) carryOut(ctx context.Context, st group.State, op group.Operation, members []group.Forker, more func(*group.State)) error {
+	if st.Role == group.RolePrimary {
+		if err := g.stopWrites(ctx, st.Members); err != nil {
+			return err
+		}
 	}
 	g.Stop(st.Name)
-	_, err := g.reg.Update(st.Name, func(st *group.State) error {
-		st.LastCheckpoint = max(st.LastCheckpoint, last)
-		return nil
-	})
-	if err == nil {
-		err = g.reg.Begin(st.Name, op)
+	err := g.reg.Begin(st.Name, op, more)
+	if err == nil && st.Role != group.RolePrimary {
+		err = g.stopWrites(ctx, st.Members)
 	}
 	if err == nil {
 		_, err = g.reg.Finish(ctx, st.Name, members)

@@ -26,7 +26,7 @@ func (g standings) Standing(_ context.Context, name string) (replication.Standin
 }
 
 func standingOf(st group.State) replication.Standing {
-	return replication.Standing{Role: st.Role, Term: st.Term, Source: st.Source}
+	return replication.Standing{Role: st.Claimed(), Term: st.Term, Source: st.Source}
 }
 
 // Follow implements replication.Groups.
@@ -40,7 +40,7 @@ func (g standings) Follow(ctx context.Context, peer string, a replication.Announ
 	if err != nil && !errors.Is(err, group.ErrNotFound) {
 		return err
 	}
-	if st.Term > a.Term || st.Term == a.Term && st.Role == group.RolePrimary {
+	if st.Term > a.Term || st.Term == a.Term && st.Claimed() == group.RolePrimary {
 		return &replication.TermError{Kind: replication.ErrStaleTerm, Group: a.Group, Offered: a.Term, Held: st.Term, Owner: standingOf(st).Owner(g.cfg.Site)}
 	}
 	if err := g.giveUpPrimary(ctx, st); err != nil {
@@ -84,18 +84,19 @@ func sameAs(st group.State, peer string, a replication.Announcement) bool {
 	settings := a.Settings
 	settings.ReplicateTo = st.Settings.ReplicateTo
 	return st.Role == group.RoleReplica && st.Term == a.Term && st.Source == peer && st.Settings == settings.WithDefaults() &&
-		slices.Equal(st.Members, announcedMembers(a)) && a.NewestCheckpoint < st.LastCheckpoint+checkpointSlack
+		slices.Equal(st.Members, announcedMembers(a)) &&
+		!slices.ContainsFunc(a.Deleted, func(id journal.VolumeID) bool { return !st.IsDeleted(id) }) && a.NewestCheckpoint < st.LastCheckpoint+checkpointSlack
 }
 
 func (g *Groups) saveFollowing(ctx context.Context, peer string, a replication.Announcement) error {
 	st, err := g.reg.Update(a.Group, func(st *group.State) error {
 		replicateTo := st.Settings.ReplicateTo
-		st.Role, st.Term, st.Source = group.RoleReplica, a.Term, peer
+		st.Follow(peer, a.Term)
 		st.Settings = a.Settings.WithDefaults()
 		st.Settings.ReplicateTo = replicateTo
 		st.Members = announcedMembers(a)
+		st.AddDeleted(a.Deleted, nil)
 		st.LastCheckpoint = max(st.LastCheckpoint, a.NewestCheckpoint)
-		st.Rewind = nil
 		return nil
 	})
 	if err != nil {
@@ -134,7 +135,7 @@ func (g standings) Demote(ctx context.Context, name string, held group.Term, own
 		return err
 	}
 	_, err = g.reg.Update(name, func(st *group.State) error {
-		st.Role, st.Term, st.Source, st.Rewind = group.RoleReplica, held, owner, nil
+		st.Follow(owner, held)
 		return nil
 	})
 	if err != nil {
@@ -153,7 +154,7 @@ func (g *Groups) Announcement(_ context.Context, name string) (replication.Annou
 	if err != nil {
 		return replication.Announcement{}, err
 	}
-	a := replication.Announcement{Group: name, Term: st.Term, Settings: st.Settings}
+	a := replication.Announcement{Group: name, Term: st.Term, Settings: st.Settings, Deleted: st.Deleted}
 	a.Settings.ReplicateTo = ""
 	if a.Members, err = g.cfg.Members.Describe(st.Members); err != nil {
 		return replication.Announcement{}, err

@@ -33,7 +33,7 @@ func (s *Site) Attach(ctx context.Context, id journal.VolumeID, blockBytes int, 
 		return "", err
 	}
 	// The group's key as well: nothing is attached while its members fork.
-	unlock, err := s.locks.Lock(ctx, volumeKey(id), groups.Key(v.record.Group))
+	unlock, err := s.locks.Lock(ctx, volumeKey(id), groups.Key(s.recordOf(v).Group))
 	if err != nil {
 		return "", err
 	}
@@ -105,7 +105,7 @@ func (s *Site) Detach(ctx context.Context, id journal.VolumeID) error {
 	}
 	a := v.attachment
 	if a == nil {
-		return nil
+		return s.detachKept(ctx, v)
 	}
 	// Serve goes on until the holder has let the device go: the kernel
 	// flushes it.
@@ -122,6 +122,21 @@ func (s *Site) Detach(ctx context.Context, id journal.VolumeID) error {
 		return errors.Join(err, a.session.Conn.Close())
 	}
 	return a.session.Conn.Close()
+}
+
+// detachKept removes the device of a volume whose store did not open, if the
+// holder keeps one. What waits in the kernel for an engine is lost with it.
+func (s *Site) detachKept(ctx context.Context, v *volume) error {
+	config, kept, err := s.keptDevice(ctx, v)
+	if err != nil || !kept {
+		return err
+	}
+	if err := s.cfg.Holder.Detach(ctx, config.Volume, false); errors.Is(err, holder.ErrBusy) {
+		return fmt.Errorf("detach volume %s: its device is still open or mounted: %w", v.record.ID, groups.ErrInUse)
+	} else if err != nil {
+		return err
+	}
+	return nil
 }
 
 // releaseDevice stops serving but leaves the device with the holder; I/O then

@@ -97,7 +97,7 @@ func (s *Site) fillStore(ctx context.Context, v *volume, n NewVolume) error {
 		return err
 	}
 	if n.Image != nil {
-		if err := s.copyImage(ctx, im, *n.Image); err != nil {
+		if err := s.copyImage(ctx, im, n.SizeBytes, *n.Image); err != nil {
 			return errors.Join(err, im.Abort())
 		}
 	}
@@ -106,8 +106,9 @@ func (s *Site) fillStore(ctx context.Context, v *volume, n NewVolume) error {
 
 const copyChunkBytes = 1 << 20
 
-// copyImage writes a pinned image into an import, data only.
-func (s *Site) copyImage(ctx context.Context, im *journal.Import, from Image) error {
+// copyImage writes a pinned image into an import of sizeBytes, data only; what
+// lies beyond the image's size stays zeroes.
+func (s *Site) copyImage(ctx context.Context, im *journal.Import, sizeBytes int64, from Image) error {
 	eng, err := s.engineOf(from.Member)
 	if err != nil {
 		return err
@@ -121,6 +122,9 @@ func (s *Site) copyImage(ctx context.Context, im *journal.Import, from Image) er
 		return err
 	}
 	defer view.Close()
+	if view.SizeBytes() > sizeBytes {
+		return fmt.Errorf("image of volume %s has %d bytes, the new volume %d: %w", from.Member, view.SizeBytes(), sizeBytes, journal.ErrRange)
+	}
 	buf := make([]byte, copyChunkBytes)
 	for off := int64(0); off < view.SizeBytes(); {
 		start, length, err := view.NextData(off)
@@ -154,7 +158,7 @@ func (s *Site) RetireVolume(ctx context.Context, id journal.VolumeID) error {
 				return err
 			}
 		}
-		if err := s.groups.Leave(ctx, v.record.Group, id); err != nil {
+		if err := s.groups.Leave(ctx, v.record.Group, id, false); err != nil {
 			return err
 		}
 		next := v.record
@@ -167,7 +171,7 @@ func (s *Site) RetireVolume(ctx context.Context, id journal.VolumeID) error {
 // there is no such volume.
 func (s *Site) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
 	return s.withDetached(ctx, id, func(v *volume) error {
-		if err := s.groups.Leave(ctx, v.record.Group, id); err != nil {
+		if err := s.groups.Leave(ctx, v.record.Group, id, true); err != nil {
 			return err
 		}
 		if err := s.closeStore(v); err != nil {
@@ -193,16 +197,18 @@ func (s *Site) withDetached(ctx context.Context, id journal.VolumeID, fn func(*v
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
-	unlock, err := s.locks.Lock(ctx, volumeKey(id), groups.Key(v.record.Group))
+	unlock, err := s.locks.Lock(ctx, volumeKey(id), groups.Key(s.recordOf(v).Group))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if v.attachment != nil {
-		return fmt.Errorf("volume %s is attached as %s: %w", id, v.attachment.device, groups.ErrInUse)
+	if _, attached, err := s.keptDevice(ctx, v); err != nil {
+		return err
+	} else if attached {
+		return fmt.Errorf("volume %s is attached: %w", id, groups.ErrInUse)
 	}
-	if s.isViewed(id) {
-		return fmt.Errorf("volume %s is shown by an open view: close it first: %w", id, groups.ErrInUse)
+	if err := s.checkUnviewed(id); err != nil {
+		return err
 	}
 	return fn(v)
 }

@@ -127,12 +127,21 @@ func (s members) Histories(_ context.Context, st group.State) ([]group.History, 
 // long as it lives.
 func (s members) Serving(group.State) bool { return true }
 
-// Exists implements groups.Members.
-func (s members) Exists(id journal.VolumeID) bool {
+// Complete implements groups.Members.
+func (s members) Complete(st group.State) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.volumes[id]
-	return ok
+	for _, id := range st.Members {
+		if s.volumes[id] == nil {
+			return false
+		}
+	}
+	for id, v := range s.volumes {
+		if v.eng == nil && (v.record.Group == st.Name || slices.Contains(st.Members, id)) {
+			return false
+		}
+	}
+	return true
 }
 
 // Describe implements groups.Members.

@@ -66,7 +66,10 @@ func (s replicas) Import(_ context.Context, _ string, spec replication.ImageSpec
 	if err != nil {
 		return nil, err
 	}
-	generation := v.record.Generation + 1
+	generation := s.recordOf(v).Generation + 1
+	if err := s.replaceable(spec.Volume); err != nil {
+		return nil, err // before the image is sent in vain
+	}
 	if err := s.makeVolumeDir(spec.Volume); err != nil {
 		return nil, err
 	}
@@ -91,34 +94,55 @@ type replicaImport struct {
 	// generation of the new store, and its directory
 	generation int
 	dir        string
+	filled     bool // dir is a store
 }
 
-// Commit implements replication.Import.
-func (im *replicaImport) Commit(ctx context.Context) (replication.ReplicaStore, error) {
-	s := im.site
-	if err := im.Import.Commit(); err != nil {
-		return nil, errors.Join(err, s.cfg.FS.RemoveAll(im.dir))
+// replaceable tells why a volume's store cannot be replaced by an image now.
+// What is attached is no reason: the device stays, and I/O on it waits.
+func (s *Site) replaceable(id journal.VolumeID) error {
+	if err := s.checkUnviewed(id); err != nil {
+		return fmt.Errorf("%w: %w", replication.ErrInUse, err)
 	}
-	id := im.volume.record.ID
-	unlock, err := s.locks.Lock(ctx, volumeKey(id), groups.Key(im.volume.record.Group))
+	return nil
+}
+
+// Commit implements replication.Import. A device that is attached, because this
+// site was demoted and nobody has detached it, stays: it shows the new store.
+func (im *replicaImport) Commit(ctx context.Context) (replication.ReplicaStore, error) {
+	s, id := im.site, im.volume.record.ID
+	if !im.filled {
+		if err := im.Import.Commit(); err != nil {
+			return nil, errors.Join(err, s.cfg.FS.RemoveAll(im.dir))
+		}
+		im.filled = true
+	}
+	unlock, err := s.locks.Lock(ctx, volumeKey(id), groups.Key(s.recordOf(im.volume).Group))
 	if err != nil {
-		return nil, errors.Join(err, s.cfg.FS.RemoveAll(im.dir))
+		return nil, fmt.Errorf("%w: %w", replication.ErrInUse, err)
 	}
 	defer unlock()
-	old := im.volume.record
-	next := old
-	next.Generation, next.Store = im.generation, storeDir(im.generation)
-	if err := s.setRecord(id, next); err != nil {
-		return nil, errors.Join(err, s.cfg.FS.RemoveAll(im.dir))
-	}
-	if err := s.closeStore(im.volume); err != nil {
-		s.cfg.Log.Warn("closing a replaced store failed", "volume", id, "error", err)
-	}
-	st, err := s.groups.State(next.Group)
-	if err != nil {
+	if err := s.replaceable(id); err != nil {
 		return nil, err
 	}
-	if err := s.openStore(im.volume, st.Settings); err != nil {
+	old := s.recordOf(im.volume)
+	next := old
+	next.Generation, next.Store = im.generation, storeDir(im.generation)
+	st, err := s.groups.State(next.Group)
+	if err != nil {
+		return nil, errors.Join(err, s.cfg.FS.RemoveAll(im.dir))
+	}
+	config, attached, err := s.replaceStore(ctx, im.volume, st.Settings, &next)
+	if attached {
+		if err := s.resumeDevice(ctx, im.volume, config); err != nil {
+			s.cfg.Log.Error("device is not served: detach it, or reopen its volume", "volume", id, "error", err)
+		}
+	}
+	switch {
+	case errors.Is(err, groups.ErrInUse):
+		return nil, fmt.Errorf("%w: %w", replication.ErrInUse, err)
+	case err != nil:
+		// Which store the record names may be unknown: the next start removes
+		// the other one.
 		return nil, err
 	}
 	if old.Store != "" {

@@ -277,6 +277,12 @@ func TestViewsShowThePastAndHoldTheirVolumes(t *testing.T) {
 	mustClose(t, s)
 }
 
+// rewound leaves a rewind open.
+func rewound(s *opened) error {
+	_, err := s.Groups().StartRewind(context.Background(), "shop", "pin:before", false)
+	return err
+}
+
 // Every operation is cut off at its k-th change of the disk, for every k, by a
 // power loss that keeps a random part of what was not synced. The site then
 // opens, and the group is on one side of the operation as a whole.
@@ -285,6 +291,8 @@ func TestCrashAnywhere(t *testing.T) {
 	tests := []struct {
 		name string
 		op   func(*opened) error
+		// before brings the site to where the operation makes sense.
+		before func(*opened) error
 		// allowed are the contents that all members may hold together.
 		allowed []byte
 		// repeated, the operation must succeed, or already be done.
@@ -292,6 +300,13 @@ func TestCrashAnywhere(t *testing.T) {
 	}{
 		{name: "rewind", allowed: []byte{1, 2}, done: group.ErrRewindOpen,
 			op: func(s *opened) error { _, err := s.Groups().StartRewind(ctx, "shop", "pin:before", false); return err }},
+		{name: "undo", allowed: []byte{1, 2}, done: group.ErrNoRewind, before: rewound,
+			op: func(s *opened) error { _, err := s.Groups().UndoRewind(ctx, "shop", false); return err }},
+		{name: "commit", allowed: []byte{1}, done: group.ErrNoRewind, before: rewound,
+			op: func(s *opened) error { _, err := s.Groups().CommitRewind(ctx, "shop", false); return err }},
+		{name: "failover", allowed: []byte{1, 2}, done: group.ErrRole,
+			before: func(s *opened) error { return s.follow(2, members, nil) },
+			op:     func(s *opened) error { _, err := s.Groups().Failover(ctx, "shop", "pin:before", false); return err }},
 		{name: "pin", allowed: []byte{2},
 			op: func(s *opened) error { _, _, err := s.Groups().TakePoint(ctx, "shop", "now"); return err }},
 		{name: "create from image", allowed: []byte{2},
@@ -308,6 +323,11 @@ func TestCrashAnywhere(t *testing.T) {
 				mem := vfs.NewMem()
 				fault := vfs.NewFault(mem)
 				s := prepared(t, fault)
+				if tt.before != nil {
+					if err := tt.before(s); err != nil {
+						t.Fatal(err)
+					}
+				}
 				fault.CrashAt(fault.Count() + k)
 				err := tt.op(s)
 				_ = s.Close() // of no use once the disk is gone
@@ -318,7 +338,11 @@ func TestCrashAnywhere(t *testing.T) {
 					break
 				}
 				crashed++
-				after := mustOpen(t, mem.Crash(rand.New(rand.NewPCG(uint64(k), 7))))
+				disk := mem.Crash(rand.New(rand.NewPCG(uint64(k), 7)))
+				after := mustOpen(t, disk)
+				if g, err := after.Groups().Group(context.Background(), "shop"); err != nil || g.State.Role == group.RoleReplica && g.State.Term != 2 || g.State.Pending != nil {
+					t.Fatalf("k=%d: %+v, %v: a replica at a term that it was promoted to", k, g.State, err)
+				}
 				first := after.content(t, volumeA)
 				if !bytes.Contains(tt.allowed, []byte{first}) {
 					t.Fatalf("k=%d: volume A holds %d", k, first)
@@ -328,6 +352,11 @@ func TestCrashAnywhere(t *testing.T) {
 					t.Fatalf("k=%d: repeated: %v", k, err)
 				}
 				mustClose(t, after)
+				for _, id := range members {
+					if pins := rewindPins(t, disk, id); tt.done == group.ErrNoRewind && len(pins) != 0 {
+						t.Fatalf("k=%d: the rewind is over and volume %s keeps %v", k, id, pins)
+					}
+				}
 			}
 			if crashed < 3 {
 				t.Fatalf("only %d places to crash at", crashed)

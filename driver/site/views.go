@@ -16,7 +16,8 @@ import (
 // openView is a recovery point that is shown, one view per member.
 type openView struct {
 	Views
-	views map[journal.VolumeID]*journal.View
+	views  map[journal.VolumeID]*journal.View
+	stores map[journal.VolumeID]*journal.Store // that the views are of
 }
 
 // Views describes an open view of a group.
@@ -38,12 +39,14 @@ func (s *Site) OpenView(ctx context.Context, name, at string) (Views, error) {
 	if err != nil {
 		return Views{}, err
 	}
-	o := &openView{Views: Views{ID: id, Group: name, Point: point}, views: map[journal.VolumeID]*journal.View{}}
+	o := &openView{Views: Views{ID: id, Group: name, Point: point},
+		views: map[journal.VolumeID]*journal.View{}, stores: map[journal.VolumeID]*journal.Store{}}
 	for id, pos := range point.Members {
 		eng, err := s.engineOf(id)
 		if err != nil {
 			return Views{}, errors.Join(err, o.close())
 		}
+		o.stores[id] = eng.Store()
 		if o.views[id], err = eng.Store().View(pos); err != nil {
 			delete(o.views, id)
 			return Views{}, errors.Join(err, o.close())
@@ -51,10 +54,24 @@ func (s *Site) OpenView(ctx context.Context, name, at string) (Views, error) {
 		o.Members = append(o.Members, id)
 	}
 	slices.SortFunc(o.Members, func(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) })
+	if err := s.registerView(o); err != nil {
+		return Views{}, errors.Join(err, o.close())
+	}
+	return o.Views, nil
+}
+
+// registerView enters a view, which keeps its stores open from here on. groups.ErrInUse
+// if one of them was closed while it was being opened.
+func (s *Site) registerView(o *openView) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for id, store := range o.stores {
+		if v := s.volumes[id]; v == nil || v.eng == nil || v.store() != store {
+			return fmt.Errorf("volume %s was closed meanwhile: open the view again: %w", id, groups.ErrInUse)
+		}
+	}
 	s.views[o.ID] = o
-	return o.Views, nil
+	return nil
 }
 
 // ViewDevice returns a member of an open view as a device. Nobody may use it
@@ -92,16 +109,20 @@ func (s *Site) ListViews() []Views {
 	return all
 }
 
-// isViewed reports whether an open view shows a volume.
-func (s *Site) isViewed(id journal.VolumeID) bool {
+// checkUnviewed makes sure that no open view shows a volume; groups.ErrInUse.
+func (s *Site) checkUnviewed(id journal.VolumeID) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, o := range s.views {
+	return s.unviewedLocked(id)
+}
+
+func (s *Site) unviewedLocked(id journal.VolumeID) error {
+	for name, o := range s.views {
 		if o.views[id] != nil {
-			return true
+			return fmt.Errorf("view %s on site %s shows volume %s: close it first: %w", name, s.cfg.Name, id, groups.ErrInUse)
 		}
 	}
-	return false
+	return nil
 }
 
 func (s *Site) closeViews() error {

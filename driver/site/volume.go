@@ -72,14 +72,17 @@ func (s *Site) serveStore(v *volume, store *journal.Store) {
 }
 
 // closeStore stops maintenance and closes the store. The device must be
-// detached or released, and nobody may use the engine any more.
+// detached or released, and nobody may use the engine any more. groups.ErrInUse while a
+// view shows the volume.
 func (s *Site) closeStore(v *volume) error {
 	s.mu.Lock()
-	eng, stop := v.eng, v.stop
-	v.eng = nil
+	eng, stop, err := v.eng, v.stop, s.unviewedLocked(v.record.ID)
+	if err == nil {
+		v.eng = nil
+	}
 	s.mu.Unlock()
-	if eng == nil {
-		return nil
+	if eng == nil || err != nil {
+		return err
 	}
 	s.unexport(v)
 	stop()
@@ -99,6 +102,13 @@ func (s *Site) volumeOf(id journal.VolumeID) (*volume, error) {
 		return nil, fmt.Errorf("volume %s: %w", id, ErrNotFound)
 	}
 	return v, nil
+}
+
+// recordOf returns what is known of a volume now.
+func (s *Site) recordOf(v *volume) record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return v.record
 }
 
 // engineOf returns a volume's engine, or why there is none.

@@ -12,6 +12,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -42,6 +43,8 @@ func OpenBolt(path string) (DB, error) {
 	_, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = makeBolt(path)
+	} else if err == nil {
+		err = forgetCached(path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
@@ -93,6 +96,22 @@ func growBolt(path string) error {
 	}
 	if err == nil {
 		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// forgetCached has what is opened next read from the disk. After a commit whose
+// sync failed, the page cache holds pages as clean that the disk never got: a
+// later commit would build on them, and a power loss after it would leave a
+// database that refers to what is not there. Who holds the database open keeps
+// its pages mapped, and loses nothing.
+func forgetCached(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err = unix.Fdatasync(int(f.Fd())); err == nil { // pages that are dirty are not dropped
+		_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // best effort
 	}
 	return errors.Join(err, f.Close())
 }

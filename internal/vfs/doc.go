@@ -3,7 +3,8 @@
 //
 // FS and File are the seam. OS is the machine's file system. Mem is a
 // simulated one that is as unhelpful as POSIX allows: what was not synced may
-// or may not survive Mem.Crash, sector by sector and name by name. Fault wraps
+// or may not survive Mem.Crash, sector by sector and name by name, and a failed Sync
+// leaves pages that read as written until they leave the cache. Fault wraps
 // either and makes a chosen operation fail, or be the last before a crash.
 // A crash test runs the code under test over Fault over Mem, crashes it at the
 // k-th operation for every k, takes Mem.Crash, and looks at what is left.

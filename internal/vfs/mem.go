@@ -28,6 +28,8 @@ type Mem struct {
 	unsynced []*nameOp
 	// capacityBytes limits usedBytes: the sectors that live files have.
 	capacityBytes, usedBytes int64
+	// chance and the number of evictions decide what an eviction finds lost.
+	chance, evictions uint64
 }
 
 var _ FS = (*Mem)(nil)
@@ -44,6 +46,35 @@ func (m *Mem) SetCapacity(totalBytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.capacityBytes = totalBytes
+}
+
+// SetChance seeds what becomes of pages that a failed Sync gave up on: see
+// Evict. Without it the seed is 0.
+func (m *Mem) SetChance(seed uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.chance = seed
+}
+
+// Evict does to all files with a name what DropCache does to one, as a kernel
+// that needs memory may at any time: clean pages are read from the disk again.
+// Of what a failed Sync gave up on, some had reached the disk, and the rest is
+// lost for good.
+func (m *Mem) Evict() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.evictBelow(m.root)
+}
+
+func (m *Mem) evictBelow(d *memDir) {
+	for _, name := range sortedNames(d.live) {
+		switch n := d.live[name].(type) {
+		case *memDir:
+			m.evictBelow(n)
+		case *memFile:
+			m.evict(n)
+		}
+	}
 }
 
 // enter takes the lock; the caller releases it when err is nil.

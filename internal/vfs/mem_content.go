@@ -57,6 +57,15 @@ type change struct {
 	// all of it or nothing. Otherwise every sector, and the size, survives on
 	// its own.
 	atomic bool
+	// arrived: a failed Sync gave up on it, but the disk turned out to have
+	// it. The next Sync, which flushes the disk, makes it durable.
+	arrived bool
+}
+
+// isData reports whether what is between the change and the disk is the page
+// cache, and not the file system's own journal.
+func (c change) isData() bool {
+	return !c.atomic && slices.ContainsFunc(c.sectors, func(s sectorChange) bool { return s.content != nil })
 }
 
 // sectorChange is the new content of a sector, nil for a hole.
@@ -100,7 +109,8 @@ type memFile struct {
 	durable image
 	// dropped are the changes that a failed Sync gave up on, unsynced those
 	// after it, both oldest first. A crash may keep any of either; a Sync
-	// makes only unsynced durable.
+	// makes only unsynced durable. Reads see what was dropped, too, until the
+	// pages leave the cache: then it shows what the disk has of it.
 	dropped, unsynced []change
 
 	handles  int
@@ -248,6 +258,12 @@ func (f *memFile) nextData(off int64) (start, length int64) {
 // sync makes the unsynced changes durable. What a failed sync dropped stays
 // lost to a crash, unless it was written again since.
 func (f *memFile) sync() {
+	f.dropped = slices.DeleteFunc(f.dropped, func(c change) bool {
+		if c.arrived {
+			c.applyTo(&f.durable)
+		}
+		return c.arrived
+	})
 	rewritten, resized := map[int64]bool{}, false
 	for _, c := range f.unsynced {
 		c.applyTo(&f.durable)
@@ -271,6 +287,47 @@ func (f *memFile) sync() {
 func (f *memFile) failSync() {
 	f.dropped = append(f.dropped, f.unsynced...)
 	f.unsynced = nil
+}
+
+// evict takes the clean pages out of the cache. Of what a failed Sync gave up
+// on, each sector had reached the disk before the failure or is lost for good,
+// as chance decides; the next read tells. Dirty pages stay.
+func (m *Mem) evict(f *memFile) {
+	if len(f.dropped) == 0 {
+		return
+	}
+	m.evictions++
+	reached := CrashOptions{}.coin(rand.New(rand.NewPCG(m.chance, m.evictions)))
+	dirty := map[int64]bool{}
+	for _, c := range f.unsynced {
+		for _, s := range c.sectors {
+			dirty[s.number] = true
+		}
+	}
+	var left []change
+	for _, c := range f.dropped {
+		if c.arrived || !c.isData() {
+			left = append(left, c)
+			continue
+		}
+		arrived, hidden := change{size: -1, arrived: true}, change{size: c.size}
+		for _, s := range c.sectors {
+			switch {
+			case dirty[s.number]:
+				hidden.sectors = append(hidden.sectors, s)
+			case reached():
+				arrived.sectors = append(arrived.sectors, s)
+			}
+		}
+		left = append(left, hidden, arrived)
+	}
+	f.dropped = left
+	m.usedBytes -= int64(len(f.sectors)) * sectorBytes
+	f.image = f.durable.clone()
+	for _, c := range slices.Concat(f.dropped, f.unsynced) {
+		c.applyTo(&f.image)
+	}
+	m.usedBytes += int64(len(f.sectors)) * sectorBytes
 }
 
 // afterCrash returns the file as a power loss leaves it.

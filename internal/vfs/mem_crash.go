@@ -59,7 +59,7 @@ func (m *Mem) CrashWith(rng *rand.Rand, opts CrashOptions) *Mem {
 			after.apply(op)
 		}
 	}
-	fresh := &Mem{capacityBytes: m.capacityBytes}
+	fresh := &Mem{capacityBytes: m.capacityBytes, chance: m.chance, evictions: m.evictions}
 	fresh.root = after.dir(m.root)
 	fresh.usedBytes = usedBelow(fresh.root)
 	return fresh
@@ -123,7 +123,7 @@ func (m *Mem) KillClone() *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clones := killClones{}
-	fresh := &Mem{capacityBytes: m.capacityBytes, root: clones.of(m.root).(*memDir)}
+	fresh := &Mem{capacityBytes: m.capacityBytes, chance: m.chance, evictions: m.evictions, root: clones.of(m.root).(*memDir)}
 	for _, op := range m.unsynced {
 		fresh.unsynced = append(fresh.unsynced, clones.op(op))
 	}

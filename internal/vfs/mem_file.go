@@ -136,10 +136,12 @@ func (h *memHandle) PunchHole(off, length int64) error {
 	return nil
 }
 
-// DropCache implements File.
+// DropCache implements File. What a failed Sync gave up on, and was not written
+// again since, reads as what the disk has of it from here on.
 func (h *memHandle) DropCache() {
 	if h.enter("drop cache of", false) == nil {
 		h.f.cold = true
+		h.m.evict(h.f)
 		h.m.mu.Unlock()
 	}
 }

@@ -39,6 +39,7 @@ const (
 	Admin_UndoRewind_FullMethodName    = "/lockstep.admin.v1.Admin/UndoRewind"
 	Admin_CommitRewind_FullMethodName  = "/lockstep.admin.v1.Admin/CommitRewind"
 	Admin_Failover_FullMethodName      = "/lockstep.admin.v1.Admin/Failover"
+	Admin_ReopenVolume_FullMethodName  = "/lockstep.admin.v1.Admin/ReopenVolume"
 )
 
 // AdminClient is the client API for Admin service.
@@ -62,6 +63,9 @@ type AdminClient interface {
 	// Makes this site primary for a group at a recovery point that it holds.
 	// Never waits for the other site.
 	Failover(ctx context.Context, in *FailoverRequest, opts ...grpc.CallOption) (*FailoverResponse, error)
+	// Recovers one volume that has stopped or did not open, without a restart of
+	// the site. Its device stays; I/O on it waits meanwhile.
+	ReopenVolume(ctx context.Context, in *ReopenVolumeRequest, opts ...grpc.CallOption) (*ReopenVolumeResponse, error)
 }
 
 type adminClient struct {
@@ -202,6 +206,16 @@ func (c *adminClient) Failover(ctx context.Context, in *FailoverRequest, opts ..
 	return out, nil
 }
 
+func (c *adminClient) ReopenVolume(ctx context.Context, in *ReopenVolumeRequest, opts ...grpc.CallOption) (*ReopenVolumeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReopenVolumeResponse)
+	err := c.cc.Invoke(ctx, Admin_ReopenVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -223,6 +237,9 @@ type AdminServer interface {
 	// Makes this site primary for a group at a recovery point that it holds.
 	// Never waits for the other site.
 	Failover(context.Context, *FailoverRequest) (*FailoverResponse, error)
+	// Recovers one volume that has stopped or did not open, without a restart of
+	// the site. Its device stays; I/O on it waits meanwhile.
+	ReopenVolume(context.Context, *ReopenVolumeRequest) (*ReopenVolumeResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -271,6 +288,9 @@ func (UnimplementedAdminServer) CommitRewind(context.Context, *CommitRewindReque
 }
 func (UnimplementedAdminServer) Failover(context.Context, *FailoverRequest) (*FailoverResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Failover not implemented")
+}
+func (UnimplementedAdminServer) ReopenVolume(context.Context, *ReopenVolumeRequest) (*ReopenVolumeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReopenVolume not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -527,6 +547,24 @@ func _Admin_Failover_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_ReopenVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReopenVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ReopenVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ReopenVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ReopenVolume(ctx, req.(*ReopenVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -585,6 +623,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Failover",
 			Handler:    _Admin_Failover_Handler,
+		},
+		{
+			MethodName: "ReopenVolume",
+			Handler:    _Admin_ReopenVolume_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -488,7 +488,9 @@ type AnnounceRequest struct {
 	NewestCheckpoint uint64 `protobuf:"varint,6,opt,name=newest_checkpoint,json=newestCheckpoint,proto3" json:"newest_checkpoint,omitempty"`
 	// The newest moment that newest_checkpoint still describes; later than its
 	// own time while the group is idle.
-	ValidUntil    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=valid_until,json=validUntil,proto3" json:"valid_until,omitempty"`
+	ValidUntil *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=valid_until,json=validUntil,proto3" json:"valid_until,omitempty"`
+	// Volumes of the group that were deleted, while a checkpoint may name them.
+	Deleted       [][]byte `protobuf:"bytes,8,rep,name=deleted,proto3" json:"deleted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -568,6 +570,13 @@ func (x *AnnounceRequest) GetNewestCheckpoint() uint64 {
 func (x *AnnounceRequest) GetValidUntil() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ValidUntil
+	}
+	return nil
+}
+
+func (x *AnnounceRequest) GetDeleted() [][]byte {
+	if x != nil {
+		return x.Deleted
 	}
 	return nil
 }
@@ -1565,7 +1574,7 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb9\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd3\x02\n" +
 	"\x0fAnnounceRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x12\n" +
@@ -1574,7 +1583,8 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\amembers\x18\x05 \x03(\v2\x1f.lockstep.replication.v1.MemberR\amembers\x12+\n" +
 	"\x11newest_checkpoint\x18\x06 \x01(\x04R\x10newestCheckpoint\x12;\n" +
 	"\vvalid_until\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"validUntil\"@\n" +
+	"validUntil\x12\x18\n" +
+	"\adeleted\x18\b \x03(\fR\adeleted\"@\n" +
 	"\x10AnnounceResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\"\x81\x03\n" +

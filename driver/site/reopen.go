@@ -1,0 +1,138 @@
+package site
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/node/holder"
+)
+
+// ReopenVolume closes the store of a volume that has stopped, or did not open,
+// and opens it again, which recovers it: what had not been flushed may be gone,
+// as after a power loss. Its block device stays. I/O on it waits meanwhile and
+// goes on afterwards; if the store does not open it waits on, until a later
+// call succeeds or the volume is detached. The other members serve on; the
+// group takes no checkpoints and replicates nothing for that long. done is
+// false if the volume was well, and nothing was changed. groups.ErrInUse while a view
+// shows the volume.
+func (s *Site) ReopenVolume(ctx context.Context, id journal.VolumeID) (done bool, err error) {
+	v, err := s.volumeOf(id)
+	if err != nil {
+		return false, err
+	}
+	name := s.recordOf(v).Group
+	release, err := s.groups.Fence(ctx, name) // nobody appends to a replica's store
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	unlock, err := s.locks.Lock(ctx, volumeKey(id), groups.Key(name))
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	described, err := s.Volume(id)
+	switch {
+	case err != nil:
+		return false, err
+	case described.StoreDir == "":
+		return false, fmt.Errorf("volume %s has no store on this site yet: %w", id, ErrNotFound)
+	case described.Err == nil && described.Open:
+		return false, nil
+	}
+	return true, s.reopen(ctx, v, name)
+}
+
+// reopen is ReopenVolume with the keys of the volume and its group held.
+func (s *Site) reopen(ctx context.Context, v *volume, name string) error {
+	st, err := s.groups.State(name)
+	if err != nil && !errors.Is(err, group.ErrNotFound) {
+		return err
+	}
+	member := slices.Contains(st.Members, v.record.ID)
+	if member { // its coordinator and its sender use the store
+		s.groups.Stop(name)
+	}
+	config, attached, err := s.replaceStore(ctx, v, st.Settings, nil)
+	// The group starts whatever became of this member, and before I/O goes on:
+	// until then the member refuses changes.
+	if member {
+		err = errors.Join(err, s.groups.Start(ctx, name))
+	}
+	if attached && (err == nil || errors.Is(err, groups.ErrInUse)) {
+		err = errors.Join(err, s.resumeDevice(ctx, v, config))
+	}
+	if err != nil {
+		return fmt.Errorf("reopen volume %s: %w", v.record.ID, err)
+	}
+	s.cfg.Log.Info("volume reopened", "volume", v.record.ID, "group", name)
+	return nil
+}
+
+// replaceStore closes a volume's store, makes its record name another one, if
+// next is given, and opens the store that the record names. A device stays with
+// the holder, and its I/O waits for resumeDevice. Nobody may use the store: the
+// group must be stopped or be a replica whose streams do not append, and the
+// volume's and the group's key must be held. groups.ErrInUse while a view shows it.
+func (s *Site) replaceStore(ctx context.Context, v *volume, settings group.Settings, next *record) (config holder.AttachConfig, attached bool, err error) {
+	id := s.recordOf(v).ID
+	if err := s.checkUnviewed(id); err != nil {
+		return config, false, err
+	}
+	config, attached, err = s.keptDevice(ctx, v)
+	if err != nil {
+		return config, false, err
+	}
+	if err := s.releaseDevice(v); err != nil {
+		s.cfg.Log.Warn("releasing a device failed", "volume", id, "error", err)
+	}
+	if err := s.closeStore(v); errors.Is(err, groups.ErrInUse) {
+		return config, attached, err // a view was opened meanwhile
+	} else if err != nil {
+		s.cfg.Log.Warn("closing a store failed", "volume", id, "error", err)
+	}
+	if next != nil {
+		err = s.setRecord(id, *next)
+	}
+	return config, attached, errors.Join(err, s.openStore(v, settings))
+}
+
+// keptDevice returns how a volume is attached: served by this process, or kept
+// by the holder because the store did not open.
+func (s *Site) keptDevice(ctx context.Context, v *volume) (config holder.AttachConfig, attached bool, err error) {
+	if v.attachment != nil {
+		return v.attachment.config, true, nil
+	}
+	if s.cfg.Holder == nil {
+		return config, false, nil
+	}
+	kept, err := s.cfg.Holder.List(ctx)
+	if err != nil {
+		return config, false, err
+	}
+	for _, k := range kept {
+		if k.ID == v.record.ID.String() {
+			return holder.AttachConfig{Volume: k.ID, BlockBytes: k.BlockBytes, ReadOnly: k.ReadOnly}, true, nil
+		}
+	}
+	return config, false, nil
+}
+
+// resumeDevice serves a device that the holder keeps, and makes it as large as
+// the volume is now. The volume's key must be held.
+func (s *Site) resumeDevice(ctx context.Context, v *volume, config holder.AttachConfig) error {
+	device, err := s.attach(ctx, v, config)
+	if err == nil {
+		_, err = s.cfg.Holder.Resize(ctx, config.Volume)
+	}
+	if err != nil {
+		return fmt.Errorf("take over the device of volume %s, whose I/O waits: %w", v.record.ID, err)
+	}
+	s.cfg.Log.Info("device taken over", "volume", v.record.ID, "device", device)
+	return nil
+}

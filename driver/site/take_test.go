@@ -1,0 +1,79 @@
+package site_test
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/driver/site"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+)
+
+// stuckDisk holds up the next append, once it is armed, until it is released.
+type stuckDisk struct {
+	vfs.FS
+	armed          atomic.Bool
+	stuck, release chan struct{}
+}
+
+func (d *stuckDisk) Create(name string) (vfs.File, error) {
+	f, err := d.FS.Create(name)
+	return stuckFile{f, d}, err
+}
+
+func (d *stuckDisk) Open(name string) (vfs.File, error) {
+	f, err := d.FS.Open(name)
+	return stuckFile{f, d}, err
+}
+
+type stuckFile struct {
+	vfs.File
+	disk *stuckDisk
+}
+
+func (f stuckFile) WriteVecAt(bufs [][]byte, off int64) (int, error) {
+	if f.disk.armed.CompareAndSwap(true, false) {
+		close(f.disk.stuck)
+		<-f.disk.release
+	}
+	return f.File.WriteVecAt(bufs, off)
+}
+
+// TestASlowDiskCostsNoPoint: a point that somebody asked for is tried again when
+// a write held its barrier up for too long.
+func TestASlowDiskCostsNoPoint(t *testing.T) {
+	ctx := context.Background()
+	disk := &stuckDisk{FS: vfs.NewMem(), stuck: make(chan struct{}), release: make(chan struct{})}
+	s := mustOpen(t, disk)
+	settings := group.Settings{CheckpointInterval: time.Hour, BarrierTimeout: 500 * time.Millisecond}
+	for _, id := range members {
+		if err := s.CreateVolume(ctx, site.NewVolume{ID: id, Name: id.String(), SizeBytes: volumeBytes, Group: "shop", Settings: settings}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	disk.armed.Store(true)
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := s.exports.device(volumeB).WriteAt(ctx, make([]byte, 512), 0, false); err != nil {
+			t.Error(err)
+		}
+	})
+	<-disk.stuck
+	running.Go(func() {
+		defer close(disk.release)
+		for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
+			if g, err := s.Groups().Group(context.Background(), "shop"); err != nil || g.Stats.Aborted > 0 {
+				return
+			}
+		}
+	})
+	p, _, err := s.Groups().TakePoint(ctx, "shop", "now")
+	running.Wait()
+	if err != nil || len(p.Members) != 2 {
+		t.Errorf("point %+v, %v", p, err)
+	}
+	mustClose(t, s)
+}
