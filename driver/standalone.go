@@ -217,8 +217,8 @@ func (s *standalone) serveAdmin(ctx context.Context) error {
 	}
 	srv := grpc.NewServer()
 	adminv1.RegisterAdminServer(srv, adminserver.New(adminserver.Config{
-		Site: s.site, Exports: s.nbd, NBDSocket: s.cfg.path(nbdSocket), Version: s.cfg.Version,
-		Clock: clock.Wall{}, Peers: s.cfg.Peers, Promoted: s.adopt, OwnedPin: s.ownsPin,
+		Site:    adminSite{site: s.site, exports: s.nbd, nbdSocket: s.cfg.path(nbdSocket), peers: s.cfg.Peers},
+		Version: s.cfg.Version, Clock: clock.Wall{}, Promoted: s.adopt, OwnedPin: s.ownsPin,
 	}))
 	return serveGRPC(ctx, srv, l, stopTimeout)
 }

@@ -10,7 +10,6 @@ import (
 
 	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
 	"github.com/lockstep-csi/lockstep/driver/groups"
-	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/replication"
@@ -114,11 +113,11 @@ func sendingError(m *replication.Metrics) error {
 	return nil
 }
 
-func (s *Server) volume(v site.Volume) *adminv1.Volume {
+func (s *Server) volume(v Volume) *adminv1.Volume {
 	out := &adminv1.Volume{
-		Id: v.ID.String(), Name: v.Name, Group: v.Group, SizeBytes: v.SizeBytes, Device: v.Device, Store: v.StoreDir,
+		Id: v.ID.String(), Name: v.Name, Group: v.Group, SizeBytes: v.SizeBytes, Device: v.Device, Store: v.Store, Claim: v.Claim, Node: v.Node,
 		Tip: position(v.Tip), Durable: position(v.Durable), Horizon: position(v.Horizon),
-		JournalBytes: v.Stats.JournalBytes, IndexExtents: v.Stats.IndexExtents, IndexBytes: v.Stats.IndexBytes,
+		JournalBytes: v.Journal.JournalBytes, IndexExtents: v.Journal.IndexExtents, IndexBytes: v.Journal.IndexBytes,
 	}
 	if v.Err != nil {
 		out.Error = v.Err.Error()
@@ -128,7 +127,7 @@ func (s *Server) volume(v site.Volume) *adminv1.Volume {
 		return out
 	}
 	out.Role = role(st.Role)
-	if sending := s.cfg.Site.Groups().Sending(v.Group); sending != nil {
+	if sending := s.sending(v.Group); sending != nil {
 		for _, m := range sending.Volumes {
 			if m.Volume == v.ID {
 				out.Lag = &adminv1.Lag{Records: uint64(m.LagRecords), Bytes: uint64(m.LagBytes), Time: durationpb.New(m.LagTime)}
@@ -138,14 +137,10 @@ func (s *Server) volume(v site.Volume) *adminv1.Volume {
 	return out
 }
 
-func (s *Server) timelines(id journal.VolumeID) []*adminv1.Timeline {
-	lines, active, err := s.cfg.Site.Timelines(id)
-	if err != nil {
-		return nil
-	}
+func timelines(v Volume) []*adminv1.Timeline {
 	var out []*adminv1.Timeline
-	for _, l := range lines {
-		out = append(out, &adminv1.Timeline{Id: uint64(l.ID), Parent: position(l.Parent), Created: stamp(l.Created), Reason: l.Reason, Active: l.ID == active})
+	for _, l := range v.Timelines {
+		out = append(out, &adminv1.Timeline{Id: uint64(l.ID), Parent: position(l.Parent), Created: stamp(l.Created), Reason: l.Reason, Active: l.ID == v.Tip.Timeline})
 	}
 	return out
 }
@@ -153,11 +148,11 @@ func (s *Server) timelines(id journal.VolumeID) []*adminv1.Timeline {
 // peers tells of each configured site whether any group reaches it.
 func (s *Server) peers() []*adminv1.Peer {
 	byName := map[string]*adminv1.Peer{}
-	for name, address := range s.cfg.Peers {
+	for name, address := range s.cfg.Site.Peers() {
 		byName[name] = &adminv1.Peer{Site: name, Address: address}
 	}
 	for _, name := range s.cfg.Site.Groups().Groups() {
-		sending := s.cfg.Site.Groups().Sending(name)
+		sending := s.sending(name)
 		if sending == nil || byName[sending.Peer] == nil {
 			continue
 		}

@@ -1,12 +1,11 @@
-// Package adminserver answers the admin API of a site (api/admin/v1) on a Unix
-// socket. It translates; what it is asked to do is done by package site. Open
-// views are shown over NBD. It owns no goroutine of its own.
+// Package adminserver answers the admin API of a site (api/admin/v1). It
+// translates; what it is asked to do is done by whoever implements Site. It owns
+// no goroutine of its own.
 package adminserver
 
 import (
 	"context"
 	"errors"
-	"net/url"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -15,7 +14,6 @@ import (
 
 	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
 	"github.com/lockstep-csi/lockstep/driver/groups"
-	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -23,12 +21,9 @@ import (
 
 // Config is what a Server needs; all fields but Promoted are required.
 type Config struct {
-	Site      *site.Site
-	Exports   site.Exporter
-	NBDSocket string // where Exports is served
-	Version   string
-	Clock     clock.Clock
-	Peers     map[string]string // address by site
+	Site    Site
+	Version string
+	Clock   clock.Clock
 	// OwnedPin tells pins that something else keeps track of from those that
 	// TakePoint made.
 	OwnedPin func(pin string) bool
@@ -73,6 +68,11 @@ func (s *Server) ListGroups(ctx context.Context, _ *adminv1.ListGroupsRequest) (
 
 // DescribeGroup implements adminv1.AdminServer.
 func (s *Server) DescribeGroup(ctx context.Context, req *adminv1.DescribeGroupRequest) (*adminv1.DescribeGroupResponse, error) {
+	release, err := s.cfg.Site.Wake(ctx, req.GetGroup())
+	if err != nil {
+		return nil, answer(err)
+	}
+	defer release()
 	g, err := s.cfg.Site.Groups().Group(ctx, req.GetGroup())
 	if err != nil {
 		return nil, answer(err)
@@ -85,7 +85,7 @@ func (s *Server) DescribeGroup(ctx context.Context, req *adminv1.DescribeGroupRe
 		}
 		resp.Members = append(resp.Members, s.volume(v))
 		if i == 0 {
-			resp.Timelines = s.timelines(id)
+			resp.Timelines = timelines(v)
 		}
 	}
 	for i := range g.Points {
@@ -114,6 +114,11 @@ func (s *Server) ListPoints(ctx context.Context, req *adminv1.ListPointsRequest)
 	if limit > maxPoints {
 		return nil, status.Errorf(codes.InvalidArgument, "limit %d is above %d", limit, maxPoints)
 	}
+	release, err := s.cfg.Site.Wake(ctx, req.GetGroup())
+	if err != nil {
+		return nil, answer(err)
+	}
+	defer release()
 	points, err := s.cfg.Site.Groups().Points(ctx, req.GetGroup())
 	if err != nil {
 		return nil, answer(err)
@@ -134,6 +139,11 @@ func (s *Server) ListPoints(ctx context.Context, req *adminv1.ListPointsRequest)
 
 // TakePoint implements adminv1.AdminServer.
 func (s *Server) TakePoint(ctx context.Context, req *adminv1.TakePointRequest) (*adminv1.TakePointResponse, error) {
+	release, err := s.cfg.Site.Wake(ctx, req.GetGroup())
+	if err != nil {
+		return nil, answer(err)
+	}
+	defer release()
 	p, stall, err := s.cfg.Site.Groups().TakePoint(ctx, req.GetGroup(), req.GetPin())
 	if err != nil {
 		return nil, answer(err)
@@ -146,6 +156,11 @@ func (s *Server) TakePoint(ctx context.Context, req *adminv1.TakePointRequest) (
 
 // DropPin implements adminv1.AdminServer.
 func (s *Server) DropPin(ctx context.Context, req *adminv1.DropPinRequest) (*adminv1.DropPinResponse, error) {
+	release, err := s.cfg.Site.Wake(ctx, req.GetGroup())
+	if err != nil {
+		return nil, answer(err)
+	}
+	defer release()
 	p, err := s.cfg.Site.Groups().Select(ctx, req.GetGroup(), "pin:"+req.GetPin())
 	if err != nil {
 		return nil, answer(err)
@@ -153,7 +168,7 @@ func (s *Server) DropPin(ctx context.Context, req *adminv1.DropPinRequest) (*adm
 	if s.cfg.OwnedPin(req.GetPin()) {
 		return nil, status.Errorf(codes.FailedPrecondition, "pin %q belongs to a CSI snapshot or to a rewind: delete the snapshot, or undo or commit the rewind", req.GetPin())
 	}
-	if err := s.cfg.Site.UnpinPoint(ctx, req.GetPin()); err != nil {
+	if err := s.cfg.Site.Unpin(ctx, req.GetGroup(), req.GetPin()); err != nil {
 		return nil, answer(err)
 	}
 	return &adminv1.DropPinResponse{Point: point(p)}, nil
@@ -169,7 +184,7 @@ func (s *Server) ReopenVolume(ctx context.Context, req *adminv1.ReopenVolumeRequ
 	case len(found) > 1:
 		return nil, status.Errorf(codes.InvalidArgument, "%d volumes have the name %q: give the id, see `lockstep status -o wide`", len(found), req.GetVolume())
 	}
-	reopened, err := s.cfg.Site.ReopenVolume(ctx, found[0].ID)
+	reopened, err := s.cfg.Site.Reopen(ctx, found[0].ID)
 	if err != nil {
 		return nil, answer(err)
 	}
@@ -181,10 +196,10 @@ func (s *Server) ReopenVolume(ctx context.Context, req *adminv1.ReopenVolumeRequ
 }
 
 // volumesNamed returns the volume of that id, or all of that name.
-func (s *Server) volumesNamed(text string) (found []site.Volume) {
+func (s *Server) volumesNamed(text string) (found []Volume) {
 	for _, v := range s.cfg.Site.Volumes() {
 		if v.ID.String() == text {
-			return []site.Volume{v}
+			return []Volume{v}
 		}
 		if v.Name == text {
 			found = append(found, v)
@@ -196,6 +211,11 @@ func (s *Server) volumesNamed(text string) (found []site.Volume) {
 // StartRewind implements adminv1.AdminServer.
 func (s *Server) StartRewind(ctx context.Context, req *adminv1.StartRewindRequest) (*adminv1.StartRewindResponse, error) {
 	began := s.cfg.Clock.Now()
+	release, err := s.cfg.Site.Wake(ctx, req.GetGroup())
+	if err != nil {
+		return nil, answer(err)
+	}
+	defer release()
 	r, err := s.cfg.Site.Groups().StartRewind(ctx, req.GetGroup(), req.GetAt(), req.GetDryRun())
 	if err != nil {
 		return nil, answer(err)
@@ -206,6 +226,11 @@ func (s *Server) StartRewind(ctx context.Context, req *adminv1.StartRewindReques
 // UndoRewind implements adminv1.AdminServer.
 func (s *Server) UndoRewind(ctx context.Context, req *adminv1.UndoRewindRequest) (*adminv1.UndoRewindResponse, error) {
 	began := s.cfg.Clock.Now()
+	release, err := s.cfg.Site.Wake(ctx, req.GetGroup())
+	if err != nil {
+		return nil, answer(err)
+	}
+	defer release()
 	p, err := s.cfg.Site.Groups().UndoRewind(ctx, req.GetGroup(), req.GetDryRun())
 	if err != nil {
 		return nil, answer(err)
@@ -215,6 +240,11 @@ func (s *Server) UndoRewind(ctx context.Context, req *adminv1.UndoRewindRequest)
 
 // CommitRewind implements adminv1.AdminServer.
 func (s *Server) CommitRewind(ctx context.Context, req *adminv1.CommitRewindRequest) (*adminv1.CommitRewindResponse, error) {
+	release, err := s.cfg.Site.Wake(ctx, req.GetGroup())
+	if err != nil {
+		return nil, answer(err)
+	}
+	defer release()
 	p, err := s.cfg.Site.Groups().CommitRewind(ctx, req.GetGroup(), req.GetDryRun())
 	if err != nil {
 		return nil, answer(err)
@@ -246,15 +276,6 @@ func (s *Server) OpenView(ctx context.Context, req *adminv1.OpenViewRequest) (*a
 	if err != nil {
 		return nil, answer(err)
 	}
-	for _, id := range v.Members {
-		dev, err := s.cfg.Site.ViewDevice(v.ID, id)
-		if err == nil {
-			err = s.cfg.Exports.Add(exportName(v.ID, id), dev, "group "+v.Group+" at "+v.Point.Time.Format(time.RFC3339Nano))
-		}
-		if err != nil {
-			return nil, answer(errors.Join(err, s.closeView(ctx, v)))
-		}
-	}
 	out := s.view(v)
 	out.Took = s.since(began)
 	return &adminv1.OpenViewResponse{View: out}, nil
@@ -262,26 +283,17 @@ func (s *Server) OpenView(ctx context.Context, req *adminv1.OpenViewRequest) (*a
 
 // CloseView implements adminv1.AdminServer.
 func (s *Server) CloseView(ctx context.Context, req *adminv1.CloseViewRequest) (*adminv1.CloseViewResponse, error) {
-	for _, v := range s.cfg.Site.ListViews() {
-		if v.ID == req.GetId() {
-			return &adminv1.CloseViewResponse{}, answer(s.closeView(ctx, v))
-		}
+	err := s.cfg.Site.CloseView(ctx, req.GetId())
+	if errors.Is(err, ErrNoView) {
+		return nil, status.Errorf(codes.NotFound, "no view %q is open: see `lockstep view list`", req.GetId())
 	}
-	return nil, status.Errorf(codes.NotFound, "no view %q is open: see `lockstep view list`", req.GetId())
-}
-
-func (s *Server) closeView(ctx context.Context, v site.Views) error {
-	var errs []error
-	for _, id := range v.Members {
-		errs = append(errs, s.cfg.Exports.Remove(ctx, exportName(v.ID, id)))
-	}
-	return errors.Join(append(errs, s.cfg.Site.CloseView(v.ID))...)
+	return &adminv1.CloseViewResponse{}, answer(err)
 }
 
 // ListViews implements adminv1.AdminServer.
 func (s *Server) ListViews(_ context.Context, req *adminv1.ListViewsRequest) (*adminv1.ListViewsResponse, error) {
 	resp := &adminv1.ListViewsResponse{}
-	for _, v := range s.cfg.Site.ListViews() {
+	for _, v := range s.cfg.Site.Views() {
 		if req.GetGroup() == "" || req.GetGroup() == v.Group {
 			resp.Views = append(resp.Views, s.view(v))
 		}
@@ -289,14 +301,11 @@ func (s *Server) ListViews(_ context.Context, req *adminv1.ListViewsRequest) (*a
 	return resp, nil
 }
 
-func exportName(view string, id journal.VolumeID) string { return view + "/" + id.String() }
-
-func (s *Server) view(v site.Views) *adminv1.View {
+func (s *Server) view(v View) *adminv1.View {
 	out := &adminv1.View{Id: v.ID, Group: v.Group, Point: point(v.Point)}
-	for _, id := range v.Members {
-		uri := url.URL{Scheme: "nbd+unix", Path: "/" + exportName(v.ID, id), RawQuery: url.Values{"socket": {s.cfg.NBDSocket}}.Encode()}
-		e := &adminv1.ViewExport{VolumeId: id.String(), NbdSocket: s.cfg.NBDSocket, NbdUri: uri.String()}
-		if d, err := s.cfg.Site.Volume(id); err == nil {
+	for _, m := range v.Members {
+		e := &adminv1.ViewExport{VolumeId: m.Volume.String(), NbdSocket: m.Socket, NbdUri: m.URI}
+		if d, err := s.cfg.Site.Volume(m.Volume); err == nil {
 			e.VolumeName = d.Name
 		}
 		out.Exports = append(out.Exports, e)
@@ -317,7 +326,7 @@ func answer(err error) error {
 		err  error
 		code codes.Code
 	}{
-		{group.ErrNotFound, codes.NotFound}, {site.ErrNotFound, codes.NotFound}, {site.ErrNoView, codes.NotFound},
+		{group.ErrNotFound, codes.NotFound}, {ErrNotFound, codes.NotFound}, {ErrNoView, codes.NotFound},
 		{group.ErrNoPoint, codes.NotFound}, {group.ErrBadSelector, codes.InvalidArgument},
 		{group.ErrRole, codes.FailedPrecondition}, {group.ErrNoRewind, codes.FailedPrecondition}, {group.ErrRewindOpen, codes.FailedPrecondition},
 		{groups.ErrInUse, codes.FailedPrecondition}, {journal.ErrHorizon, codes.OutOfRange}, {journal.ErrFull, codes.ResourceExhausted},

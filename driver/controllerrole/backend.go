@@ -90,22 +90,14 @@ func (b *backend) TakePin(ctx context.Context, groupName, pin string, at control
 	if !at.IsPresent() {
 		selector = at.String()
 	}
-	point, err := b.fleet.PinPoint(ctx, groupName, pin, selector)
+	point, sizes, err := b.fleet.PinPoint(ctx, groupName, pin, selector)
 	if err != nil {
 		if !at.Time.IsZero() && errors.Is(err, group.ErrNoPoint) {
 			return controller.PinnedPoint{}, fmt.Errorf("%w: %w", controller.ErrPointGone, err)
 		}
 		return controller.PinnedPoint{}, toController(err)
 	}
-	pinned := controller.PinnedPoint{Checkpoint: point.Checkpoint, Time: point.Time, Members: map[journal.VolumeID]int64{}}
-	for id := range point.Members {
-		v, err := b.fleet.Volume(id)
-		if err != nil {
-			return controller.PinnedPoint{}, toController(err)
-		}
-		pinned.Members[id] = v.SizeBytes
-	}
-	return pinned, nil
+	return controller.PinnedPoint{Checkpoint: point.Checkpoint, Time: point.Time, Members: sizes}, nil
 }
 
 // ReleasePin implements controller.Backend.

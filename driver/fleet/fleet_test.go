@@ -187,7 +187,7 @@ func TestRewindNeedsTheGroupDetached(t *testing.T) {
 		mustAttach(t, f, n+1, "node1")
 		write(t, c.device(id(n+1)), 1)
 	}
-	if _, err := f.PinPoint(bounded(t), "shop", "good", ""); err != nil {
+	if _, _, err := f.PinPoint(bounded(t), "shop", "good", ""); err != nil {
 		t.Fatal(err)
 	}
 	write(t, c.device(id(1)), 2)
@@ -227,7 +227,7 @@ func TestAPinOfARestingGroupFillsAClone(t *testing.T) {
 	write(t, c.device(id(1)), 3)
 	mustDetach(t, f, 1)
 	until(t, "the group to rest", func() bool { return c.node(id(1)) == "" })
-	if _, err := f.PinPoint(bounded(t), "shop", "snap", ""); err != nil {
+	if _, _, err := f.PinPoint(bounded(t), "shop", "snap", ""); err != nil {
 		t.Fatal(err)
 	}
 	n := newVolume(2, "copy")
@@ -239,7 +239,7 @@ func TestAPinOfARestingGroupFillsAClone(t *testing.T) {
 	if err := f.UnpinPoint(bounded(t), "shop", "snap"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.PinPoint(bounded(t), "shop", "again", "pin:snap"); !errors.Is(err, group.ErrNoPoint) {
+	if _, _, err := f.PinPoint(bounded(t), "shop", "again", "pin:snap"); !errors.Is(err, group.ErrNoPoint) {
 		t.Errorf("the pin is still there: %v", err)
 	}
 }

@@ -7,18 +7,44 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// PinPoint keeps a recovery point of a group under a name; see groups.PinPoint.
-// Its engines are started if need be.
-func (f *Fleet) PinPoint(ctx context.Context, name, pin, at string) (group.Point, error) {
+// PinPoint keeps a recovery point of a group under a name, see groups.PinPoint,
+// and returns it with the size in bytes that each member had. Its engines are
+// started if need be.
+func (f *Fleet) PinPoint(ctx context.Context, name, pin, at string) (group.Point, map[journal.VolumeID]int64, error) {
 	// The past needs those that have left the group as well.
 	release, err := f.Wake(ctx, name, at != "")
 	if err != nil {
-		return group.Point{}, err
+		return group.Point{}, nil, err
 	}
 	defer release()
-	return f.groups.PinPoint(ctx, name, pin, at)
+	point, err := f.groups.PinPoint(ctx, name, pin, at)
+	if err != nil {
+		return group.Point{}, nil, err
+	}
+	sizes, err := f.sizesAt(ctx, point)
+	return point, sizes, err
+}
+
+// sizesAt are the sizes that the members had at a point.
+func (f *Fleet) sizesAt(ctx context.Context, point group.Point) (map[journal.VolumeID]int64, error) {
+	sizes := make(map[journal.VolumeID]int64, len(point.Members))
+	for id, at := range point.Members {
+		v, err := f.volumeOf(id)
+		if err != nil {
+			return nil, err
+		}
+		client, err := f.connected(ctx, v)
+		if err != nil {
+			return nil, err
+		}
+		if sizes[id], err = client.SizeAt(ctx, at); err != nil {
+			return nil, err
+		}
+	}
+	return sizes, nil
 }
 
 // UnpinPoint drops a pin from every volume of a group, those that have left it

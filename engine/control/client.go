@@ -163,6 +163,12 @@ func (c *Client) Unpin(ctx context.Context, name string) error {
 	return c.fail(err)
 }
 
+// SizeAt is the volume's size in bytes at a position that can be opened.
+func (c *Client) SizeAt(ctx context.Context, at journal.Position) (int64, error) {
+	m, err := c.rpc.SizeAt(ctx, &enginev1.SizeAtRequest{At: encodePosition(at)})
+	return m.GetSizeBytes(), c.fail(err)
+}
+
 // Resize makes the volume at least sizeBytes big and returns its size.
 func (c *Client) Resize(ctx context.Context, sizeBytes int64) (int64, error) {
 	m, err := c.rpc.Resize(ctx, &enginev1.ResizeRequest{SizeBytes: sizeBytes})

@@ -190,6 +190,14 @@ func (s *Server) Unpin(_ context.Context, req *enginev1.UnpinRequest) (*enginev1
 	})
 }
 
+// SizeAt implements the RPC.
+func (s *Server) SizeAt(_ context.Context, req *enginev1.SizeAtRequest) (*enginev1.SizeAtResponse, error) {
+	return on(s, func(e *engine.Engine) (*enginev1.SizeAtResponse, error) {
+		size, err := e.Store().SizeAt(decodePosition(req.GetAt()))
+		return &enginev1.SizeAtResponse{SizeBytes: size}, err
+	})
+}
+
 // Resize implements the RPC.
 func (s *Server) Resize(ctx context.Context, req *enginev1.ResizeRequest) (*enginev1.ResizeResponse, error) {
 	return on(s, func(e *engine.Engine) (*enginev1.ResizeResponse, error) {

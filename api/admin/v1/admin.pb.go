@@ -609,7 +609,11 @@ type Volume struct {
 	Store        string    `protobuf:"bytes,13,opt,name=store,proto3" json:"store,omitempty"` // directory of the store
 	Lag          *Lag      `protobuf:"bytes,14,opt,name=lag,proto3" json:"lag,omitempty"`
 	// Empty while healthy; otherwise the error that stopped this volume.
-	Error         string `protobuf:"bytes,15,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,15,opt,name=error,proto3" json:"error,omitempty"`
+	// In a cluster: NAMESPACE/NAME of the claim that the volume is for, and the
+	// node that its engine runs on; empty while none runs.
+	Claim         string `protobuf:"bytes,16,opt,name=claim,proto3" json:"claim,omitempty"`
+	Node          string `protobuf:"bytes,17,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -745,6 +749,20 @@ func (x *Volume) GetLag() *Lag {
 func (x *Volume) GetError() string {
 	if x != nil {
 		return x.Error
+	}
+	return ""
+}
+
+func (x *Volume) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *Volume) GetNode() string {
+	if x != nil {
+		return x.Node
 	}
 	return ""
 }
@@ -2499,7 +2517,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\x84\x04\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xae\x04\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -2518,7 +2536,9 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"indexBytes\x12\x14\n" +
 	"\x05store\x18\r \x01(\tR\x05store\x12(\n" +
 	"\x03lag\x18\x0e \x01(\v2\x16.lockstep.admin.v1.LagR\x03lag\x12\x14\n" +
-	"\x05error\x18\x0f \x01(\tR\x05error\"\xc2\x01\n" +
+	"\x05error\x18\x0f \x01(\tR\x05error\x12\x14\n" +
+	"\x05claim\x18\x10 \x01(\tR\x05claim\x12\x12\n" +
+	"\x04node\x18\x11 \x01(\tR\x04node\"\xc2\x01\n" +
 	"\x05Point\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\x04R\n" +

@@ -179,7 +179,7 @@ func (x Failure_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Reason.Descriptor instead.
 func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{40, 0}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{42, 0}
 }
 
 type Position struct {
@@ -307,9 +307,8 @@ type Checkpoint struct {
 	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	Time          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
 	Group         string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
-	Members       [][]byte               `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`                       // 16 bytes each, ascending
-	Position      *Position              `protobuf:"bytes,5,opt,name=position,proto3" json:"position,omitempty"`                     // of the record in this engine's store
-	SizeBytes     int64                  `protobuf:"varint,6,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // of the volume at that moment; 0: not known
+	Members       [][]byte               `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`   // 16 bytes each, ascending
+	Position      *Position              `protobuf:"bytes,5,opt,name=position,proto3" json:"position,omitempty"` // of the record in this engine's store
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -377,13 +376,6 @@ func (x *Checkpoint) GetPosition() *Position {
 		return x.Position
 	}
 	return nil
-}
-
-func (x *Checkpoint) GetSizeBytes() int64 {
-	if x != nil {
-		return x.SizeBytes
-	}
-	return 0
 }
 
 type WatchRequest struct {
@@ -2004,6 +1996,94 @@ func (*UnpinResponse) Descriptor() ([]byte, []int) {
 	return file_engine_v1_engine_proto_rawDescGZIP(), []int{31}
 }
 
+type SizeAtRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            *Position              `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SizeAtRequest) Reset() {
+	*x = SizeAtRequest{}
+	mi := &file_engine_v1_engine_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SizeAtRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SizeAtRequest) ProtoMessage() {}
+
+func (x *SizeAtRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SizeAtRequest.ProtoReflect.Descriptor instead.
+func (*SizeAtRequest) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SizeAtRequest) GetAt() *Position {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+type SizeAtResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SizeBytes     int64                  `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SizeAtResponse) Reset() {
+	*x = SizeAtResponse{}
+	mi := &file_engine_v1_engine_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SizeAtResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SizeAtResponse) ProtoMessage() {}
+
+func (x *SizeAtResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SizeAtResponse.ProtoReflect.Descriptor instead.
+func (*SizeAtResponse) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SizeAtResponse) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
 type ResizeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SizeBytes     int64                  `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
@@ -2013,7 +2093,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[32]
+	mi := &file_engine_v1_engine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2105,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[32]
+	mi := &file_engine_v1_engine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2118,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{32}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ResizeRequest) GetSizeBytes() int64 {
@@ -2057,7 +2137,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[33]
+	mi := &file_engine_v1_engine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2149,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[33]
+	mi := &file_engine_v1_engine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2162,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{33}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ResizeResponse) GetSizeBytes() int64 {
@@ -2105,7 +2185,7 @@ type ReadImageRequest struct {
 
 func (x *ReadImageRequest) Reset() {
 	*x = ReadImageRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[34]
+	mi := &file_engine_v1_engine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2117,7 +2197,7 @@ func (x *ReadImageRequest) String() string {
 func (*ReadImageRequest) ProtoMessage() {}
 
 func (x *ReadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[34]
+	mi := &file_engine_v1_engine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2130,7 +2210,7 @@ func (x *ReadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadImageRequest.ProtoReflect.Descriptor instead.
 func (*ReadImageRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{34}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReadImageRequest) GetOf() isReadImageRequest_Of {
@@ -2186,7 +2266,7 @@ type ImageChunk struct {
 
 func (x *ImageChunk) Reset() {
 	*x = ImageChunk{}
-	mi := &file_engine_v1_engine_proto_msgTypes[35]
+	mi := &file_engine_v1_engine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2278,7 @@ func (x *ImageChunk) String() string {
 func (*ImageChunk) ProtoMessage() {}
 
 func (x *ImageChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[35]
+	mi := &file_engine_v1_engine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2291,7 @@ func (x *ImageChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageChunk.ProtoReflect.Descriptor instead.
 func (*ImageChunk) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{35}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ImageChunk) GetSizeBytes() int64 {
@@ -2252,7 +2332,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[36]
+	mi := &file_engine_v1_engine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2344,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[36]
+	mi := &file_engine_v1_engine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2357,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{36}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *OpenViewRequest) GetId() string {
@@ -2303,7 +2383,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[37]
+	mi := &file_engine_v1_engine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2395,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[37]
+	mi := &file_engine_v1_engine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2408,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{37}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *OpenViewResponse) GetExport() string {
@@ -2347,7 +2427,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[38]
+	mi := &file_engine_v1_engine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2439,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[38]
+	mi := &file_engine_v1_engine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2452,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{38}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -2390,7 +2470,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[39]
+	mi := &file_engine_v1_engine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2402,7 +2482,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[39]
+	mi := &file_engine_v1_engine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2415,7 +2495,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{39}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{41}
 }
 
 // Failure tells an error that callers act on from the others.
@@ -2428,7 +2508,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_engine_v1_engine_proto_msgTypes[40]
+	mi := &file_engine_v1_engine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2520,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[40]
+	mi := &file_engine_v1_engine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2533,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{40}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Failure) GetReason() Failure_Reason {
@@ -2475,16 +2555,14 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x124\n" +
 	"\x06parent\x18\x02 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x06parent\x124\n" +
 	"\acreated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xdd\x01\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xbe\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x18\n" +
 	"\amembers\x18\x04 \x03(\fR\amembers\x128\n" +
-	"\bposition\x18\x05 \x01(\v2\x1c.lockstep.engine.v1.PositionR\bposition\x12\x1d\n" +
-	"\n" +
-	"size_bytes\x18\x06 \x01(\x03R\tsizeBytes\"\x0e\n" +
+	"\bposition\x18\x05 \x01(\v2\x1c.lockstep.engine.v1.PositionR\bposition\"\x0e\n" +
 	"\fWatchRequest\"\xe8\x02\n" +
 	"\x05State\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12 \n" +
@@ -2597,7 +2675,12 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\vPinResponse\"\"\n" +
 	"\fUnpinRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x0f\n" +
-	"\rUnpinResponse\".\n" +
+	"\rUnpinResponse\"=\n" +
+	"\rSizeAtRequest\x12,\n" +
+	"\x02at\x18\x01 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x02at\"/\n" +
+	"\x0eSizeAtResponse\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\".\n" +
 	"\rResizeRequest\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"/\n" +
@@ -2656,7 +2739,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x10\n" +
-	"\fROLE_REPLICA\x10\x022\x8d\n" +
+	"\fROLE_REPLICA\x10\x022\xde\n" +
 	"\n" +
 	"\x06Engine\x12F\n" +
 	"\x05Watch\x12 .lockstep.engine.v1.WatchRequest\x1a\x19.lockstep.engine.v1.State0\x01\x12D\n" +
@@ -2671,6 +2754,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x04Fork\x12\x1f.lockstep.engine.v1.ForkRequest\x1a .lockstep.engine.v1.ForkResponse\x12F\n" +
 	"\x03Pin\x12\x1e.lockstep.engine.v1.PinRequest\x1a\x1f.lockstep.engine.v1.PinResponse\x12L\n" +
 	"\x05Unpin\x12 .lockstep.engine.v1.UnpinRequest\x1a!.lockstep.engine.v1.UnpinResponse\x12O\n" +
+	"\x06SizeAt\x12!.lockstep.engine.v1.SizeAtRequest\x1a\".lockstep.engine.v1.SizeAtResponse\x12O\n" +
 	"\x06Resize\x12!.lockstep.engine.v1.ResizeRequest\x1a\".lockstep.engine.v1.ResizeResponse\x12S\n" +
 	"\tReadImage\x12$.lockstep.engine.v1.ReadImageRequest\x1a\x1e.lockstep.engine.v1.ImageChunk0\x01\x12U\n" +
 	"\bOpenView\x12#.lockstep.engine.v1.OpenViewRequest\x1a$.lockstep.engine.v1.OpenViewResponse\x12X\n" +
@@ -2689,7 +2773,7 @@ func file_engine_v1_engine_proto_rawDescGZIP() []byte {
 }
 
 var file_engine_v1_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_engine_v1_engine_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.engine.v1.Role
 	(Failure_Reason)(0),           // 1: lockstep.engine.v1.Failure.Reason
@@ -2725,23 +2809,25 @@ var file_engine_v1_engine_proto_goTypes = []any{
 	(*PinResponse)(nil),           // 31: lockstep.engine.v1.PinResponse
 	(*UnpinRequest)(nil),          // 32: lockstep.engine.v1.UnpinRequest
 	(*UnpinResponse)(nil),         // 33: lockstep.engine.v1.UnpinResponse
-	(*ResizeRequest)(nil),         // 34: lockstep.engine.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 35: lockstep.engine.v1.ResizeResponse
-	(*ReadImageRequest)(nil),      // 36: lockstep.engine.v1.ReadImageRequest
-	(*ImageChunk)(nil),            // 37: lockstep.engine.v1.ImageChunk
-	(*OpenViewRequest)(nil),       // 38: lockstep.engine.v1.OpenViewRequest
-	(*OpenViewResponse)(nil),      // 39: lockstep.engine.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 40: lockstep.engine.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 41: lockstep.engine.v1.CloseViewResponse
-	(*Failure)(nil),               // 42: lockstep.engine.v1.Failure
-	nil,                           // 43: lockstep.engine.v1.Store.PinsEntry
-	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 45: google.protobuf.Duration
+	(*SizeAtRequest)(nil),         // 34: lockstep.engine.v1.SizeAtRequest
+	(*SizeAtResponse)(nil),        // 35: lockstep.engine.v1.SizeAtResponse
+	(*ResizeRequest)(nil),         // 36: lockstep.engine.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 37: lockstep.engine.v1.ResizeResponse
+	(*ReadImageRequest)(nil),      // 38: lockstep.engine.v1.ReadImageRequest
+	(*ImageChunk)(nil),            // 39: lockstep.engine.v1.ImageChunk
+	(*OpenViewRequest)(nil),       // 40: lockstep.engine.v1.OpenViewRequest
+	(*OpenViewResponse)(nil),      // 41: lockstep.engine.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 42: lockstep.engine.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 43: lockstep.engine.v1.CloseViewResponse
+	(*Failure)(nil),               // 44: lockstep.engine.v1.Failure
+	nil,                           // 45: lockstep.engine.v1.Store.PinsEntry
+	(*timestamppb.Timestamp)(nil), // 46: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 47: google.protobuf.Duration
 }
 var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 0: lockstep.engine.v1.Timeline.parent:type_name -> lockstep.engine.v1.Position
-	44, // 1: lockstep.engine.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	44, // 2: lockstep.engine.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
+	46, // 1: lockstep.engine.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	46, // 2: lockstep.engine.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
 	2,  // 3: lockstep.engine.v1.Checkpoint.position:type_name -> lockstep.engine.v1.Position
 	7,  // 4: lockstep.engine.v1.State.store:type_name -> lockstep.engine.v1.Store
 	8,  // 5: lockstep.engine.v1.State.replication:type_name -> lockstep.engine.v1.Replication
@@ -2749,63 +2835,66 @@ var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 7: lockstep.engine.v1.Store.durable:type_name -> lockstep.engine.v1.Position
 	2,  // 8: lockstep.engine.v1.Store.horizon:type_name -> lockstep.engine.v1.Position
 	3,  // 9: lockstep.engine.v1.Store.timelines:type_name -> lockstep.engine.v1.Timeline
-	43, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
+	45, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
 	4,  // 11: lockstep.engine.v1.Store.newest:type_name -> lockstep.engine.v1.Checkpoint
 	4,  // 12: lockstep.engine.v1.Store.oldest:type_name -> lockstep.engine.v1.Checkpoint
-	45, // 13: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
-	45, // 14: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
+	47, // 13: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
+	47, // 14: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
 	0,  // 15: lockstep.engine.v1.OrderRequest.role:type_name -> lockstep.engine.v1.Role
 	9,  // 16: lockstep.engine.v1.OrderRequest.settings:type_name -> lockstep.engine.v1.Settings
 	11, // 17: lockstep.engine.v1.OrderRequest.attach:type_name -> lockstep.engine.v1.Attach
 	12, // 18: lockstep.engine.v1.OrderRequest.peer:type_name -> lockstep.engine.v1.Peer
 	13, // 19: lockstep.engine.v1.OrderRequest.fill:type_name -> lockstep.engine.v1.Fill
-	45, // 20: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
+	47, // 20: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
 	4,  // 21: lockstep.engine.v1.CommitRequest.checkpoint:type_name -> lockstep.engine.v1.Checkpoint
 	2,  // 22: lockstep.engine.v1.CommitResponse.position:type_name -> lockstep.engine.v1.Position
 	4,  // 23: lockstep.engine.v1.CheckpointsResponse.checkpoints:type_name -> lockstep.engine.v1.Checkpoint
 	2,  // 24: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
 	2,  // 25: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 26: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 27: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
-	1,  // 28: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
-	2,  // 29: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
-	5,  // 30: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
-	10, // 31: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
-	14, // 32: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
-	16, // 33: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
-	18, // 34: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
-	20, // 35: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
-	22, // 36: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
-	24, // 37: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
-	26, // 38: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
-	28, // 39: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
-	30, // 40: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
-	32, // 41: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
-	34, // 42: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
-	36, // 43: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
-	38, // 44: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
-	40, // 45: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
-	6,  // 46: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
-	6,  // 47: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
-	15, // 48: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
-	17, // 49: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
-	19, // 50: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
-	21, // 51: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
-	23, // 52: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
-	25, // 53: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
-	27, // 54: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
-	29, // 55: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
-	31, // 56: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
-	33, // 57: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
-	35, // 58: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
-	37, // 59: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
-	39, // 60: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
-	41, // 61: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
-	46, // [46:62] is the sub-list for method output_type
-	30, // [30:46] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	2,  // 26: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 27: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 28: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
+	1,  // 29: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
+	2,  // 30: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
+	5,  // 31: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
+	10, // 32: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
+	14, // 33: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
+	16, // 34: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
+	18, // 35: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
+	20, // 36: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
+	22, // 37: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
+	24, // 38: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
+	26, // 39: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
+	28, // 40: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
+	30, // 41: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
+	32, // 42: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
+	34, // 43: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
+	36, // 44: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
+	38, // 45: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
+	40, // 46: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
+	42, // 47: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
+	6,  // 48: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
+	6,  // 49: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
+	15, // 50: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
+	17, // 51: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
+	19, // 52: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
+	21, // 53: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
+	23, // 54: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
+	25, // 55: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
+	27, // 56: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
+	29, // 57: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
+	31, // 58: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
+	33, // 59: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
+	35, // 60: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
+	37, // 61: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
+	39, // 62: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
+	41, // 63: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
+	43, // 64: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
+	48, // [48:65] is the sub-list for method output_type
+	31, // [31:48] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_engine_v1_engine_proto_init() }
@@ -2813,7 +2902,7 @@ func file_engine_v1_engine_proto_init() {
 	if File_engine_v1_engine_proto != nil {
 		return
 	}
-	file_engine_v1_engine_proto_msgTypes[34].OneofWrappers = []any{
+	file_engine_v1_engine_proto_msgTypes[36].OneofWrappers = []any{
 		(*ReadImageRequest_Pin)(nil),
 		(*ReadImageRequest_At)(nil),
 	}
@@ -2823,7 +2912,7 @@ func file_engine_v1_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_v1_engine_proto_rawDesc), len(file_engine_v1_engine_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   42,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -38,6 +38,7 @@ const (
 	Engine_Fork_FullMethodName        = "/lockstep.engine.v1.Engine/Fork"
 	Engine_Pin_FullMethodName         = "/lockstep.engine.v1.Engine/Pin"
 	Engine_Unpin_FullMethodName       = "/lockstep.engine.v1.Engine/Unpin"
+	Engine_SizeAt_FullMethodName      = "/lockstep.engine.v1.Engine/SizeAt"
 	Engine_Resize_FullMethodName      = "/lockstep.engine.v1.Engine/Resize"
 	Engine_ReadImage_FullMethodName   = "/lockstep.engine.v1.Engine/ReadImage"
 	Engine_OpenView_FullMethodName    = "/lockstep.engine.v1.Engine/OpenView"
@@ -75,6 +76,8 @@ type EngineClient interface {
 	Fork(ctx context.Context, in *ForkRequest, opts ...grpc.CallOption) (*ForkResponse, error)
 	Pin(ctx context.Context, in *PinRequest, opts ...grpc.CallOption) (*PinResponse, error)
 	Unpin(ctx context.Context, in *UnpinRequest, opts ...grpc.CallOption) (*UnpinResponse, error)
+	// SizeAt tells the volume's size at a position.
+	SizeAt(ctx context.Context, in *SizeAtRequest, opts ...grpc.CallOption) (*SizeAtResponse, error)
 	Resize(ctx context.Context, in *ResizeRequest, opts ...grpc.CallOption) (*ResizeResponse, error)
 	// ReadImage sends the data of the image at a pin or position, ascending;
 	// what is not sent reads as zeroes. The first message has the size.
@@ -230,6 +233,16 @@ func (c *engineClient) Unpin(ctx context.Context, in *UnpinRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *engineClient) SizeAt(ctx context.Context, in *SizeAtRequest, opts ...grpc.CallOption) (*SizeAtResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SizeAtResponse)
+	err := c.cc.Invoke(ctx, Engine_SizeAt_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *engineClient) Resize(ctx context.Context, in *ResizeRequest, opts ...grpc.CallOption) (*ResizeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ResizeResponse)
@@ -310,6 +323,8 @@ type EngineServer interface {
 	Fork(context.Context, *ForkRequest) (*ForkResponse, error)
 	Pin(context.Context, *PinRequest) (*PinResponse, error)
 	Unpin(context.Context, *UnpinRequest) (*UnpinResponse, error)
+	// SizeAt tells the volume's size at a position.
+	SizeAt(context.Context, *SizeAtRequest) (*SizeAtResponse, error)
 	Resize(context.Context, *ResizeRequest) (*ResizeResponse, error)
 	// ReadImage sends the data of the image at a pin or position, ascending;
 	// what is not sent reads as zeroes. The first message has the size.
@@ -362,6 +377,9 @@ func (UnimplementedEngineServer) Pin(context.Context, *PinRequest) (*PinResponse
 }
 func (UnimplementedEngineServer) Unpin(context.Context, *UnpinRequest) (*UnpinResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Unpin not implemented")
+}
+func (UnimplementedEngineServer) SizeAt(context.Context, *SizeAtRequest) (*SizeAtResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SizeAt not implemented")
 }
 func (UnimplementedEngineServer) Resize(context.Context, *ResizeRequest) (*ResizeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resize not implemented")
@@ -598,6 +616,24 @@ func _Engine_Unpin_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Engine_SizeAt_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SizeAtRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).SizeAt(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_SizeAt_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).SizeAt(ctx, req.(*SizeAtRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Engine_Resize_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ResizeRequest)
 	if err := dec(in); err != nil {
@@ -709,6 +745,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Unpin",
 			Handler:    _Engine_Unpin_Handler,
+		},
+		{
+			MethodName: "SizeAt",
+			Handler:    _Engine_SizeAt_Handler,
 		},
 		{
 			MethodName: "Resize",

@@ -1,0 +1,83 @@
+package adminserver
+
+import (
+	"context"
+	"errors"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+// Site is the site that the admin API shows and acts on. Its methods may be
+// called concurrently.
+type Site interface {
+	Name() string
+	Groups() *groups.Groups
+	// Wake makes the past of a group readable until release is called: where
+	// engines rest while nothing uses them, it has them run.
+	Wake(ctx context.Context, group string) (release func(), err error)
+	// Volumes describes all volumes, by id.
+	Volumes() []Volume
+	// Volume describes one; ErrNotFound.
+	Volume(id journal.VolumeID) (Volume, error)
+	// Unpin drops a pin from every volume that has it.
+	Unpin(ctx context.Context, group, pin string) error
+	// Reopen recovers a volume that an error stopped; done is false if it
+	// needed nothing.
+	Reopen(ctx context.Context, id journal.VolumeID) (done bool, err error)
+	// OpenView shows every member's image at a point, read-only.
+	OpenView(ctx context.Context, group, at string) (View, error)
+	// CloseView closes an open view; ErrNoView.
+	CloseView(ctx context.Context, id string) error
+	// Views returns the open views, by id.
+	Views() []View
+	// Peers returns the addresses of other sites by name.
+	Peers() map[string]string
+}
+
+// Volume describes a volume at one moment.
+type Volume struct {
+	ID        journal.VolumeID
+	Name      string
+	Group     string
+	Claim     string // NAMESPACE/NAME; empty: not known
+	Node      string // that its engine runs on; empty: this one, or none
+	SizeBytes int64
+	Device    string // path while attached
+	Store     string // directory; empty: elsewhere, or none
+	Err       error  // why it is not served; nil while healthy
+	Tip       journal.Position
+	Durable   journal.Position
+	Horizon   journal.Position
+	Journal   journal.Stats // JournalBytes, IndexExtents and IndexBytes are shown
+	Timelines []journal.Timeline
+}
+
+// View is an open view of a group.
+type View struct {
+	ID      string
+	Group   string
+	Point   group.Point
+	Members []ViewMember // ascending by volume
+}
+
+// ViewMember is where one member's image is shown.
+type ViewMember struct {
+	Volume journal.VolumeID
+	Socket string // Unix socket of the NBD server; empty: see URI
+	URI    string // NBD URI
+}
+
+var (
+	// ErrNotFound: no such volume.
+	ErrNotFound = errors.New("no such volume")
+	// ErrNoView: no open view of that id.
+	ErrNoView = errors.New("no such view")
+)
+
+// sending is how a group's replication from here stands; nil: there is none.
+func (s *Server) sending(group string) *replication.Metrics {
+	return s.cfg.Site.Groups().Sending(group)
+}

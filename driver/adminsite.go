@@ -1,0 +1,119 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/driver/adminserver"
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/driver/site"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// adminSite is a standalone site as the admin API sees it. Open views are shown
+// over NBD.
+type adminSite struct {
+	site      *site.Site
+	exports   site.Exporter
+	nbdSocket string // where exports are served
+	peers     map[string]string
+}
+
+var _ adminserver.Site = adminSite{}
+
+func (a adminSite) Name() string             { return a.site.Name() }
+func (a adminSite) Groups() *groups.Groups   { return a.site.Groups() }
+func (a adminSite) Peers() map[string]string { return a.peers }
+
+// Wake implements adminserver.Site: stores of this process never rest.
+func (a adminSite) Wake(context.Context, string) (func(), error) { return func() {}, nil }
+
+func (a adminSite) Volumes() []adminserver.Volume {
+	var all []adminserver.Volume
+	for _, v := range a.site.Volumes() {
+		all = append(all, a.volume(v))
+	}
+	return all
+}
+
+func (a adminSite) Volume(id journal.VolumeID) (adminserver.Volume, error) {
+	v, err := a.site.Volume(id)
+	if errors.Is(err, site.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", adminserver.ErrNotFound, err)
+	}
+	return a.volume(v), err
+}
+
+func (a adminSite) volume(v site.Volume) adminserver.Volume {
+	out := adminserver.Volume{ID: v.ID, Name: v.Name, Group: v.Group, SizeBytes: v.SizeBytes, Device: v.Device, Store: v.StoreDir, Err: v.Err,
+		Tip: v.Tip, Durable: v.Durable, Horizon: v.Horizon, Journal: v.Stats}
+	if lines, _, err := a.site.Timelines(v.ID); err == nil {
+		out.Timelines = lines
+	}
+	return out
+}
+
+func (a adminSite) Unpin(ctx context.Context, _, pin string) error {
+	return a.site.UnpinPoint(ctx, pin)
+}
+
+func (a adminSite) Reopen(ctx context.Context, id journal.VolumeID) (bool, error) {
+	return a.site.ReopenVolume(ctx, id)
+}
+
+func (a adminSite) OpenView(ctx context.Context, name, at string) (adminserver.View, error) {
+	v, err := a.site.OpenView(ctx, name, at)
+	if err != nil {
+		return adminserver.View{}, err
+	}
+	for _, id := range v.Members {
+		dev, err := a.site.ViewDevice(v.ID, id)
+		if err == nil {
+			err = a.exports.Add(exportName(v.ID, id), dev, "group "+v.Group+" at "+v.Point.Time.Format(time.RFC3339Nano))
+		}
+		if err != nil {
+			return adminserver.View{}, errors.Join(err, a.closeView(ctx, v))
+		}
+	}
+	return a.view(v), nil
+}
+
+func (a adminSite) CloseView(ctx context.Context, id string) error {
+	for _, v := range a.site.ListViews() {
+		if v.ID == id {
+			return a.closeView(ctx, v)
+		}
+	}
+	return fmt.Errorf("view %s: %w", id, adminserver.ErrNoView)
+}
+
+func (a adminSite) closeView(ctx context.Context, v site.Views) error {
+	var errs []error
+	for _, id := range v.Members {
+		errs = append(errs, a.exports.Remove(ctx, exportName(v.ID, id)))
+	}
+	return errors.Join(append(errs, a.site.CloseView(v.ID))...)
+}
+
+func (a adminSite) Views() []adminserver.View {
+	var all []adminserver.View
+	for _, v := range a.site.ListViews() {
+		all = append(all, a.view(v))
+	}
+	return all
+}
+
+func (a adminSite) view(v site.Views) adminserver.View {
+	out := adminserver.View{ID: v.ID, Group: v.Group, Point: v.Point}
+	for _, id := range v.Members {
+		uri := url.URL{Scheme: "nbd+unix", Path: "/" + exportName(v.ID, id), RawQuery: url.Values{"socket": {a.nbdSocket}}.Encode()}
+		out.Members = append(out.Members, adminserver.ViewMember{Volume: id, Socket: a.nbdSocket, URI: uri.String()})
+	}
+	return out
+}
+
+// exportName names a member of a view on the NBD server (decisions/0004).
+func exportName(view string, id journal.VolumeID) string { return view + "/" + id.String() }

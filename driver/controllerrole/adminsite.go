@@ -1,0 +1,105 @@
+package controllerrole
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+
+	"github.com/lockstep-csi/lockstep/driver/adminserver"
+	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// adminSite is a fleet as the admin API sees it.
+type adminSite struct {
+	fleet *fleet.Fleet
+	name  string
+	peers func() map[string]string
+}
+
+var _ adminserver.Site = adminSite{}
+
+func (a adminSite) Name() string             { return a.name }
+func (a adminSite) Groups() *groups.Groups   { return a.fleet.Groups() }
+func (a adminSite) Peers() map[string]string { return a.peers() }
+
+// Wake implements adminserver.Site.
+func (a adminSite) Wake(ctx context.Context, name string) (func(), error) {
+	return a.fleet.Wake(ctx, name, true)
+}
+
+func (a adminSite) Volumes() []adminserver.Volume {
+	var all []adminserver.Volume
+	for _, v := range a.fleet.Volumes() {
+		all = append(all, volumeOf(v))
+	}
+	return all
+}
+
+func (a adminSite) Volume(id journal.VolumeID) (adminserver.Volume, error) {
+	v, err := a.fleet.Volume(id)
+	if errors.Is(err, fleet.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", adminserver.ErrNotFound, err)
+	}
+	return volumeOf(v), err
+}
+
+func volumeOf(v fleet.Volume) adminserver.Volume {
+	out := adminserver.Volume{ID: v.ID, Name: v.Name, Group: v.Group, Claim: v.Claim, Node: v.Node, SizeBytes: v.SizeBytes, Device: v.State.Device, Err: v.Err}
+	if v.State.Error != "" {
+		out.Err = fmt.Errorf("%s: %s", v.State.Reason, v.State.Error)
+	}
+	if st := v.State.Store; st != nil {
+		out.Tip, out.Durable, out.Horizon, out.Timelines = st.Tip, st.Durable, st.Horizon, st.Timelines
+		out.Journal = journal.Stats{JournalBytes: st.JournalBytes, IndexExtents: st.IndexExtents, IndexBytes: st.IndexBytes}
+	}
+	return out
+}
+
+func (a adminSite) Unpin(ctx context.Context, name, pin string) error {
+	return a.fleet.UnpinPoint(ctx, name, pin)
+}
+
+// Reopen implements adminserver.Site: an engine whose journal failed ends by
+// itself, and the next one recovers it.
+func (a adminSite) Reopen(context.Context, journal.VolumeID) (bool, error) {
+	return false, errors.New("in a cluster an engine that failed is started again by itself: see its pod's events and log")
+}
+
+func (a adminSite) OpenView(ctx context.Context, name, at string) (adminserver.View, error) {
+	v, err := a.fleet.OpenView(ctx, name, at)
+	if err != nil {
+		return adminserver.View{}, err
+	}
+	return viewOf(v), nil
+}
+
+func (a adminSite) CloseView(ctx context.Context, id string) error {
+	err := a.fleet.CloseView(ctx, id)
+	if errors.Is(err, fleet.ErrNoView) {
+		err = fmt.Errorf("%w: %w", adminserver.ErrNoView, err)
+	}
+	return err
+}
+
+func (a adminSite) Views() []adminserver.View {
+	var all []adminserver.View
+	for _, v := range a.fleet.Views() {
+		all = append(all, viewOf(v))
+	}
+	return all
+}
+
+// nbdPort is where an engine shows images, on its pod's loopback interface.
+const nbdPort = "10809"
+
+func viewOf(v fleet.View) adminserver.View {
+	out := adminserver.View{ID: v.ID, Group: v.Group, Point: v.Point}
+	for _, m := range v.Members {
+		uri := url.URL{Scheme: "nbd", Host: "127.0.0.1:" + nbdPort, Path: "/" + m.Export}
+		out.Members = append(out.Members, adminserver.ViewMember{Volume: m.Volume, URI: uri.String()})
+	}
+	return out
+}
