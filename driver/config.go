@@ -20,6 +20,8 @@ type StandaloneConfig struct {
 	Listen      string            // host:port of the gateway; empty: no other site may connect
 	TLSDir      string            // ca.crt, tls.crt, tls.key; needed for Listen and Peers
 	Peers       map[string]string // host:port by site name
+	RateLimit   int64             // bytes per second sent to each peer; 0: unlimited
+	Compress    bool              // what is sent to peers
 	MetricsAddr string            // host:port; empty: no metrics are served
 	Version     string            // of the program
 	MaxVolumes  int64             // that can be attached at a time; 0: DefaultMaxVolumes
@@ -50,6 +52,8 @@ func (c *StandaloneConfig) Validate() error {
 		return fmt.Errorf("standalone configuration: admin socket %q is not an absolute path", c.Admin)
 	case c.MaxVolumes < 0:
 		return fmt.Errorf("standalone configuration: %d volumes at most is negative", c.MaxVolumes)
+	case c.RateLimit < 0:
+		return fmt.Errorf("standalone configuration: rate limit of %d bytes per second is negative", c.RateLimit)
 	case (c.Listen != "" || len(c.Peers) > 0) && c.TLSDir == "":
 		return errors.New("standalone configuration: other sites are spoken to with certificates only: TLSDir is missing")
 	case c.HolderArgs == nil:

@@ -128,7 +128,7 @@ func (s *standalone) dialPeers() (map[string]site.Peer, error) {
 			return nil, err
 		}
 		s.peers[name] = conn
-		out[name] = site.Peer{Address: address, Conn: conn}
+		out[name] = site.Peer{Address: address, Conn: conn, Limiter: replication.NewLimiter(s.cfg.RateLimit), Compress: s.cfg.Compress}
 	}
 	return out, nil
 }

@@ -58,6 +58,9 @@ func (m *splitSim) orderEngine(s *splitSite, v journal.VolumeID) {
 	if !s.ctl.up || !s.ctl.known || s.ctl.op != nil {
 		return
 	}
+	if s.ctl.tried > s.ctl.held.Term {
+		m.lifts = append(m.lifts, liftUnderWay{s.engines[v], s.ctl.tried, s.ctl.held.Term})
+	}
 	s.ctl.revision++
 	m.ordered = append(m.ordered, orderUnderWay{s.engines[v],
 		order{term: s.ctl.held.Term, revision: s.ctl.revision, role: s.ctl.held.Role, source: s.ctl.held.Source}})
@@ -73,6 +76,25 @@ func (m *splitSim) deliverOrder() {
 	m.ordered = slices.Delete(m.ordered, i, i+1)
 	if o.to.up && !m.oneIn(5) {
 		m.obey(o.to, o.order)
+	}
+}
+
+// deliverLift takes any of the lifts under way: often late.
+func (m *splitSim) deliverLift() {
+	if len(m.lifts) == 0 {
+		return
+	}
+	i := m.rng.IntN(len(m.lifts))
+	l := m.lifts[i]
+	m.lifts = slices.Delete(m.lifts, i, i+1)
+	switch {
+	case !l.to.up:
+	case l.to.floor <= l.term:
+		l.to.floor = max(l.keep, l.to.orders.term)
+	case l.to.orders.term < l.term:
+		// It would let the old term in again behind a fence of a later
+		// promotion.
+		m.counts.LateLifts++
 	}
 }
 
@@ -113,7 +135,8 @@ func (m *splitSim) promote(s *splitSite) {
 		if c.held.Role != group.RoleReplica || slices.ContainsFunc(m.volumes, func(v journal.VolumeID) bool { return s.engines[v].store == nil }) {
 			return
 		}
-		c.op = &promotion{term: c.held.Term + 1, fenced: make(map[journal.VolumeID]bool), forked: make(map[journal.VolumeID]bool)}
+		s.kept = s.fenced
+		c.op = &promotion{term: max(c.held.Term, c.tried) + 1, fenced: make(map[journal.VolumeID]bool), forked: make(map[journal.VolumeID]bool)}
 		m.hold(s)
 		m.logf("controller %s begins to promote to term %d", s.name, c.op.term)
 		return
@@ -121,6 +144,11 @@ func (m *splitSim) promote(s *splitSite) {
 	v := m.pickVolume()
 	e := s.engines[v]
 	switch {
+	case c.op.targets == nil && m.oneIn(10):
+		c.tried, c.op, s.fenced = c.op.term, nil, s.kept
+		c.release()
+		m.counts.GivenUp++
+		m.logf("controller %s gives up to promote to term %d", s.name, c.tried)
 	case c.op.targets == nil && len(c.op.fenced) < len(m.volumes):
 		if e.up {
 			if err := e.server.Fence(context.Background(), c.op.term); err != nil {

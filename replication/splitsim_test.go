@@ -91,6 +91,7 @@ func (m *splitSim) step() {
 		m.orderEngine(s, e.volume)
 	case n < 300:
 		m.deliverOrder()
+		m.deliverLift()
 	case n < 340:
 		m.connect(e)
 	case n < 955:
@@ -295,8 +296,9 @@ func (m *splitSim) settle() {
 				}
 			}
 		}
-		for len(m.ordered) > 0 {
+		for len(m.ordered) > 0 || len(m.lifts) > 0 {
 			m.deliverOrder()
+			m.deliverLift()
 		}
 		for _, st := range slices.Clone(m.live) {
 			for part := range 5 {

@@ -24,6 +24,7 @@ type splitSim struct {
 	linkUp   bool
 	live     []*splitStream
 	ordered  []orderUnderWay
+	lifts    []liftUnderWay
 	timeline uint64
 	ckpt     int64
 	// cuts is the oracle of checkpoints, by number and time.
@@ -41,8 +42,9 @@ type splitSite struct {
 	engines   map[journal.VolumeID]*splitEngine
 	make      storeMaker
 	// fenced is the oracle of promotions: the highest term at which every
-	// engine of the site has answered a fence.
-	fenced group.Term
+	// engine of the site has answered a fence that was not given up. kept is
+	// what it was before the promotion under way.
+	fenced, kept group.Term
 }
 
 // splitController is a controller. It implements Groups.
@@ -54,6 +56,7 @@ type splitController struct {
 	members  []Member
 	newest   journal.CheckpointNumber
 	op       *promotion // nil: none is under way
+	tried    group.Term // of the newest promotion that was given up
 	revision uint64
 
 	server  *AnnounceServer
@@ -81,6 +84,13 @@ type order struct {
 type orderUnderWay struct {
 	to *splitEngine
 	order
+}
+
+// liftUnderWay takes back the fences of promotions that were given up: those up
+// to term become one at keep, which the controller holds.
+type liftUnderWay struct {
+	to         *splitEngine
+	term, keep group.Term
 }
 
 // splitEngine is an engine. It implements Orders and ReplicaStores.
@@ -125,13 +135,13 @@ const maxPassed = 2
 
 // splitCounts shows that the simulation came to what it is meant to try.
 type splitCounts struct {
-	Acks, Batches, Forks, Images, EngineCrashes, ControllerCrashes, GatewayCrashes, DiskFaults, Failovers, ResumedFailovers, Demotions,
+	Acks, Batches, Forks, Images, EngineCrashes, ControllerCrashes, GatewayCrashes, DiskFaults, Failovers, ResumedFailovers, GivenUp, LateLifts, Demotions,
 	Rewinds, Damaged, Replaced, StaleOrders, StaleStreams, NotAnnounced, NoEngine, HeldAnnouncements, LateAfterFence, Points int
 }
 
 func (c *splitCounts) fields() []*int {
 	return []*int{&c.Acks, &c.Batches, &c.Forks, &c.Images, &c.EngineCrashes, &c.ControllerCrashes, &c.GatewayCrashes, &c.DiskFaults, &c.Failovers,
-		&c.ResumedFailovers, &c.Demotions, &c.Rewinds, &c.Damaged, &c.Replaced, &c.StaleOrders, &c.StaleStreams, &c.NotAnnounced, &c.NoEngine,
+		&c.ResumedFailovers, &c.GivenUp, &c.LateLifts, &c.Demotions, &c.Rewinds, &c.Damaged, &c.Replaced, &c.StaleOrders, &c.StaleStreams, &c.NotAnnounced, &c.NoEngine,
 		&c.HeldAnnouncements, &c.LateAfterFence, &c.Points}
 }
 

@@ -64,6 +64,15 @@ func (c *VolumeSenderConfig) Validate() error {
 	return nil
 }
 
+// NewLimiter makes a limiter of so many bytes a second, through which one full
+// message passes at once; nil for 0, which is unlimited.
+func NewLimiter(bytesPerSecond int64) *rate.Limiter {
+	if bytesPerSecond == 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(bytesPerSecond), MaxMessageBytes)
+}
+
 // checkLimiter reports a limiter that could never let a full message pass.
 func checkLimiter(l *rate.Limiter) error {
 	if l != nil && l.Limit() != rate.Inf && l.Burst() < MaxMessageBytes {

@@ -35,6 +35,11 @@ type standaloneConfig struct {
 	TLSDir string
 	// Peers maps the names of other sites to host:port.
 	Peers map[string]string
+	// RateLimit bounds what is sent to each peer, in bytes per second; 0:
+	// unlimited.
+	RateLimit int64
+	// Compress compresses what is sent.
+	Compress bool
 	// MetricsAddr is host:port of the metrics; empty: none are served.
 	MetricsAddr string
 }
@@ -43,6 +48,7 @@ type standaloneConfig struct {
 type standaloneFlags struct {
 	config standaloneConfig
 	peers  []string
+	limit  string
 	log    logFlags
 }
 
@@ -76,6 +82,8 @@ Kubernetes. It stops in order on SIGINT or SIGTERM: volumes are flushed first.`,
 	flags.StringVar(&f.config.Listen, "listen", "", "host:port that other sites connect to; needs --tls-dir")
 	flags.StringVar(&f.config.TLSDir, "tls-dir", "", "directory with ca.crt, tls.crt and tls.key, see the certs command")
 	flags.StringArrayVar(&f.peers, "peer", nil, "another site as name=host:port, repeatable; needs --tls-dir")
+	flags.StringVar(&f.limit, "rate-limit", "0", "bytes per second that may be sent to each peer, such as 20Mi; 0: unlimited")
+	flags.BoolVar(&f.config.Compress, "compress", true, "compress what is sent to peers")
 	flags.StringVar(&f.config.MetricsAddr, "metrics-addr", "", "host:port that serves Prometheus metrics; empty: none")
 	registerAdminSocket(a, command, &f.config.Admin)
 	f.log.register(command)
@@ -125,6 +133,9 @@ func (f *standaloneFlags) validate() (standaloneConfig, error) {
 		}
 	}
 	if config.Peers, err = parsePeers(config.Site, f.peers); err != nil {
+		return config, err
+	}
+	if config.RateLimit, err = parseRate("--rate-limit", f.limit); err != nil {
 		return config, err
 	}
 	return config, config.validateTLS()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/driver"
 	"github.com/lockstep-csi/lockstep/driver/enginepod"
+	"github.com/lockstep-csi/lockstep/driver/gatewaypod"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/node/holder"
@@ -16,6 +17,7 @@ import (
 // functions so that the command line is tested without starting any.
 type roles struct {
 	standalone    func(ctx context.Context, config standaloneConfig) error
+	gateway       func(ctx context.Context, config gatewayConfig) error
 	holder        func(ctx context.Context, socket, dir string) error
 	engine        func(ctx context.Context, config enginepod.ProcessConfig) error
 	dumpJournal   func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error
@@ -25,6 +27,7 @@ type roles struct {
 func linkedRoles() roles {
 	return roles{
 		standalone: runStandalone,
+		gateway:    runGateway,
 		holder: func(ctx context.Context, socket, dir string) error {
 			return holder.Run(ctx, holder.Config{Socket: socket, Dir: dir, Log: slog.Default()})
 		},
@@ -42,8 +45,21 @@ func linkedRoles() roles {
 func runStandalone(ctx context.Context, c standaloneConfig) error {
 	return driver.RunStandalone(ctx, driver.StandaloneConfig{
 		Site: c.Site, Root: c.Root, CSIEndpoint: c.CSIEndpoint, NodeID: c.NodeID, Admin: c.Admin,
-		Listen: c.Listen, TLSDir: c.TLSDir, Peers: c.Peers, MetricsAddr: c.MetricsAddr,
+		Listen: c.Listen, TLSDir: c.TLSDir, Peers: c.Peers, RateLimit: c.RateLimit, Compress: c.Compress, MetricsAddr: c.MetricsAddr,
 		Version: version, Log: slog.Default(),
 		HolderArgs: func(socket, dir string) []string { return []string{"holder", "--socket", socket, "--dir", dir} },
+	})
+}
+
+// runGateway runs the gateway of a cluster.
+func runGateway(ctx context.Context, c gatewayConfig) error {
+	client, err := gatewaypod.Connect(c.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	return gatewaypod.Run(ctx, gatewaypod.Config{
+		Namespace: c.Namespace, Listen: c.Listen, PeerTLSDir: c.PeerTLSDir, TLSDir: c.TLSDir, Peers: c.Peers,
+		Controller: c.Controller, EnginePort: int(c.EnginePort), HealthAddr: c.HealthAddr, MetricsAddr: c.MetricsAddr, MaxStreams: c.MaxStreams, RateLimit: c.RateLimit,
+		Client: client, Log: slog.Default(),
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
@@ -16,6 +17,10 @@ import (
 type Peer struct {
 	Address string
 	Conn    grpc.ClientConnInterface
+	// Limiter bounds what is sent there by all groups; nil: unlimited.
+	Limiter *rate.Limiter
+	// Compress compresses what is sent there.
+	Compress bool
 }
 
 // replicator implements groups.Replicator: this process sends.
@@ -33,7 +38,7 @@ func (s replicator) Replicate(st group.State) (groups.Replication, error) {
 	}
 	return replication.NewSender(replication.SenderConfig{
 		Group: st.Name, Peer: st.Settings.ReplicateTo, Conn: peer.Conn, Sources: sources(s), Groups: s.groups.Standings(),
-		Clock: s.cfg.Clock, Random: rand.Float64, Compress: true, Log: s.cfg.Log,
+		Clock: s.cfg.Clock, Random: rand.Float64, Compress: peer.Compress, Limiter: peer.Limiter, Log: s.cfg.Log,
 	})
 }
 

@@ -145,14 +145,6 @@ func readBundle(path string) ([]*x509.Certificate, error) {
 	return parseBundle(path, data)
 }
 
-func readKey(path string) (crypto.Signer, error) {
-	data, err := readFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return parseKey(path, data)
-}
-
 func parseKey(name string, data []byte) (crypto.Signer, error) {
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != "PRIVATE KEY" {

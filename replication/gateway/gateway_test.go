@@ -205,7 +205,7 @@ func TestBackpressure(t *testing.T) {
 	}
 	select {
 	case err := <-done:
-		t.Errorf("the sender came through: %v", err)
+		t.Fatalf("the sender came through: %v", err)
 	default:
 	}
 	close(read)
@@ -277,7 +277,9 @@ func TestStop(t *testing.T) {
 	must(t, err)
 	r.until("a second stream is carried", func() bool { return r.gauge(gw, "lockstep_gateway_streams") == 2 })
 	gw.Close()
-	<-ended
+	if err := <-ended; err == nil {
+		t.Error("the engine's stream goes on")
+	}
 	for _, s := range []replicationv1.Replication_ReplicateClient{stream, waiting} {
 		if _, err := s.Recv(); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "stopping") {
 			t.Errorf("stream ends with %v, want Unavailable because the gateway stops", err)
@@ -311,7 +313,9 @@ func TestStreamLimit(t *testing.T) {
 		t.Errorf("second stream: %v, want ResourceExhausted", err)
 	}
 	cancel()
-	<-ended
+	if err := <-ended; err == nil {
+		t.Error("the engine's stream goes on")
+	}
 	r.until("the first stream's place is free", func() bool { return r.gauge(gw, "lockstep_gateway_streams") == 0 })
 	third, err := client.Replicate(r.within())
 	must(t, err)
