@@ -7,6 +7,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/driver"
 	"github.com/lockstep-csi/lockstep/driver/enginepod"
+	"github.com/lockstep-csi/lockstep/driver/noderole"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/node/holder"
@@ -16,6 +17,7 @@ import (
 // functions so that the command line is tested without starting any.
 type roles struct {
 	standalone    func(ctx context.Context, config standaloneConfig) error
+	node          func(ctx context.Context, config nodeConfig) error
 	holder        func(ctx context.Context, socket, dir string) error
 	engine        func(ctx context.Context, config enginepod.ProcessConfig) error
 	dumpJournal   func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error
@@ -25,6 +27,7 @@ type roles struct {
 func linkedRoles() roles {
 	return roles{
 		standalone: runStandalone,
+		node:       runNode,
 		holder: func(ctx context.Context, socket, dir string) error {
 			return holder.Run(ctx, holder.Config{Socket: socket, Dir: dir, Log: slog.Default()})
 		},
@@ -45,5 +48,20 @@ func runStandalone(ctx context.Context, c standaloneConfig) error {
 		Listen: c.Listen, TLSDir: c.TLSDir, Peers: c.Peers, MetricsAddr: c.MetricsAddr,
 		Version: version, Log: slog.Default(),
 		HolderArgs: func(socket, dir string) []string { return []string{"holder", "--socket", socket, "--dir", dir} },
+	})
+}
+
+// runNode runs the node plugin. Its topology has what the cluster says of the
+// node, if this process may ask.
+func runNode(ctx context.Context, c nodeConfig) error {
+	topology, err := noderole.InCluster(c.NodeID)
+	if err != nil {
+		return err
+	}
+	return noderole.Run(ctx, noderole.Config{
+		CSIEndpoint: c.CSIEndpoint, DriverName: c.DriverName, NodeID: c.NodeID,
+		HolderSocket: c.HolderSocket, HolderGroup: c.HolderGroup, DevicesDir: c.DevicesDir, StateDir: c.StateDir,
+		MaxVolumes: c.MaxVolumes, StageWait: c.StageWait, Topology: topology,
+		HealthAddr: c.HealthAddr, MetricsAddr: c.MetricsAddr, Version: version, Log: slog.Default(),
 	})
 }
