@@ -143,6 +143,11 @@ func (d nodeDevices) Device(_ context.Context, id journal.VolumeID) (string, err
 	return device, err
 }
 
+// Await implements node.Devices: a site attaches before it says so.
+func (d nodeDevices) Await(ctx context.Context, id journal.VolumeID) (string, error) {
+	return d.Device(ctx, id)
+}
+
 // meaning maps errors below to the controller's; the first match counts.
 var meaning = []struct{ from, to error }{
 	{groups.ErrInUse, controller.ErrInUse},

@@ -15,6 +15,18 @@
 // refused.
 //
 // Calls for one volume take turns; calls for different volumes do not wait for
-// each other. The package owns no goroutine. It does not attach devices: its
-// Devices does.
+// each other. The package does not attach devices: its Devices does.
+//
+// # Devices without an engine
+//
+// While nobody serves a device its I/O waits, and with it the last unmount of
+// its file system, which writes back. Unstaging then does not pretend success:
+// it is Unavailable, and done once an engine is back. A device whose engine and
+// holder are both gone fails its I/O, which no unmount waits for; what is mounted
+// of it is taken away when the volume is staged, unstaged or published next.
+//
+// # Goroutines
+//
+// One for each unmount, which ends with it and may outlive the call that wanted
+// it. Nothing joins them: they wait for processes of their own.
 package node

@@ -26,6 +26,9 @@ var (
 	ErrDamaged = errors.New("file system is damaged")
 	// ErrOutOfRange: the device is smaller than wanted.
 	ErrOutOfRange = errors.New("out of range")
+	// ErrUnavailable: something that is needed is not there at the moment. The
+	// call changed nothing that a repetition would not do.
+	ErrUnavailable = errors.New("not available at the moment")
 	// ErrBusy: another call for the volume is in progress.
 	ErrBusy = errors.New("another operation is in progress")
 )
@@ -44,6 +47,7 @@ var codeTable = []struct {
 	{ErrDamaged, codes.DataLoss},
 	{ErrOutOfRange, codes.OutOfRange},
 	{ErrBusy, codes.Aborted},
+	{ErrUnavailable, codes.Unavailable},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 }

@@ -67,6 +67,10 @@ func (m *machine) Device(_ context.Context, id journal.VolumeID) (string, error)
 	return path, nil
 }
 
+func (m *machine) Await(ctx context.Context, id journal.VolumeID) (string, error) {
+	return m.Device(ctx, id)
+}
+
 func (m *machine) Ready(context.Context) error { return nil }
 
 // volume is an attached volume and where it is to appear.
@@ -127,7 +131,7 @@ func (v *volume) device() string {
 // destroy unmounts and detaches whatever a test left.
 func (v *volume) destroy() {
 	for _, path := range []string{v.target + " 2", v.target, v.staging} {
-		if err := v.m.unmountAll(path); err != nil {
+		if err := v.m.unmountAll(context.Background(), path); err != nil {
 			v.m.t.Error(err)
 		}
 	}

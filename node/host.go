@@ -20,7 +20,8 @@ type Host interface {
 	// Bind makes source appear at target. There is no moment at which a
 	// read-only one could be written to.
 	Bind(source, target string, readOnly bool) error
-	// Unmount removes the topmost mount at target.
+	// Unmount removes the topmost mount at target. At the last mount of a file
+	// system it waits for its device.
 	Unmount(target string) error
 	// Run runs one of the file systems' tools and returns what it printed and
 	// its exit code. err is set only if the tool could not be run to its end.
@@ -72,20 +73,6 @@ func (s *Server) mounts(keep func(*Mount) bool) ([]Mount, error) {
 		return nil, fmt.Errorf("read mount table: %w", err)
 	}
 	return slices.DeleteFunc(all, func(m Mount) bool { return !keep(&m) }), nil
-}
-
-// unmountAll unmounts whatever is mounted at path, however often.
-func (s *Server) unmountAll(path string) error {
-	mounts, err := s.mountsAt(path)
-	if err != nil {
-		return err
-	}
-	for range mounts {
-		if err := s.host.Unmount(path); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // canonical returns path as the mount table spells it. Its last element is

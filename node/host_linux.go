@@ -144,11 +144,15 @@ func (linux) Bind(source, target string, readOnly bool) error {
 	return nil
 }
 
-// Unmount uses the system call itself, which unlike umount(8) does not look
-// at the path and so works on mounts whose device is dead.
+// Unmount has another process do it. While that waits for a device without an
+// engine it cannot be killed, and a thread in such a wait would keep the
+// descriptors of this process open, the one among them that the engine is to be
+// handed. umount(8) is told not to look at the path, which would fail or wait on
+// a device that is dead.
 func (linux) Unmount(target string) error {
-	if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW); err != nil {
-		return fmt.Errorf("unmount %s: %w", target, err)
+	output, err := exec.Command("umount", "--no-canonicalize", "--internal-only", target).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("unmount %s: %w: %s", target, err, strings.TrimSpace(string(output)))
 	}
 	return nil
 }

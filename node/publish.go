@@ -56,19 +56,19 @@ func (s *Server) publish(ctx context.Context, req *csi.NodePublishVolumeRequest,
 	if err != nil {
 		return err
 	}
-	published, err := s.published(device, staging, target, a)
+	published, err := s.published(ctx, device, staging, target, a)
 	if err != nil || published {
 		return err
 	}
 	if a.block {
 		return s.publishBlock(device, target, a)
 	}
-	return s.publishMount(ctx, device, staging, target, a)
+	return s.publishMount(ctx, req.GetVolumeId(), device, staging, target, a)
 }
 
 // published reports whether the volume is at target as wanted, and refuses a
 // second target where the access mode allows but one.
-func (s *Server) published(device Device, staging, target string, a access) (bool, error) {
+func (s *Server) published(ctx context.Context, device Device, staging, target string, a access) (bool, error) {
 	mounts, err := s.mounts(func(m *Mount) bool {
 		if m.Point == target {
 			return true
@@ -97,14 +97,17 @@ func (s *Server) published(device Device, staging, target string, a access) (boo
 		return false, nil
 	case !at.isOf(device.Number):
 		s.log.Warn("unmount stale target", "path", target)
-		return false, s.unmountAll(target)
+		return false, s.unmountAll(ctx, target)
 	case at.ReadOnly != a.readOnly || (at.Node == device.Number) != a.block:
 		return false, fmt.Errorf("%s is published read-only %t, block %t: %w", target, at.ReadOnly, at.Node == device.Number, ErrExists)
 	}
 	return true, nil
 }
 
-func (s *Server) publishMount(ctx context.Context, device Device, staging, target string, a access) error {
+func (s *Server) publishMount(ctx context.Context, volume string, device Device, staging, target string, a access) error {
+	if err := s.restage(ctx, volume, device, staging, a); err != nil {
+		return err
+	}
 	mounts, err := s.mountsAt(staging)
 	if err != nil {
 		return err
@@ -124,6 +127,21 @@ func (s *Server) publishMount(ctx context.Context, device Device, staging, targe
 		return err
 	}
 	return s.host.Bind(staging, target, a.readOnly)
+}
+
+// restage stages a volume again whose staging mount is of a device that is no
+// longer the volume's: engine and node plugin died together, and the volume was
+// attached anew. Kubelet does not stage again what it has staged.
+func (s *Server) restage(ctx context.Context, volume string, device Device, staging string, a access) error {
+	mounts, err := s.mountsAt(staging)
+	if err != nil || len(mounts) == 0 || mounts[len(mounts)-1].Device == device.Number {
+		return err
+	}
+	a.readOnly = mounts[len(mounts)-1].ReadOnly // of the staging, not of this pod
+	if err := s.stage(ctx, volume, device, staging, a); err != nil {
+		return fmt.Errorf("stage again: %w", err)
+	}
+	return nil
 }
 
 func (s *Server) publishBlock(device Device, target string, a access) error {
@@ -160,16 +178,16 @@ func (s *Server) unpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolu
 		return nil, err
 	}
 	defer unlock()
-	if err := s.unpublish(req.GetTargetPath()); err != nil {
+	if err := s.unpublish(ctx, req.GetTargetPath()); err != nil {
 		return nil, fmt.Errorf("unpublish volume %s: %w", req.GetVolumeId(), err)
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 
-func (s *Server) unpublish(path string) error {
+func (s *Server) unpublish(ctx context.Context, path string) error {
 	target, err := canonical(path)
 	if err == nil {
-		err = s.unmountAll(target)
+		err = s.unmountAll(ctx, target)
 	}
 	if err == nil {
 		err = os.Remove(target)

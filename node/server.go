@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -14,9 +15,15 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// defaultLockWait is how long a call waits for another one on the same volume
-// before it is answered Aborted.
-const defaultLockWait = 2 * time.Second
+const (
+	// defaultLockWait is how long a call waits for another one on the same
+	// volume before it is answered Aborted.
+	defaultLockWait = 2 * time.Second
+	// defaultUnmountWait is how long an unmount may take before its caller is
+	// told to come back. A file system writes back at its last unmount, and
+	// waits for as long as its device has no engine.
+	defaultUnmountWait = 20 * time.Second
+)
 
 // Devices knows the block devices of the volumes that are attached to this
 // node. Its methods may be called concurrently.
@@ -25,6 +32,9 @@ type Devices interface {
 	// volume is unknown or not attached here; ErrPrecondition if it is attached
 	// but cannot be served at present.
 	Device(ctx context.Context, id journal.VolumeID) (path string, err error)
+	// Await is Device for a volume that is about to be attached here: it waits
+	// until the volume is served, for as long as ctx lets it.
+	Await(ctx context.Context, id journal.VolumeID) (path string, err error)
 	// Ready returns nil once devices can be served, else what is missing.
 	Ready(ctx context.Context) error
 }
@@ -44,6 +54,12 @@ type Config struct {
 	StateDir string
 	// LockWait is how long a call waits for its turn; 0: 2 s.
 	LockWait time.Duration
+	// UnmountWait is how long an unmount may take before the call that wants it
+	// is answered Unavailable; it goes on behind. 0: 20 s.
+	UnmountWait time.Duration
+	// Topology returns the segments of this node beside its id, with the keys
+	// that the cluster uses (topology.kubernetes.io/zone); nil: none.
+	Topology func(context.Context) (map[string]string, error)
 	Log      *slog.Logger // nil: slog.Default()
 }
 
@@ -56,8 +72,8 @@ func (c *Config) Validate() error {
 		return errors.New("node configuration: Devices is missing")
 	case c.StateDir == "":
 		return errors.New("node configuration: StateDir is missing")
-	case c.LockWait < 0:
-		return errors.New("node configuration: LockWait is negative")
+	case c.LockWait < 0 || c.UnmountWait < 0:
+		return errors.New("node configuration: LockWait or UnmountWait is negative")
 	}
 	if err := csikeys.CheckNodeID(c.NodeID); err != nil {
 		return fmt.Errorf("node configuration: %w", err)
@@ -73,6 +89,8 @@ type Server struct {
 	host  Host
 	log   *slog.Logger
 	locks keylock.Set
+	// unmounting are the unmounts under way; see unmount.go.
+	unmounting unmounts
 }
 
 // New returns a server; it holds nothing that would have to be closed.
@@ -86,6 +104,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.LockWait == 0 {
 		cfg.LockWait = defaultLockWait
 	}
+	if cfg.UnmountWait == 0 {
+		cfg.UnmountWait = defaultUnmountWait
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
@@ -93,11 +114,26 @@ func New(cfg Config) (*Server, error) {
 }
 
 // NodeGetInfo implements csi.NodeServer.
-func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
+func (s *Server) NodeGetInfo(ctx context.Context, _ *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
+	return answer(s.getInfo(ctx))
+}
+
+func (s *Server) getInfo(ctx context.Context) (*csi.NodeGetInfoResponse, error) {
+	segments := map[string]string{}
+	if s.cfg.Topology != nil {
+		// An answer without them would be remembered until the plugin registers
+		// again; a failed call is repeated.
+		found, err := s.cfg.Topology(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("find topology of node %s: %w: %w", s.cfg.NodeID, ErrUnavailable, err)
+		}
+		maps.Copy(segments, found)
+	}
+	segments[csikeys.TopologyNode] = s.cfg.NodeID
 	return &csi.NodeGetInfoResponse{
 		NodeId:             s.cfg.NodeID,
 		MaxVolumesPerNode:  s.cfg.MaxVolumesPerNode,
-		AccessibleTopology: &csi.Topology{Segments: map[string]string{csikeys.TopologyNode: s.cfg.NodeID}},
+		AccessibleTopology: &csi.Topology{Segments: segments},
 	}, nil
 }
 
@@ -133,11 +169,15 @@ func (s *Server) lock(ctx context.Context, volume string) (unlock func(), err er
 
 // device finds the block device of a volume by its CSI id.
 func (s *Server) device(ctx context.Context, volume string) (Device, error) {
+	return s.deviceBy(ctx, volume, s.cfg.Devices.Device)
+}
+
+func (s *Server) deviceBy(ctx context.Context, volume string, find func(context.Context, journal.VolumeID) (string, error)) (Device, error) {
 	id, err := journal.ParseVolumeID(volume)
 	if err != nil {
 		return Device{}, fmt.Errorf("volume %s: %w", volume, ErrNotFound)
 	}
-	path, err := s.cfg.Devices.Device(ctx, id)
+	path, err := find(ctx, id)
 	if err != nil {
 		return Device{}, fmt.Errorf("find device of volume %s: %w", volume, err)
 	}

@@ -22,6 +22,27 @@ func TestNodeGetInfo(t *testing.T) {
 	}
 }
 
+// TestTopology: what the cluster says of the node is told beside its id, and an
+// answer without it is none.
+func TestTopology(t *testing.T) {
+	var failure error
+	server, err := New(Config{
+		NodeID: "node-1", Devices: &machine{}, StateDir: "/x",
+		Topology: func(context.Context) (map[string]string, error) {
+			return map[string]string{"zone": "z1", csikeys.TopologyNode: "another"}, failure
+		},
+	})
+	ok(t, err)
+	got, err := server.NodeGetInfo(context.Background(), &csi.NodeGetInfoRequest{})
+	ok(t, err)
+	if segments := got.GetAccessibleTopology().GetSegments(); len(segments) != 2 || segments["zone"] != "z1" || segments[csikeys.TopologyNode] != "node-1" {
+		t.Errorf("segments are %v", segments)
+	}
+	failure = errors.New("the API server is away")
+	_, err = server.NodeGetInfo(context.Background(), &csi.NodeGetInfoRequest{})
+	wantCode(t, err, codes.Unavailable)
+}
+
 func TestConfigValidate(t *testing.T) {
 	good := Config{NodeID: "n", Devices: &machine{}, StateDir: "/x"}
 	ok(t, good.Validate())
@@ -31,6 +52,7 @@ func TestConfigValidate(t *testing.T) {
 		"no state":         func(c *Config) { c.StateDir = "" },
 		"negative maximum": func(c *Config) { c.MaxVolumesPerNode = -1 },
 		"negative wait":    func(c *Config) { c.LockWait = -1 },
+		"negative unmount": func(c *Config) { c.UnmountWait = -1 },
 	} {
 		bad := good
 		spoil(&bad)

@@ -26,6 +26,11 @@ func (s *Server) stageVolume(ctx context.Context, req *csi.NodeStageVolumeReques
 	if err != nil {
 		return nil, err
 	}
+	// Without the lock: whoever wants to unstage meanwhile must not wait for an
+	// engine that may never come.
+	if _, err := s.deviceBy(ctx, req.GetVolumeId(), s.cfg.Devices.Await); err != nil {
+		return nil, err
+	}
 	unlock, err := s.lock(ctx, req.GetVolumeId())
 	if err != nil {
 		return nil, err
@@ -50,7 +55,7 @@ func (s *Server) stageVolume(ctx context.Context, req *csi.NodeStageVolumeReques
 
 // stage runs with the volume's lock held.
 func (s *Server) stage(ctx context.Context, volume string, device Device, target string, a access) error {
-	staged, err := s.staged(device, target, a)
+	staged, err := s.staged(ctx, device, target, a)
 	if err != nil {
 		return err
 	}
@@ -75,7 +80,7 @@ func (s *Server) stage(ctx context.Context, volume string, device Device, target
 // staged reports whether the device is mounted at target as wanted. A mount of
 // another device is what an engine that died left there; its content is out of
 // reach, and it is taken away.
-func (s *Server) staged(device Device, target string, a access) (bool, error) {
+func (s *Server) staged(ctx context.Context, device Device, target string, a access) (bool, error) {
 	mounts, err := s.mountsAt(target)
 	if err != nil || len(mounts) == 0 {
 		return false, err
@@ -84,7 +89,7 @@ func (s *Server) staged(device Device, target string, a access) (bool, error) {
 	switch {
 	case top.Device != device.Number:
 		s.log.Warn("unmount stale staging mount", "path", target)
-		return false, s.unmountAll(target)
+		return false, s.unmountAll(ctx, target)
 	case a.named && top.FSType != a.fsType:
 		return false, fmt.Errorf("%s is mounted as %s, not %s: %w", target, top.FSType, a.fsType, ErrExists)
 	case top.ReadOnly != a.readOnly:
@@ -151,7 +156,7 @@ func (s *Server) unstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRe
 		return &csi.NodeUnstageVolumeResponse{}, nil
 	}
 	if err == nil {
-		err = s.unmountAll(target)
+		err = s.unmountAll(ctx, target)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("unstage volume %s: %w", req.GetVolumeId(), err)

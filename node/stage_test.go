@@ -211,7 +211,7 @@ func TestStaleMount(t *testing.T) {
 	v.connect()
 	defer m.tool("losetup", "--detach", old)
 	m.tool("sync", "-f", v.target)
-	ok(t, m.unmountAll(v.target)) // the kubelet ends the pod first
+	ok(t, m.unmountAll(context.Background(), v.target)) // the kubelet ends the pod first
 	ok(t, v.stage(m.Server, c), v.publish(m.Server, c, v.target, false))
 	if got, err := os.ReadFile(filepath.Join(v.target, "file")); err != nil || string(got) != "content" {
 		t.Errorf("content is %q, %v", got, err)

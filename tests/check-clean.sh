@@ -93,7 +93,7 @@ mounts() {
 lost() {
 	for backing in /sys/block/loop*/loop/backing_file; do
 		case $(cat "$backing" 2>/dev/null || true) in
-		/device | '/device (deleted)')
+		/device | /device-* | '/device (deleted)')
 			device=/dev/${backing#/sys/block/}
 			echo "${device%/loop/backing_file}"
 			;;
@@ -121,7 +121,7 @@ loops() {
 		if [ -n "$dir" ]; then
 			case $file in "$dir"/*) echo "$device $file" ;; esac
 		else
-			case $file in */devices/*/device | */devices/*/device' (deleted)' | /device | '/device (deleted)') echo "$device $file" ;; esac
+			case $file in */devices/*/device | */devices/*/device-* | */devices/*/device' (deleted)' | /device | /device-* | '/device (deleted)') echo "$device $file" ;; esac
 		fi
 	done
 	return 0

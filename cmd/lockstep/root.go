@@ -24,7 +24,10 @@ func (a *app) displayName() string {
 func (a *app) newRootCommand() *cobra.Command {
 	root := a.parent("lockstep", "Journaled volumes: any moment can be opened, rewound to or failed over to",
 		a.newStandaloneCommand(),
-		a.newEngineCommand(), a.newGatewayCommand(), a.newHolderCommand(),
+		a.newNodeCommand(),
+		a.newEngineCommand(),
+		a.newGatewayCommand(),
+		a.newHolderCommand(),
 		a.newCertsCommand(),
 		a.newCheckCommand(),
 		a.newStatusCommand(),

@@ -172,7 +172,7 @@ func TestHolderFlags(t *testing.T) {
 	if got := s.run(t, "holder", "--socket", "x", "--dir", "/y"); got.exit != exitUsage {
 		t.Errorf("a relative path: exit %d", got.exit)
 	}
-	if strings.Contains(s.must(t, "--help"), "holder") {
+	if strings.Contains(s.must(t, "--help"), "\n  holder") {
 		t.Error("holder is not hidden")
 	}
 }

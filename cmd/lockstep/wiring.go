@@ -8,6 +8,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver"
 	"github.com/lockstep-csi/lockstep/driver/enginepod"
 	"github.com/lockstep-csi/lockstep/driver/gatewaypod"
+	"github.com/lockstep-csi/lockstep/driver/noderole"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/node/holder"
@@ -18,6 +19,7 @@ import (
 type roles struct {
 	standalone    func(ctx context.Context, config standaloneConfig) error
 	gateway       func(ctx context.Context, config gatewayConfig) error
+	node          func(ctx context.Context, config nodeConfig) error
 	holder        func(ctx context.Context, socket, dir string) error
 	engine        func(ctx context.Context, config enginepod.ProcessConfig) error
 	dumpJournal   func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error
@@ -28,6 +30,7 @@ func linkedRoles() roles {
 	return roles{
 		standalone: runStandalone,
 		gateway:    runGateway,
+		node:       runNode,
 		holder: func(ctx context.Context, socket, dir string) error {
 			return holder.Run(ctx, holder.Config{Socket: socket, Dir: dir, Log: slog.Default()})
 		},
@@ -61,5 +64,20 @@ func runGateway(ctx context.Context, c gatewayConfig) error {
 		Namespace: c.Namespace, Listen: c.Listen, PeerTLSDir: c.PeerTLSDir, TLSDir: c.TLSDir, Peers: c.Peers,
 		Controller: c.Controller, EnginePort: int(c.EnginePort), HealthAddr: c.HealthAddr, MetricsAddr: c.MetricsAddr, MaxStreams: c.MaxStreams, RateLimit: c.RateLimit,
 		Client: client, Log: slog.Default(),
+	})
+}
+
+// runNode runs the node plugin. Its topology has what the cluster says of the
+// node, if this process may ask.
+func runNode(ctx context.Context, c nodeConfig) error {
+	topology, err := noderole.InCluster(c.NodeID)
+	if err != nil {
+		return err
+	}
+	return noderole.Run(ctx, noderole.Config{
+		CSIEndpoint: c.CSIEndpoint, DriverName: c.DriverName, NodeID: c.NodeID,
+		HolderSocket: c.HolderSocket, HolderGroup: c.HolderGroup, DevicesDir: c.DevicesDir, StateDir: c.StateDir,
+		MaxVolumes: c.MaxVolumes, StageWait: c.StageWait, Topology: topology,
+		HealthAddr: c.HealthAddr, MetricsAddr: c.MetricsAddr, Version: version, Log: slog.Default(),
 	})
 }

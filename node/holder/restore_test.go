@@ -74,12 +74,12 @@ func TestVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(unmounted)
+	defer descriptor(unmounted).close()
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(null)
+	defer descriptor(null).close()
 	if number, known, err := v.conn.connection(); err != nil || known && number != v.rec.Connection {
 		t.Errorf("the kernel says connection %d, %v; the mount has %d", number, err, v.rec.Connection)
 	}

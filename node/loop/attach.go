@@ -66,6 +66,9 @@ func Attach(ctx context.Context, file string, config Config) (Device, error) {
 		if errors.Is(err, unix.EBUSY) {
 			continue
 		}
+		if errors.Is(err, os.ErrNotExist) {
+			return Device{}, fmt.Errorf("attach %s: %w: in a container, mount the host's /dev, where new devices appear", file, err)
+		}
 		if err != nil {
 			return Device{}, fmt.Errorf("attach %s to %s: %w", file, devicePath(number), err)
 		}

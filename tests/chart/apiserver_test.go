@@ -195,7 +195,9 @@ func TestServerGrantsRights(t *testing.T) {
 		{"gateway", "list", "", "pods", "", namespace, true},
 		{"gateway", "list", "", "pods", "", elsewhere, false},
 		{"gateway", "delete", "", "pods", "", namespace, false},
-		{"node", "get", "", "nodes", "", "", false},
+		{"node", "get", "", "nodes", "x", "", true},
+		{"node", "list", "", "nodes", "", "", false},
+		{"node", "patch", "", "nodes", "x", "", false},
 		{"node", "get", "", "pods", "", namespace, false},
 	} {
 		c.ask(t, podOf(t, objects, r.role).Spec.ServiceAccountName, r)

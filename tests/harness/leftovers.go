@@ -54,7 +54,7 @@ func (e *Env) mounts() ([]string, error) {
 }
 
 // loops finds devices by their backing files. The file of a volume whose mount
-// was taken away while the device was still in use is shown as /device.
+// was taken away while the device was still in use is shown as /device-….
 func (e *Env) loops() ([]string, error) {
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
@@ -67,7 +67,7 @@ func (e *Env) loops() ([]string, error) {
 			continue // detached meanwhile
 		}
 		name, backing := "/dev/"+strings.Split(file, "/")[3], strings.TrimSpace(string(b))
-		if e.owns(backing) || backing == "/device" && e.devices[name] {
+		if e.owns(backing) || strings.HasPrefix(backing, "/device-") && e.devices[name] {
 			found = append(found, "loop device "+name)
 		}
 	}

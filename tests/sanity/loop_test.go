@@ -223,6 +223,10 @@ func (b *loopBackend) Health(context.Context, journal.VolumeID) ([]controller.Co
 
 func (b *loopBackend) Ready(context.Context) error { return nil }
 
+func (b *loopBackend) Await(ctx context.Context, id journal.VolumeID) (string, error) {
+	return b.Device(ctx, id)
+}
+
 func (b *loopBackend) Device(_ context.Context, id journal.VolumeID) (string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
