@@ -10,13 +10,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
+
+	"github.com/lockstep-csi/lockstep/engine/lease"
 )
 
 // Config is what Engines needs; all but Log is required.
 type Config struct {
 	// Client needs, in the namespace, the rights get, list, watch, create and
-	// delete on pods, get, create and delete on disruption budgets, and get,
-	// create and delete on leases.
+	// delete on pods, get, create and delete on disruption budgets, get, watch,
+	// create, update and delete on leases, get on claims, and list on events;
+	// and, of the cluster, list and watch on volume attachments, and get on
+	// nodes.
 	Client    kubernetes.Interface
 	Namespace string
 	Site      string
@@ -26,6 +30,8 @@ type Config struct {
 	// Port of the control API in every pod.
 	Port int
 	Log  *slog.Logger // nil: discarded
+	// Clock measures how long a lease has not changed. nil: the machine's.
+	Clock lease.Clock
 }
 
 func (c *Config) validate() error {
@@ -34,6 +40,9 @@ func (c *Config) validate() error {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Clock == nil {
+		c.Clock = lease.Boot{}
 	}
 	return nil
 }
@@ -62,6 +71,11 @@ type Endpoint struct {
 var (
 	// ErrElsewhere: the engine runs, or is to run, on another node.
 	ErrElsewhere = errors.New("engine runs on another node")
+	// ErrNotFenced: an engine may still write. The text says what is waited for;
+	// the call may be repeated.
+	ErrNotFenced = errors.New("engine may still write")
+	// ErrNoClaim: the volume has no backing claim.
+	ErrNoClaim = errors.New("volume has no backing claim")
 	// ErrForeign: a pod of the engine's name is not this driver's.
 	ErrForeign = errors.New("pod belongs to somebody else")
 )

@@ -58,7 +58,10 @@ func (e *Engines) ensurePod(ctx context.Context, s Spec) (*corev1.Pod, error) {
 	for {
 		pod, err := pods.Get(ctx, Name(s.Volume), metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
-			if pod, err = e.build(s); err != nil {
+			if err := e.awaitDetached(ctx, s.Volume, s.Node); err != nil {
+				return nil, err
+			}
+			if pod, err = e.build(ctx, s); err != nil {
 				return nil, err
 			}
 			if pod, err = pods.Create(ctx, pod, metav1.CreateOptions{}); err == nil {
@@ -110,7 +113,7 @@ func (e *Engines) awaitRunning(ctx context.Context, pod *corev1.Pod) (at Endpoin
 		return started(now)
 	})
 	if err != nil {
-		return Endpoint{}, false, fmt.Errorf("wait for engine pod %s: %s: %w", pod.Name, Waiting(last), err)
+		return Endpoint{}, false, fmt.Errorf("wait for engine pod %s: %s%s: %w", pod.Name, Waiting(last), e.more(last), err)
 	}
 	if gone {
 		return Endpoint{}, true, nil
@@ -132,9 +135,11 @@ func started(pod *corev1.Pod) bool {
 	return false
 }
 
-// Stop ends the engine and returns when its pod is gone. No error if there is
-// none. It never forces: a pod on a node that is lost goes when Kubernetes or a
-// person removes it.
+// Stop ends the engine and returns when no engine of the volume can ever write
+// again: its pod is gone, no node has a backing volume attached, and nobody
+// holds the lease. No error if there is none. It never forces: a pod on a node
+// that is lost goes when Kubernetes or a person removes it. It waits as long as
+// ctx allows, and then says in ErrNotFenced for what.
 func (e *Engines) Stop(ctx context.Context, volume string) error {
 	pod, err := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace).Get(ctx, Name(volume), metav1.GetOptions{})
 	switch {
@@ -148,7 +153,13 @@ func (e *Engines) Stop(ctx context.Context, volume string) error {
 			return err
 		}
 	}
-	return e.unprotect(ctx, volume)
+	if err := e.unprotect(ctx, volume); err != nil {
+		return err
+	}
+	if err := e.awaitDetached(ctx, volume, ""); err != nil {
+		return err
+	}
+	return e.awaitLease(ctx, volume)
 }
 
 // Forget removes what is left of a volume whose engine is stopped for good.
@@ -173,8 +184,7 @@ func (e *Engines) remove(ctx context.Context, pod *corev1.Pod) error {
 func (e *Engines) awaitGone(ctx context.Context, pod *corev1.Pod) error {
 	err := e.follow(ctx, pod, func(now *corev1.Pod) bool { return now == nil || now.UID != pod.UID })
 	if err != nil {
-		return fmt.Errorf("wait for engine pod %s on node %s to be gone: %w: if the node is lost, taint it node.kubernetes.io/out-of-service",
-			pod.Name, pod.Spec.NodeName, err)
+		return notFenced(ctx, err, fmt.Sprintf("pod %s is not gone from node %s%s", pod.Name, pod.Spec.NodeName, e.more(pod)))
 	}
 	return nil
 }

@@ -41,6 +41,8 @@ template:
 // rig is a namespace in which the test plays scheduler and kubelet.
 type rig struct {
 	t       *testing.T
+	server  *apitest.Server
+	clock   *jumping
 	client  kubernetes.Interface
 	ns      string
 	file    string
@@ -50,10 +52,11 @@ type rig struct {
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	server := apitest.Start(t)
-	r := &rig{t: t, client: server.Client(), ns: server.Namespace(t), file: filepath.Join(t.TempDir(), "pod.yaml")}
+	r := &rig{t: t, server: server, client: server.Client(), ns: server.Namespace(t), file: filepath.Join(t.TempDir(), "pod.yaml"), clock: &jumping{}}
 	r.template(template)
+	r.claim()
 	var err error
-	r.engines, err = enginepod.New(enginepod.Config{Client: r.client, Namespace: r.ns, Site: "a", Template: r.file, Port: 7443})
+	r.engines, err = enginepod.New(enginepod.Config{Client: r.client, Namespace: r.ns, Site: "a", Template: r.file, Port: 7443, Clock: r.clock})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,20 +1,35 @@
 package enginepod
 
 import (
+	"context"
+	"fmt"
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// build makes the pod of an engine.
-func (e *Engines) build(s Spec) (*corev1.Pod, error) {
+// build makes the pod of an engine. Its backing claim is its controller: the
+// claim is there as long as the pod is, and `kubectl drain` evicts no pod that
+// has none.
+func (e *Engines) build(ctx context.Context, s Spec) (*corev1.Pod, error) {
 	t, err := e.cfg.template()
 	if err != nil {
 		return nil, err
 	}
+	claim, err := e.cfg.Client.CoreV1().PersistentVolumeClaims(e.cfg.Namespace).Get(ctx, s.Store, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("make engine pod %s: %w: %s", Name(s.Volume), ErrNoClaim, s.Store)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make engine pod %s: get claim: %w", Name(s.Volume), err)
+	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: Name(s.Volume), Namespace: e.cfg.Namespace,
-		Labels: maps.Clone(t.Labels), Annotations: maps.Clone(t.Annotations)}, Spec: t.Spec}
+		Labels: maps.Clone(t.Labels), Annotations: maps.Clone(t.Annotations),
+		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(claim, corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"))}}, Spec: t.Spec}
+	// It would hold up the deletion of the claim, which waits for the pod.
+	pod.OwnerReferences[0].BlockOwnerDeletion = nil
 	if pod.Labels == nil {
 		pod.Labels = map[string]string{}
 	}

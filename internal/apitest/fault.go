@@ -40,7 +40,9 @@ type Fault struct {
 	at    int // number of the request that is hit, from 1; 0: none
 	kind  Kind
 	dead  int // from this request on nothing is sent; 0: never
-	late  []func() error
+	// writes: reads are not counted, and are sent until the client is cut off.
+	writes bool
+	late   []func() error
 }
 
 // Fault returns a client of the administrator and the Fault in its way, which
@@ -62,7 +64,16 @@ func (s *Server) Fault() (kubernetes.Interface, *Fault, error) {
 func (f *Fault) Break(at int, kind Kind, dead int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.count, f.at, f.kind, f.dead = 0, at, kind, dead
+	f.count, f.at, f.kind, f.dead, f.writes = 0, at, kind, dead, false
+}
+
+// BreakWrite is Break with reads not counted, for code that reads as often as
+// something changes.
+func (f *Fault) BreakWrite(at int, kind Kind, dead int) {
+	f.Break(at, kind, dead)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.writes = true
 }
 
 // Count is the number of requests since Break.
@@ -91,7 +102,7 @@ func (f *Fault) RoundTrip(request *http.Request) (*http.Response, error) {
 	if request.URL.Query().Get("watch") != "" {
 		return f.server.RoundTrip(request)
 	}
-	hit, dead := f.next()
+	hit, dead := f.next(request.Method)
 	switch {
 	case hit && f.kind == Unanswered:
 		response, err := f.server.RoundTrip(request)
@@ -108,9 +119,12 @@ func (f *Fault) RoundTrip(request *http.Request) (*http.Response, error) {
 }
 
 // next counts a request.
-func (f *Fault) next() (hit, dead bool) {
+func (f *Fault) next(method string) (hit, dead bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.writes && method == http.MethodGet {
+		return false, f.dead != 0 && f.count+1 >= f.dead
+	}
 	f.count++
 	return f.at != 0 && f.count == f.at, f.dead != 0 && f.count >= f.dead
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -244,4 +245,13 @@ func freePort() (int, error) {
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// Kubectl runs kubectl as an administrator and returns what it printed.
+func (s *Server) Kubectl(t testing.TB, args ...string) (string, error) {
+	t.Helper()
+	args = append([]string{"kubectl", "--server=" + s.Config().Host, "--token=" + s.token, "--certificate-authority=" + s.CAFile(),
+		"--cache-dir=" + s.path("kubectl")}, args...)
+	out, err := exec.CommandContext(t.Context(), hyper(), args...).CombinedOutput()
+	return string(out), err
 }
