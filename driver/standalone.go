@@ -22,6 +22,7 @@ import (
 	"github.com/lockstep-csi/lockstep/controller/catalog"
 	"github.com/lockstep-csi/lockstep/driver/adminserver"
 	"github.com/lockstep-csi/lockstep/driver/csiserver"
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/engine/frontend/nbd"
 	"github.com/lockstep-csi/lockstep/group"
@@ -143,7 +144,7 @@ func (s *standalone) openReplication() error {
 		Peer: replication.TLSPeer(certs.SiteFromCert), Log: s.cfg.Log,
 	})
 	if err == nil {
-		s.site.Groups().SetFencer(s.replicator)
+		s.site.Groups().SetFencer(groups.OneProcess(s.replicator))
 	}
 	return err
 }

@@ -23,9 +23,15 @@ func (p *Pod) fenceRecord(term uint64) error {
 }
 
 // Lift implements control.Volume.
-func (p *Pod) Lift(context.Context) error {
-	if r := p.recordNow(); r.FencedBelow <= r.Orders.Term {
+func (p *Pod) Lift(_ context.Context, givenUp, held uint64) error {
+	lifted := func(r record) uint64 {
+		if r.FencedBelow > givenUp {
+			return r.FencedBelow
+		}
+		return min(r.FencedBelow, max(held, r.Orders.Term))
+	}
+	if r := p.recordNow(); lifted(r) == r.FencedBelow {
 		return nil
 	}
-	return p.updateRecord(func(r *record) { r.FencedBelow = min(r.FencedBelow, r.Orders.Term) })
+	return p.updateRecord(func(r *record) { r.FencedBelow = lifted(*r) })
 }

@@ -117,19 +117,26 @@ func TestAFencedTermTakesNoOrders(t *testing.T) {
 	if _, err := r.client.Order(ctx, r.primary(2, 1)); !errors.Is(err, control.ErrStaleOrder) {
 		t.Errorf("order of term 2 behind a fence at 3: %v, want ErrStaleOrder", err)
 	}
-	if err := r.client.Lift(ctx); err != nil {
+	if err := r.client.Lift(ctx, 3, 1); err != nil {
 		t.Fatal(err)
 	}
 	r.order(r.primary(2, 1))
-	if err := r.client.Fence(ctx, 3); err != nil {
+	if err := r.client.Fence(ctx, 4); err != nil {
 		t.Fatal(err)
 	}
-	r.order(r.primary(3, 1))
-	if err := r.client.Lift(ctx); err != nil {
+	// Of the promote that was given up at term 3, late.
+	if err := r.client.Lift(ctx, 3, 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.client.Order(ctx, r.primary(3, 1)); !errors.Is(err, control.ErrStaleOrder) {
+		t.Errorf("a lift of term 3 lowered the fence at term 4: %v", err)
+	}
+	r.order(r.primary(4, 1))
+	if err := r.client.Lift(ctx, 4, 1); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.client.Order(ctx, r.primary(2, 2)); !errors.Is(err, control.ErrStaleOrder) {
-		t.Errorf("order of term 2 behind orders of term 3: %v, want ErrStaleOrder", err)
+		t.Errorf("order of term 2 behind orders of term 4: %v, want ErrStaleOrder", err)
 	}
 }
 

@@ -78,6 +78,11 @@ type BackingSpec struct {
 	Node string `json:",omitempty"`
 	// Claim is NAMESPACE/NAME of the claim that the volume is for; for people.
 	Claim string `json:",omitempty"`
+	// Group is the volume's group, and New says that nothing was ever stored:
+	// what cannot be had as wanted may be thrown away. Both are filled in for
+	// each call.
+	Group string `json:"-"`
+	New   bool   `json:"-"`
 }
 
 // Placement is what is known of a backing volume once it exists.
@@ -87,6 +92,9 @@ type Placement struct {
 	Topology []map[string]string `json:",omitempty"`
 	// Lease is set when nothing but a lease keeps two nodes from writing to it.
 	Lease bool `json:",omitempty"`
+	// Pending is set while it waits for an engine to be scheduled: the rest is
+	// not known.
+	Pending bool `json:",omitempty"`
 }
 
 // Backing makes and keeps backing volumes. Its calls are idempotent by volume;
@@ -96,7 +104,8 @@ type Backing interface {
 	// Ensure returns when the backing volume exists. ErrExhausted when there
 	// is no room: nothing is left behind then.
 	Ensure(ctx context.Context, spec BackingSpec) (Placement, error)
-	// Expand makes room for a bigger volume. ErrExhausted.
+	// Expand makes room for a bigger volume. ErrExhausted; ErrNeedsEngine when
+	// it has to be repeated while the engine runs.
 	Expand(ctx context.Context, spec BackingSpec) error
 	// Delete returns when it is gone; no error if it never was.
 	Delete(ctx context.Context, volume journal.VolumeID) error
@@ -105,6 +114,7 @@ type Backing interface {
 // EngineSpec is an engine that is wanted.
 type EngineSpec struct {
 	Volume journal.VolumeID
+	Claim  string // NAMESPACE/NAME of the claim that it is for; for people
 	Node   string // that it must run on; empty: any that reaches the backing volume
 	// Attached protects the engine from being evicted.
 	Attached bool
@@ -135,6 +145,8 @@ var (
 	ErrExhausted = errors.New("no room for the backing volume")
 	// ErrElsewhere: the engine runs on another node.
 	ErrElsewhere = errors.New("engine runs on another node")
+	// ErrNeedsEngine: the backing volume grows only while the engine runs.
+	ErrNeedsEngine = errors.New("backing volume grows while the engine runs")
 	// ErrNoEngine: the volume's engine does not answer.
 	ErrNoEngine = errors.New("engine does not answer")
 	// ErrExists: the volume exists with other properties.

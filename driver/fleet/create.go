@@ -52,7 +52,13 @@ func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error
 	if err != nil {
 		return Placement{}, err
 	}
-	if err := f.ensureBacking(ctx, v); err != nil {
+	placement, err := f.ensureBacking(ctx, v)
+	if err == nil && placement.Pending {
+		// Nobody has chosen a node: the engine's scheduler does.
+		defer f.hold(v)()
+		_, err = f.served(ctx, v)
+	}
+	if err != nil {
 		return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
 	}
 	if n.Fill != nil {
@@ -60,7 +66,10 @@ func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error
 			return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
 		}
 	}
-	return *f.recordOf(v).Placement, f.join(ctx, v, settings)
+	if placement, err = f.ensureBacking(ctx, v); err != nil {
+		return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
+	}
+	return placement, f.join(ctx, v, settings)
 }
 
 // intend finds or makes the volume's record.
@@ -81,17 +90,23 @@ func (f *Fleet) intend(ctx context.Context, n NewVolume, settings group.Settings
 	return v, err
 }
 
-// ensureBacking makes the backing volume if it is not there.
-func (f *Fleet) ensureBacking(ctx context.Context, v *volume) error {
+// ensureBacking makes the backing volume if it is not there, and returns where
+// it is.
+func (f *Fleet) ensureBacking(ctx context.Context, v *volume) (Placement, error) {
 	r := f.recordOf(v)
 	if r.Placement != nil {
-		return nil
+		return *r.Placement, nil
 	}
-	placement, err := f.cfg.Backing.Ensure(ctx, r.Backing)
+	spec := r.Backing
+	spec.Group, spec.New = r.Group, r.Orders.Term == 0
+	placement, err := f.cfg.Backing.Ensure(ctx, spec)
 	if err != nil {
-		return fmt.Errorf("make backing volume: %w", err)
+		return Placement{}, fmt.Errorf("make backing volume: %w", err)
 	}
-	return f.change(ctx, v, func(r *record) { r.Placement = &placement })
+	if placement.Pending {
+		return placement, nil
+	}
+	return placement, f.change(ctx, v, func(r *record) { r.Placement = &placement })
 }
 
 // fill has the engine of a new volume copy its first content, unless it has.
@@ -265,7 +280,15 @@ func (f *Fleet) ExpandVolume(ctx context.Context, id journal.VolumeID, sizeBytes
 		}
 		next := r.Backing
 		next.VolumeBytes, next.JournalBytes = sizeBytes, journalBytes(st.Settings, sizeBytes)
-		if err := f.cfg.Backing.Expand(ctx, next); err != nil {
+		next.Group = r.Group
+		err = f.cfg.Backing.Expand(ctx, next)
+		if errors.Is(err, ErrNeedsEngine) {
+			if _, err := f.connected(ctx, v); err != nil {
+				return err
+			}
+			err = f.cfg.Backing.Expand(ctx, next)
+		}
+		if err != nil {
 			return fmt.Errorf("expand backing volume of volume %s: %w", id, err)
 		}
 		if err := f.change(ctx, v, func(r *record) { r.SizeBytes, r.Backing = sizeBytes, next }); err != nil {

@@ -29,6 +29,8 @@ type Fleet struct {
 	mu      sync.Mutex
 	volumes map[journal.VolumeID]*volume // guarded by mu
 	views   map[string]*openView         // guarded by mu
+	// promotes counts those under way, by group.
+	promotes map[string]int // guarded by mu
 }
 
 // Open reads what the site knows and begins to look after its volumes. Engines
@@ -37,7 +39,7 @@ func Open(cfg Config) (*Fleet, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	f := &Fleet{cfg: cfg, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}}
+	f := &Fleet{cfg: cfg, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}, promotes: map[string]int{}}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	var err error
 	f.groups, err = groups.Open(groups.Config{Site: cfg.Site, DB: cfg.DB, Members: members{f}, Replicator: replicator{f},

@@ -119,8 +119,7 @@ func (f *Fleet) greet(ctx context.Context, v *volume, client *control.Client) {
 	}
 	defer unlock()
 	if st, err := f.groups.State(r.Group); err == nil && f.isFenced(v, st) {
-		// With the group's key held no promote is under way.
-		if err := client.Lift(ctx); err != nil {
+		if err := client.Lift(ctx, uint64(f.claimedTerm(r.Group)), uint64(st.Term)); err != nil {
 			log.Warn("a fence that no promote followed is not lifted", "error", err)
 		}
 	}
@@ -133,9 +132,10 @@ func (f *Fleet) greet(ctx context.Context, v *volume, client *control.Client) {
 	}
 }
 
-// isFenced reports whether an engine refuses the term that its group has.
+// isFenced reports whether an engine refuses the term that its group has, and
+// no promote is under way.
 func (f *Fleet) isFenced(v *volume, st group.State) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return v.state.FencedBelow > uint64(st.Term)
+	return v.state.FencedBelow > uint64(st.Term) && f.promotes[st.Name] == 0
 }

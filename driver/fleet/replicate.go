@@ -74,42 +74,55 @@ func (a announcing) Metrics() replication.Metrics {
 // fencer stops what engines append to a group's replicas.
 type fencer struct{ *Fleet }
 
-// Fence implements groups.Fencer: no engine of the group takes records of the
-// present term any more. release lifts that unless a promote followed.
-func (f fencer) Fence(ctx context.Context, name string) (release func(), err error) {
-	st, err := f.groups.State(name)
-	if err != nil {
-		return nil, err
-	}
+// Fence implements groups.Fencer: no engine of the group takes records below
+// the returned term any more. release lifts that unless a promote followed.
+func (f fencer) Fence(ctx context.Context, name string) (term group.Term, release func(), err error) {
 	open := func() {}
 	if f.holder != nil {
 		if open, err = f.holder.Hold(ctx, name); err != nil {
-			return nil, err
+			return 0, nil, err
 		}
 	}
-	term := uint64(st.Term) + 1
+	f.fencing(name, 1)
 	release = func() {
-		f.lift(name, term)
+		f.lift(name)
+		f.fencing(name, -1)
 		open()
 	}
-	err = f.onEngines(ctx, name, func(ctx context.Context, c *control.Client) error { return c.Fence(ctx, term) })
+	if term, err = f.claimTerm(name); err == nil {
+		err = f.onEngines(ctx, name, func(ctx context.Context, c *control.Client) error { return c.Fence(ctx, uint64(term)) })
+	}
 	if err != nil {
 		release()
-		return nil, err
+		return 0, nil, err
 	}
-	return release, nil
+	return term, release, nil
 }
 
-// lift takes a fence back if the term that it was for did not come to be. An
-// engine that cannot be told is told when it answers again (greet).
-func (f *Fleet) lift(name string, term uint64) {
+// fencing counts the promotes of a group that are under way: while one is, no
+// engine's fence is lifted by anyone else.
+func (f *Fleet) fencing(name string, n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.promotes[name] += n; f.promotes[name] == 0 {
+		delete(f.promotes, name)
+	}
+}
+
+// lift takes the fences of a group back that no promote followed. An engine that
+// cannot be told is told when it answers again (greet).
+func (f *Fleet) lift(name string) {
 	st, err := f.groups.State(name)
-	if err != nil || uint64(st.Term) >= term {
+	claimed := f.claimedTerm(name)
+	if err != nil || st.Term >= claimed {
 		return
 	}
 	ctx, cancel := context.WithTimeout(f.ctx, liftTimeout)
 	defer cancel()
-	if err := f.onEngines(ctx, name, func(ctx context.Context, c *control.Client) error { return c.Lift(ctx) }); err != nil {
+	err = f.onEngines(ctx, name, func(ctx context.Context, c *control.Client) error {
+		return c.Lift(ctx, uint64(claimed), uint64(st.Term))
+	})
+	if err != nil {
 		f.cfg.Log.Warn("fence is not lifted everywhere yet", "group", name, "error", err)
 	}
 }

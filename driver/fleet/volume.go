@@ -66,10 +66,8 @@ func (f *Fleet) plan(v *volume) plan {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := &v.record
-	p := plan{spec: EngineSpec{Volume: r.ID}}
-	if r.Placement != nil {
-		p.spec.Lease = r.Placement.Lease
-	}
+	// Until it is known what fences the backing volume, a lease does.
+	p := plan{spec: EngineSpec{Volume: r.ID, Claim: r.Backing.Claim, Lease: r.Placement == nil || r.Placement.Lease}}
 	switch {
 	case v.gone, v.abandoned:
 	case r.Attach != nil:
@@ -247,7 +245,8 @@ func (f *Fleet) await(v *volume, ended <-chan error, again time.Time) (err error
 
 // watch runs the engine and follows its state.
 func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
-	if err := f.ensureBacking(ctx, v); err != nil {
+	placement, err := f.ensureBacking(ctx, v)
+	if err != nil {
 		return err
 	}
 	at, err := f.cfg.Engines.Run(ctx, spec)
@@ -257,6 +256,11 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 	f.mu.Lock()
 	v.node, v.address = at.Node, at.Address
 	f.mu.Unlock()
+	if placement.Pending {
+		if _, err := f.ensureBacking(ctx, v); err != nil {
+			return err
+		}
+	}
 	v.poke() // it may be elsewhere than is wanted by now
 	conn, err := f.cfg.Dial(at.Address)
 	if err != nil {

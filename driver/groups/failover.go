@@ -26,12 +26,14 @@ func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Fa
 	if _, err := g.reg.Get(name); err != nil {
 		return Failover{}, err
 	}
+	var least group.Term
 	if !dryRun {
-		release, err := g.Fence(ctx, name)
+		term, release, err := g.fenceAt(ctx, name)
 		if err != nil {
 			return Failover{}, err
 		}
 		defer release()
+		least = term
 	}
 	unlock, err := g.cfg.Locks.Lock(ctx, Key(name))
 	if err != nil {
@@ -43,7 +45,7 @@ func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Fa
 		return Failover{}, err
 	}
 	if st.Role == group.RolePrimary && g.isSplit(name) {
-		return g.reassert(ctx, st, dryRun)
+		return g.reassert(ctx, st, max(st.Term+1, least), dryRun)
 	}
 	if st.Role == group.RolePrimary {
 		return Failover{}, fmt.Errorf("fail over group %s: this site is its primary already (term %d): %w", name, st.Term, group.ErrRole)
@@ -59,7 +61,7 @@ func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Fa
 	if err := g.checkUnused(ctx, st); err != nil { // left attached when this site was demoted
 		return Failover{}, fmt.Errorf("fail over group %s: %w", name, err)
 	}
-	out := Failover{Point: point, Term: st.Term + 1, RPO: began.Sub(point.ValidUntil)}
+	out := Failover{Point: point, Term: max(st.Term+1, least), RPO: began.Sub(point.ValidUntil)}
 	if dryRun {
 		return out, nil
 	}
@@ -69,13 +71,19 @@ func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Fa
 // Fence stops what replication appends to a group, until release. Take it before
 // any key: see docs/concurrency.md.
 func (g *Groups) Fence(ctx context.Context, name string) (release func(), err error) {
+	_, release, err = g.fenceAt(ctx, name)
+	return release, err
+}
+
+// fenceAt is Fence with the lowest term that a promote may use.
+func (g *Groups) fenceAt(ctx context.Context, name string) (term group.Term, release func(), err error) {
 	if g.fence == nil {
-		return func() {}, nil
+		return 0, func() {}, nil
 	}
-	if release, err = g.fence.Fence(ctx, name); err != nil {
-		return nil, fmt.Errorf("stop replication into group %s: %w", name, err)
+	if term, release, err = g.fence.Fence(ctx, name); err != nil {
+		return 0, nil, fmt.Errorf("stop replication into group %s: %w", name, err)
 	}
-	return release, nil
+	return term, release, nil
 }
 
 // isSplit reports whether the peer claims the same term: two sites are
@@ -87,7 +95,7 @@ func (g *Groups) isSplit(name string) bool {
 
 // reassert decides a split brain for this site: its term rises, and the other
 // site gives way with the next announcement. Its data stays as it is.
-func (g *Groups) reassert(ctx context.Context, st group.State, dryRun bool) (Failover, error) {
+func (g *Groups) reassert(ctx context.Context, st group.State, term group.Term, dryRun bool) (Failover, error) {
 	points, err := g.pointsOf(ctx, st)
 	if err != nil {
 		return Failover{}, err
@@ -95,7 +103,7 @@ func (g *Groups) reassert(ctx context.Context, st group.State, dryRun bool) (Fai
 	if len(points) == 0 {
 		return Failover{}, &group.NoPointError{Group: st.Name, Wanted: "latest"}
 	}
-	out := Failover{Point: points[len(points)-1], Term: st.Term + 1}
+	out := Failover{Point: points[len(points)-1], Term: term}
 	if dryRun {
 		return out, nil
 	}

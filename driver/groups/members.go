@@ -68,10 +68,30 @@ type Replication interface {
 	Metrics() replication.Metrics
 }
 
-// Fencer stops what replication appends to a group; *replication.Server is
-// one. See its Fence.
+// Fencer stops what replication appends to a group; see replication.Server's
+// Fence.
 type Fencer interface {
+	// Fence returns the lowest term that the promote may use: a fence that
+	// outlives this process is for one term, and a term that was given up is
+	// never used again. 0: the group's next one.
+	Fence(ctx context.Context, group string) (term group.Term, release func(), err error)
+}
+
+// OneProcess makes a Fencer of one that has nothing outside of this process to
+// fence; *replication.Server is one.
+func OneProcess(f interface {
 	Fence(ctx context.Context, group string) (release func(), err error)
+}) Fencer {
+	return oneProcess{f.Fence}
+}
+
+type oneProcess struct {
+	fence func(ctx context.Context, group string) (release func(), err error)
+}
+
+func (o oneProcess) Fence(ctx context.Context, name string) (group.Term, func(), error) {
+	release, err := o.fence(ctx, name)
+	return 0, release, err
 }
 
 // members returns a group's members, all or an error.

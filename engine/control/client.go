@@ -81,9 +81,10 @@ func (c *Client) Fence(ctx context.Context, term uint64) error {
 	return c.fail(err)
 }
 
-// Lift takes a fence back that no orders imply.
-func (c *Client) Lift(ctx context.Context) error {
-	_, err := c.rpc.Fence(ctx, &enginev1.FenceRequest{Lift: true})
+// Lift lowers a fence that is not above a term that was given up to the one
+// that the controller holds.
+func (c *Client) Lift(ctx context.Context, givenUp, held uint64) error {
+	_, err := c.rpc.Fence(ctx, &enginev1.FenceRequest{GivenUp: givenUp, Term: held})
 	return c.fail(err)
 }
 

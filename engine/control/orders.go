@@ -164,10 +164,11 @@ type Volume interface {
 	// takes longer than ctx allows goes on; the same orders again wait for it.
 	Order(ctx context.Context, o Orders) error
 	// Fence ends incoming replication of lower terms and refuses it from now
-	// on, durably. No append is in progress on return. Lift takes a fence back
-	// that no orders imply.
+	// on, durably. No append is in progress on return. Lift
+	// lowers a fence that is not above givenUp to held: one that comes late
+	// finds a higher fence, and does nothing.
 	Fence(ctx context.Context, term uint64) error
-	Lift(ctx context.Context) error
+	Lift(ctx context.Context, givenUp, held uint64) error
 	// Engine returns the open engine; ErrNoStore, or why it is not open.
 	Engine() (*engine.Engine, error)
 	// State describes the volume; changed is closed when that has changed.

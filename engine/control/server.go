@@ -76,8 +76,8 @@ func (s *Server) Order(ctx context.Context, req *enginev1.OrderRequest) (*engine
 
 // Fence implements the RPC.
 func (s *Server) Fence(ctx context.Context, req *enginev1.FenceRequest) (*enginev1.FenceResponse, error) {
-	if req.GetLift() {
-		return &enginev1.FenceResponse{}, toStatus(s.volume.Lift(ctx))
+	if up := req.GetGivenUp(); up != 0 {
+		return &enginev1.FenceResponse{}, toStatus(s.volume.Lift(ctx, up, req.GetTerm()))
 	}
 	return &enginev1.FenceResponse{}, toStatus(s.volume.Fence(ctx, req.GetTerm()))
 }

@@ -1131,9 +1131,10 @@ func (x *Fill) GetPin() string {
 type FenceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Term  uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
-	// Take replication of the ordered term again: the promote that the fence was
-	// for did not come to be. No effect on a fence that newer orders imply.
-	Lift          bool `protobuf:"varint,2,opt,name=lift,proto3" json:"lift,omitempty"`
+	// Set: lower the fence instead, if it is not above this term, which was given
+	// up, to term, which the controller holds. It is never lowered below the
+	// term of the orders in force.
+	GivenUp       uint64 `protobuf:"varint,2,opt,name=given_up,json=givenUp,proto3" json:"given_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1175,11 +1176,11 @@ func (x *FenceRequest) GetTerm() uint64 {
 	return 0
 }
 
-func (x *FenceRequest) GetLift() bool {
+func (x *FenceRequest) GetGivenUp() uint64 {
 	if x != nil {
-		return x.Lift
+		return x.GivenUp
 	}
-	return false
+	return 0
 }
 
 type FenceResponse struct {
@@ -2634,10 +2635,10 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x04Fill\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\fR\x06volume\x12\x10\n" +
-	"\x03pin\x18\x03 \x01(\tR\x03pin\"6\n" +
+	"\x03pin\x18\x03 \x01(\tR\x03pin\"=\n" +
 	"\fFenceRequest\x12\x12\n" +
-	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x12\n" +
-	"\x04lift\x18\x02 \x01(\bR\x04lift\"\x0f\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x19\n" +
+	"\bgiven_up\x18\x02 \x01(\x04R\agivenUp\"\x0f\n" +
 	"\rFenceResponse\"\x0e\n" +
 	"\fDirtyRequest\"%\n" +
 	"\rDirtyResponse\x12\x14\n" +
