@@ -285,17 +285,9 @@ func (s *standalone) serveMetrics(ctx context.Context) error {
 
 // ownsPin reports whether a pin belongs to a snapshot or an open rewind.
 func (s *standalone) ownsPin(pin string) bool {
-	owned := group.IsRewindPin(pin)
 	// A catalog that cannot be read owns everything.
-	err := catalog.New(s.catalog).View(func(tx *catalog.Tx) error {
-		_, err := tx.Pin(pin)
-		owned = owned || err == nil
-		if errors.Is(err, catalog.ErrNotFound) {
-			return nil
-		}
-		return err
-	})
-	return owned || err != nil
+	held, err := catalog.New(s.catalog).HasPin(pin)
+	return held || err != nil || group.IsRewindPin(pin)
 }
 
 // adopt makes the volumes of a group that this site has become primary for

@@ -74,6 +74,7 @@ On SIGINT or SIGTERM everything is made durable; the device waits for the next e
 	f.StringVar(&config.TLSDir, "tls-dir", "", "ca.crt, tls.crt and tls.key of the role, which the controller issues")
 	f.StringVar(&config.PeerTLSDir, "peer-tls-dir", "", "ca.crt, tls.crt and tls.key between sites, see the certs command")
 	f.StringVar(&config.Lease, "lease", "", "Lease that this engine must hold to write; empty: none")
+	f.StringVar(&config.Namespace, "namespace", "", "of the Lease; empty: this pod's")
 	f.StringVar(&config.LeaseID, "lease-id", enginepod.PodID(), "this pod in the lease, the same after a restart in it")
 	f.StringVar(&config.NBDListen, "nbd-listen", "127.0.0.1:10809", "host:port that shows volume and views to tools; empty: none")
 	flags.register(command)

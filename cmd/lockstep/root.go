@@ -24,6 +24,7 @@ func (a *app) displayName() string {
 func (a *app) newRootCommand() *cobra.Command {
 	root := a.parent("lockstep", "Journaled volumes: any moment can be opened, rewound to or failed over to",
 		a.newStandaloneCommand(),
+		a.newControllerCommand(),
 		a.newNodeCommand(),
 		a.newEngineCommand(),
 		a.newGatewayCommand(),

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/lockstep-csi/lockstep/driver"
+	"github.com/lockstep-csi/lockstep/driver/controllerrole"
 	"github.com/lockstep-csi/lockstep/driver/enginepod"
 	"github.com/lockstep-csi/lockstep/driver/gatewaypod"
 	"github.com/lockstep-csi/lockstep/driver/noderole"
@@ -21,6 +22,7 @@ type roles struct {
 	gateway       func(ctx context.Context, config gatewayConfig) error
 	node          func(ctx context.Context, config nodeConfig) error
 	holder        func(ctx context.Context, socket, dir string) error
+	controller    func(ctx context.Context, config controllerrole.Config) error
 	engine        func(ctx context.Context, config enginepod.ProcessConfig) error
 	dumpJournal   func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error
 	verifyJournal func(ctx context.Context, dir string) (journal.Report, error)
@@ -34,7 +36,8 @@ func linkedRoles() roles {
 		holder: func(ctx context.Context, socket, dir string) error {
 			return holder.Run(ctx, holder.Config{Socket: socket, Dir: dir, Log: slog.Default()})
 		},
-		engine: enginepod.Run,
+		controller: controllerrole.Run,
+		engine:     enginepod.Run,
 		dumpJournal: func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error {
 			return journal.Dump(ctx, vfs.OS{}, dir, w, options)
 		},

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/journal"
@@ -63,4 +64,18 @@ func (t *Tx) RemovePin(p Pin) error {
 	case OwnerClone: // the volume has a life of its own
 	}
 	return t.tx.Delete(bucketPins, []byte(p.Name))
+}
+
+// HasPin reports whether something that the catalog knows owns a pin.
+func (c *Catalog) HasPin(name string) (bool, error) {
+	held := false
+	err := c.View(func(tx *Tx) error {
+		_, err := tx.Pin(name)
+		held = err == nil
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	return held, err
 }

@@ -39,6 +39,8 @@ type ProcessConfig struct {
 	// this pod's, the same after a restart in it.
 	Lease   string
 	LeaseID string
+	// Namespace of the Lease; empty: the pod's.
+	Namespace string
 	// NBDListen is where views and the live volume are shown to tools; empty:
 	// nowhere. Whoever can connect can write to a volume that is not attached.
 	NBDListen   string
@@ -101,6 +103,9 @@ func keepLease(ctx context.Context, cfg ProcessConfig, end context.CancelCauseFu
 	at, err := leaseapi.InCluster(cfg.Lease)
 	if err != nil {
 		return nil, nil, err
+	}
+	if cfg.Namespace != "" {
+		at.Namespace = cfg.Namespace
 	}
 	store, err := leaseapi.New(at)
 	if err != nil {
