@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Usage: tools/e2e.sh [go test arguments, such as -run '^TestKit']
+#        tools/e2e.sh external [DRIVER.yaml [flags of the suite]]
 #
 # Runs the tests of tests/e2e in real clusters, prints what they say as they say it, and ends with
 #
 #     N passed, N failed, N skipped
 #
 # Without KUBECONFIG_A it makes the clusters with tests/cluster, as root, and takes them down again whatever happens;
-# a site that is up already is used and stays up. It fails if anything is left in the clusters or on the machine.
+# a site that is up already is used and stays up. The second form runs the External Storage suite of Kubernetes instead. It fails if anything is left in the clusters or on the machine.
 # tests/e2e/README.md lists the variables that it takes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -107,9 +108,23 @@ make_clusters() {
 	KUBECONFIG_B=${sites[1]:+$(kubeconfig "${sites[1]}")}
 	export KUBECONFIG_A KUBECONFIG_B
 	export LOCKSTEP_KIT=$kit LOCKSTEP_KIT_SITES="${sites[*]}"
-	export LOCKSTEP_BACKING_CLASSES=${LOCKSTEP_BACKING_CLASSES:-backing-wffc backing-immediate backing-shared}
+	export LOCKSTEP_BACKING_CLASSES=${LOCKSTEP_BACKING_CLASSES:-backing-wffc backing-immediate backing-shared backing-attachable}
 }
 
+if [ "${1:-}" = external ]; then
+	shift
+	sites=("${sites[0]}") # one is enough
+	if [ -z "${KUBECONFIG_A:-}" ]; then
+		make_clusters
+	fi
+	say "External Storage suite"
+	tools/e2e-external.sh "${@:-tests/e2e/external-storage.yaml}" 9>&- &
+	tests=$!
+	reader=$tests
+	wait "$tests" && status=0 || status=$?
+	tests=
+	exit "$status"
+fi
 go build -o "$work/tally" ./tools/tally
 # Compiled before the clusters use the processors, and not counted as tests' time.
 go test -c -tags e2e -vet=off -o "$work/e2e.test" ./tests/e2e

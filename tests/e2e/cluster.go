@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -117,5 +118,43 @@ func (c *Cluster) AwaitNode(ctx context.Context, name string, ready bool) error 
 			return errors.New("it is Ready")
 		}
 		return nil
+	})
+}
+
+// MarkOutOfService tells Kubernetes that a node is off for sure, which lets it
+// take the node's pods and attachments away at once. The test's end undoes it.
+func (c *Cluster) MarkOutOfService(t testing.TB, name string) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := c.taint(context.Background(), name, false); err != nil {
+			t.Errorf("take the node that the test had marked into service: %v", err)
+		}
+	})
+	if err := c.taint(t.Context(), name, true); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// MarkInService undoes MarkOutOfService.
+func (c *Cluster) MarkInService(t testing.TB, name string) {
+	t.Helper()
+	if err := c.taint(t.Context(), name, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// taint sets or removes the taint node.kubernetes.io/out-of-service.
+func (c *Cluster) taint(ctx context.Context, name string, set bool) error {
+	return Await(ctx, nodeTimeout, "taint of node "+name+" to be changed", func(ctx context.Context) error {
+		node, err := c.Client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		node.Spec.Taints = slices.DeleteFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
+		if set {
+			node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown", Effect: corev1.TaintEffectNoExecute})
+		}
+		_, err = c.Client.CoreV1().Nodes().Update(ctx, node, metav1.UpdateOptions{})
+		return err // or a conflict with the node's own status, and then once more
 	})
 }

@@ -153,3 +153,63 @@ func TestKitLeftovers(t *testing.T) {
 		}
 	}
 }
+
+// TestKitInstall installs a workload as Lockstep is, and takes it away.
+func TestKitInstall(t *testing.T) {
+	before, err := env.A.TakeInventory(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := ParseManifests([]byte(strings.NewReplacer("IMAGE", env.A.Images.Tools, "SCRIPT", idle).Replace(installed)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := env.A.Uninstall(context.Background(), objects); err != nil {
+			t.Error(err)
+		}
+		if err := env.A.Leftovers(context.Background(), before); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := env.A.Install(t.Context(), objects); err != nil {
+		t.Fatal(err)
+	}
+	pods, err := env.A.Client.CoreV1().Pods(SystemNamespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app=installed"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := 1 + len(env.A.Nodes(t, 1)); len(pods.Items) != want {
+		t.Errorf("%d pods run, want %d", len(pods.Items), want)
+	}
+	for i := range pods.Items {
+		if err := podReady(&pods.Items[i]); err != nil {
+			t.Errorf("pod %s: %v", pods.Items[i].Name, err)
+		}
+	}
+}
+
+const installed = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: single}
+spec:
+  selector: {matchLabels: {app: installed, kind: single}}
+  template:
+    metadata: {labels: {app: installed, kind: single}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: main, image: IMAGE, imagePullPolicy: IfNotPresent, command: [sh, -c, "SCRIPT"]}]
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: everywhere}
+spec:
+  selector: {matchLabels: {app: installed, kind: everywhere}}
+  template:
+    metadata: {labels: {app: installed, kind: everywhere}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      tolerations: [{operator: Exists}]
+      containers: [{name: main, image: IMAGE, imagePullPolicy: IfNotPresent, command: [sh, -c, "SCRIPT"]}]
+`

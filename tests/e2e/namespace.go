@@ -137,3 +137,26 @@ func (n *Namespace) volumesGone(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+// AwaitEvent waits for an event about an object of the namespace and returns
+// its message.
+func (n *Namespace) AwaitEvent(object, reason string) string {
+	n.t.Helper()
+	message := ""
+	WaitFor(n.t, podTimeout, "event "+reason+" about "+object, func(ctx context.Context) error {
+		list, err := n.Client.CoreV1().Events(n.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + object})
+		if err != nil {
+			return err
+		}
+		var others []string
+		for _, event := range list.Items {
+			if event.Reason == reason {
+				message = event.Message
+				return nil
+			}
+			others = append(others, event.Reason+": "+event.Message)
+		}
+		return fmt.Errorf("there are %q", others)
+	})
+	return message
+}
