@@ -51,7 +51,9 @@ left_loops() {
 }
 
 left_network() {
-  local link
+  local link owner
+  owner=$(bridge_owner)
+  [[ -z $owner || $owner == "$HOME_DIR" ]] || return 0 # a site of the same number that is somebody else's
   for link in /sys/class/net/"$BRIDGE" /sys/class/net/"$BRIDGE"n*; do
     if [[ -e $link ]]; then echo "network interface ${link##*/}"; fi
   done

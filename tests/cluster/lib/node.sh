@@ -181,6 +181,7 @@ need_node() {
 
 node_stop() {
   need_node "$@"
+  lock_site
   alive "node$NODE_NUMBER" || die "$NODE is off already"
   power_off
   say "$NODE is off"
@@ -188,6 +189,7 @@ node_stop() {
 
 node_start() {
   need_node "$@"
+  lock_site
   if alive "node$NODE_NUMBER"; then say "$NODE is on already" && return; fi
   BEFORE=$(lease_time)
   power_on
