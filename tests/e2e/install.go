@@ -4,16 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"strings"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"github.com/lockstep-csi/lockstep/tests/harness"
 )
 
 // installTimeout is how long each workload of an installation may take to be
 // ready.
 const installTimeout = 3 * time.Minute
+
+// helmTimeout bounds a run of Helm, its compilation included.
+const helmTimeout = 10 * time.Minute
+
+// Chart and values of Lockstep, from where the tests run.
+const (
+	Chart     = "../../deploy/charts/lockstep"
+	KitValues = "values-kit.yaml"
+)
 
 // Install applies objects, those without a namespace in SystemNamespace, which
 // it makes, and waits until every Deployment, StatefulSet and DaemonSet among
@@ -88,4 +101,26 @@ func workloadReady(object *unstructured.Unstructured) error {
 		return fmt.Errorf("of %d pods %d are ready and %d are of the newest template", wanted, ready, updated)
 	}
 	return nil
+}
+
+// Helm runs Helm, of the version in tools/versions.env, against the cluster,
+// and returns what it printed. Its caches are in dir. The first use of all
+// compiles it.
+func (c *Cluster) Helm(ctx context.Context, dir string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, helmTimeout)
+	defer cancel()
+	helm, err := harness.Run(ctx, "../../tools/tool.sh", "helm")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, strings.TrimSpace(helm), args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig, "HELM_CACHE_HOME="+dir, "HELM_CONFIG_HOME="+dir, "HELM_DATA_HOME="+dir)
+	cmd.WaitDelay = 5 * time.Second
+	var complaints strings.Builder
+	cmd.Stderr = &complaints
+	out, err := cmd.Output()
+	if err != nil {
+		return string(out), fmt.Errorf("helm %s: %w: %s", strings.Join(args, " "), err, complaints.String())
+	}
+	return string(out), nil
 }

@@ -213,3 +213,18 @@ spec:
       tolerations: [{operator: Exists}]
       containers: [{name: main, image: IMAGE, imagePullPolicy: IfNotPresent, command: [sh, -c, "SCRIPT"]}]
 `
+
+// TestKitChart has Helm install the chart with the kit's values as far as that
+// goes without making anything: it knows the cluster's version and kinds.
+func TestKitChart(t *testing.T) {
+	env.A.Kit(t)
+	out, err := env.A.Helm(t.Context(), t.TempDir(), "install", "lockstep", Chart, "--namespace", "default", "--values", KitValues, "--dry-run=server", "--output", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{env.A.Images.Lockstep, "kind: StatefulSet", "kind: DaemonSet", "kind: CSIDriver"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the chart has no %q", want)
+		}
+	}
+}
