@@ -52,6 +52,15 @@ fuzz: ## Run each fuzz target for FUZZTIME (10s)
 sanity: setup ## Run csi-sanity, with nothing skipped
 	@tools/test.sh ./tests/sanity/...
 
+.PHONY: e2e
+e2e: setup build ## Test in real Kubernetes clusters, made on this machine (as root) or given; see tests/e2e
+	@tools/e2e.sh
+
+.PHONY: e2e-external
+e2e-external: export TEST_TIMEOUT ?= 120m
+e2e-external: setup build ## Run the External Storage suite of Kubernetes against tests/e2e/external-storage.yaml
+	@tools/e2e.sh external $(DRIVER)
+
 .PHONY: demo
 demo: setup build ## Show two sites, PostgreSQL, rewind and failover, with measured figures
 	@$(GO) run ./tests/demo

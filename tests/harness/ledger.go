@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,12 +18,22 @@ import (
 // note when the acknowledgement came.
 type Ledger struct {
 	table    string
-	postgres *Postgres
+	database Server
 	stop     context.CancelFunc
 	joined   sync.WaitGroup
 
 	mu       sync.Mutex
 	sessions []ledgerSession // by session number
+}
+
+// Server is a database server, wherever it runs.
+type Server interface {
+	// Query runs SQL in Database and returns the rows, fields separated by "|".
+	Query(ctx context.Context, sql string) (string, error)
+	// Session runs psql in Database. It reads statements from in until that
+	// ends, writes their rows to out, and stops at the first that fails. It
+	// returns when psql has ended or ctx has; the error has psql's complaints.
+	Session(ctx context.Context, in io.Reader, out io.Writer) error
 }
 
 type ledgerSession struct {
@@ -32,15 +43,28 @@ type ledgerSession struct {
 
 // CreateLedger makes a table for a ledger.
 func (p *Postgres) CreateLedger(ctx context.Context, table string) error {
-	_, err := p.Query(ctx, `CREATE TABLE `+table+` (session int, seq bigint, placed timestamptz DEFAULT clock_timestamp(), PRIMARY KEY (session, seq))`)
+	return CreateLedger(ctx, p, table)
+}
+
+// CreateLedger makes a table for a ledger on a server.
+func CreateLedger(ctx context.Context, on Server, table string) error {
+	_, err := on.Query(ctx, `CREATE TABLE `+table+` (session int, seq bigint, placed timestamptz DEFAULT clock_timestamp(), PRIMARY KEY (session, seq))`)
 	return err
 }
 
 // StartLedger starts sessions clients on a table that CreateLedger made. It belongs to the
-// caller, who calls Stop.
+// caller, who calls Stop; the Env's Close does so as well.
 func (p *Postgres) StartLedger(table string, sessions int) *Ledger {
+	l := StartLedger(p, table, sessions)
+	p.env.Undo(func() error { l.Stop(); return nil })
+	return l
+}
+
+// StartLedger starts sessions clients on a table of a server. It belongs to
+// the caller, who calls Stop.
+func StartLedger(on Server, table string, sessions int) *Ledger {
 	ctx, stop := context.WithCancel(context.Background())
-	l := &Ledger{table: table, postgres: p, stop: stop, sessions: make([]ledgerSession, sessions)}
+	l := &Ledger{table: table, database: on, stop: stop, sessions: make([]ledgerSession, sessions)}
 	for i := range sessions {
 		l.joined.Go(func() {
 			err := l.session(ctx, i)
@@ -51,7 +75,6 @@ func (p *Postgres) StartLedger(table string, sessions int) *Ledger {
 			}
 		})
 	}
-	p.env.Undo(func() error { l.Stop(); return nil })
 	return l
 }
 
@@ -59,23 +82,20 @@ func (p *Postgres) StartLedger(table string, sessions int) *Ledger {
 // prints the row after the server's command completion, which the server
 // sends after the commit.
 func (l *Ledger) session(ctx context.Context, session int) error {
-	p := l.postgres
-	cmd := p.command(ctx, "psql", append(p.connection(), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", Database)...)
-	in, err := cmd.StdinPipe()
+	// A process can have this pipe itself, and then no copying holds up its end.
+	statements, in, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	var complaints strings.Builder
-	cmd.Stderr = &complaints
-	if err := cmd.Start(); err != nil {
-		return err
-	}
+	out, rows := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		err := l.database.Session(ctx, statements, rows)
+		// Nobody reads statements or writes rows any more.
+		ended <- errors.Join(err, statements.Close(), rows.Close())
+	}()
 	err = l.insert(session, in, bufio.NewReader(out))
-	return errors.Join(err, in.Close(), cmd.Wait(), errors.New(complaints.String()))
+	return errors.Join(err, in.Close(), out.Close(), <-ended)
 }
 
 func (l *Ledger) insert(session int, in io.Writer, out *bufio.Reader) error {
@@ -167,7 +187,7 @@ type LedgerFound struct {
 // Check compares a server's table with what was acknowledged: per session it
 // must hold a prefix without gaps, with every order that was acknowledged
 // before the recovery point's time, and none that was never sent.
-func (l *Ledger) Check(ctx context.Context, on *Postgres, point time.Time) (LedgerFound, error) {
+func (l *Ledger) Check(ctx context.Context, on Server, point time.Time) (LedgerFound, error) {
 	rows, err := on.Query(ctx, "SELECT session, count(*), max(seq) FROM "+l.table+" GROUP BY session")
 	if err != nil {
 		return LedgerFound{}, err

@@ -47,11 +47,16 @@ func (b *Pgbench) Wait() (PgbenchResult, error) {
 		return PgbenchResult{}, fmt.Errorf("pgbench: %w: %s", err, b.output)
 	}
 	b.exited <- nil
+	return ParsePgbench(b.output.String())
+}
+
+// ParsePgbench reads what pgbench prints at its end.
+func ParsePgbench(output string) (PgbenchResult, error) {
 	var r PgbenchResult
-	tps := regexp.MustCompile(`(?m)^tps = ([0-9.]+)`).FindStringSubmatch(b.output.String())
-	done := regexp.MustCompile(`(?m)^number of transactions actually processed: ([0-9]+)`).FindStringSubmatch(b.output.String())
+	tps := regexp.MustCompile(`(?m)^tps = ([0-9.]+)`).FindStringSubmatch(output)
+	done := regexp.MustCompile(`(?m)^number of transactions actually processed: ([0-9]+)`).FindStringSubmatch(output)
 	if tps == nil || done == nil {
-		return r, fmt.Errorf("pgbench printed no result: %s", b.output)
+		return r, fmt.Errorf("pgbench printed no result: %s", output)
 	}
 	var tpsErr, doneErr error
 	r.TPS, tpsErr = strconv.ParseFloat(tps[1], 64)
@@ -76,8 +81,11 @@ func (p *Postgres) Pgbench(clients int, during time.Duration) (PgbenchResult, er
 
 // CheckPgbench checks what pgbench's transactions keep: every one changes an
 // account, a teller and a branch by the same amount and notes it.
-func (p *Postgres) CheckPgbench(ctx context.Context) error {
-	sums, err := p.Query(ctx, `SELECT (SELECT coalesce(sum(abalance),0) FROM pgbench_accounts), (SELECT coalesce(sum(tbalance),0) FROM pgbench_tellers),
+func (p *Postgres) CheckPgbench(ctx context.Context) error { return CheckPgbench(ctx, p) }
+
+// CheckPgbench is Postgres.CheckPgbench for any server.
+func CheckPgbench(ctx context.Context, on Server) error {
+	sums, err := on.Query(ctx, `SELECT (SELECT coalesce(sum(abalance),0) FROM pgbench_accounts), (SELECT coalesce(sum(tbalance),0) FROM pgbench_tellers),
 		(SELECT coalesce(sum(bbalance),0) FROM pgbench_branches), (SELECT coalesce(sum(delta),0) FROM pgbench_history)`)
 	if err != nil {
 		return err

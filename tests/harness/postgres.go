@@ -292,6 +292,20 @@ func (p *Postgres) Query(ctx context.Context, sql string) (string, error) {
 	return p.query(ctx, Database, sql)
 }
 
+// Session is Server's.
+func (p *Postgres) Session(ctx context.Context, in io.Reader, out io.Writer) error {
+	cmd := p.command(ctx, "psql", append(p.connection(), SessionOptions...)...)
+	var complaints strings.Builder
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &complaints
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("psql: %w: %s", err, complaints.String())
+	}
+	return nil
+}
+
+// SessionOptions are the options of psql for a session that a program reads.
+var SessionOptions = []string{"-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", Database}
+
 // QueryInt is Query for one number.
 func (p *Postgres) QueryInt(ctx context.Context, sql string) (int64, error) {
 	text, err := p.Query(ctx, sql)

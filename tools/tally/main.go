@@ -11,12 +11,13 @@ import (
 
 func main() {
 	summary := flag.String("summary", "", "file for the last line; empty: standard output")
+	live := flag.Bool("live", false, "print what tests say as they say it")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "tally: unexpected argument %q\n", flag.Arg(0))
 		os.Exit(2)
 	}
-	if err := run(os.Stdin, os.Stdout, *summary); err != nil {
+	if err := run(os.Stdin, os.Stdout, *summary, *live); err != nil {
 		fmt.Fprintf(os.Stderr, "tally: %v\n", err)
 		os.Exit(1)
 	}
@@ -24,8 +25,9 @@ func main() {
 
 // run tallies in, reports to out as it goes, and writes the last line to the
 // file named summary, or to out if that is empty.
-func run(in io.Reader, out io.Writer, summary string) error {
+func run(in io.Reader, out io.Writer, summary string, live bool) error {
 	t := newTally(out)
+	t.live = live
 	readErr := feed(in, t)
 	t.finish()
 	line := t.line() + "\n"

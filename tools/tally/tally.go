@@ -24,6 +24,7 @@ type name struct{ pkg, test string }
 // tally counts tests.
 type tally struct {
 	out                     io.Writer
+	live                    bool                      // print output as it comes
 	running                 map[name]*strings.Builder // output of tests that have not ended
 	parents                 map[name]bool             // tests with subtests
 	failedBelow             map[name]bool             // parents with a subtest that failed
@@ -65,10 +66,17 @@ func (t *tally) add(e event) {
 		t.addPackage(e)
 	case e.Action == "run":
 		t.running[n] = &strings.Builder{}
+		if t.live {
+			t.print("---- %s\n", e.Test)
+		}
 		for p, ok := n.parent(); ok; p, ok = p.parent() {
 			t.parents[p] = true
 		}
 	case e.Action == "output":
+		if t.live && !strings.HasPrefix(e.Output, "=== ") {
+			t.print("%s", e.Output)
+			return
+		}
 		if b := t.running[n]; b != nil {
 			b.WriteString(e.Output)
 		}
@@ -106,6 +114,9 @@ func (t *tally) end(n name, outcome string) {
 		t.passed++
 	case "skip":
 		t.skipped++
+		if t.live {
+			return // it has said why
+		}
 		t.print("SKIP %s %s: %s\n", n.pkg, n.test, reason(text))
 	case "fail":
 		t.failed++
@@ -138,6 +149,10 @@ func reason(output string) string {
 func (t *tally) addPackage(e event) {
 	switch e.Action {
 	case "output":
+		if t.live {
+			t.print("%s", e.Output)
+			return
+		}
 		t.pending[e.Package] += e.Output
 	case "pass", "skip":
 		if n := t.counts[e.Package]; n > 0 {

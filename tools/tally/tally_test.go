@@ -68,7 +68,7 @@ func TestTally(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out strings.Builder
-			err := run(strings.NewReader(c.stream), &out, "")
+			err := run(strings.NewReader(c.stream), &out, "", false)
 			if (err != nil) != c.fails {
 				t.Errorf("run: %v, want an error: %t", err, c.fails)
 			}
@@ -87,7 +87,7 @@ func TestSummaryFile(t *testing.T) {
 	var out strings.Builder
 	stream := `{"Action":"run","Package":"p","Test":"A"}
 {"Action":"pass","Package":"p","Test":"A"}`
-	if err := run(strings.NewReader(stream), &out, file); err != nil {
+	if err := run(strings.NewReader(stream), &out, file, false); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(file)
@@ -99,5 +99,35 @@ func TestSummaryFile(t *testing.T) {
 	}
 	if strings.Contains(out.String(), "passed") {
 		t.Errorf("report holds the last line as well: %q", out.String())
+	}
+}
+
+// TestLive checks that what a test says is printed before it ends, and once.
+func TestLive(t *testing.T) {
+	const begun = `{"Action":"start","Package":"p"}
+{"Action":"run","Package":"p","Test":"A"}
+{"Action":"output","Package":"p","Test":"A","Output":"=== RUN   A\n"}
+{"Action":"output","Package":"p","Test":"A","Output":"    a_test.go:1: halfway\n"}
+`
+	var out strings.Builder
+	live := newTally(&out)
+	live.live = true
+	if err := feed(strings.NewReader(begun), live); err != nil {
+		t.Fatal(err)
+	}
+	if want := "---- A\n    a_test.go:1: halfway\n"; out.String() != want {
+		t.Errorf("printed %q while the test ran, want %q", out.String(), want)
+	}
+	const rest = `{"Action":"output","Package":"p","Test":"A","Output":"--- FAIL: A (2.00s)\n"}
+{"Action":"fail","Package":"p","Test":"A"}
+{"Action":"fail","Package":"p"}`
+	if err := feed(strings.NewReader(rest), live); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out.String(), "halfway"); n != 1 || !strings.Contains(out.String(), "--- FAIL: A (2.00s)") {
+		t.Errorf("what the test said is printed %d times, want once, with how it ended:\n%s", n, out.String())
+	}
+	if want := "0 passed, 1 failed, 0 skipped"; live.line() != want {
+		t.Errorf("last line is %q, want %q", live.line(), want)
 	}
 }

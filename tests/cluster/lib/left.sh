@@ -43,10 +43,17 @@ left_mounts() { findmnt -rn -o TARGET | grep -F "$DIR/" | sed 's/^/mount /'; }
 
 # A device is shown with the path that its file has for the one who asks. A file below a mount that is gone
 # has none, and is nobody's as far as this can tell.
-left_loops() { losetup -n -l -O NAME,BACK-FILE | grep -F "$DIR/" | sed 's/^/loop device /'; }
+left_loops() {
+  local file
+  for file in /sys/block/loop*/loop/backing_file; do
+    if grep -qF "$DIR/" "$file" 2>/dev/null; then echo "loop device $(cut -d/ -f4 <<<"$file"): $(<"$file")"; fi
+  done
+}
 
 left_network() {
-  local link
+  local link owner
+  owner=$(bridge_owner)
+  [[ -z $owner || $owner == "$HOME_DIR" ]] || return 0 # a site of the same number that is somebody else's
   for link in /sys/class/net/"$BRIDGE" /sys/class/net/"$BRIDGE"n*; do
     if [[ -e $link ]]; then echo "network interface ${link##*/}"; fi
   done

@@ -65,8 +65,18 @@ remove_cgroups() {
   done
 }
 
+# The names and addresses of a site are the machine's, so the bridge says whose it is.
+bridge_owner() { cat "/sys/class/net/$BRIDGE/ifalias" 2>/dev/null || true; }
+
 make_network() {
-  if [[ ! -e /sys/class/net/$BRIDGE ]]; then ip link add "$BRIDGE" type bridge; fi
+  local owner
+  if [[ ! -e /sys/class/net/$BRIDGE ]]; then
+    ip link add "$BRIDGE" type bridge
+    ip link set "$BRIDGE" alias "$HOME_DIR"
+  else
+    owner=$(bridge_owner)
+    [[ $owner == "$HOME_DIR" ]] || die "site $SITE is in use with CLUSTER_HOME=$owner: take it down there, or use another number"
+  fi
   ip addr replace "$HOST_IP/24" dev "$BRIDGE"
   ip addr replace "$SERVICE_IP/32" dev "$BRIDGE"
   ip link set "$BRIDGE" up
@@ -77,6 +87,7 @@ make_network() {
 
 remove_network() {
   local rule
+  [[ $(bridge_owner) == "$HOME_DIR" ]] || return 0
   # Those of `link cut` as well, which name this site's bridge or the other's first.
   while read -r rule; do
     # shellcheck disable=SC2086 # a rule's words

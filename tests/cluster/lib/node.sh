@@ -55,14 +55,22 @@ boot_node() {
     --detect-local-mode=ClusterCIDR --cluster-cidr="$(pod_range "$NODE_NUMBER")" --iptables-localhost-nodeports=false \
     --iptables-min-sync-period=100ms --conntrack-max-per-core=0 --conntrack-min=0 \
     --conntrack-tcp-timeout-established=0 --conntrack-tcp-timeout-close-wait=0 &
+  keep attachable --node "$NODE" --volumes "$ATTACHABLE" --socket "$ATTACHABLE_SOCKET" &
+  keep registrar attachable.cluster.local "$ATTACHABLE_SOCKET" /var/lib/kubelet/plugins_registry &
   touch /run/booted
   while true; do wait; sleep 1; done # and reap what lost its parent
 }
 
+# As the node sees it, and the kubelet.
+ATTACHABLE_SOCKET=/var/lib/kubelet/plugins/attachable.cluster.local/csi.sock
+
 # keep PROGRAM ARGUMENTS... runs a program of the node again whenever it ends, as systemd would.
 keep() {
   local name=$1 command=("$LIBEXEC/hyper" "$@")
-  if [[ $name == containerd ]]; then command=("$@"); fi
+  case $name in
+    containerd) command=("$@") ;;
+    attachable | registrar) command=("$LIBEXEC/$@") ;;
+  esac
   while true; do
     "${command[@]}" >>"$LOGS/node$NODE_NUMBER-$name.log" 2>&1 || true
     echo "cluster: $name ended, starting it again" >>"$LOGS/node$NODE_NUMBER-$name.log"
@@ -114,8 +122,9 @@ let_go() { touch "$NODE_RUN/go"; }
 
 # power_off kills process 1, and the kernel then kills all others of the node before that one is gone.
 power_off() {
-  local pid init i
+  local pid init i device devices=''
   if pid=$(pid_of "node$NODE_NUMBER"); then
+    devices=$(own_devices "$pid")
     init=$(<"/proc/$pid/task/$pid/children")
     # shellcheck disable=SC2086 # one number and a space
     kill -9 ${init:-$pid} 2>/dev/null || true
@@ -128,8 +137,31 @@ power_off() {
   rm -f "$PIDS/node$NODE_NUMBER" "$NODE_RUN/go"
   ip link del "$VETH" 2>/dev/null || true
   remove_cgroups "$NODE_CGROUP" # a kubelet takes long to start where it finds those of dead containers
-  # A loop device belongs to the kernel and outlives who attached it; one whose file is on the node's disk goes too.
+  # A loop device belongs to the kernel and outlives who attached it. On a node that has no power there is none: not
+  # over files of its disk, not over the disks that are attached to it, not over what its own processes served.
   detach_loops "$NODE_DIR"
+  local record
+  for record in "$ATTACHABLE"/*/node; do
+    if [[ -e $record && $(<"$record") == "$NODE" ]]; then detach_loops "${record%/node}"; fi
+  done
+  for device in $devices; do losetup -d "$device" 2>/dev/null || true; done
+}
+
+# own_devices PID prints the loop devices that PID and its descendants have mounted, or have in a place of their own as
+# block volumes are, and the host has not. It is read before and after, because mounts of the host appear in nodes.
+own_devices() {
+  local process before
+  before=$(loops_mounted self)
+  for process in $(ps -e -o pid=,ppid= | awk -v root="$1" '
+    { parent[$1] = $2 }
+    END { for (p in parent) for (q = p; q > 1; q = parent[q]) if (q == root) { print p; break } }'); do
+    loops_mounted "$process"
+  done | sort -u | grep -vxFf <(echo "$before" && loops_mounted self) || true
+}
+
+loops_mounted() {
+  sed -nE -e 's#^[^ ]+ [^ ]+ [^ ]+ /(loop[0-9]+) .* - devtmpfs .*#/dev/\1#p' -e 's#.* - [^ ]+ (/dev/loop[0-9]+) .*#\1#p' \
+    "/proc/$1/mountinfo" 2>/dev/null || true
 }
 
 node_ready() {
@@ -149,6 +181,7 @@ need_node() {
 
 node_stop() {
   need_node "$@"
+  lock_site
   alive "node$NODE_NUMBER" || die "$NODE is off already"
   power_off
   say "$NODE is off"
@@ -156,6 +189,7 @@ node_stop() {
 
 node_start() {
   need_node "$@"
+  lock_site
   if alive "node$NODE_NUMBER"; then say "$NODE is on already" && return; fi
   BEFORE=$(lease_time)
   power_on

@@ -1,0 +1,121 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// bootID tells one run of a node from the next.
+func bootID(t *testing.T, c *Cluster, node string) string {
+	t.Helper()
+	got, err := c.Client.CoreV1().Nodes().Get(t.Context(), node, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got.Status.NodeInfo.BootID
+}
+
+// unreachable checks that no command runs in a pod whose node is gone. The API
+// server would try for a minute.
+func unreachable(t *testing.T, ns *Namespace, pod string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if _, err := ns.Exec(ctx, ns.Namespace, pod, "true"); err == nil {
+		t.Errorf("a command runs in pod %s, whose node is gone", pod)
+	}
+}
+
+// TestKitNodeStop takes a node's power away while a pod writes there, and
+// checks that Kubernetes notices, that a new pod elsewhere gets the volume, and
+// that the node comes back as another run of the same one.
+func TestKitNodeStop(t *testing.T) {
+	class := backingClass(t, "backing-shared")
+	nodes := env.A.Nodes(t, 2)
+	kit, node := env.A.Kit(t), nodes[1]
+	ns := env.A.NewNamespace(t)
+	ns.CreateClaim(Claim{Name: "data", Class: class})
+	mounts := []Mount{{Claim: "data", Path: "/data"}}
+	ns.RunPod(Pod{Name: "first", Node: node, Mounts: mounts})
+	ns.Sh("first", "echo before > /data/f; sync /data/f")
+	boot := bootID(t, env.A, node)
+
+	kit.StopNode(t, node)
+	stopped := time.Now()
+	unreachable(t, ns, "first")
+	if err := env.A.AwaitNode(t.Context(), node, false); err != nil {
+		t.Fatal(err)
+	}
+	Report(t, Figure{Name: "node stopped to NotReady", Got: time.Since(stopped).Seconds(), Unit: "s"})
+	ns.ForgetPod("first")
+	ns.RunPod(Pod{Name: "second", Node: nodes[0], Mounts: mounts})
+	if got := ns.Sh("second", "cat /data/f"); got != "before" {
+		t.Errorf("the second pod reads %q, want what the first wrote", got)
+	}
+
+	started := time.Now()
+	kit.StartNode(t, node)
+	Report(t, Figure{Name: "node started to Ready", Got: time.Since(started).Seconds(), Unit: "s"})
+	if again := bootID(t, env.A, node); again == boot {
+		t.Errorf("the node has boot id %s before and after its stop", boot)
+	}
+	ns.RunPod(Pod{Name: "third", Node: node, Mounts: mounts})
+}
+
+// TestKitNodeCut pulls a node's cable: its pods go on and nobody reaches them.
+func TestKitNodeCut(t *testing.T) {
+	nodes := env.A.Nodes(t, 2)
+	kit, node := env.A.Kit(t), nodes[1]
+	ns := env.A.NewNamespace(t)
+	ns.RunPod(Pod{Name: "clock", Node: node, Script: "while :; do date +%s > /tmp/now; sleep 0.2; done"})
+	pod := ns.AwaitPod("clock")
+
+	kit.CutNode(t, node)
+	cut := time.Now()
+	if err := env.A.AwaitNode(t.Context(), node, false); err != nil {
+		t.Fatal(err)
+	}
+	Report(t, Figure{Name: "node cut off to NotReady", Got: time.Since(cut).Seconds(), Unit: "s"})
+	unreachable(t, ns, "clock")
+
+	mended := time.Now()
+	kit.MendNode(t, node)
+	Report(t, Figure{Name: "node connected to Ready", Got: time.Since(mended).Seconds(), Unit: "s"})
+	after := ns.AwaitPod("clock")
+	if after.Status.ContainerStatuses[0].ContainerID != pod.Status.ContainerStatuses[0].ContainerID {
+		t.Error("the container was started again: the node was more than cut off")
+	}
+	if got := ns.Sh("clock", "echo $(( $(date +%s) - $(cat /tmp/now) ))"); got != "0" && got != "1" {
+		t.Errorf("the pod last wrote %s s ago: it did not go on", got)
+	}
+}
+
+// TestKitSites runs a pod on either site and cuts the link between them.
+func TestKitSites(t *testing.T) {
+	a, b := both(t)
+	kitA, kitB := a.Kit(t), b.Kit(t)
+	nsA, nsB := a.NewNamespace(t), b.NewNamespace(t)
+	serverB := nsB.RunPod(Pod{Name: "server", Script: "mkdir /tmp/www; echo of b > /tmp/www/index.html; exec busybox httpd -f -p 8080 -h /tmp/www"})
+	nsA.RunPod(Pod{Name: "client"})
+	// Debian's static busybox has a wget that crashes.
+	fetch := `printf 'GET / HTTP/1.0\r\n\r\n' | busybox nc -w 2 ` + serverB.Status.PodIP + " 8080 2>&1 | tail -n 1"
+	if got := nsA.Sh("client", fetch); got != "of b" {
+		t.Fatalf("site a reads %q from site b", got)
+	}
+	kitA.CutLink(t, kitB)
+	if got := nsA.Sh("client", fetch); got == "of b" {
+		t.Errorf("site a reads %q from site b over a link that is cut", got)
+	}
+	if got := nsB.Sh("server", "echo reachable"); got != "reachable" {
+		t.Errorf("a cut between sites keeps the host from site b: %q", got)
+	}
+	kitA.MendLink(t, kitB)
+	if got := nsA.Sh("client", fetch); got != "of b" {
+		t.Errorf("site a reads %q from site b after the link was mended", got)
+	}
+}

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Usage: tools/e2e-external.sh DRIVER.yaml [flags of the suite]
+#
+# Runs the External Storage suite of Kubernetes, in the version that tests/cluster/go/go.mod names, with a driver
+# definition in the cluster of KUBECONFIG_A, and ends with "N passed, N failed, N skipped". `make e2e-external` calls it
+# through tools/e2e.sh, which makes the cluster. LOCKSTEP_KIT and LOCKSTEP_KIT_SITES say that it is the kit's, whose
+# nodes have no registry: the images that the suite's pods run are then made here.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+driver=$(realpath "$1")
+shift
+out=$PWD/out/e2e-external
+mkdir -p "$out"
+
+module() { (cd tests/cluster/go && GOWORK=off GOFLAGS=-buildvcs=false CGO_ENABLED=0 go "$@"); }
+
+# image NAME prints the reference under which the suite's pods ask for it.
+image() {
+	local manifest
+	manifest=$(module list -m -f '{{.Dir}}' k8s.io/kubernetes)/test/utils/image/manifest.go
+	sed -nE "s#.*configs\[$1\] = Config\{list.PromoterE2eRegistry, \"([^\"]*)\", \"([^\"]*)\"\}#registry.k8s.io/e2e-test-images/\1:\2#p" "$manifest"
+}
+
+echo "e2e-external: building the suite"
+module test -c -trimpath -ldflags '-s -w' -o "$out/external-storage.test" ./external
+if [ -n "${LOCKSTEP_KIT:-}" ]; then
+	module build -trimpath -ldflags '-s -w' -o "$out/agnhost" k8s.io/kubernetes/test/images/agnhost
+	"$LOCKSTEP_KIT" image "$out/agnhost.tar" "$(image Agnhost)" '["/agnhost"]' base "$out/agnhost:/agnhost"
+	"$LOCKSTEP_KIT" image "$out/busybox.tar" "$(image BusyBox)" '[]' base
+	"$LOCKSTEP_KIT" load "$out/agnhost.tar" --site "${LOCKSTEP_KIT_SITES%% *}"
+	"$LOCKSTEP_KIT" load "$out/busybox.tar" --site "${LOCKSTEP_KIT_SITES%% *}"
+	PATH=${CLUSTER_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/lockstep-cluster}/bin:$PATH
+fi
+# Tests with these labels restart kubelets over ssh, or need a cluster to themselves for an hour.
+status=0
+(cd "$out" && timeout --kill-after=30s "${TEST_TIMEOUT:-120m}" ./external-storage.test -kubeconfig "$KUBECONFIG_A" \
+	-storage.testdriver "$driver" -test.timeout 0 -ginkgo.timeout "${TEST_TIMEOUT:-120m}" -ginkgo.v -ginkgo.no-color \
+	-ginkgo.skip '\[Disruptive\]|\[Feature:Windows\]' -ginkgo.junit-report "$out/report.xml" "$@") >"$out/log" 2>&1 || status=$?
+grep -E '^(•|  \[(FAIL|PANICKED|TIMEDOUT)\])|^Ran [0-9]+ of|^\[FAILED\]' "$out/log" || true
+line=$(sed -nE 's/^(FAIL!|SUCCESS!).* -- ([0-9]+) Passed \| ([0-9]+) Failed \| [0-9]+ Pending \| ([0-9]+) Skipped.*/\2 passed, \3 failed, \4 skipped/p' "$out/log")
+if [ -z "$line" ]; then
+	tail -n 30 "$out/log" >&2
+	echo "e2e-external: the suite did not end" >&2
+	exit 1
+fi
+echo "e2e-external: the whole output is in $out/log"
+echo "$line"
+exit "$status"
