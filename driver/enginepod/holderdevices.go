@@ -39,7 +39,7 @@ func (d HolderDevices) Attach(ctx context.Context, how control.Attach, dev engin
 	serving, stop := context.WithCancel(context.Background())
 	a.stop = stop
 	a.joined.Go(func() {
-		err := fuse.Serve(serving, keeper.Session(), dev, fuse.Options{})
+		err := fuse.Serve(serving, keeper.Session(), dev, fuse.Options{Log: d.Log})
 		if err != nil && !errors.Is(err, fuse.ErrUnmounted) {
 			d.Log.Error("frontend ended", "volume", d.Volume, "error", err)
 		}

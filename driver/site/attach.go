@@ -68,7 +68,7 @@ func (s *Site) attach(ctx context.Context, v *volume, config holder.AttachConfig
 	serving, stop := context.WithCancel(context.Background())
 	a := &attachment{config: config, session: session, stop: stop}
 	a.joined.Go(func() {
-		a.ended = fuse.Serve(serving, session, eng, fuse.Options{})
+		a.ended = fuse.Serve(serving, session, eng, fuse.Options{Log: s.cfg.Log})
 		if a.ended != nil && !errors.Is(a.ended, fuse.ErrUnmounted) {
 			s.cfg.Log.Error("frontend ended", "volume", v.record.ID, "error", a.ended)
 		}
