@@ -26,7 +26,7 @@ var _ Devices = HolderDevices{}
 
 // releaseTimeout bounds giving a descriptor back at the end: without a holder
 // it goes with the process, and the volume heals at the next stage.
-const releaseTimeout = 5 * time.Second
+const releaseTimeout = 20 * time.Second
 
 // Attach implements Devices.
 func (d HolderDevices) Attach(ctx context.Context, how control.Attach, dev engine.Device) (Device, error) {
