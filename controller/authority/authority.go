@@ -37,7 +37,7 @@ var Roles = []certs.Role{certs.RoleController, certs.RoleEngine, certs.RoleGatew
 // SecretOf is the name of a role's Secret.
 func SecretOf(role certs.Role) string { return "lockstep-tls-" + string(role) }
 
-// ErrDamaged: the authority's Secret cannot be read. The text says what to do.
+// ErrDamaged says that the authority's Secret cannot be read, and what to do.
 var ErrDamaged = errors.New("certificate authority cannot be used")
 
 // Config is what an Authority needs; all but Log and Clock is required.

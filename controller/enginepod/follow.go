@@ -30,7 +30,7 @@ func (e *Engines) follow(ctx context.Context, pod *corev1.Pod, done func(*corev1
 func (e *Engines) followOnce(ctx context.Context, pod *corev1.Pod, done func(*corev1.Pod) bool) error {
 	pods := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace)
 	now, err := pods.Get(ctx, pod.Name, metav1.GetOptions{})
-	version := pod.ResourceVersion
+	var version string
 	switch {
 	case apierrors.IsNotFound(err):
 		if done(nil) {

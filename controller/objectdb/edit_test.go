@@ -43,7 +43,9 @@ func run(t *testing.T, before ...func(typedcorev1.ConfigMapInterface)) *running 
 	go func() { r.ended <- db.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		_ = <-r.ended
+		if err := <-r.ended; err == nil {
+			t.Error("Run ended without a reason")
+		}
 		db.Close()
 	})
 	return r
