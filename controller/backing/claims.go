@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/lockstep-csi/lockstep/internal/kubenames"
@@ -115,6 +116,10 @@ func (c *Claims) claim(s Spec, p part, class *storagev1.StorageClass, mode corev
 // accessMode is ReadWriteOncePod with CSI drivers, whose provisioner translates
 // it, and ReadWriteOnce with all others, which may not know it.
 func (c *Claims) accessMode(ctx context.Context, provisioner string) (corev1.PersistentVolumeAccessMode, error) {
+	if len(validation.IsDNS1123Subdomain(provisioner)) > 0 {
+		// It cannot be a CSI driver's: "kubernetes.io/…", for example.
+		return corev1.ReadWriteOnce, nil
+	}
 	_, err := c.config.Client.StorageV1().CSIDrivers().Get(ctx, provisioner, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
