@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 
 if [ "${1:-}" != --inside ]; then
 	# The first process of the namespace ends everything in it by ending.
-	exec unshare --mount --pid --fork --kill-child --propagation private "$0" --inside "$@"
+	exec unshare --mount --pid --fork --kill-child --propagation slave "$0" --inside "$@"
 fi
 shift
 suite=bookworm
