@@ -36,7 +36,8 @@ test: setup build ## Run all tests (as root); ends with "N passed, N failed, N s
 
 .PHONY: race
 race: export CGO_ENABLED = 1
-race: setup ## Run the tests of the packages that share state under the race detector
+race: ## Run the tests of the packages that share state under the race detector
+	@tests/setup.sh --cgo
 	@TEST_TIMEOUT=30m tools/test.sh -race $(RACE_PACKAGES)
 
 .PHONY: lint
@@ -61,13 +62,22 @@ e2e-external: export TEST_TIMEOUT ?= 120m
 e2e-external: setup build ## Run the External Storage suite of Kubernetes against tests/e2e/external-storage.yaml
 	@tools/e2e.sh external $(DRIVER)
 
+# demo and bench make devices, and are to take them away when make is told to
+# end: their programs are run in place of the shell, which passes no signal on,
+# and not by `go run`, which passes none but those of a terminal.
+.PHONY: devices
+devices: # Before anything is built or installed, say why it would be in vain
+	@tests/setup.sh --devices
+
 .PHONY: demo
-demo: setup build ## Show two sites, PostgreSQL, rewind and failover, with measured figures
-	@$(GO) run ./tests/demo
+demo: devices build ## Show two sites, PostgreSQL, rewind and failover, with measured figures
+	@$(GO) build -o out/demo ./tests/demo
+	@exec out/demo -bin bin/lockstep
 
 .PHONY: bench
-bench: setup build ## Measure against a plain loop device and qemu-storage-daemon, up to 20 minutes
-	@$(GO) run ./tests/bench
+bench: devices build ## Measure against a plain loop device and qemu-storage-daemon, up to 20 minutes
+	@$(GO) build -o out/bench ./tests/bench
+	@exec out/bench -bin bin/lockstep
 
 .PHONY: check-clean
 check-clean: ## Fail if a process, mount or loop device of ours is left on this machine

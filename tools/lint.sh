@@ -18,4 +18,5 @@ if ! [ -x "$lint" ] || ! has_version "$lint"; then
 		GOBIN=$PWD/out/tools go install "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$GOLANGCI_LINT_VERSION"
 	fi
 fi
-"$lint" run "$@"
+# Other work trees on this machine may be linted at the same time.
+"$lint" run --allow-parallel-runners "$@"

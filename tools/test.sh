@@ -35,9 +35,20 @@ finish() {
 	rm -f "$summary"
 	exit "$status"
 }
+# end passes a signal on to the tests: a shell that waits for a command would
+# not act on it before the command has ended.
+run=
+end() {
+	trap '' INT TERM HUP
+	if [ -n "$run" ]; then
+		kill -TERM -- "-$run" 2>/dev/null || true
+		wait "$run" || true
+	fi
+	exit "$1"
+}
 trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+trap 'end 130' INT
+trap 'end 143' TERM HUP
 
 if [ $# -eq 0 ]; then
 	set -- ./...
@@ -47,6 +58,12 @@ go build -o out/tally ./tools/tally
 # run from there are not what a test left behind. -vet=off: `make lint` does
 # that, and more.
 export GOTMPDIR=${GOTMPDIR:-${TMPDIR:-/tmp}}
-TMPDIR=$dir go test -json -count=1 -vet=off \
-	-timeout "${TEST_TIMEOUT:-10m}" -p "${TEST_JOBS:-2}" "$@" |
-	out/tally -summary "$summary"
+set -m # gives what follows a process group of its own
+(
+	TMPDIR=$dir go test -json -count=1 -vet=off \
+		-timeout "${TEST_TIMEOUT:-10m}" -p "${TEST_JOBS:-2}" "$@" </dev/null |
+		out/tally -summary "$summary"
+) &
+run=$!
+set +m
+wait "$run"

@@ -90,7 +90,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	documents := []any{
 		statusDocument{}, groupsDocument{}, groupDetailDocument{}, pointsDocument{}, pointTakenDocument{}, viewOpenedDocument{}, viewsDocument{},
 		viewClosedDocument{}, rewindStartedDocument{}, rewindUndoneDocument{}, rewindCommittedDocument{}, failedOverDocument{}, volumeReopenedDocument{}, certsDocument{},
-		checkDocument{}, versionDocument{},
+		checkDocument{}, versionDocument{}, pointDroppedDocument{},
 	}
 	seen := map[reflect.Type]bool{}
 	var walk func(reflect.Type)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ const (
 // host is what `lockstep check` looks at.
 type host struct {
 	uid      func() int
+	mounts   func() bool                  // has the capability to mount
 	release  func() (string, error)       // of the kernel, as uname -r
 	openable func(path string) error      // for reading and writing
 	tool     func(string) (string, error) // path of a program
@@ -28,6 +30,7 @@ type host struct {
 func thisHost() host {
 	return host{
 		uid:      os.Geteuid,
+		mounts:   mayMount,
 		release:  kernelRelease,
 		openable: openDevice,
 		tool:     exec.LookPath,
@@ -46,6 +49,17 @@ func kernelRelease() (string, error) {
 	return unix.ByteSliceToString(name.Release[:]), nil
 }
 
+// mayMount reports whether this process has CAP_SYS_ADMIN, which root in a
+// container usually lacks.
+func mayMount() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData // 64 capabilities, 32 in each
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return false
+	}
+	return sets[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
 // openDevice opens and closes a device. A node that may not be opened is as
 // good as missing, and a container shows many that are only there by name.
 func openDevice(path string) error {
@@ -53,7 +67,11 @@ func openDevice(path string) error {
 	if err != nil {
 		return err
 	}
-	return device.Close()
+	info, err := device.Stat()
+	if err == nil && info.Mode()&os.ModeCharDevice == 0 {
+		err = fmt.Errorf("%s is no device", path)
+	}
+	return errors.Join(err, device.Close())
 }
 
 func (h host) check() checkDocument {
@@ -78,7 +96,11 @@ func (h host) check() checkDocument {
 
 func (h host) checkRoot() findingDocument {
 	uid := h.uid()
-	return findingDocument{Name: "root", OK: uid == 0, Required: true, Found: "uid " + strconv.Itoa(uid), Remedy: "run as root: mounts and loop devices need it"}
+	f := findingDocument{Name: "root", OK: uid == 0, Required: true, Found: "uid " + strconv.Itoa(uid), Remedy: "run as root: mounts and loop devices need it"}
+	if uid == 0 && !h.mounts() {
+		f.OK, f.Found, f.Remedy = false, "uid 0 without CAP_SYS_ADMIN", "run the container with --privileged: mounts and loop devices need it"
+	}
+	return f
 }
 
 func (h host) checkDevice(path, remedy string) findingDocument {

@@ -54,9 +54,9 @@ func (a *app) startRewind(ctx context.Context, s *site, f *rewindFlags, request 
 		show: func(p *page) {
 			if request.GetDryRun() {
 				p.line("group %s: would go to %s", request.GetGroup(), pointText(p.now, answer.GetRewind().GetTo()))
-			} else {
-				p.line("group %s: now at %s, in %s", request.GetGroup(), pointText(p.now, answer.GetRewind().GetTo()), spanOf(answer.GetTook()))
+				return // the point to come back to would be taken then
 			}
+			p.line("group %s: now at %s, in %s", request.GetGroup(), pointText(p.now, answer.GetRewind().GetTo()), spanOf(answer.GetTook()))
 			p.line("before: %s", pointText(p.now, answer.GetRewind().GetFrom()))
 		},
 	})

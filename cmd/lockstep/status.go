@@ -77,8 +77,11 @@ func (p *page) showPeers(peers []*adminv1.Peer) {
 	var rows [][]cell
 	for _, peer := range peers {
 		state := cell{"unreachable", toneBad}
-		if peer.GetConnected() {
+		switch {
+		case peer.GetConnected():
 			state = cell{"connected", toneGood}
+		case peer.GetLastError() == "":
+			state = cell{"not called", toneNote} // no group here is replicated to it
 		}
 		rows = append(rows, []cell{
 			text(peer.GetSite()), text(peer.GetAddress()), state,

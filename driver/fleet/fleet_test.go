@@ -191,6 +191,10 @@ func TestRewindNeedsTheGroupDetached(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, c.device(id(1)), 2)
+	until(t, "the pin to be known", func() bool {
+		_, err := f.Groups().Select(bounded(t), "shop", "pin:good")
+		return err == nil
+	})
 	if _, err := f.Groups().StartRewind(bounded(t), "shop", "pin:good", false); !errors.Is(err, groups.ErrInUse) {
 		t.Fatalf("rewind under an attached device: %v, want ErrInUse", err)
 	}

@@ -26,14 +26,12 @@ func (g *Groups) StartRewind(ctx context.Context, name, at string, dryRun bool) 
 			return err
 		}
 		rewind = group.Rewind{ID: op.ID, Started: op.Started, To: to}
-		if !dryRun {
-			if rewind.From, _, err = g.take(ctx, name); err != nil {
-				return err
-			}
-			rewind.Back = rewind.From.Members
-		}
 		op.Targets, op.Rewind = to.Members, &rewind
 		return nil
+	}, func() error {
+		from, _, err := g.take(ctx, name)
+		rewind.From, rewind.Back = from, from.Members
+		return err
 	})
 	return rewind, err
 }
@@ -50,7 +48,7 @@ func (g *Groups) UndoRewind(ctx context.Context, name string, dryRun bool) (grou
 		back = st.Rewind.From
 		op.Targets = st.Rewind.Back
 		return nil
-	})
+	}, nil)
 	return back, err
 }
 
@@ -79,9 +77,10 @@ func (g *Groups) CommitRewind(ctx context.Context, name string, dryRun bool) (gr
 	return rewind.To, err
 }
 
-// fork runs an operation that forks every member of a primary group: plan
-// decides where to, with the group's key held and its devices unused.
-func (g *Groups) fork(ctx context.Context, name string, kind group.OperationKind, dryRun bool, plan func(group.State, *group.Operation) error) error {
+// fork runs an operation that forks every member of a primary group, with the
+// group's key held: plan decides where to and changes nothing; begin, if any,
+// completes the operation once the group's devices are known to be unused.
+func (g *Groups) fork(ctx context.Context, name string, kind group.OperationKind, dryRun bool, plan func(group.State, *group.Operation) error, begin func() error) error {
 	unlock, err := g.cfg.Locks.Lock(ctx, Key(name))
 	if err != nil {
 		return err
@@ -95,9 +94,6 @@ func (g *Groups) fork(ctx context.Context, name string, kind group.OperationKind
 	if err != nil {
 		return err
 	}
-	if err := g.checkUnused(ctx, st); err != nil {
-		return fmt.Errorf("%s of group %s: %w", kind, name, err)
-	}
 	members, err := g.forkers(st.Members)
 	if err != nil {
 		return err
@@ -107,8 +103,20 @@ func (g *Groups) fork(ctx context.Context, name string, kind group.OperationKind
 		return err
 	}
 	op.Role, op.Term = st.Role, st.Term
-	if err := plan(st, &op); err != nil || dryRun {
+	// A wrong point, or nothing to undo, is told before anybody has to unmount.
+	if err := plan(st, &op); err != nil {
 		return err
+	}
+	if err := g.checkUnused(ctx, st); err != nil {
+		return fmt.Errorf("%s of group %s: %w", kind, name, err)
+	}
+	if dryRun {
+		return nil
+	}
+	if begin != nil {
+		if err := begin(); err != nil {
+			return err
+		}
 	}
 	return g.carryOut(ctx, st, op, members, func(st *group.State) { st.LastCheckpoint = max(st.LastCheckpoint, coord.Last()) })
 }

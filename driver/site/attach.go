@@ -110,7 +110,7 @@ func (s *Site) Detach(ctx context.Context, id journal.VolumeID) error {
 	// Serve goes on until the holder has let the device go: the kernel
 	// flushes it.
 	if err := s.cfg.Holder.Detach(ctx, a.config.Volume, false); errors.Is(err, holder.ErrBusy) {
-		return fmt.Errorf("detach volume %s: %s is still open or mounted: %w", id, a.device, groups.ErrInUse)
+		return fmt.Errorf("detach volume %s: %s is %s: %w", id, a.device, usedBy(a.device), groups.ErrInUse)
 	} else if err != nil {
 		return err
 	}

@@ -80,7 +80,7 @@ func (m member) CheckUnused(context.Context) error {
 func checkUnused(device string) error {
 	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0)
 	if errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("%s is mounted or open: stop the application and unmount it first: %w", device, groups.ErrInUse)
+		return fmt.Errorf("%s is %s: stop the application and unmount it first: %w", device, usedBy(device), groups.ErrInUse)
 	}
 	if err != nil {
 		return fmt.Errorf("look whether %s is in use: %w", device, err)

@@ -22,6 +22,7 @@ func main() {
 	node := flag.String("node-id", "", "the site's --node-id")
 	dir := flag.String("dir", "/mnt/lockstep", "directory to mount below")
 	groupName := flag.String("group", "shop", "consistency group of the two volumes")
+	unmount := flag.Bool("unmount", false, "unmount the volumes and keep them, as a rewind needs it; run it again without to mount")
 	remove := flag.Bool("remove", false, "take everything away again, data included")
 	flag.Parse()
 	if *node == "" || flag.NArg() > 0 {
@@ -30,13 +31,20 @@ func main() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	if err := run(ctx, *endpoint, *node, *dir, *groupName, *remove); err != nil {
+	todo := (*orchestrator).provideAll
+	switch {
+	case *remove:
+		todo = (*orchestrator).removeAll
+	case *unmount:
+		todo = (*orchestrator).unmountAll
+	}
+	if err := run(ctx, *endpoint, *node, *dir, *groupName, todo); err != nil {
 		fmt.Fprintf(os.Stderr, "csi: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, endpoint, node, dir, groupName string, remove bool) error {
+func run(ctx context.Context, endpoint, node, dir, groupName string, todo func(*orchestrator, context.Context, []volume) error) error {
 	// The socket's permissions say who may call; there is no TLS on it.
 	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -46,12 +54,7 @@ func run(ctx context.Context, endpoint, node, dir, groupName string, remove bool
 		controller: csi.NewControllerClient(conn), node: csi.NewNodeClient(conn), nodeID: node, dir: dir, group: groupName,
 	}
 	volumes := []volume{{name: groupName + "-data", fsType: "ext4"}, {name: groupName + "-wal", fsType: "xfs"}}
-	if remove {
-		err = o.removeAll(ctx, volumes)
-	} else {
-		err = o.provideAll(ctx, volumes)
-	}
-	return errors.Join(err, conn.Close())
+	return errors.Join(todo(&o, ctx, volumes), conn.Close())
 }
 
 // provideAll makes and mounts the volumes and takes a snapshot of both.
@@ -69,6 +72,22 @@ func (o *orchestrator) provideAll(ctx context.Context, volumes []volume) error {
 		return err
 	}
 	fmt.Printf("snapshot of group %s: id %s, of %s\n", o.group, s.GetSnapshotId(), s.GetCreationTime().AsTime().Format(time.RFC3339Nano))
+	return nil
+}
+
+// unmountAll takes the file systems from their mount points; the volumes stay
+// attached.
+func (o *orchestrator) unmountAll(ctx context.Context, volumes []volume) error {
+	for _, v := range volumes {
+		made, err := o.create(ctx, v) // its id
+		if err != nil {
+			return err
+		}
+		if err := o.unmount(ctx, v, made.GetVolumeId()); err != nil {
+			return err
+		}
+		fmt.Printf("volume %s of group %s: unmounted\n", v.name, o.group)
+	}
 	return nil
 }
 

@@ -77,6 +77,17 @@ func (o *orchestrator) create(ctx context.Context, v volume) (*csi.Volume, error
 	return made.GetVolume(), nil
 }
 
+// unmount undoes what the node service does in provide.
+func (o *orchestrator) unmount(ctx context.Context, v volume, id string) error {
+	if _, err := o.node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: o.target(v)}); err != nil {
+		return fmt.Errorf("unpublish %s: %w", v.name, err)
+	}
+	if _, err := o.node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: o.staging(v)}); err != nil {
+		return fmt.Errorf("unmount %s: %w", v.name, err)
+	}
+	return nil
+}
+
 // remove undoes provide.
 func (o *orchestrator) remove(ctx context.Context, v volume) error {
 	made, err := o.create(ctx, v) // its id; makes it only to be deleted if it is gone
@@ -84,11 +95,8 @@ func (o *orchestrator) remove(ctx context.Context, v volume) error {
 		return err
 	}
 	id := made.GetVolumeId()
-	if _, err := o.node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: o.target(v)}); err != nil {
-		return fmt.Errorf("unpublish %s: %w", v.name, err)
-	}
-	if _, err := o.node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: o.staging(v)}); err != nil {
-		return fmt.Errorf("unmount %s: %w", v.name, err)
+	if err := o.unmount(ctx, v, id); err != nil {
+		return err
 	}
 	if _, err := o.controller.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id, NodeId: o.nodeID}); err != nil {
 		return fmt.Errorf("detach %s: %w", v.name, err)

@@ -12,11 +12,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/tests/harness"
@@ -53,9 +52,9 @@ func main() {
 	if o.quick {
 		o.rounds, o.seconds, o.journalGiB = 1, 2, 1
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, out, stop := harness.Interruptible()
 	defer stop()
-	if err := run(ctx, o); err != nil {
+	if err := run(ctx, out, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -103,7 +102,7 @@ func chooseParts(list string) ([]part, error) {
 	return chosen, nil
 }
 
-func run(ctx context.Context, o options) (err error) {
+func run(ctx context.Context, out io.Writer, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("loop devices and mounts need root")
 	}

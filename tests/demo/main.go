@@ -5,40 +5,42 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/tests/harness"
 )
 
 func main() {
-	dir := flag.String("dir", os.Getenv("LOCKSTEP_DEMO_DIR"), "directory for the sites' files, on the file system to try (default $LOCKSTEP_DEMO_DIR, else the system's for temporary files)")
+	dir := flag.String("dir", os.Getenv(dirVariable), "directory for the sites' files, on the file system to try (default $"+dirVariable+", else the system's for temporary files)")
 	bin := flag.String("bin", "", "the lockstep binary (default: build it)")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "demo: unknown argument %q\n", flag.Arg(0))
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, out, stop := harness.Interruptible()
 	defer stop()
-	if err := run(ctx, *dir, *bin); err != nil {
+	if err := run(ctx, out, *dir, *bin); err != nil {
 		fmt.Fprintf(os.Stderr, "\ndemo: FAILED: %v\n", err)
 		os.Exit(1)
 	}
 }
 
 // run sets up, shows and takes away.
-func run(ctx context.Context, dir, bin string) (err error) {
+func run(ctx context.Context, out io.Writer, dir, bin string) (err error) {
 	if missing := errors.Join(harness.Missing("mkfs.ext4", "mkfs.xfs", "losetup"), harness.MissingPostgres()); missing != nil {
 		return fmt.Errorf("this machine cannot show it:\n%w", missing)
 	}
 	if dir == "" {
 		dir = os.TempDir()
 	}
-	env, err := harness.New(dir, bin, os.Stdout)
+	if err := checkDirectory(dir); err != nil {
+		return err
+	}
+	env, err := harness.New(dir, bin, out)
 	if err != nil {
 		return err
 	}

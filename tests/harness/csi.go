@@ -76,7 +76,6 @@ func (s *Site) Publish(ctx context.Context, v *Volume) error {
 	if err := os.MkdirAll(v.Staging, 0o755); err != nil {
 		return err
 	}
-	s.env.Undo(func() error { return Unmount(v.Target, v.Staging) })
 	if err := s.noteDevices(ctx); err != nil {
 		return err
 	}

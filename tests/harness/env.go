@@ -38,7 +38,7 @@ func New(parent, bin string, out io.Writer) (*Env, error) {
 		return nil, fmt.Errorf("make working directory: %w", err)
 	}
 	if len(dir) > maxDirBytes {
-		return nil, errors.Join(fmt.Errorf("working directory %s has %d characters, and sockets in it allow %d", dir, len(dir), maxDirBytes), os.Remove(dir))
+		return nil, errors.Join(fmt.Errorf("working directory %s has %d characters, and sockets in it allow %d: choose a directory with a shorter name", dir, len(dir), maxDirBytes), os.Remove(dir))
 	}
 	// PostgreSQL runs as another user and has to get through.
 	if err := os.Chmod(dir, 0o711); err != nil {

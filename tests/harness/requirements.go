@@ -7,6 +7,25 @@ import (
 	"os/exec"
 )
 
+// devices are what a site opens, by the kernel module that makes them.
+var devices = map[string]string{"fuse": "/dev/fuse", "loop": "/dev/loop-control"}
+
+// openDevice opens and closes a character device.
+func openDevice(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.Mode()&os.ModeCharDevice == 0 {
+		return errors.New("not a device")
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // Missing says what this machine lacks to run real sites with programs; nil if
 // nothing. Each error names one thing and what to do about it.
 func Missing(programs ...string) error {
@@ -14,16 +33,10 @@ func Missing(programs ...string) error {
 		return errors.New("not root: devices are attached and mounted here; run it with sudo")
 	}
 	var errs []error
-	for _, device := range []struct{ path, remedy string }{
-		{"/dev/fuse", "load it with `modprobe fuse`; in a container pass --device /dev/fuse"},
-		{"/dev/loop-control", "load it with `modprobe loop`; in a container pass --privileged"},
-	} {
-		f, err := os.OpenFile(device.path, os.O_RDWR, 0)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s cannot be opened (%w): %s", device.path, err, device.remedy))
-			continue
+	for _, module := range []string{"fuse", "loop"} {
+		if err := openDevice(devices[module]); err != nil {
+			errs = append(errs, fmt.Errorf("%s cannot be opened (%w): load it with `modprobe %s`; in a container pass --privileged", devices[module], err, module))
 		}
-		errs = append(errs, f.Close())
 	}
 	for _, program := range programs {
 		if _, err := exec.LookPath(program); err != nil {

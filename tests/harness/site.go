@@ -22,6 +22,10 @@ import (
 // startTimeout is how long a site may take to answer.
 const startTimeout = 30 * time.Second
 
+// unmountTimeout is how long a site's file systems may take to write what they
+// have cached before they are taken away without.
+const unmountTimeout = 5 * time.Second
+
 // SiteConfig describes a site to be run.
 type SiteConfig struct {
 	Name   string
@@ -152,10 +156,10 @@ func (s *Site) Stop(sig syscall.Signal) error {
 	select {
 	case err := <-s.exited:
 		s.cmd = nil
-		if sig == syscall.SIGKILL {
+		if sig == syscall.SIGKILL || err == nil {
 			return nil
 		}
-		return err
+		return fmt.Errorf("site %s ended: %w", s.Config.Name, err)
 	case <-time.After(startTimeout):
 		return fmt.Errorf("site %s did not end on %v: %s", s.Config.Name, sig, s.LogTail())
 	}
@@ -170,18 +174,13 @@ func (s *Site) Lose() error {
 	return s.dropDevices()
 }
 
-// dropDevices makes the holder detach everything and end.
+// dropDevices makes the holder detach everything and end, and waits until it has.
 func (s *Site) dropDevices() error {
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	c, err := holder.Dial(ctx, s.Config.Root+"/holder.sock")
-	if err != nil {
-		return nil // no holder, no devices
-	}
-	defer c.Close()
-	if err := c.Shutdown(ctx); err != nil {
+	if err := s.failDevices(); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
 	// The holder's directory is free of mounts when its socket is gone.
 	return Until(ctx, 20*time.Millisecond, func() error {
 		mounts, err := os.ReadFile("/proc/self/mounts")
@@ -195,19 +194,51 @@ func (s *Site) dropDevices() error {
 	})
 }
 
+// failDevices makes the holder end: what waits for its devices fails, and they
+// are gone with their last user.
+func (s *Site) failDevices() error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	c, err := holder.Dial(ctx, s.Config.Root+"/holder.sock")
+	if err != nil {
+		return nil // no holder, no devices
+	}
+	defer c.Close()
+	return c.Shutdown(ctx)
+}
+
 // destroy ends the site and everything it holds.
 func (s *Site) destroy() error {
-	err := s.Stop(syscall.SIGTERM)
-	if err != nil {
-		err = errors.Join(err, s.Stop(syscall.SIGKILL))
+	// While the site serves, its file systems can write what they have cached.
+	// One that was killed does not, and unmounting waits until its devices fail.
+	unmounted := make(chan error, 1)
+	go func() { unmounted <- s.env.unmountBelow(s.mountDir()) }()
+	var err error
+	waiting := false
+	select {
+	case err = <-unmounted:
+	case <-time.After(unmountTimeout):
+		waiting = true
 	}
+	stopped := s.Stop(syscall.SIGTERM)
+	if stopped != nil {
+		stopped = errors.Join(stopped, s.Stop(syscall.SIGKILL))
+	}
+	err = errors.Join(err, stopped)
 	for _, c := range s.conns {
 		err = errors.Join(err, c.Close())
 	}
+	err = errors.Join(err, s.failDevices())
+	if waiting {
+		err = errors.Join(err, <-unmounted)
+	}
 	// A call that was cancelled may have mounted something after all; now
 	// that the site has ended nothing comes after this.
-	return errors.Join(err, s.env.unmountBelow(s.env.Path("mnt", s.Config.Name)), s.dropDevices())
+	return errors.Join(err, s.env.unmountBelow(s.mountDir()), s.dropDevices())
 }
+
+// mountDir is where CSI's paths of the site's volumes are.
+func (s *Site) mountDir() string { return s.env.Path("mnt", s.Config.Name) }
 
 // LogTail returns the last lines of the site's log.
 func (s *Site) LogTail() string { return tail(s.env.Path(s.Config.Name + ".log")) }

@@ -70,7 +70,8 @@ func TestRewindInPlaceWithFileSystems(t *testing.T) {
 	write("second")
 	second := takePoint(ctx, t, site)
 	write("third")
-	refusedWhileMounted(ctx, t, env, site, first)
+	refusedRewind(ctx, t, env, site, first, "is mounted at "+filepath.Dir(volumes[0].Target)+"/", "unmount it first")
+	refusedRewind(ctx, t, env, site, "999999", "nearest") // before anybody unmounts
 	holds("third")
 	unmounted("rewind", "start", groupName, "--at", first)
 	holds("first")
@@ -88,18 +89,40 @@ func TestRewindInPlaceWithFileSystems(t *testing.T) {
 	holds("fourth")
 }
 
-// refusedWhileMounted checks that a rewind under a mounted file system fails
-// and says what to do.
-func refusedWhileMounted(ctx context.Context, t *testing.T, env *harness.Env, s *harness.Site, at string) {
+// refusedRewind checks that a rewind fails and what it says.
+func refusedRewind(ctx context.Context, t *testing.T, env *harness.Env, s *harness.Site, at string, says ...string) {
 	t.Helper()
 	_, err := env.Lockstep(ctx, "rewind", "start", groupName, "--at", at, "--admin", s.AdminSocket)
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Fatalf("a rewind with mounted file systems: %v, want exit status 1", err)
 	}
-	if message := string(exit.Stderr); !strings.Contains(message, "unmount it first") {
-		t.Errorf("the refusal does not say what to do: %s", message)
+	for _, want := range says {
+		if message := string(exit.Stderr); !strings.Contains(message, want) {
+			t.Errorf("the refusal does not say %q: %s", want, message)
+		}
 	}
+}
+
+// TestRewindNamesWhoKeepsAMount is about containers that were started while a
+// volume was mounted: where mounts do not propagate, they keep it.
+func TestRewindNamesWhoKeepsAMount(t *testing.T) {
+	ctx, env := newEnv(t)
+	site := must(env.StartSite(ctx, harness.SiteConfig{Name: "a"}))(t)
+	v := must(site.CreateVolume(ctx, harness.VolumeSpec{Name: "kept", FSType: "ext4", SizeBytes: 64 * mib, Parameters: map[string]string{"group": groupName}}))(t)
+	check(t, site.Publish(ctx, v))
+	at := takePoint(ctx, t, site)
+
+	keeper := exec.Command("cat")                                                // until its input ends
+	keeper.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS} // and mounts private
+	input := must(keeper.StdinPipe())(t)
+	check(t, keeper.Start())
+	check(t, site.Unpublish(ctx, v, false))
+	refusedRewind(ctx, t, env, site, at, fmt.Sprintf("in the mount namespace of process %d (cat)", keeper.Process.Pid))
+
+	check(t, input.Close())
+	check(t, keeper.Wait())
+	lockstep(ctx, t, env, site, "rewind", "start", groupName, "--at", at)
 }
 
 // TestRewindKilledInTheMiddle kills the site at different moments of a rewind.
