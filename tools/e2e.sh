@@ -118,7 +118,7 @@ if [ "${1:-}" = external ]; then
 		make_clusters
 	fi
 	say "External Storage suite"
-	tools/e2e-external.sh "${@:-tests/e2e/external-storage.yaml}" 9>&- &
+	TMPDIR=$work tools/e2e-external.sh "${@:-tests/e2e/external-storage.yaml}" 9>&- &
 	tests=$!
 	reader=$tests
 	wait "$tests" && status=0 || status=$?
