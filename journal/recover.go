@@ -35,20 +35,51 @@ func (s *Store) recover(id identity) (err error) {
 	if err := s.checkFloor(); err != nil {
 		return err
 	}
-	for _, c := range found {
-		if c.kept {
-			continue
-		}
-		if err := s.checkUnused(c); err != nil {
-			return err
-		}
-		s.free = append(s.free, c.name)
+	unused, err := s.unusedOf(found)
+	if err != nil {
+		return err
 	}
 	if err := upgradeIdentity(&s.cfg, id); err != nil {
 		return err
 	}
 	s.forkFirst = s.state.CleanTip == nil
-	return s.sealRecovered(keep)
+	if err := s.sealRecovered(keep); err != nil {
+		return err
+	}
+	return s.disinherit(unused)
+}
+
+// unusedOf names the files that hold nothing, after making sure of that.
+func (s *Store) unusedOf(found []*candidate) (unused []string, err error) {
+	for _, c := range found {
+		if c.kept {
+			continue
+		}
+		if err := s.checkUnused(c); err != nil {
+			return nil, err
+		}
+		unused = append(unused, c.name)
+	}
+	return unused, nil
+}
+
+// disinherit keeps the files of an owner that did not close the store from being
+// written to again: if it still runs somewhere, cut off, what it writes late goes
+// to files that nobody reads new records from.
+func (s *Store) disinherit(unused []string) error {
+	if !s.forkFirst {
+		s.free = append(s.free, unused...)
+		return nil
+	}
+	for _, name := range unused {
+		if err := s.cfg.FS.Remove(s.cfg.file(name)); err != nil {
+			return fmt.Errorf("remove unused segment %s: %w", name, err)
+		}
+	}
+	for _, g := range s.segments {
+		g.inherited = true
+	}
+	return nil
 }
 
 // candidate is a segment file that the catalog does not name.

@@ -36,9 +36,12 @@ type segment struct {
 	changes     []change
 	infoBytes   int64 // of the checkpoints' payloads
 	checkpoints []Checkpoint
-	sizes       []sizeChange // ascending in both fields
-	sealed      bool
-	closedAt    time.Time // when the last record was appended, or nearly
+	// inherited is set for one that an owner had open who did not close the
+	// store; see disinherit.
+	inherited bool
+	sizes     []sizeChange // ascending in both fields
+	sealed    bool
+	closedAt  time.Time // when the last record was appended, or nearly
 
 	// users counts the store itself and everyone who may read the file. Who
 	// brings it to zero recycles the file.

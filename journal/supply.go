@@ -240,7 +240,7 @@ func (s *Store) releaseSegment(g *segment) {
 	}
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	if len(s.free) < keepFree && g.bytes == s.cfg.SegmentBytes {
+	if len(s.free) < keepFree && g.bytes == s.cfg.SegmentBytes && !g.inherited {
 		s.free = append(s.free, g.name)
 		return
 	}

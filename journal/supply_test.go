@@ -85,3 +85,49 @@ func TestAnAppendEndsTheZeroing(t *testing.T) {
 		}
 	}
 }
+
+// What an owner had open who did not close the store is never written to again,
+// because that owner may still run somewhere, cut off: not by being reused for
+// new segments either.
+func TestFilesOfAnOwnerThatIsGoneAreNotReused(t *testing.T) {
+	for _, clean := range []bool{true, false} {
+		w := newWorld(t, 1, nil)
+		payload := make([]byte, 32<<10)
+		for range 3 * MinSegmentBytes / len(payload) {
+			if _, err := w.s.Write(payload, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.s.Maintain(context.Background()); err != nil { // with a spare
+			t.Fatal(err)
+		}
+		if err := w.s.Flush(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		mem := w.mem.KillClone()
+		if clean {
+			if err := w.s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			mem = w.mem
+		}
+		cfg := w.cfg
+		cfg.FS = mem
+		s, err := Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reused := len(s.free)
+		for _, g := range s.segments {
+			if g.inherited == clean {
+				t.Errorf("clean %t: segment %s may be reused: %t", clean, g.name, !g.inherited)
+			}
+		}
+		if (reused > 0) != clean {
+			t.Errorf("clean %t: %d files wait to be reused", clean, reused)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
