@@ -41,18 +41,21 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if cfg.HealthAddr != "" {
 		mux := http.NewServeMux()
-		mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+		mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { ok(w) })
 		mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
 			if err := cfg.Ready(); err != nil {
 				http.Error(w, err.Error(), http.StatusServiceUnavailable)
 				return
 			}
-			fmt.Fprintln(w, "ok")
+			ok(w)
 		})
 		serving.Go(func() error { return serve(ctx, cfg.HealthAddr, mux) })
 	}
 	return serving.Wait()
 }
+
+// ok answers; who asked and went away gets nothing.
+func ok(w http.ResponseWriter) { _, _ = fmt.Fprintln(w, "ok") }
 
 func serve(ctx context.Context, address string, handler http.Handler) error {
 	l, err := net.Listen("tcp", address)
