@@ -20,6 +20,10 @@ type Adoption struct {
 	Settings   group.Settings
 	BlockBytes int // 512 or 4096
 	FSType     string
+	// Topology is where the volume can be used; see Backend.
+	Topology []map[string]string
+	// Claim is NAMESPACE/NAME of the claim that it is for; empty: none.
+	Claim string
 }
 
 // Adopt records a volume whose store the backend has already, so that callers
@@ -56,7 +60,7 @@ func adopt(tx *catalog.Tx, a Adoption) error {
 	case v.State != catalog.StateReady || v.Name != a.Name:
 		return fmt.Errorf("%w: the id belongs to volume %q in state %s", ErrExists, v.Name, v.State)
 	}
-	v.SizeBytes, v.Group = max(a.SizeBytes, v.SizeBytes), a.Group
+	v.SizeBytes, v.Group, v.Topology, v.Claim = max(a.SizeBytes, v.SizeBytes), a.Group, a.Topology, a.Claim
 	if _, err := tx.Group(a.Group); errors.Is(err, catalog.ErrNotFound) {
 		if err := tx.PutGroup(catalog.Group{Name: a.Group, Settings: a.Settings}); err != nil {
 			return err

@@ -23,13 +23,17 @@ type Claims interface {
 
 // Claim is what a claim says of its volume.
 type Claim struct {
-	// Group is the volume's group, and Settings those of the group if the
-	// volume is the first of it; nil: the parameters' alone.
+	// Group is the volume's group. Settings are those that were chosen for it;
+	// what is zero in them, and all with nil, is the parameters' to say if the
+	// volume is the first of it.
 	Group    string
 	Settings *group.Settings
 	// AsOf is the moment of the source volume that a clone is to be of, as
 	// the asOf parameter of snapshots has it; empty: the present.
 	AsOf string
+	// Member is NAMESPACE/NAME of the claim whose image a volume that is made
+	// from a snapshot is to have; empty: of the claim that the snapshot is of.
+	Member string
 	// Attributes describe the claim to the other site.
 	Attributes map[string]string
 }
@@ -50,6 +54,12 @@ func (s *Server) consult(ctx context.Context, c *creation, parameters map[string
 	c.groupSettings = claim.Settings
 	if claim.Group != "" {
 		c.parameters.Group = claim.Group
+	}
+	if claim.Member != "" {
+		if c.source.GetSnapshot() == nil {
+			return invalid("claim %s names a member (%s), which needs a snapshot as the data source", c.claim, claim.Member)
+		}
+		c.parameters.Member = claim.Member
 	}
 	if claim.AsOf == "" {
 		return nil

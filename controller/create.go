@@ -189,11 +189,12 @@ func joinGroup(tx *catalog.Tx, c *creation) (group.Settings, error) {
 	g, err := tx.Group(name)
 	switch {
 	case errors.Is(err, catalog.ErrNotFound):
-		base := group.Settings{}.WithDefaults()
+		base := c.mutable.apply(c.parameters.Settings.apply(group.Settings{}.WithDefaults()))
+		g = catalog.Group{Name: name, Settings: base, Base: &base}
 		if c.groupSettings != nil {
-			base = c.groupSettings.WithDefaults()
+			g.Chosen = *c.groupSettings
+			g.Settings = overlay(base, g.Chosen)
 		}
-		g = catalog.Group{Name: name, Settings: c.mutable.apply(c.parameters.Settings.apply(base))}
 		if err := checkSettings(g.Settings); err != nil {
 			return g.Settings, err
 		}
@@ -205,8 +206,9 @@ func joinGroup(tx *catalog.Tx, c *creation) (group.Settings, error) {
 		g.Settings = *g.Pending
 	}
 	// The mutable parameters come first and may change the group; the others
-	// have to agree with it.
-	if c.mutable.apply(c.parameters.Settings.apply(g.Settings)) != c.mutable.apply(g.Settings) {
+	// have to agree with it, unless it is a claim that has named the group: its
+	// class only says what a group is to be that it begins.
+	if c.claim == "" && c.mutable.apply(c.parameters.Settings.apply(g.Settings)) != c.mutable.apply(g.Settings) {
 		return group.Settings{}, invalid(
 			"group %q has other settings (checkpointInterval %s, window %s, journalSize %d, replicateTo %q, barrierTimeout %s): "+
 				"leave these parameters out, or change the group by modifying a volume of it",
@@ -239,10 +241,11 @@ func (s *Server) fill(ctx context.Context, c *creation, v catalog.Volume, settin
 	return s.cfg.Backend.CreateStore(ctx, spec)
 }
 
-// Attributes of a volume that the other site needs to make a claim for it.
+// Attributes of a volume that the other site needs to make a claim for it, as
+// docs/replication.md names them.
 const (
 	AttributeFSType    = "fsType"
-	AttributeBlockSize = "blockSize"
+	AttributeBlockSize = "blockBytes"
 )
 
 // describeTo are the attributes of a new volume.

@@ -44,12 +44,18 @@ func (s *Server) modifyGroup(ctx context.Context, name string, patch settingsPat
 	if patch == (settingsPatch{}) {
 		return nil
 	}
-	var g catalog.Group
+	var before, g catalog.Group
 	err := s.cfg.Catalog.Update(func(tx *catalog.Tx) (err error) {
-		if g, err = tx.Group(name); err != nil {
+		if before, err = tx.Group(name); err != nil {
 			return err
 		}
-		wanted := patch.apply(g.Settings)
+		g = before
+		base := patch.apply(baseOf(g))
+		wanted := overlay(base, g.Chosen)
+		if patch.apply(wanted) != wanted {
+			return invalid("group %s was given other settings itself: change its ConsistencyGroup", name)
+		}
+		g.Base = &base
 		if g.Pending == nil && wanted == g.Settings {
 			return nil
 		}
@@ -62,10 +68,15 @@ func (s *Server) modifyGroup(ctx context.Context, name string, patch settingsPat
 	if err != nil || g.Pending == nil {
 		return err
 	}
-	err = s.finishModify(ctx, g)
+	return s.tryModify(ctx, g, before)
+}
+
+// tryModify carries out a recorded change, and takes it back if it is refused:
+// nothing was changed then, and trying again cannot help.
+func (s *Server) tryModify(ctx context.Context, g, before catalog.Group) error {
+	err := s.finishModify(ctx, g)
 	if errors.Is(err, ErrInvalid) {
-		// Nothing was changed, and trying again cannot help.
-		return errors.Join(err, s.settle(g, g.Settings))
+		return errors.Join(err, s.settle(before, before.Settings))
 	}
 	return err
 }

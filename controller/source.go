@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +63,8 @@ func resolveSnapshot(tx *catalog.Tx, c *creation, v *catalog.Volume) (image, err
 	return img, nil
 }
 
-// chooseMember finds the member that ParameterMember names by id or by name.
+// chooseMember finds the member that is named by id, by name, or by NAMESPACE/NAME
+// of its claim.
 func chooseMember(tx *catalog.Tx, snapshot catalog.Snapshot, pin catalog.Pin, wanted string) (journal.VolumeID, error) {
 	if wanted == "" {
 		return snapshot.Source, nil
@@ -73,12 +75,12 @@ func chooseMember(tx *catalog.Tx, snapshot catalog.Snapshot, pin catalog.Pin, wa
 		if err != nil && !errors.Is(err, catalog.ErrNotFound) {
 			return id, err
 		}
-		if id.String() == wanted || (err == nil && member.Name == wanted) {
+		if id.String() == wanted || err == nil && (member.Name == wanted || member.Claim != "" && member.Claim == wanted) {
 			return id, nil
 		}
-		known = append(known, fmt.Sprintf("%s (%s)", member.Name, id))
+		known = append(known, fmt.Sprintf("%s (%s)", cmp.Or(member.Claim, member.Name), id))
 	}
-	return journal.VolumeID{}, invalid("parameter %s: %q was no member of group %q at checkpoint %d; members were %s",
+	return journal.VolumeID{}, invalid("%s: %q was no member of group %q at checkpoint %d; members were %s",
 		ParameterMember, wanted, pin.Group, pin.Checkpoint, strings.Join(known, ", "))
 }
 

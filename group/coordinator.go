@@ -60,8 +60,10 @@ type Coordinator struct {
 	last     journal.CheckpointNumber
 	lastAt   time.Time // of the last checkpoint, never to be undercut
 	quietTo  time.Time // until here nothing changed since the last checkpoint
-	kick     chan struct{}
-	stats    CoordinatorStats
+	// changed is set while the newest checkpoint was taken of other members.
+	changed bool
+	kick    chan struct{}
+	stats   CoordinatorStats
 }
 
 // CoordinatorStats counts rounds since the coordinator was made.
@@ -109,7 +111,9 @@ func (c *Coordinator) Raise(last journal.CheckpointNumber, lastAt time.Time) {
 }
 
 // SetMembers changes who takes part from the next round on. It waits for a
-// round under way.
+// round under way. When others take part than before, the next automatic round
+// takes a checkpoint even if nothing was written: the one before does not
+// describe the present members.
 func (c *Coordinator) SetMembers(members []Member) {
 	c.roundMu.Lock()
 	defer c.roundMu.Unlock()
@@ -117,6 +121,9 @@ func (c *Coordinator) SetMembers(members []Member) {
 	slices.SortFunc(members, func(a, b Member) int { x, y := a.Volume(), b.Volume(); return slices.Compare(x[:], y[:]) })
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.members != nil && !slices.EqualFunc(c.members, members, func(a, b Member) bool { return a.Volume() == b.Volume() }) {
+		c.changed = true
+	}
 	c.members = members
 	c.quietTo = time.Time{}
 }
@@ -191,6 +198,7 @@ func (c *Coordinator) take(ctx context.Context, force bool) (Taken, error) {
 	defer c.roundMu.Unlock()
 	c.mu.Lock()
 	members, settings, last, lastAt := c.members, c.settings, c.last, c.lastAt
+	force = force || c.changed
 	c.mu.Unlock()
 	asked := c.clock.Now()
 	if len(members) == 0 {
@@ -268,7 +276,7 @@ func (c *Coordinator) barrier(ctx context.Context, round uint64, members []Membe
 		c.stats.Stalls = slices.Delete(c.stats.Stalls, 0, maxStalls/2)
 	}
 	c.stats.Stalls = append(c.stats.Stalls, stall)
-	c.stats.LastError = nil
+	c.stats.LastError, c.changed = nil, false
 	return Taken{Number: point.Number, Time: point.Time, Stall: stall, Positions: positions}, nil
 }
 

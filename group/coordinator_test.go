@@ -138,6 +138,53 @@ func TestIdleGroupExtendsItsNewestPointWithoutWriting(t *testing.T) {
 	}
 }
 
+// The newest point of an idle group says nothing of a member that has come since.
+func TestAnIdleGroupTakesAPointOfItsNewMembers(t *testing.T) {
+	ms := newMembers(t, 3)
+	s := settings()
+	s.CheckpointInterval = time.Millisecond
+	c := newCoordinator(ms[:2], s)
+	first, err := c.Take(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetMembers(asMembers(ms[:2])) // the same again: nothing new
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- c.Run(ctx) }()
+	await(t, func() bool { return c.Stats().Idle > 0 })
+	if n := c.Last(); n != first.Number {
+		t.Errorf("point %d of an idle group with the members of point %d", n, first.Number)
+	}
+	c.SetMembers(asMembers(ms))
+	await(t, func() bool { return c.Stats().Committed == 2 })
+	idle := c.Stats().Idle
+	await(t, func() bool { return c.Stats().Idle > idle })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	points := group.Points("shop", asHistories(ms), nobody)
+	if n := len(points); n != 2 || len(points[1].Members) != 3 {
+		t.Errorf("points %+v, want a second one with three members", points)
+	}
+}
+
+// await waits for what a coordinator does by itself.
+func await(t *testing.T, ok func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("timed out")
+		}
+	}
+}
+
 func TestTimesRiseWhenTheClockFalls(t *testing.T) {
 	ms := newMembers(t, 1)
 	last := time.Now().Add(time.Hour)

@@ -86,6 +86,50 @@ func (r *Registry) Update(name string, change func(*State) error) (State, error)
 	return next.clone(), nil
 }
 
+// Move changes two groups in one transaction, together with what save puts into
+// the database: all of it is durable on return, or nothing changed. A group
+// that is left without members is forgotten, and one that does not exist is
+// made. An error of change is returned as it is.
+func (r *Registry) Move(from, to string, change func(from, to *State) error, save func(kv.Tx) error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	left, joined := r.states[from].clone(), r.states[to].clone()
+	left.Name, joined.Name = from, to
+	if err := change(&left, &joined); err != nil {
+		return err
+	}
+	states := []State{left, joined}
+	err := r.db.Update(func(tx kv.Tx) error {
+		for _, s := range states {
+			if err := putState(tx, s); err != nil {
+				return err
+			}
+		}
+		return save(tx)
+	})
+	if err != nil {
+		return fmt.Errorf("save groups %q and %q: %w", from, to, err)
+	}
+	for _, s := range states {
+		if r.states[s.Name] = s; len(s.Members) == 0 {
+			delete(r.states, s.Name)
+		}
+	}
+	return nil
+}
+
+// putState saves a group, or removes one that has no members.
+func putState(tx kv.Tx, s State) error {
+	if len(s.Members) == 0 {
+		return tx.Delete(bucketGroups, []byte(s.Name))
+	}
+	value, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("encode group %q: %w", s.Name, err)
+	}
+	return tx.Put(bucketGroups, []byte(s.Name), value)
+}
+
 // Delete forgets a group; no error if there is none. Durable on return.
 func (r *Registry) Delete(name string) error {
 	r.mu.Lock()

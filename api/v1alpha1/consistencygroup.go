@@ -119,6 +119,9 @@ const (
 	// GroupWindowAchieved: history reaches back as far as the settings want, or
 	// as far as the group exists.
 	GroupWindowAchieved = "WindowAchieved"
+	// GroupSettingsAccepted: the spec's settings are in force, or will be when
+	// the group has a member.
+	GroupSettingsAccepted = "SettingsAccepted"
 )
 
 // ConsistencyGroupStatus is what the controller last saw of a group.
@@ -159,7 +162,7 @@ type ConsistencyGroupStatus struct {
 	// The rewind that can still be undone; absent when there is none.
 	// +optional
 	Rewind *OpenRewind `json:"rewind,omitempty"`
-	// Ready, Replicating, WindowAchieved.
+	// Ready, Replicating, WindowAchieved, SettingsAccepted.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -6,6 +6,11 @@ import "github.com/lockstep-csi/lockstep/group"
 type Group struct {
 	Name     string         `json:"name"`
 	Settings group.Settings `json:"settings"`
+	// Base is what the parameters of volumes say, and Chosen what was chosen for
+	// the group itself, zero where nothing was: Settings are Base with Chosen
+	// over it. Without Base, Settings are all of it.
+	Base   *group.Settings `json:"base,omitempty"`
+	Chosen group.Settings  `json:"chosen,omitzero"`
 	// Pending, when set, is a change of Settings that was begun: the backend
 	// may have either. Left by a crash, the change is finished.
 	Pending *group.Settings `json:"pending,omitempty"`

@@ -110,7 +110,10 @@ func (r *role) openFleet() error {
 		Dial: func(address string) (*grpc.ClientConn, error) {
 			return grpc.NewClient("passthrough:"+address, grpc.WithTransportCredentials(credentials.NewTLS(inside)))
 		},
-		Peer: func(string) (fleet.Peer, bool) { return fleet.Peer{}, false }, ReplicaBacking: func(string) fleet.BackingClass { return fleet.BackingClass{} },
+		Peer: func(string) (fleet.Peer, bool) { return fleet.Peer{}, false },
+		ReplicaBacking: func(context.Context, string, string) (fleet.BackingClass, error) {
+			return fleet.BackingClass{}, errors.New("this site takes no replicas yet")
+		},
 	})
 	if err != nil {
 		return err

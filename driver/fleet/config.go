@@ -25,8 +25,10 @@ type Config struct {
 	// Peer returns how to reach another site; ok is false for a site that is
 	// no peer. It may be called concurrently.
 	Peer func(site string) (p Peer, ok bool)
-	// ReplicaBacking says what replicas of a peer's volumes live on.
-	ReplicaBacking func(site string) BackingClass
+	// ReplicaBacking says what the replica of a peer's volume lives on, which
+	// there has a storage class of the name announced; empty: none. Its error is
+	// the peer's answer to the announcement.
+	ReplicaBacking func(ctx context.Context, site, announced string) (BackingClass, error)
 	// Linger is how long an engine that nothing wants any more is kept; 0:
 	// DefaultLinger.
 	Linger time.Duration

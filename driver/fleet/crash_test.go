@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/kv"
 )
 
@@ -43,6 +44,37 @@ func TestOperationsAreRepeatedAfterACrashAtEveryCommit(t *testing.T) {
 		{"detach", prepare,
 			func(t *testing.T, f *fleet.Fleet) error { return f.Detach(bounded(t), id(1)) },
 			func(t *testing.T, _ *cluster, f *fleet.Fleet) { mustAttach(t, f, 1, "node2") }},
+		{"move", func(t *testing.T, f *fleet.Fleet) {
+			prepare(t, f)
+			mustCreate(t, f, newVolume(2, "shop"))
+			mustCreate(t, f, newVolume(3, "bank"))
+		},
+			func(t *testing.T, f *fleet.Fleet) error {
+				return f.MoveVolume(bounded(t), id(1), "bank", group.Settings{})
+			},
+			func(t *testing.T, c *cluster, f *fleet.Fleet) {
+				write(t, c.device(id(1)), 1)
+				until(t, "a point of the new group with the volume", func() bool {
+					p, _, err := f.Groups().TakePoint(bounded(t), "bank", "")
+					return err == nil && len(p.Members) == 2
+				})
+				expectMembers(t, f, "shop", 2)
+				expectMembers(t, f, "bank", 1, 3)
+			}},
+		{"move the last", prepare,
+			func(t *testing.T, f *fleet.Fleet) error {
+				return f.MoveVolume(bounded(t), id(1), "bank", group.Settings{})
+			},
+			func(t *testing.T, c *cluster, f *fleet.Fleet) {
+				write(t, c.device(id(1)), 1)
+				until(t, "a point of the new group", func() bool {
+					_, _, err := f.Groups().TakePoint(bounded(t), "bank", "")
+					return err == nil
+				})
+				if _, err := f.Groups().State("shop"); !errors.Is(err, group.ErrNotFound) {
+					t.Errorf("a group without members is left: %v", err)
+				}
+			}},
 		{"delete", func(t *testing.T, f *fleet.Fleet) { mustCreate(t, f, newVolume(1, "shop")) },
 			func(t *testing.T, f *fleet.Fleet) error { return f.DeleteVolume(bounded(t), id(1)) },
 			func(t *testing.T, c *cluster, f *fleet.Fleet) {

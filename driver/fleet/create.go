@@ -192,11 +192,32 @@ func (f *Fleet) leave(ctx context.Context, v *volume, deleted bool) error {
 	return f.groups.Leave(ctx, r.Group, r.ID, deleted)
 }
 
+// leaveFormer tells the groups that a volume was in before that it is gone for
+// good: their points of then are points without it.
+func (f *Fleet) leaveFormer(ctx context.Context, v *volume) error {
+	r := f.recordOf(v)
+	for _, name := range r.Former {
+		unlock, err := f.locks.Lock(ctx, groupKey(name))
+		if err != nil {
+			return err
+		}
+		err = f.groups.Leave(ctx, name, r.ID, true)
+		unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // DeleteVolume removes a detached volume with everything it has. No error if
 // there is no such volume.
 func (f *Fleet) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
 	return f.withDetached(ctx, id, func(v *volume) error {
 		if err := f.leave(ctx, v, true); err != nil {
+			return err
+		}
+		if err := f.leaveFormer(ctx, v); err != nil {
 			return err
 		}
 		f.mu.Lock()

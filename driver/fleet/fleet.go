@@ -126,14 +126,17 @@ func (f *Fleet) add(r record) (*volume, error) {
 	return v, nil
 }
 
-// inGroup returns the volumes of a group, its retired ones included where
-// wanted, by id.
-func (f *Fleet) inGroup(name string, retired bool) []*volume {
+// inGroup returns the volumes of a group by id; where the past is wanted, also
+// those that have left it, retired or for another group.
+func (f *Fleet) inGroup(name string, past bool) []*volume {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var all []*volume
 	for _, id := range slices.SortedFunc(maps.Keys(f.volumes), compareIDs) {
-		if v := f.volumes[id]; v.record.Group == name && (retired || !v.record.Retired) {
+		v := f.volumes[id]
+		is := v.record.Group == name && !v.record.Retired
+		was := v.record.Group == name || slices.Contains(v.record.Former, name)
+		if is || past && was {
 			all = append(all, v)
 		}
 	}

@@ -106,7 +106,8 @@ func (m member) SetRetention(ctx context.Context, _ group.Settings) error {
 }
 
 // Newest asks behind a flush: a checkpoint that an earlier coordinator appended
-// and did not live to make durable counts as well.
+// and did not live to make durable counts as well. So does one of a group that
+// the volume was in before: within a store numbers rise.
 func (m member) Newest(ctx context.Context) (journal.Checkpoint, error) {
 	c, err := m.client()
 	if err != nil {
@@ -115,14 +116,13 @@ func (m member) Newest(ctx context.Context) (journal.Checkpoint, error) {
 	if err := c.Flush(ctx); err != nil {
 		return journal.Checkpoint{}, err
 	}
-	r := m.fleet.recordOf(m.v)
 	m.fleet.mu.Lock()
 	var from journal.CheckpointNumber
 	if s := m.v.state.Store; s != nil {
 		from = s.Newest.Number
 	}
 	m.fleet.mu.Unlock()
-	held, err := c.Checkpoints(ctx, r.Group, from, 0)
+	held, err := c.Checkpoints(ctx, "", from, 0)
 	if err != nil || len(held) == 0 {
 		return journal.Checkpoint{}, err
 	}

@@ -49,6 +49,11 @@ func (f members) Serving(st group.State) bool {
 
 // Histories implements groups.Members.
 func (f members) Histories(ctx context.Context, st group.State) ([]group.History, error) {
+	return f.HistoriesIn(ctx, st, 0, 0)
+}
+
+// HistoriesIn implements groups.Members.
+func (f members) HistoriesIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error) {
 	volumes := f.inGroup(st.Name, true)
 	all := make([]group.History, len(volumes))
 	asking, ctx := errgroup.WithContext(ctx)
@@ -60,7 +65,7 @@ func (f members) Histories(ctx context.Context, st group.State) ([]group.History
 			continue
 		}
 		asking.Go(func() error {
-			held, err := client.Checkpoints(ctx, st.Name, 0, 0)
+			held, err := client.Checkpoints(ctx, st.Name, from, to)
 			all[i] = group.History{Volume: client.Volume(), Checkpoints: held, Pins: f.pinsOf(v)}
 			return err
 		})
@@ -69,6 +74,27 @@ func (f members) Histories(ctx context.Context, st group.State) ([]group.History
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(h group.History) bool { return h.Volume.IsZero() }), nil
+}
+
+// Ends implements groups.Members. What an engine told last may be older than
+// what it holds: the ends are then those of that moment.
+func (f members) Ends(st group.State) (oldest, newest []journal.CheckpointNumber) {
+	volumes := f.inGroup(st.Name, true)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, v := range volumes {
+		if v.client == nil || v.state.Store == nil {
+			continue
+		}
+		// A volume that has come from another group begins with that one's.
+		if first := v.state.Store.Oldest; first.Group == st.Name {
+			oldest = append(oldest, first.Number)
+		}
+		if last := v.state.Store.Newest; last.Group == st.Name {
+			newest = append(newest, last.Number)
+		}
+	}
+	return oldest, newest
 }
 
 // pinsOf are the pins that a volume's engine told of last.
@@ -112,11 +138,11 @@ func (f members) Describe(ids []journal.VolumeID) ([]replication.Member, error) 
 
 // Follow implements groups.Members. Replicas get their backing volumes when
 // their engines are started.
-func (f members) Follow(ctx context.Context, a replication.Announcement) error {
+func (f members) Follow(ctx context.Context, peer string, a replication.Announcement) error {
 	present := map[journal.VolumeID]bool{}
 	for _, m := range a.Members {
 		present[m.Volume] = true
-		if err := f.followMember(ctx, a, m); err != nil {
+		if err := f.followMember(ctx, peer, a, m); err != nil {
 			return err
 		}
 	}
@@ -131,11 +157,14 @@ func (f members) Follow(ctx context.Context, a replication.Announcement) error {
 	return nil
 }
 
-func (f members) followMember(ctx context.Context, a replication.Announcement, m replication.Member) error {
+func (f members) followMember(ctx context.Context, peer string, a replication.Announcement, m replication.Member) error {
 	v, err := f.volumeOf(m.Volume)
 	if err != nil {
-		class := f.cfg.ReplicaBacking(a.Group)
-		_, err := f.add(record{ID: m.Volume, Name: m.Name, Group: a.Group, SizeBytes: m.SizeBytes,
+		class, err := f.cfg.ReplicaBacking(ctx, peer, m.Attributes[replication.AttributeClass])
+		if err != nil {
+			return fmt.Errorf("replica of volume %s: %w", m.Volume, err)
+		}
+		_, err = f.add(record{ID: m.Volume, Name: m.Name, Group: a.Group, SizeBytes: m.SizeBytes,
 			Attributes: m.Attributes, Backing: BackingSpec{Volume: m.Volume, BackingClass: class, VolumeBytes: m.SizeBytes, JournalBytes: journalBytes(a.Settings, m.SizeBytes)}})
 		return err
 	}
@@ -144,7 +173,8 @@ func (f members) followMember(ctx context.Context, a replication.Announcement, m
 		return nil
 	}
 	return f.change(ctx, v, func(r *record) {
-		r.Name, r.Group, r.SizeBytes, r.Retired, r.Attributes = m.Name, a.Group, m.SizeBytes, false, m.Attributes
+		r.enter(a.Group)
+		r.Name, r.SizeBytes, r.Retired, r.Attributes = m.Name, m.SizeBytes, false, m.Attributes
 	})
 }
 

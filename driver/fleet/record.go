@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/internal/kv"
@@ -14,9 +15,12 @@ const bucketVolumes = "volumes"
 
 // record is what the site durably knows of a volume.
 type record struct {
-	ID        journal.VolumeID
-	Name      string
-	Group     string
+	ID    journal.VolumeID
+	Name  string
+	Group string
+	// Former are groups that the volume has left for another one: its store
+	// still holds its part of their points.
+	Former    []string `json:",omitempty"`
 	SizeBytes int64
 	// Retired volumes are in no group; their pinned images are still read.
 	Retired bool `json:",omitempty"`
@@ -31,6 +35,15 @@ type record struct {
 	Fill *Source `json:",omitempty"`
 	// Attributes describe the volume to a peer; see docs/replication.md.
 	Attributes map[string]string `json:",omitempty"`
+}
+
+// enter makes a group the volume's present one.
+func (r *record) enter(group string) {
+	former := slices.DeleteFunc(slices.Clone(r.Former), func(name string) bool { return name == group })
+	if r.Group != group {
+		former = append(former, r.Group)
+	}
+	r.Group, r.Former, r.Backing.Group = group, former, group
 }
 
 // Attachment is where and how a volume's device is wanted.

@@ -40,6 +40,18 @@ func (f replicator) Replicate(st group.State) (groups.Replication, error) {
 	return announcing{f.Fleet, announcer, st.Name, to}, nil
 }
 
+// PeerChanged has the groups that are replicated to a site find it again: it
+// has become a peer, is none any more, or has another address.
+func (f *Fleet) PeerChanged(ctx context.Context, site string) error {
+	var errs []error
+	for _, st := range f.groups.States() {
+		if st.Role == group.RolePrimary && st.Settings.ReplicateTo == site {
+			errs = append(errs, f.groups.Reconnect(ctx, st.Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // announcing implements groups.Replication.
 type announcing struct {
 	fleet     *Fleet

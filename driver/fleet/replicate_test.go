@@ -200,5 +200,46 @@ func TestAGroupIsReplicatedFailedOverAndFailedBack(t *testing.T) {
 	}
 	mustAttach(t, fa, 1, "node1")
 	expect(t, a.device(id(1)), 3)
+	if class := b.classes[id(1)]; class != "of-a" {
+		t.Errorf("the replica lives on class %q, want that for site a", class)
+	}
 	closeFleet(t, fa)
+}
+
+// A replicated volume that changes its group does so at the replica, too, and
+// keeps what the replica has of it.
+func TestAReplicaFollowsIntoAnotherGroup(t *testing.T) {
+	a, b, fa, fb := newPair(t)
+	defer closeFleet(t, fa)
+	for n, name := range map[byte]string{1: "data", 2: "shop"} {
+		v := newVolume(n, name)
+		v.Settings.ReplicateTo = "b"
+		mustCreate(t, fa, v)
+		mustAttach(t, fa, n, "node1")
+		write(t, a.device(id(n)), 1)
+	}
+	old := takePoint(t, fa, "data")
+	until(t, "the replica to hold the point of before", func() bool {
+		points, err := fb.Groups().Points(bounded(t), "data")
+		return err == nil && len(points) > 0 && points[len(points)-1].Checkpoint >= old.Checkpoint
+	})
+	mustMove(t, fa, 1, "shop")
+	write(t, a.device(id(1)), 2)
+	now := takePoint(t, fa, "shop")
+	until(t, "the replica to hold a point of both", func() bool {
+		points, err := fb.Groups().Points(bounded(t), "shop")
+		n := len(points)
+		return err == nil && n > 0 && points[n-1].Checkpoint >= now.Checkpoint && len(points[n-1].Members) == 2
+	})
+	if _, err := fb.Groups().State("data"); !errors.Is(err, group.ErrNotFound) {
+		t.Errorf("the replica still has the group that ended: %v", err)
+	}
+	if points, err := fb.Groups().Points(bounded(t), "data"); err != nil || len(points) == 0 {
+		t.Errorf("the replica has lost the points of before: %d, %v", len(points), err)
+	}
+	if _, err := fb.Groups().Failover(bounded(t), "shop", "latest", false); err != nil {
+		t.Fatal(err)
+	}
+	mustAttach(t, fb, 1, "node9")
+	expect(t, b.device(id(1)), 2)
 }

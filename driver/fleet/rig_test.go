@@ -48,6 +48,7 @@ type cluster struct {
 
 	mu      sync.Mutex
 	backing map[journal.VolumeID]*vfs.Mem
+	classes map[journal.VolumeID]string // of the backing volumes
 	engines map[journal.VolumeID]*process
 	starts  int // engines started so far
 	full    bool
@@ -65,7 +66,7 @@ type process struct {
 }
 
 func newCluster(t *testing.T) *cluster {
-	c := &cluster{t: t, site: "a", peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, engines: map[journal.VolumeID]*process{}}
+	c := &cluster{t: t, site: "a", peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, engines: map[journal.VolumeID]*process{}}
 	t.Cleanup(func() {
 		for id := range c.engines {
 			c.kill(id)
@@ -91,7 +92,7 @@ func (c *cluster) Ensure(_ context.Context, spec fleet.BackingSpec) (fleet.Place
 		if err := fs.MkdirAll("/backing"); err != nil {
 			return fleet.Placement{}, err
 		}
-		c.backing[spec.Volume] = fs
+		c.backing[spec.Volume], c.classes[spec.Volume] = fs, spec.Class
 	}
 	return fleet.Placement{Lease: true}, nil
 }
@@ -237,8 +238,10 @@ func (c *cluster) open() *fleet.Fleet {
 			p, ok := c.peers[site]
 			return p, ok
 		},
-		ReplicaBacking: func(string) fleet.BackingClass { return fleet.BackingClass{Class: "fast"} },
-		Linger:         20 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+		ReplicaBacking: func(_ context.Context, site, _ string) (fleet.BackingClass, error) {
+			return fleet.BackingClass{Class: "of-" + site}, nil
+		},
+		Linger: 20 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -11,15 +11,17 @@ import (
 	"github.com/lockstep-csi/lockstep/engine/control"
 )
 
-// Wake has the engines of a group run, those of its retired volumes included
-// where wanted, and returns when all answer and the group has been started.
-// They run until the returned function is called, and linger after. No key of
-// the group may be held.
-func (f *Fleet) Wake(ctx context.Context, name string, retired bool) (release func(), err error) {
-	if _, err := f.groups.State(name); err != nil {
+// Wake has the engines of a group run, those of the volumes that have left it
+// included where its past is wanted, and returns when all answer and the group
+// has been started. They run until the returned function is called, and linger
+// after. A group that has ended has nothing but a past. No key of the group may
+// be held.
+func (f *Fleet) Wake(ctx context.Context, name string, past bool) (release func(), err error) {
+	volumes := f.inGroup(name, past)
+	if _, err := f.groups.State(name); err != nil && len(volumes) == 0 {
 		return nil, err
 	}
-	return f.wake(ctx, name, f.inGroup(name, retired))
+	return f.wake(ctx, name, volumes)
 }
 
 func (f *Fleet) wake(ctx context.Context, name string, volumes []*volume) (release func(), err error) {

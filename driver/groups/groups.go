@@ -117,6 +117,9 @@ func (g *Groups) Start(ctx context.Context, name string) error {
 // gives its rewind up: such a pin would hold the journal for ever.
 func (g *Groups) dropRewindPins(ctx context.Context, st group.State, histories []group.History) {
 	for _, h := range histories {
+		if g.isElsewhere(h.Volume, st.Name) {
+			continue // its rewind is another group's
+		}
 		for pin := range h.Pins {
 			if !group.IsRewindPin(pin) || st.Needs(pin) {
 				continue
@@ -130,6 +133,11 @@ func (g *Groups) dropRewindPins(ctx context.Context, st group.State, histories [
 			}
 		}
 	}
+}
+
+// isElsewhere reports whether a volume is a member of another group than name.
+func (g *Groups) isElsewhere(id journal.VolumeID, name string) bool {
+	return slices.ContainsFunc(g.reg.List(), func(st group.State) bool { return st.Name != name && slices.Contains(st.Members, id) })
 }
 
 // startPrimary lets the members take writes and begins to take checkpoints
@@ -317,17 +325,38 @@ func (g *Groups) Modify(ctx context.Context, name string, settings group.Setting
 	if _, err := g.reg.Get(name); err != nil {
 		return err
 	}
-	st, err := g.reg.Update(name, func(st *group.State) error { st.Settings = settings; return nil })
+	var before string
+	st, err := g.reg.Update(name, func(st *group.State) error {
+		before, st.Settings = st.Settings.ReplicateTo, settings
+		return nil
+	})
 	if err != nil {
 		return err
 	}
 	if err := g.setRetention(ctx, st); err != nil {
 		return err
 	}
+	if before != settings.ReplicateTo && g.runningOf(name) != nil {
+		return g.restart(ctx, name) // to another peer, or to none
+	}
 	if r := g.runningOf(name); r != nil && r.coord != nil {
 		r.coord.Configure(settings)
 	}
 	return nil
+}
+
+// Reconnect has a group that runs begin its replication anew: how its peer is
+// reached has changed. No error if it does not run.
+func (g *Groups) Reconnect(ctx context.Context, name string) error {
+	unlock, err := g.cfg.Locks.Lock(ctx, Key(name))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if g.runningOf(name) == nil {
+		return nil
+	}
+	return g.restart(ctx, name)
 }
 
 func (g *Groups) setRetention(ctx context.Context, st group.State) error {

@@ -44,12 +44,17 @@ type Members interface {
 	// Complete reports whether all that Histories could return is there: no
 	// member and no retired volume of the group is not open.
 	Complete(st group.State) bool
+	// HistoriesIn is Histories with only the checkpoints in [from, to].
+	HistoriesIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error)
+	// Ends returns the numbers of the oldest and of the newest checkpoint of
+	// the group that each of those holds, as far as they are known.
+	Ends(st group.State) (oldest, newest []journal.CheckpointNumber)
 	// Serving reports whether a primary group is to take checkpoints now. One
 	// of which nothing is in use rests: its newest point stays true.
 	Serving(st group.State) bool
-	// Follow makes the members of an announced group known, durably, and
-	// retires those that have left it.
-	Follow(ctx context.Context, a replication.Announcement) error
+	// Follow makes the members of a group that a peer has announced known,
+	// durably, and retires those that have left it.
+	Follow(ctx context.Context, peer string, a replication.Announcement) error
 	// Describe tells a peer of the members.
 	Describe(ids []journal.VolumeID) ([]replication.Member, error)
 }

@@ -13,8 +13,15 @@ import (
 )
 
 // Points returns the recovery points of a group on this site, oldest first.
+// Those of a group that has ended are there as long as a volume that has moved
+// to another group holds them. group.ErrNotFound.
 func (g *Groups) Points(ctx context.Context, name string) ([]group.Point, error) {
 	st, err := g.reg.Get(name)
+	if errors.Is(err, group.ErrNotFound) {
+		if points, failed := g.pointsOf(ctx, group.State{Name: name}); failed != nil || len(points) > 0 {
+			return points, failed
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -22,7 +29,12 @@ func (g *Groups) Points(ctx context.Context, name string) ([]group.Point, error)
 }
 
 func (g *Groups) pointsOf(ctx context.Context, st group.State) ([]group.Point, error) {
-	histories, err := g.cfg.Members.Histories(ctx, st)
+	return g.pointsIn(ctx, st, 0, 0)
+}
+
+// pointsIn returns the points with numbers in [from, to]; a to of 0 is no end.
+func (g *Groups) pointsIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.Point, error) {
+	histories, err := g.histories(ctx, st, from, to)
 	if err != nil {
 		return nil, err
 	}
@@ -33,6 +45,13 @@ func (g *Groups) pointsOf(ctx context.Context, st group.State) ([]group.Point, e
 		points[n-1].ValidUntil = quiet
 	}
 	return points, nil
+}
+
+func (g *Groups) histories(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error) {
+	if from == 0 && to == 0 {
+		return g.cfg.Members.Histories(ctx, st)
+	}
+	return g.cfg.Members.HistoriesIn(ctx, st, from, to)
 }
 
 // quiet is until when nothing changed since the newest checkpoint.
@@ -144,6 +163,9 @@ func (g *Groups) pointFor(ctx context.Context, name, pin, at string) (group.Poin
 // through for it.
 func (g *Groups) isPinned(ctx context.Context, name, pin string) (bool, error) {
 	st, err := g.reg.Get(name)
+	if errors.Is(err, group.ErrNotFound) {
+		st, err = group.State{Name: name}, nil // it may have ended: see Points
+	}
 	if err != nil {
 		return false, err
 	}

@@ -31,7 +31,11 @@ func standingOf(st group.State) replication.Standing {
 
 // Follow implements replication.Groups.
 func (g standings) Follow(ctx context.Context, peer string, a replication.Announcement) error {
-	unlock, err := g.cfg.Locks.Lock(ctx, Key(a.Group))
+	left, keys := g.leftFor(peer, a), []string{Key(a.Group)}
+	for _, name := range left {
+		keys = append(keys, Key(name))
+	}
+	unlock, err := g.cfg.Locks.Lock(ctx, keys...)
 	if err != nil {
 		return err
 	}
@@ -46,13 +50,16 @@ func (g standings) Follow(ctx context.Context, peer string, a replication.Announ
 	if err := g.giveUpPrimary(ctx, st); err != nil {
 		return err
 	}
-	if err := g.cfg.Members.Follow(ctx, a); err != nil {
+	if err := g.cfg.Members.Follow(ctx, peer, a); err != nil {
 		return err
 	}
 	if !sameAs(st, peer, a) {
 		if err := g.saveFollowing(ctx, peer, a); err != nil {
 			return err
 		}
+	}
+	if err := g.leaveFor(ctx, left, a); err != nil {
+		return err
 	}
 	r := g.runningOf(a.Group)
 	if r == nil || r.coord != nil { // new here, or demoted
@@ -64,6 +71,44 @@ func (g standings) Follow(ctx context.Context, peer string, a replication.Announ
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r.announced = a
+	return nil
+}
+
+// leftFor names the other groups of a peer that hold announced members: at the
+// peer they have moved, and nobody announces a group that ended with that.
+func (g standings) leftFor(peer string, a replication.Announcement) []string {
+	var names []string
+	for _, st := range g.reg.List() {
+		if st.Name != a.Group && st.Role == group.RoleReplica && st.Source == peer && slices.ContainsFunc(st.Members, isAnnounced(a)) {
+			names = append(names, st.Name)
+		}
+	}
+	return names
+}
+
+func isAnnounced(a replication.Announcement) func(journal.VolumeID) bool {
+	return func(id journal.VolumeID) bool {
+		return slices.ContainsFunc(a.Members, func(m replication.Member) bool { return m.Volume == id })
+	}
+}
+
+// leaveFor takes announced members out of the groups that they have left, whose
+// keys are held: a failover of those must not fork them.
+func (g standings) leaveFor(ctx context.Context, left []string, a replication.Announcement) error {
+	for _, name := range left {
+		st, err := g.reg.Get(name)
+		if err != nil || st.Role != group.RoleReplica {
+			continue // ended, or failed over, since
+		}
+		for _, id := range st.Members {
+			if !isAnnounced(a)(id) {
+				continue
+			}
+			if err := g.Leave(ctx, name, id, false); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

@@ -106,21 +106,50 @@ func (s members) Member(id journal.VolumeID) (groups.Member, error) {
 	return member{eng, s.Site}, nil
 }
 
+// HistoriesIn implements groups.Members.
+func (s members) HistoriesIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error) {
+	all, err := s.Histories(ctx, st)
+	for i := range all {
+		all[i].Checkpoints = slices.DeleteFunc(all[i].Checkpoints, func(c journal.Checkpoint) bool { return c.Number < from || to != 0 && c.Number > to })
+	}
+	return all, err
+}
+
 // Histories implements groups.Members.
 func (s members) Histories(_ context.Context, st group.State) ([]group.History, error) {
+	stores := s.openStores(st)
+	all := make([]group.History, len(stores))
+	for i, store := range stores {
+		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.Checkpoints(), Pins: store.Pins()}
+	}
+	return all, nil
+}
+
+// Ends implements groups.Members.
+func (s members) Ends(st group.State) (oldest, newest []journal.CheckpointNumber) {
+	for _, store := range s.openStores(st) {
+		if first := store.OldestCheckpoint(); first.Group == st.Name {
+			oldest = append(oldest, first.Number)
+		}
+		if last := store.NewestCheckpoint(); last.Group == st.Name {
+			newest = append(newest, last.Number)
+		}
+	}
+	return oldest, newest
+}
+
+// openStores are the stores of a group's members, and of its retired volumes,
+// that are open.
+func (s members) openStores(st group.State) []*journal.Store {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	var stores []*journal.Store
 	for id, v := range s.volumes {
 		if v.eng != nil && (v.record.Retired && v.record.Group == st.Name || slices.Contains(st.Members, id)) {
 			stores = append(stores, v.store())
 		}
 	}
-	s.mu.Unlock()
-	all := make([]group.History, len(stores))
-	for i, store := range stores {
-		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.Checkpoints(), Pins: store.Pins()}
-	}
-	return all, nil
+	return stores
 }
 
 // Serving implements groups.Members: stores of this process are open for as
@@ -163,7 +192,7 @@ func (s members) Describe(ids []journal.VolumeID) ([]replication.Member, error) 
 
 // Follow implements groups.Members: those that left the group are retired,
 // because their checkpoints still complete older recovery points.
-func (s members) Follow(_ context.Context, a replication.Announcement) error {
+func (s members) Follow(_ context.Context, _ string, a replication.Announcement) error {
 	s.mu.Lock()
 	next := map[journal.VolumeID]record{}
 	for id, v := range s.volumes {

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 )
 
 // Kind is what happens to a request that a Fault hits.
@@ -48,14 +49,21 @@ type Fault struct {
 // Fault returns a client of the administrator and the Fault in its way, which
 // breaks nothing yet.
 func (s *Server) Fault() (kubernetes.Interface, *Fault, error) {
+	config, f := s.FaultConfig()
+	client, err := kubernetes.NewForConfig(config)
+	return client, f, err
+}
+
+// FaultConfig is Config with a Fault in the way of the one client that is made
+// with it.
+func (s *Server) FaultConfig() (*rest.Config, *Fault) {
 	f := &Fault{}
 	config := s.Config()
 	config.Wrap(func(server http.RoundTripper) http.RoundTripper {
 		f.server = server
 		return f
 	})
-	client, err := kubernetes.NewForConfig(config)
-	return client, f, err
+	return config, f
 }
 
 // Break hits the request with number at, and cuts the client off from request

@@ -61,7 +61,10 @@ var mayChange = map[string]map[string][]string{
 		"volumegroupsnapshotcontents/status": {"update", "patch"},
 		// Rewind.
 		"deployments/scale":  {"update"},
+		"replicasets/scale":  {"update"},
 		"statefulsets/scale": {"update"},
+		"jobs":               {"patch"},
+		"cronjobs":           {"patch"},
 		// Our own.
 		"consistencygroups":        {"create", "update", "patch", "delete"},
 		"consistencygroups/status": {"update", "patch"},

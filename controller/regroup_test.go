@@ -1,0 +1,151 @@
+package controller_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
+	"github.com/lockstep-csi/lockstep/controller"
+	"github.com/lockstep-csi/lockstep/controller/catalog"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// settingsOf is what the catalog says that a group runs by.
+func (s *site) settingsOf(name string) (g catalog.Group, err error) {
+	err = catalog.New(s.db).View(func(tx *catalog.Tx) error {
+		g, err = tx.Group(name)
+		return err
+	})
+	return g, err
+}
+
+func TestRegroup(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	id := parseID(t, s.createVolume("a", map[string]string{"group": "old", "window": "48h"}).GetVolumeId())
+	errAway := errors.New("no engine")
+	if err := s.Regroup(ctx, id, "new", nil, func(context.Context, group.Settings) error { return errAway }); !errors.Is(err, errAway) {
+		t.Fatalf("a move that fails: %v", err)
+	}
+	if name, err := s.GroupOf(id); name != "old" || err != nil {
+		t.Errorf("group %q, %v after a move that failed", name, err)
+	}
+	// A crash behind the move: it is made again with the same settings.
+	var given []group.Settings
+	move := func(_ context.Context, settings group.Settings) error {
+		given = append(given, settings)
+		return nil
+	}
+	s.db.SetHooks(kv.Hooks{BeforeCommit: func() error { return errAway }})
+	chosen := &group.Settings{CheckpointInterval: 5 * time.Second}
+	if err := s.Regroup(ctx, id, "new", chosen, move); !errors.Is(err, errAway) {
+		t.Fatalf("a crash behind the move: %v", err)
+	}
+	s.db.SetHooks(kv.Hooks{})
+	for range 2 {
+		if err := s.Regroup(ctx, id, "new", chosen, move); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(given) != 2 || given[0] != given[1] || given[0].Window != 48*time.Hour || given[0].CheckpointInterval != 5*time.Second {
+		t.Errorf("moves with settings %+v; want two, with the class's window and the interval that was chosen", given)
+	}
+	if name, err := s.GroupOf(id); name != "new" || err != nil {
+		t.Errorf("group %q, %v", name, err)
+	}
+	if _, err := s.settingsOf("old"); !errors.Is(err, catalog.ErrNotFound) {
+		t.Errorf("the group that has no members is left: %v", err)
+	}
+	if g, err := s.settingsOf("new"); err != nil || g.Settings != given[0] || g.Chosen != *chosen {
+		t.Errorf("group %+v, %v", g, err)
+	}
+	if err := s.Regroup(ctx, journal.VolumeID{9}, "new", nil, move); !errors.Is(err, controller.ErrNotFound) {
+		t.Errorf("no such volume: %v", err)
+	}
+}
+
+// A group's own settings win over its volumes' parameters, and give way to them
+// again when they are taken back.
+func TestChoose(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	s.createVolume("a", map[string]string{"group": "shop", "window": "48h", "replicateTo": "b"})
+	want := func(window, interval time.Duration, peer string) {
+		t.Helper()
+		g, err := s.settingsOf("shop")
+		if err != nil || g.Pending != nil || g.Settings.Window != window || g.Settings.CheckpointInterval != interval || g.Settings.ReplicateTo != peer {
+			t.Errorf("%+v, %v; want window %s, interval %s, peer %q", g, err, window, interval, peer)
+		}
+		if settings, ok := s.backend.Settings("shop"); !ok || settings != g.Settings {
+			t.Errorf("the backend has %+v, the catalog %+v", settings, g.Settings)
+		}
+	}
+	want(48*time.Hour, time.Second, "b")
+	chosen := group.Settings{Window: time.Hour, ReplicateTo: "c"}
+	if err := s.Choose(ctx, "shop", chosen); err != nil {
+		t.Fatal(err)
+	}
+	want(time.Hour, time.Second, "c")
+	id := s.createVolume("b", map[string]string{"group": "shop"}).GetVolumeId()
+	modify := func(parameters map[string]string) error {
+		_, err := s.ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{VolumeId: id, MutableParameters: parameters})
+		return err
+	}
+	wantCode(t, modify(map[string]string{"window": "2h"}), codes.InvalidArgument)
+	if err := modify(map[string]string{"checkpointInterval": "2s"}); err != nil {
+		t.Fatal(err)
+	}
+	want(time.Hour, 2*time.Second, "c")
+	bad := group.Settings{CheckpointInterval: 72 * time.Hour}
+	if err := s.Choose(ctx, "shop", bad); !errors.Is(err, controller.ErrInvalid) {
+		t.Errorf("an interval longer than the window: %v, want ErrInvalid", err)
+	}
+	want(time.Hour, 2*time.Second, "c")
+	if err := s.Choose(ctx, "shop", group.Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	want(48*time.Hour, 2*time.Second, "b")
+	if err := s.Choose(ctx, "nobody", chosen); !errors.Is(err, controller.ErrNotFound) {
+		t.Errorf("no such group: %v", err)
+	}
+}
+
+// A claim chooses, by name, which member's image it gets of a snapshot.
+func TestAClaimNamesAMember(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	known := claims{
+		"prod/data": {Group: "prod/shop"},
+		"prod/log":  {Group: "prod/shop"},
+		"prod/copy": {Group: "prod/copy", Member: "prod/log"},
+		"prod/none": {Group: "prod/copy", Member: "prod/other"},
+	}
+	server, err := controller.New(controller.Config{Catalog: catalog.New(s.db), Backend: s.backend, Nodes: testNodes, Claims: known})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	s.Server = server
+	request := func(claim string) *csi.CreateVolumeRequest {
+		return volumeRequest("pvc-"+claim, map[string]string{"csi.storage.k8s.io/pvc/namespace": "prod", "csi.storage.k8s.io/pvc/name": claim})
+	}
+	data, log := s.createFrom(request("data")).GetVolumeId(), s.createFrom(request("log")).GetVolumeId()
+	s.write(data, "rows")
+	s.write(log, "lines")
+	snapshot := s.createSnapshot("monday", data, "").GetSnapshotId()
+	made := s.createFrom(fromSnapshot(request("copy"), snapshot)).GetVolumeId()
+	if got := s.content(made); got != "lines" {
+		t.Errorf("the copy has %q, want what the named member had", got)
+	}
+	_, err = s.CreateVolume(ctx, fromSnapshot(request("none"), snapshot))
+	wantCode(t, err, codes.InvalidArgument)
+	known["prod/none"] = known["prod/copy"]
+	_, err = s.CreateVolume(ctx, request("none"))
+	wantCode(t, err, codes.InvalidArgument)
+}

@@ -1,0 +1,71 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lockstep-csi/lockstep/controller/catalog"
+	"github.com/lockstep-csi/lockstep/group"
+)
+
+// overlay returns base with what chosen says, where it says something.
+func overlay(base, chosen group.Settings) group.Settings {
+	pick(&base.CheckpointInterval, chosen.CheckpointInterval)
+	pick(&base.BarrierTimeout, chosen.BarrierTimeout)
+	pick(&base.Window, chosen.Window)
+	pick(&base.JournalBytes, chosen.JournalBytes)
+	pick(&base.ReplicateTo, chosen.ReplicateTo)
+	return base
+}
+
+func pick[T comparable](field *T, value T) {
+	var nothing T
+	if value != nothing {
+		*field = value
+	}
+}
+
+func baseOf(g catalog.Group) group.Settings {
+	if g.Base != nil {
+		return *g.Base
+	}
+	return g.Settings
+}
+
+// Choose gives a group settings of its own: what is zero in chosen is as the
+// parameters of its volumes have it. ErrNotFound for a group without volumes,
+// and ErrInvalid, when nothing was changed.
+func (s *Server) Choose(ctx context.Context, name string, chosen group.Settings) error {
+	_, err := run(ctx, s, []string{groupKey(name)}, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.choose(ctx, name, chosen)
+	})
+	return err
+}
+
+func (s *Server) choose(ctx context.Context, name string, chosen group.Settings) error {
+	var before, g catalog.Group
+	err := s.cfg.Catalog.Update(func(tx *catalog.Tx) (err error) {
+		if before, err = tx.Group(name); err != nil {
+			return err
+		}
+		g = before
+		base := baseOf(g)
+		wanted := overlay(base, chosen)
+		if g.Pending == nil && wanted == g.Settings && g.Chosen == chosen {
+			return nil
+		}
+		if err := checkSettings(wanted); err != nil {
+			return err
+		}
+		g.Base, g.Chosen, g.Pending = &base, chosen, &wanted
+		return tx.PutGroup(g)
+	})
+	if errors.Is(err, catalog.ErrNotFound) {
+		return fmt.Errorf("group %s: %w", name, ErrNotFound)
+	}
+	if err != nil || g.Pending == nil {
+		return err
+	}
+	return s.tryModify(ctx, g, before)
+}

@@ -1,0 +1,105 @@
+package groups
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+// Summary describes a group without listing its points.
+type Summary struct {
+	State group.State
+	// Newest and Oldest are the ends of its recovery points; nil: there is
+	// none, or none that the members which are open can tell of.
+	Newest, Oldest *group.Point
+	// Stats of the checkpoints since the group was started; zero on a replica
+	// and on a group at rest.
+	Stats group.CoordinatorStats
+	// Started says whether the group takes checkpoints now.
+	Started bool
+	// Sending is nil where nothing is replicated from here.
+	Sending *replication.Metrics
+}
+
+// AchievedWindow is how far back the group can be opened at a moment.
+func (s *Summary) AchievedWindow(now time.Time) time.Duration {
+	if s.Oldest == nil {
+		return 0
+	}
+	return now.Sub(s.Oldest.Time)
+}
+
+// spanNumbers is how many checkpoints are looked at at once for one that all
+// members hold: rounds that were given up leave numbers without a point.
+const spanNumbers = 64
+
+// Summary describes one group; group.ErrNotFound. It asks the members for the
+// checkpoints near the ends of their histories, and for more only where they
+// have none in common there.
+func (g *Groups) Summary(ctx context.Context, name string) (Summary, error) {
+	st, err := g.reg.Get(name)
+	if err != nil {
+		return Summary{}, err
+	}
+	out := Summary{State: st, Sending: g.Sending(name)}
+	if r := g.runningOf(name); r != nil && r.coord != nil {
+		out.Stats, out.Started = r.coord.Stats(), true
+	}
+	oldest, newest := g.cfg.Members.Ends(st)
+	if len(newest) == 0 {
+		return out, nil
+	}
+	if out.Newest, err = g.newestPoint(ctx, st, newest); err == nil && out.Newest != nil {
+		out.Oldest, err = g.oldestPoint(ctx, st, oldest, out.Newest)
+	}
+	return out, err
+}
+
+// newestPoint looks before the ends of the members' histories: behind the last
+// point there is none because one of them has ended.
+func (g *Groups) newestPoint(ctx context.Context, st group.State, ends []journal.CheckpointNumber) (*group.Point, error) {
+	ends = slices.Compact(slices.Sorted(slices.Values(ends)))
+	for _, end := range slices.Backward(ends) {
+		points, err := g.pointsIn(ctx, st, end-min(spanNumbers, end), end)
+		if n := len(points); err != nil || n > 0 {
+			return last(points), err
+		}
+	}
+	points, err := g.pointsIn(ctx, st, 0, ends[0])
+	return last(points), err
+}
+
+func last(points []group.Point) *group.Point {
+	if n := len(points); n > 0 {
+		return &points[n-1]
+	}
+	return nil
+}
+
+// oldestPoint looks behind the beginnings of the members' histories; newest is
+// a point in any case.
+func (g *Groups) oldestPoint(ctx context.Context, st group.State, beginnings []journal.CheckpointNumber, newest *group.Point) (*group.Point, error) {
+	for _, from := range slices.Compact(slices.Sorted(slices.Values(beginnings))) {
+		points, err := g.pointsIn(ctx, st, from, from+spanNumbers)
+		if err != nil || len(points) > 0 {
+			return first(points, newest), err
+		}
+	}
+	for span := journal.CheckpointNumber(spanNumbers); ; span *= 16 {
+		points, err := g.pointsIn(ctx, st, 0, min(span, newest.Checkpoint))
+		if err != nil || len(points) > 0 || span >= newest.Checkpoint {
+			return first(points, newest), err
+		}
+	}
+}
+
+func first(points []group.Point, otherwise *group.Point) *group.Point {
+	if len(points) > 0 {
+		return &points[0]
+	}
+	return otherwise
+}

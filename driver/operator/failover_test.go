@@ -1,0 +1,226 @@
+package operator
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/lockstep-csi/lockstep/api/v1alpha1"
+	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/apitest"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// replica is a site that holds the replicas of two volumes.
+type replica struct {
+	*cluster
+	plane *plane
+	ids   [2]byte
+	// binder says that Kubernetes binds claims, which takes it about a second.
+	binder bool
+}
+
+// bindAll does what Kubernetes would do about claims that name their volume.
+func (s *replica) bindAll() {
+	s.t.Helper()
+	var claims corev1.PersistentVolumeClaimList
+	if err := s.List(s.t.Context(), &claims, client.InNamespace(s.namespace)); err != nil {
+		s.t.Fatal(err)
+	}
+	for i := range claims.Items {
+		claim := &claims.Items[i]
+		var pv corev1.PersistentVolume
+		if claim.Status.Phase == corev1.ClaimBound || s.Get(s.t.Context(), client.ObjectKey{Name: claim.Spec.VolumeName}, &pv) != nil {
+			continue
+		}
+		pv.Spec.ClaimRef.UID = claim.UID
+		s.update(&pv)
+		claim.Status.Phase = corev1.ClaimBound
+		if err := s.Status().Update(s.t.Context(), claim); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// useBinder has Kubernetes bind.
+func (s *replica) useBinder() {
+	s.server.StartControllers(s.t, "persistentvolume-binder-controller")
+	s.binder = true
+}
+
+// replicas counts the volumes that were made: PersistentVolumes, which are named
+// after them, are of the whole cluster.
+var replicaCount byte
+
+func newReplica(t *testing.T) *replica {
+	s := &replica{cluster: newCluster(t), plane: newPlane()}
+	class := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "journaled"}, Provisioner: testDriver}
+	if err := s.Create(t.Context(), class); err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	for i, name := range []string{"data", "log"} {
+		replicaCount++
+		s.ids[i] = 100 + replicaCount
+		s.plane.add(s.ids[i], s.group(), s.namespace, name)
+	}
+	s.plane.edit(s.group(), func(st *group.State) { st.Role, st.Source, st.Term = group.RoleReplica, "there", 3 })
+	t.Cleanup(func() {
+		for _, n := range s.ids {
+			pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: volumePrefix + id(n).String()}}
+			if err := s.Delete(context.Background(), pv); client.IgnoreNotFound(err) != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return s
+}
+
+func (s *replica) group() string { return s.namespace + "/shop" }
+
+func (s *replica) failover(r *recoverer, steps int) (st v1alpha1.RecoveryStatus, err error) {
+	s.t.Helper()
+	until(s.t, "the failover to end", func() bool {
+		var rec v1alpha1.Recovery
+		if steps--; steps == 0 {
+			return true
+		}
+		_, err = r.Reconcile(s.t.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: s.namespace, Name: "over"}})
+		if err != nil || s.get("over", &rec) != nil {
+			return true
+		}
+		if !s.binder {
+			s.bindAll()
+		}
+		st = rec.Status
+		return st.Phase.Ended()
+	})
+	return st, err
+}
+
+func (s *replica) want() {
+	s.t.Helper()
+	s.make(&v1alpha1.Recovery{ObjectMeta: metav1.ObjectMeta{Name: "over"}, Spec: v1alpha1.RecoverySpec{Action: v1alpha1.ActionFailover, Group: "shop"}})
+}
+
+// check looks at what a failover has to leave.
+func (s *replica) check(st v1alpha1.RecoveryStatus) {
+	s.t.Helper()
+	if st.Phase != v1alpha1.PhaseCompleted || st.Point == nil || st.Point.Checkpoint != 12 || st.Term != 4 || st.RPO != "6s" || len(st.Claims) != 2 {
+		s.t.Errorf("status %+v", st)
+	}
+	if s.plane.failovers != 1 {
+		s.t.Errorf("%d failovers", s.plane.failovers)
+	}
+	var adopted []journal.VolumeID
+	for _, a := range s.plane.adopted {
+		adopted = append(adopted, a.ID)
+		if a.BlockBytes != 4096 || a.FSType != "ext4" || a.Group != s.group() || a.Settings.ReplicateTo != "there" || len(a.Topology) != 1 {
+			s.t.Errorf("CSI was told %+v", a)
+		}
+	}
+	for i, name := range []string{"data", "log"} {
+		var claim corev1.PersistentVolumeClaim
+		if err := s.get(name, &claim); err != nil {
+			s.t.Fatal(err)
+		}
+		if claim.Status.Phase != corev1.ClaimBound || claim.Annotations[AnnotationGroup] != "shop" || claim.Labels["app"] != "shop" || *claim.Spec.StorageClassName != "journaled" {
+			s.t.Errorf("claim %+v", claim)
+		}
+		var pv corev1.PersistentVolume
+		if err := s.Get(s.t.Context(), client.ObjectKey{Name: claim.Spec.VolumeName}, &pv); err != nil {
+			s.t.Fatal(err)
+		}
+		if pv.Spec.CSI.VolumeHandle != id(s.ids[i]).String() || pv.Spec.CSI.FSType != "ext4" || pv.Spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimRetain ||
+			pv.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0].Key != "zone" || pv.Spec.ClaimRef.UID != claim.UID {
+			s.t.Errorf("volume %+v", pv.Spec)
+		}
+	}
+	if len(adopted) < 2 {
+		s.t.Errorf("CSI knows of %v", adopted)
+	}
+}
+
+func TestFailoverSurvivesACrashAtEveryWrite(t *testing.T) {
+	for k := 1; ; k++ {
+		s := newReplica(t)
+		s.want()
+		config, fault := s.server.FaultConfig()
+		// Half of the requests that are hit were carried out.
+		fault.BreakWrite(k, []apitest.Kind{apitest.Unsent, apitest.Unanswered}[k%2], k+1)
+		_, err := s.failover(newRecoverer(t, config, s.plane), 0)
+		crashed := fault.Count() >= k
+		if err != nil && !crashed {
+			t.Fatal(err)
+		}
+		st, err := s.failover(newRecoverer(t, s.server.Config(), s.plane), 0)
+		if err != nil {
+			t.Fatalf("after a crash at request %d: %v", k, err)
+		}
+		s.check(st)
+		if t.Failed() {
+			t.Fatalf("after a crash at request %d", k)
+		}
+		if !crashed {
+			if k < 8 {
+				t.Errorf("the failover made %d writes", k)
+			}
+			return
+		}
+	}
+}
+
+// Kubernetes itself binds what is made for it.
+func TestKubernetesBindsWhatAFailoverMakes(t *testing.T) {
+	s := newReplica(t)
+	s.useBinder()
+	s.want()
+	st, err := s.failover(newRecoverer(t, s.server.Config(), s.plane), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.check(st)
+}
+
+// A claim of that name which is another volume's is not touched, and nothing was
+// promoted for it.
+func TestAFailoverDoesNotTakeAForeignClaim(t *testing.T) {
+	s := newReplica(t)
+	s.make(claimNamed("log"))
+	s.want()
+	st, err := s.failover(newRecoverer(t, s.server.Config(), s.plane), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Phase != v1alpha1.PhaseFailed || s.plane.failovers != 0 || !strings.Contains(st.Message, s.namespace+"/log exists") {
+		t.Errorf("%+v", st)
+	}
+}
+
+// At a failback the claims and volumes of before are there: they are used again.
+func TestAFailoverFindsWhatIsThere(t *testing.T) {
+	s := newReplica(t)
+	s.useBinder()
+	for i, name := range []string{"data", "log"} {
+		claim := claimNamed(name)
+		s.bind(claim, id(s.ids[i]))
+	}
+	s.plane.volume(s.ids[0], func(v *fleet.Volume) { v.Attach = &fleet.Attachment{Node: "node1"} })
+	s.want()
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	if st, err := s.failover(r, 10); err != nil || st.Phase != v1alpha1.PhasePending || !strings.Contains(st.Message, "in use") {
+		t.Errorf("while a device is there: %+v, %v", st, err)
+	}
+	s.plane.volume(s.ids[0], func(v *fleet.Volume) { v.Attach = nil })
+	st, err := s.failover(r, 0)
+	if err != nil || st.Phase != v1alpha1.PhaseCompleted || st.Claims[0].PersistentVolume != s.namespace+"-data" {
+		t.Errorf("%+v, %v", st, err)
+	}
+}

@@ -1,0 +1,332 @@
+package operator
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/lockstep-csi/lockstep/api/v1alpha1"
+	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+// Reasons of conditions.
+const (
+	reasonTaking       = "TakingPoints"
+	reasonIdle         = "NotInUse"
+	reasonFed          = "FedByPeer"
+	reasonNoMembers    = "NoMembers"
+	reasonEngine       = "EngineNotRunning"
+	reasonMissed       = "CheckpointMissed"
+	reasonNoPoint      = "NoPointYet"
+	reasonAchieved     = "Achieved"
+	reasonShort        = "HistoryTooShort"
+	reasonUnknown      = "Unknown"
+	reasonConnected    = "Connected"
+	reasonDisconnected = "Disconnected"
+	reasonSplit        = "SplitBrain"
+	reasonAccepted     = "Accepted"
+	reasonRefused      = "Refused"
+)
+
+// view is what a group's status is made of.
+type view struct {
+	summary groups.Summary
+	volumes []fleet.Volume // its members
+	now     time.Time
+	// generation of the resource whose settings were applied, and why they
+	// were refused.
+	generation int64
+	refused    error
+}
+
+// statusOf describes a group. Conditions keep the time of their last change from
+// old.
+func statusOf(v *view, old *v1alpha1.ConsistencyGroupStatus) v1alpha1.ConsistencyGroupStatus {
+	st := v.summary.State
+	out := v1alpha1.ConsistencyGroupStatus{
+		ObservedGeneration: v.generation, Role: roleOf(st.Role), Term: int64(st.Term), Settings: settingsStatus(st.Settings),
+		MemberCount: int32(len(v.volumes)), Conditions: slices.Clone(old.Conditions),
+		NewestPoint: pointOf(v.summary.Newest), OldestPoint: pointOf(v.summary.Oldest),
+	}
+	if v.summary.Oldest != nil {
+		out.AchievedWindow = v1alpha1.DurationOf(v.summary.AchievedWindow(v.now).Truncate(time.Second))
+	} else if v.summary.Newest == nil && !isAwake(v) {
+		// Nobody who could tell is awake: what was said last stays true but for
+		// its age.
+		out.NewestPoint, out.OldestPoint, out.AchievedWindow = old.NewestPoint, old.OldestPoint, old.AchievedWindow
+	}
+	lags := lagsOf(v.summary.Sending)
+	for i := range v.volumes {
+		out.Members = append(out.Members, memberOf(&v.volumes[i], lags))
+	}
+	if st.Rewind != nil {
+		out.Rewind = &v1alpha1.OpenRewind{Started: metav1.NewTime(st.Rewind.Started), To: *pointOf(&st.Rewind.To), From: *pointOf(&st.Rewind.From)}
+	}
+	out.Replication = replicationOf(v)
+	setConditions(&out, v)
+	return out
+}
+
+func roleOf(r group.Role) v1alpha1.GroupRole {
+	if r == group.RoleReplica {
+		return v1alpha1.RoleReplica
+	}
+	return v1alpha1.RolePrimary
+}
+
+func settingsStatus(s group.Settings) *v1alpha1.GroupSettings {
+	out := &v1alpha1.GroupSettings{CheckpointInterval: v1alpha1.DurationOf(s.CheckpointInterval), BarrierTimeout: v1alpha1.DurationOf(s.BarrierTimeout),
+		Window: v1alpha1.DurationOf(s.Window), ReplicateTo: s.ReplicateTo}
+	if s.JournalBytes > 0 {
+		out.JournalSize = quantity(s.JournalBytes)
+	}
+	return out
+}
+
+func quantity(bytes int64) *resource.Quantity { return resource.NewQuantity(bytes, resource.BinarySI) }
+
+func pointOf(p *group.Point) *v1alpha1.RecoveryPoint {
+	if p == nil {
+		return nil
+	}
+	out := &v1alpha1.RecoveryPoint{Checkpoint: int64(p.Checkpoint), Time: microTime(p.Time), Pins: slices.Clone(p.Pins)}
+	if until := microTime(p.ValidUntil); !p.ValidUntil.IsZero() {
+		out.ValidUntil = &until
+	}
+	return out
+}
+
+// microTime has the precision that the API server keeps.
+func microTime(t time.Time) metav1.MicroTime {
+	return metav1.NewMicroTime(t.UTC().Truncate(time.Microsecond))
+}
+
+// isAwake reports whether any engine of a group answers.
+func isAwake(v *view) bool {
+	return slices.ContainsFunc(v.volumes, func(v fleet.Volume) bool { return v.Connected })
+}
+
+func memberOf(v *fleet.Volume, lags map[journal.VolumeID]v1alpha1.Lag) v1alpha1.GroupMember {
+	out := v1alpha1.GroupMember{Volume: v.ID.String(), Size: quantity(v.SizeBytes), Node: v.Node, Attached: v.State.Device != "" && v.Attach != nil}
+	if key, ok := claimOf(v); ok {
+		out.Claim = key.Name
+	}
+	if s := v.State.Store; s != nil {
+		out.Journal = quantity(s.JournalBytes)
+	}
+	if lag, ok := lags[v.ID]; ok {
+		out.Lag = &lag
+	}
+	switch {
+	case v.Connected && v.State.Reason != "":
+		out.Reason, out.Message = string(v.State.Reason), v.State.Error
+	case !v.Connected && v.Err != nil:
+		out.Reason, out.Message = reasonEngine, v.Err.Error()
+	}
+	return out
+}
+
+func lagsOf(m *replication.Metrics) map[journal.VolumeID]v1alpha1.Lag {
+	lags := map[journal.VolumeID]v1alpha1.Lag{}
+	if m == nil {
+		return lags
+	}
+	for _, v := range m.Volumes {
+		lags[v.Volume] = v1alpha1.Lag{Records: v.LagRecords, Bytes: v.LagBytes, Time: v1alpha1.DurationOf(v.LagTime.Truncate(time.Millisecond))}
+	}
+	return lags
+}
+
+// replicationOf tells how it stands with the peer; nil without one.
+func replicationOf(v *view) *v1alpha1.GroupReplication {
+	st := v.summary.State
+	if st.Role == group.RoleReplica {
+		return &v1alpha1.GroupReplication{Peer: st.Source, State: v1alpha1.ReplicationStreaming}
+	}
+	if st.Settings.ReplicateTo == "" {
+		return nil
+	}
+	out := &v1alpha1.GroupReplication{Peer: st.Settings.ReplicateTo, State: v1alpha1.ReplicationDisconnected}
+	m := v.summary.Sending
+	switch {
+	case m == nil && v.summary.Started:
+		out.Message = fmt.Sprintf("there is no Site %s: make one", out.Peer)
+	case m == nil:
+		out.State, out.Message = v1alpha1.ReplicationSynced, "no volume of the group is in use"
+	default:
+		sendingState(out, m)
+	}
+	return out
+}
+
+func sendingState(out *v1alpha1.GroupReplication, m *replication.Metrics) {
+	connected, copying := m.LastError == nil, false
+	var worst v1alpha1.Lag
+	var age time.Duration
+	problem := m.LastError
+	for _, v := range m.Volumes {
+		connected = connected && v.Connected
+		copying = copying || v.ImageSizeBytes > 0
+		worst.Records, worst.Bytes, age = worst.Records+v.LagRecords, worst.Bytes+v.LagBytes, max(age, v.LagTime)
+		if problem == nil && !v.Connected {
+			problem = v.LastError
+		}
+	}
+	worst.Time = v1alpha1.DurationOf(age.Truncate(time.Millisecond))
+	out.Lag = &worst
+	switch {
+	case !connected:
+		out.Message = "the peer's gateway does not answer"
+		if problem != nil {
+			out.Message = problem.Error()
+		}
+	case copying:
+		out.State = v1alpha1.ReplicationCopying
+	case worst.Records > 0:
+		out.State = v1alpha1.ReplicationStreaming
+	default:
+		out.State = v1alpha1.ReplicationSynced
+	}
+}
+
+// setConditions decides what a person is to know first.
+func setConditions(out *v1alpha1.ConsistencyGroupStatus, v *view) {
+	set := func(kind string, status metav1.ConditionStatus, reason, message string) {
+		meta.SetStatusCondition(&out.Conditions, metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message,
+			ObservedGeneration: v.generation, LastTransitionTime: metav1.NewTime(v.now)})
+	}
+	status, reason, message := ready(out, v)
+	set(v1alpha1.GroupReady, status, reason, message)
+	status, reason, message = window(v)
+	set(v1alpha1.GroupWindowAchieved, status, reason, message)
+	if r := out.Replication; r == nil {
+		meta.RemoveStatusCondition(&out.Conditions, v1alpha1.GroupReplicating)
+	} else if r.State == v1alpha1.ReplicationDisconnected {
+		reason := reasonDisconnected
+		if m := v.summary.Sending; m != nil && errors.Is(m.LastError, replication.ErrSplitBrain) {
+			reason = reasonSplit
+		}
+		set(v1alpha1.GroupReplicating, metav1.ConditionFalse, reason, r.Message)
+	} else {
+		set(v1alpha1.GroupReplicating, metav1.ConditionTrue, reasonConnected, r.Message)
+	}
+	if v.refused != nil {
+		set(v1alpha1.GroupSettingsAccepted, metav1.ConditionFalse, reasonRefused, v.refused.Error())
+	} else {
+		set(v1alpha1.GroupSettingsAccepted, metav1.ConditionTrue, reasonAccepted, "")
+	}
+}
+
+func ready(out *v1alpha1.ConsistencyGroupStatus, v *view) (metav1.ConditionStatus, string, string) {
+	var broken []string
+	for _, m := range out.Members {
+		if m.Reason != "" {
+			broken = append(broken, fmt.Sprintf("%s: %s: %s", orID(m.Claim, m.Volume), m.Reason, m.Message))
+		}
+	}
+	switch {
+	case len(broken) > 0:
+		return metav1.ConditionFalse, reasonEngine, strings.Join(broken, "; ")
+	case v.summary.State.Role == group.RoleReplica:
+		return metav1.ConditionTrue, reasonFed, "site " + v.summary.State.Source + " is primary"
+	case !v.summary.Started:
+		return metav1.ConditionTrue, reasonIdle, "no volume of the group is in use: its newest point stays true"
+	case v.summary.Stats.LastError != nil:
+		return metav1.ConditionFalse, reasonMissed, v.summary.Stats.LastError.Error()
+	case v.summary.Newest == nil:
+		return metav1.ConditionFalse, reasonNoPoint, "no checkpoint has been taken yet"
+	}
+	return metav1.ConditionTrue, reasonTaking, ""
+}
+
+func orID(claim, volume string) string {
+	if claim != "" {
+		return "claim " + claim
+	}
+	return "volume " + volume
+}
+
+// window tells whether history goes back far enough. A group that is younger
+// than its window holds all that it can: its first checkpoints are still there.
+func window(v *view) (metav1.ConditionStatus, string, string) {
+	oldest, wanted := v.summary.Oldest, v.summary.State.Settings.Window
+	if oldest == nil {
+		return metav1.ConditionUnknown, reasonUnknown, "there is no point, or no engine that can tell of one"
+	}
+	achieved := v.summary.AchievedWindow(v.now)
+	// Segments leave the journal whole, and points come at intervals.
+	slack := max(wanted/20, 2*v.summary.State.Settings.CheckpointInterval)
+	if achieved+slack >= wanted || holdsAll(v) {
+		return metav1.ConditionTrue, reasonAchieved, ""
+	}
+	return metav1.ConditionFalse, reasonShort, fmt.Sprintf(
+		"history reaches back %s, wanted are %s: give the group more journalSize, or the backing volumes more room",
+		v1alpha1.DurationOf(achieved.Truncate(time.Second)), v1alpha1.DurationOf(wanted))
+}
+
+// holdsAll reports whether no member has given up history yet: nothing lies
+// before its horizon.
+func holdsAll(v *view) bool {
+	for i := range v.volumes {
+		s := v.volumes[i].State.Store
+		if s == nil || s.Horizon.Seq > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// isUrgent reports whether a person waits for what has changed between two
+// statuses; what only advances can wait.
+func isUrgent(old, now *v1alpha1.ConsistencyGroupStatus) bool {
+	type settled struct {
+		role       v1alpha1.GroupRole
+		term       int64
+		generation int64
+		state      v1alpha1.ReplicationState
+		rewind     bool
+	}
+	of := func(s *v1alpha1.ConsistencyGroupStatus) settled {
+		out := settled{role: s.Role, term: s.Term, generation: s.ObservedGeneration, rewind: s.Rewind != nil}
+		if s.Replication != nil {
+			out.state = s.Replication.State
+			if out.state == v1alpha1.ReplicationStreaming { // comes and goes with every write
+				out.state = v1alpha1.ReplicationSynced
+			}
+		}
+		return out
+	}
+	return of(old) != of(now) || !maps.Equal(standings(old.Conditions), standings(now.Conditions)) ||
+		!slices.Equal(places(old.Members), places(now.Members)) || (old.NewestPoint == nil) != (now.NewestPoint == nil)
+}
+
+func standings(conditions []metav1.Condition) map[string]string {
+	out := map[string]string{}
+	for _, c := range conditions {
+		out[c.Type] = string(c.Status) + " " + c.Reason
+	}
+	return out
+}
+
+func places(members []v1alpha1.GroupMember) []string {
+	var out []string
+	for _, m := range members {
+		size := ""
+		if m.Size != nil {
+			size = m.Size.String()
+		}
+		out = append(out, fmt.Sprint(m.Volume, m.Claim, m.Node, m.Attached, m.Reason, size))
+	}
+	return out
+}

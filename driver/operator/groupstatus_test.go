@@ -1,0 +1,112 @@
+package operator
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/lockstep-csi/lockstep/api/v1alpha1"
+	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+// sound is a replicated group of one volume with nothing wrong.
+func sound() *view {
+	oldest := group.Point{Checkpoint: 1, Time: testStart}
+	newest := group.Point{Checkpoint: 9, Time: testStart.Add(time.Hour)}
+	return &view{now: testStart.Add(time.Hour), generation: 2,
+		summary: groups.Summary{State: group.State{Name: "a/shop", Role: group.RolePrimary, Term: 1, Members: []journal.VolumeID{id(1)},
+			Settings: group.Settings{Window: time.Hour, ReplicateTo: "there"}.WithDefaults()}, Oldest: &oldest, Newest: &newest, Started: true,
+			Sending: &replication.Metrics{Volumes: []replication.VolumeMetrics{{Volume: id(1), Connected: true}}}},
+		volumes: []fleet.Volume{{ID: id(1), Claim: "a/data", Connected: true, State: control.State{Store: &control.StoreState{Horizon: journal.Position{Seq: 7}}}}}}
+}
+
+func TestConditions(t *testing.T) {
+	tests := []struct {
+		name                       string
+		change                     func(*view)
+		ready, window, replicating string // reasons; with ! in front: not true
+		state                      v1alpha1.ReplicationState
+	}{
+		{"sound", func(*view) {}, reasonTaking, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
+		{"behind", func(v *view) { v.summary.Sending.Volumes[0].LagRecords = 3 }, reasonTaking, reasonAchieved, reasonConnected, v1alpha1.ReplicationStreaming},
+		{"image", func(v *view) { v.summary.Sending.Volumes[0].ImageSizeBytes = gib }, reasonTaking, reasonAchieved, reasonConnected, v1alpha1.ReplicationCopying},
+		{"stream lost", func(v *view) { v.summary.Sending.Volumes[0].Connected = false }, reasonTaking, reasonAchieved, "!" + reasonDisconnected, v1alpha1.ReplicationDisconnected},
+		{"two primaries", func(v *view) { v.summary.Sending.LastError = replication.ErrSplitBrain }, reasonTaking, reasonAchieved, "!" + reasonSplit, v1alpha1.ReplicationDisconnected},
+		{"no peer", func(v *view) { v.summary.Sending = nil }, reasonTaking, reasonAchieved, "!" + reasonDisconnected, v1alpha1.ReplicationDisconnected},
+		{"at rest", func(v *view) { v.summary.Sending, v.summary.Started = nil, false }, reasonIdle, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
+		{"not replicated", func(v *view) { v.summary.State.Settings.ReplicateTo, v.summary.Sending = "", nil }, reasonTaking, reasonAchieved, "", ""},
+		{"no engine", func(v *view) { v.volumes[0].Connected, v.volumes[0].Err = false, errors.New("unschedulable") }, "!" + reasonEngine, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
+		{"missed", func(v *view) { v.summary.Stats.LastError = group.ErrBarrier }, "!" + reasonMissed, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
+		{"no point", func(v *view) { v.summary.Newest, v.summary.Oldest = nil, nil }, "!" + reasonNoPoint, "!" + reasonUnknown, reasonConnected, v1alpha1.ReplicationSynced},
+		{"short history", func(v *view) { v.summary.State.Settings.Window = 24 * time.Hour }, reasonTaking, "!" + reasonShort, reasonConnected, v1alpha1.ReplicationSynced},
+		{"young", func(v *view) {
+			v.summary.State.Settings.Window, v.volumes[0].State.Store.Horizon = 24*time.Hour, journal.Position{}
+		}, reasonTaking, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
+		{"replica", func(v *view) {
+			v.summary.State.Role, v.summary.State.Source, v.summary.Started = group.RoleReplica, "there", false
+		}, reasonFed, reasonAchieved, reasonConnected, v1alpha1.ReplicationStreaming},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := sound()
+			before := statusOf(v, &v1alpha1.ConsistencyGroupStatus{})
+			tt.change(v)
+			got := statusOf(v, &before)
+			for kind, want := range map[string]string{v1alpha1.GroupReady: tt.ready, v1alpha1.GroupWindowAchieved: tt.window, v1alpha1.GroupReplicating: tt.replicating} {
+				reason := ""
+				if c := meta.FindStatusCondition(got.Conditions, kind); c != nil {
+					if reason = c.Reason; c.Status != "True" {
+						reason = "!" + reason
+					}
+				}
+				if reason != want {
+					t.Errorf("%s is %q, want %q", kind, reason, want)
+				}
+			}
+			if got.Replication != nil && got.Replication.State != tt.state || got.Replication == nil && tt.state != "" {
+				t.Errorf("replication %+v, want %s", got.Replication, tt.state)
+			}
+			again := statusOf(v, &got)
+			if isUrgent(&got, &again) {
+				t.Error("what did not change is urgent")
+			}
+		})
+	}
+}
+
+// Figures that advance wait; what a person waits for does not.
+func TestUrgency(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*view)
+		urgent bool
+	}{
+		{"a point", func(v *view) { v.summary.Newest.Checkpoint++; v.now = v.now.Add(time.Second) }, false},
+		{"lag", func(v *view) { v.summary.Sending.Volumes[0].LagRecords = 1 }, false},
+		{"journal", func(v *view) { v.volumes[0].State.Store.JournalBytes++ }, false},
+		{"term", func(v *view) { v.summary.State.Term++ }, true},
+		{"attached", func(v *view) { v.volumes[0].Attach, v.volumes[0].State.Device = &fleet.Attachment{}, "/dev/loop0" }, true},
+		{"grown", func(v *view) { v.volumes[0].SizeBytes = gib }, true},
+		{"rewound", func(v *view) { v.summary.State.Rewind = &group.Rewind{} }, true},
+		{"refused settings", func(v *view) { v.refused = errors.New("no") }, true},
+		{"a copy begins", func(v *view) { v.summary.Sending.Volumes[0].ImageSizeBytes = 1 }, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := sound()
+			before := statusOf(v, &v1alpha1.ConsistencyGroupStatus{})
+			tt.change(v)
+			now := statusOf(v, &before)
+			if got := isUrgent(&before, &now); got != tt.urgent {
+				t.Errorf("urgent %t, want %t", got, tt.urgent)
+			}
+		})
+	}
+}

@@ -1,0 +1,212 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+
+	"github.com/lockstep-csi/lockstep/api/v1alpha1"
+	"github.com/lockstep-csi/lockstep/driver/fleet"
+)
+
+// quiesce scales what uses the group to 0. The sizes are in the status before
+// anything is scaled: the first step writes them, and the next one scales.
+func (r *recoverer) quiesce(ctx context.Context, rec *v1alpha1.Recovery) error {
+	if rec.Spec.Workloads == v1alpha1.WorkloadsKeep {
+		r.enter(rec, v1alpha1.PhaseDetaching)
+		return nil
+	}
+	users, err := r.users(ctx, rec)
+	if err != nil {
+		return err
+	}
+	news, err := r.remember(ctx, rec, users)
+	if err != nil || news {
+		return err
+	}
+	for i := range rec.Status.Workloads {
+		if err := r.scaler.scale(ctx, rec.Namespace, &rec.Status.Workloads[i], 0, nil); err != nil {
+			return err
+		}
+	}
+	r.enter(rec, v1alpha1.PhaseDetaching)
+	return nil
+}
+
+// users are the pods that use claims of the group.
+func (r *recoverer) users(ctx context.Context, rec *v1alpha1.Recovery) ([]corev1.Pod, error) {
+	st, ok := r.state(rec)
+	if !ok {
+		return nil, fail("group %s has ended", rec.Spec.Group)
+	}
+	var all []corev1.Pod
+	for _, v := range r.members(st) {
+		key, ok := claimOf(&v)
+		if !ok {
+			continue
+		}
+		pods, err := r.scaler.decider.users(ctx, key.Namespace, key.Name)
+		if err != nil {
+			return nil, err
+		}
+		for _, pod := range pods {
+			if !slices.ContainsFunc(all, func(other corev1.Pod) bool { return other.UID == pod.UID }) {
+				all = append(all, pod)
+			}
+		}
+	}
+	return all, nil
+}
+
+// remember puts the workloads of pods into the status, with their sizes, and
+// reports whether any is new there.
+func (r *recoverer) remember(ctx context.Context, rec *v1alpha1.Recovery, users []corev1.Pod) (news bool, err error) {
+	for i := range users {
+		if users[i].DeletionTimestamp != nil {
+			continue // on its way already
+		}
+		w, err := r.scaler.workloadOf(ctx, &users[i])
+		if errors.Is(err, errUnscalable) {
+			return news, waitFor("%v", err)
+		}
+		if err != nil {
+			return news, err
+		}
+		known := slices.IndexFunc(rec.Status.Workloads, func(o v1alpha1.ScaledWorkload) bool {
+			return o.APIVersion == w.APIVersion && o.Kind == w.Kind && o.Name == w.Name
+		})
+		if known < 0 && w.Replicas > 0 {
+			rec.Status.Workloads = append(rec.Status.Workloads, w)
+			news = true
+		}
+	}
+	return news, nil
+}
+
+// detach waits until nothing has a device of the group. Somebody may have scaled
+// a workload up again meanwhile, or another one may have come.
+func (r *recoverer) detach(ctx context.Context, rec *v1alpha1.Recovery) error {
+	if rec.Spec.Workloads != v1alpha1.WorkloadsKeep {
+		users, err := r.users(ctx, rec)
+		if err != nil {
+			return err
+		}
+		if news, err := r.remember(ctx, rec, users); err != nil || news {
+			if news {
+				r.enter(rec, v1alpha1.PhaseQuiescing)
+			}
+			return err
+		}
+		for i := range rec.Status.Workloads {
+			if err := r.scaler.scale(ctx, rec.Namespace, &rec.Status.Workloads[i], 0, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if err := r.unused(ctx, rec); err != nil {
+		return err
+	}
+	r.enter(rec, v1alpha1.PhaseRewinding)
+	return nil
+}
+
+// unused says what still uses the group: pods, attachments of Kubernetes, and
+// devices.
+func (r *recoverer) unused(ctx context.Context, rec *v1alpha1.Recovery) error {
+	users, err := r.users(ctx, rec)
+	if err != nil {
+		return err
+	}
+	if len(users) > 0 {
+		var names []string
+		for _, pod := range users {
+			names = append(names, pod.Name)
+		}
+		return waitFor("pods use the group's claims: %s", strings.Join(names, ", "))
+	}
+	st, ok := r.state(rec)
+	if !ok {
+		return fail("group %s has ended", rec.Spec.Group)
+	}
+	members := r.members(st)
+	attached, err := r.attachments(ctx, members)
+	if err != nil {
+		return err
+	}
+	if len(attached) > 0 {
+		return waitFor("volumes are attached: %s", strings.Join(attached, ", "))
+	}
+	for _, v := range members {
+		if v.Attach != nil {
+			return waitFor("volume %s has a device on node %s", v.ID, v.Attach.Node)
+		}
+	}
+	return nil
+}
+
+// attachments are the VolumeAttachments of volumes, as text.
+func (r *recoverer) attachments(ctx context.Context, members []fleet.Volume) ([]string, error) {
+	volumes, err := r.persistentVolumes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all storagev1.VolumeAttachmentList
+	if err := r.client.List(ctx, &all); err != nil {
+		return nil, fmt.Errorf("list volume attachments: %w", err)
+	}
+	var found []string
+	for _, a := range all.Items {
+		if a.Spec.Attacher != r.driver || a.Spec.Source.PersistentVolumeName == nil {
+			continue
+		}
+		for _, v := range members {
+			if pv := volumes[v.ID.String()]; pv != nil && pv.Name == *a.Spec.Source.PersistentVolumeName {
+				found = append(found, fmt.Sprintf("%s to node %s", pv.Name, a.Spec.NodeName))
+			}
+		}
+	}
+	slices.Sort(found)
+	return found, nil
+}
+
+// persistentVolumes are those of this driver, by handle.
+func (r *recoverer) persistentVolumes(ctx context.Context) (map[string]*corev1.PersistentVolume, error) {
+	var all corev1.PersistentVolumeList
+	if err := r.client.List(ctx, &all); err != nil {
+		return nil, fmt.Errorf("list volumes: %w", err)
+	}
+	out := map[string]*corev1.PersistentVolume{}
+	for i := range all.Items {
+		if csi := all.Items[i].Spec.CSI; csi != nil && csi.Driver == r.driver {
+			out[csi.VolumeHandle] = &all.Items[i]
+		}
+	}
+	return out, nil
+}
+
+// resume scales each workload to what it was, but one that somebody has given
+// another size meanwhile.
+func (r *recoverer) resume(ctx context.Context, rec *v1alpha1.Recovery) error {
+	for i := range rec.Status.Workloads {
+		w := &rec.Status.Workloads[i]
+		if w.Restored {
+			continue
+		}
+		stopped := int32(0)
+		if err := r.scaler.scale(ctx, rec.Namespace, w, w.Replicas, &stopped); err != nil {
+			return err
+		}
+		w.Restored = true
+	}
+	if isFailing(rec) {
+		r.enter(rec, v1alpha1.PhaseFailed)
+	} else {
+		r.enter(rec, v1alpha1.PhaseCompleted)
+	}
+	return nil
+}

@@ -1,0 +1,352 @@
+package operator
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/lockstep-csi/lockstep/api/v1alpha1"
+	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/apitest"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+)
+
+// silent drops events.
+type silent struct{}
+
+func (silent) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) {}
+
+// newRecoverer is the recoverer of one life of the controller.
+func newRecoverer(t *testing.T, config *rest.Config, p *plane) *recoverer {
+	t.Helper()
+	c, err := client.New(config, client.Options{Scheme: newScheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := decider{c, c}
+	return &recoverer{client: c, scaler: scaler{c, d}, fleet: p, catalog: p, driver: testDriver, events: events{silent{}}, clock: clock.Wall{},
+		log: slog.New(slog.DiscardHandler)}
+}
+
+// shop is a StatefulSet of two replicas over two claims of one group, and what
+// Kubernetes would do for it.
+type shop struct {
+	*cluster
+	plane *plane
+	set   *appsv1.StatefulSet
+}
+
+func newShop(t *testing.T) *shop {
+	s := &shop{cluster: newCluster(t), plane: newPlane()}
+	for n, name := range []string{"data-0", "data-1"} {
+		claim := claimNamed(name)
+		s.bind(claim, id(byte(n+1)))
+		s.plane.add(byte(n+1), s.group(), s.namespace, name)
+	}
+	replicas := int32(2)
+	labels := map[string]string{"app": "shop"}
+	s.set = &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "shop"}, Spec: appsv1.StatefulSetSpec{Replicas: &replicas, ServiceName: "shop",
+		Selector: &metav1.LabelSelector{MatchLabels: labels},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: podSpec()}}}
+	s.make(s.set)
+	s.play()
+	return s
+}
+
+func (s *shop) group() string { return s.namespace + "/shop" }
+
+// play makes what a StatefulSet controller, an attacher and the CSI controller
+// would make of the StatefulSet's size.
+func (s *shop) play() {
+	s.t.Helper()
+	var set appsv1.StatefulSet
+	if err := s.get("shop", &set); err != nil {
+		s.t.Fatal(err)
+	}
+	for n := range 2 {
+		name, claim, pv := fmt.Sprint("shop-", n), fmt.Sprint("data-", n), fmt.Sprint(s.namespace, "-data-", n)
+		attachment := &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: pv}, Spec: storagev1.VolumeAttachmentSpec{Attacher: testDriver,
+			NodeName: "node1", Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &pv}}}
+		var pod corev1.Pod
+		err := s.get(name, &pod)
+		switch wanted := int32(n) < *set.Spec.Replicas; {
+		case wanted && apierrors.IsNotFound(err):
+			pod := podNamed(name, claim)
+			pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(&set, appsv1.SchemeGroupVersion.WithKind("StatefulSet"))}
+			s.make(pod)
+			if err := s.Create(s.t.Context(), attachment); err != nil {
+				s.t.Fatal(err)
+			}
+			s.plane.volume(byte(n+1), func(v *fleet.Volume) {
+				v.Attach = &fleet.Attachment{Node: "node1", Attach: control.Attach{BlockBytes: 512}}
+			})
+		case !wanted && err == nil:
+			s.remove(&pod)
+			s.remove(attachment)
+			s.plane.volume(byte(n+1), func(v *fleet.Volume) { v.Attach = nil })
+		}
+	}
+}
+
+func (s *shop) size() int32 {
+	s.t.Helper()
+	var set appsv1.StatefulSet
+	if err := s.get("shop", &set); err != nil {
+		s.t.Fatal(err)
+	}
+	return *set.Spec.Replicas
+}
+
+func (s *shop) recovery(name string, spec v1alpha1.RecoverySpec) {
+	s.t.Helper()
+	spec.Group = "shop"
+	s.make(&v1alpha1.Recovery{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec})
+}
+
+// step lets the recoverer have one look, and Kubernetes react; done says that
+// the recovery has ended.
+func (s *shop) step(r *recoverer, name string) (done bool, err error) {
+	_, err = r.Reconcile(s.t.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: s.namespace, Name: name}})
+	s.play()
+	return s.status(name).Phase.Ended(), err
+}
+
+func (s *shop) status(name string) v1alpha1.RecoveryStatus {
+	s.t.Helper()
+	var rec v1alpha1.Recovery
+	if err := s.get(name, &rec); err != nil {
+		s.t.Fatal(err)
+	}
+	return rec.Status
+}
+
+// maxSteps is more than any recovery takes.
+const maxSteps = 60
+
+// finish takes steps until the recovery has ended.
+func (s *shop) finish(r *recoverer, name string) v1alpha1.RecoveryStatus {
+	s.t.Helper()
+	for range maxSteps {
+		done, err := s.step(r, name)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if done {
+			return s.status(name)
+		}
+	}
+	s.t.Fatalf("Recovery %s does not end: %+v", name, s.status(name))
+	return v1alpha1.RecoveryStatus{}
+}
+
+// A rewind, its undo, and another with a commit: workloads go down and come up
+// with the size that they had, and the group is where it is to be.
+func TestRewindUndoCommit(t *testing.T) {
+	s := newShop(t)
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	s.recovery("back", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "2026-11-22T10:01:30Z"})
+	st := s.finish(r, "back")
+	if st.Phase != v1alpha1.PhaseCompleted || st.Point == nil || st.Point.Checkpoint != 11 || st.Before == nil || st.Before.Checkpoint != 99 || st.CompletionTime == nil {
+		t.Errorf("rewind: %+v", st)
+	}
+	if len(st.Workloads) != 1 || st.Workloads[0].Kind != "StatefulSet" || st.Workloads[0].Replicas != 2 || !st.Workloads[0].Restored || s.size() != 2 {
+		t.Errorf("workloads %+v, size %d", st.Workloads, s.size())
+	}
+	s.recovery("again", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "latest"})
+	if st := s.finish(r, "again"); st.Phase != v1alpha1.PhaseFailed || !strings.Contains(st.Message, "undo or commit") || s.size() != 2 || len(st.Workloads) != 0 {
+		t.Errorf("a second rewind: %+v", st)
+	}
+	s.recovery("undo", v1alpha1.RecoverySpec{Action: v1alpha1.ActionUndo})
+	if st := s.finish(r, "undo"); st.Phase != v1alpha1.PhaseCompleted || st.Point.Checkpoint != 99 || s.size() != 2 {
+		t.Errorf("undo: %+v", st)
+	}
+	s.recovery("undo-2", v1alpha1.RecoverySpec{Action: v1alpha1.ActionUndo})
+	if st := s.finish(r, "undo-2"); st.Phase != v1alpha1.PhaseFailed {
+		t.Errorf("an undo without a rewind: %+v", st)
+	}
+	s.recovery("back-2", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "10"})
+	s.finish(r, "back-2")
+	s.recovery("commit", v1alpha1.RecoverySpec{Action: v1alpha1.ActionCommit})
+	if st := s.finish(r, "commit"); st.Phase != v1alpha1.PhaseCompleted || st.Point.Checkpoint != 10 || len(st.Workloads) != 0 {
+		t.Errorf("commit: %+v", st)
+	}
+	if p := s.plane; p.rewinds != 2 || p.undos != 1 || p.commits != 1 || p.awake != 0 {
+		t.Errorf("%d rewinds, %d undos, %d commits, %d engines held", p.rewinds, p.undos, p.commits, p.awake)
+	}
+}
+
+// The controller dies at each of its requests that change something, before or
+// after it was carried out, and the next one ends what it began: once, with every
+// workload as big as it was.
+func TestARewindSurvivesACrashAtEveryWrite(t *testing.T) {
+	for _, kind := range []apitest.Kind{apitest.Unsent, apitest.Unanswered} {
+		t.Run(kind.String(), func(t *testing.T) {
+			for k := 1; ; k++ {
+				if !crashRewind(t, k, kind) {
+					if k < 8 {
+						t.Errorf("the rewind made %d writes: too few for a rewind", k)
+					}
+					return
+				}
+			}
+		})
+	}
+}
+
+// crashRewind reports whether the rewind got as far as its k-th write.
+func crashRewind(t *testing.T, k int, kind apitest.Kind) (crashed bool) {
+	t.Helper()
+	s := newShop(t)
+	s.recovery("back", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "11"})
+	config, fault := s.server.FaultConfig()
+	r := newRecoverer(t, config, s.plane)
+	fault.BreakWrite(k, kind, k+1)
+	for range maxSteps {
+		done, err := s.step(r, "back")
+		if fault.Count() >= k {
+			break
+		}
+		if err != nil {
+			t.Fatalf("request %d: %v", k, err)
+		}
+		if done {
+			break
+		}
+	}
+	crashed = fault.Count() >= k
+	st := s.finish(newRecoverer(t, s.server.Config(), s.plane), "back")
+	if st.Phase != v1alpha1.PhaseCompleted || st.Point == nil || st.Point.Checkpoint != 11 || st.Before == nil || st.Before.Checkpoint != 99 {
+		t.Errorf("crash at request %d: %+v", k, st)
+	}
+	if len(st.Workloads) != 1 || st.Workloads[0].Replicas != 2 || s.size() != 2 || s.plane.rewinds != 1 {
+		t.Errorf("crash at request %d: workloads %+v, size %d, %d rewinds", k, st.Workloads, s.size(), s.plane.rewinds)
+	}
+	s.plane.volumes = nil
+	for n := range 2 { // attachments are of the whole cluster
+		s.remove(&storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint(s.namespace, "-data-", n)}})
+	}
+	return crashed
+}
+
+// What cannot be done is refused before anything is scaled, and says what can.
+func TestARecoveryIsRefusedBeforeAnythingIsStopped(t *testing.T) {
+	tests := []struct {
+		name    string
+		spec    v1alpha1.RecoverySpec
+		prepare func(*shop)
+		says    []string
+	}{
+		{"no point", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "5"}, func(*shop) {}, []string{"nearest", "10 at 2026-11-22T10:00:00Z"}},
+		{"before all points", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "2026-11-22T09:00:00Z"}, func(*shop) {}, []string{"10 at 2026-11-22T10:00:00Z"}},
+		{"replica", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "latest"},
+			func(s *shop) {
+				s.plane.edit(s.group(), func(st *group.State) { st.Role, st.Source = group.RoleReplica, "there" })
+			},
+			[]string{"there", "fail over"}},
+		{"failover of the primary", v1alpha1.RecoverySpec{Action: v1alpha1.ActionFailover}, func(s *shop) {
+			s.scale(0)
+		}, []string{"role"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newShop(t)
+			tt.prepare(s)
+			before := s.size()
+			s.recovery("r", tt.spec)
+			st := s.finish(newRecoverer(t, s.server.Config(), s.plane), "r")
+			if st.Phase != v1alpha1.PhaseFailed || s.size() != before || len(st.Workloads) != 0 {
+				t.Errorf("%+v, size %d", st, s.size())
+			}
+			for _, text := range tt.says {
+				if !strings.Contains(st.Message, text) {
+					t.Errorf("message %q does not say %q", st.Message, text)
+				}
+			}
+		})
+	}
+}
+
+func (s *shop) scale(size int32) {
+	s.t.Helper()
+	var set appsv1.StatefulSet
+	if err := s.get("shop", &set); err != nil {
+		s.t.Fatal(err)
+	}
+	set.Spec.Replicas = &size
+	s.update(&set)
+	s.play()
+}
+
+// A rewind that fails when everything is stopped starts it again, and one that
+// is to leave workloads alone waits until somebody has stopped them.
+func TestWorkloadsComeBack(t *testing.T) {
+	s := newShop(t)
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	s.recovery("lost", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "10"})
+	for s.status("lost").Phase != v1alpha1.PhaseRewinding {
+		if _, err := s.step(r, "lost"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.plane.mu.Lock()
+	s.plane.points[s.group()] = s.plane.points[s.group()][1:] // the point leaves the window
+	s.plane.mu.Unlock()
+	if st := s.finish(r, "lost"); st.Phase != v1alpha1.PhaseFailed || s.size() != 2 || !strings.Contains(st.Message, "nearest: 11") {
+		t.Errorf("size %d, %+v", s.size(), st)
+	}
+	s.recovery("keep", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "11", Workloads: v1alpha1.WorkloadsKeep})
+	for range 10 {
+		if _, err := s.step(r, "keep"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st := s.status("keep"); st.Phase != v1alpha1.PhaseDetaching || !strings.Contains(st.Message, "shop-0, shop-1") || s.size() != 2 {
+		t.Errorf("size %d, %+v", s.size(), st)
+	}
+	s.scale(0)
+	if st := s.finish(r, "keep"); st.Phase != v1alpha1.PhaseCompleted || s.size() != 0 {
+		t.Errorf("size %d, %+v", s.size(), st)
+	}
+}
+
+// Recoveries of one group take turns, and whoever scales a workload up in the
+// midst of one finds it scaled down again.
+func TestRecoveriesTakeTurns(t *testing.T) {
+	s := newShop(t)
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	s.recovery("a", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "10"})
+	s.recovery("b", v1alpha1.RecoverySpec{Action: v1alpha1.ActionCommit})
+	for range 3 {
+		if _, err := s.step(r, "b"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st := s.status("b"); st.Phase != v1alpha1.PhasePending || !strings.Contains(st.Message, "Recovery a") {
+		t.Errorf("the second one does not wait: %+v", st)
+	}
+	for s.status("a").Phase != v1alpha1.PhaseDetaching {
+		if _, err := s.step(r, "a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.scale(1)
+	if st := s.finish(r, "a"); st.Phase != v1alpha1.PhaseCompleted || st.Workloads[0].Replicas != 2 || s.size() != 2 {
+		t.Errorf("size %d, %+v", s.size(), st)
+	}
+	if st := s.finish(r, "b"); st.Phase != v1alpha1.PhaseCompleted {
+		t.Errorf("%+v", st)
+	}
+}

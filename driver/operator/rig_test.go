@@ -1,0 +1,464 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/yaml"
+
+	"github.com/lockstep-csi/lockstep/api/v1alpha1"
+	"github.com/lockstep-csi/lockstep/controller"
+	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/apitest"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+func TestMain(m *testing.M) {
+	ctrllog.SetLogger(logr.Discard())
+	os.Exit(apitest.Main(m))
+}
+
+const (
+	testDriver  = "csi.lockstep.dev"
+	definitions = "../../deploy/charts/lockstep/files/crds"
+	gib         = int64(1) << 30
+)
+
+var testStart = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+
+// cluster is a namespace of a real API server, and a client of an administrator.
+type cluster struct {
+	client.Client
+	t         *testing.T
+	server    *apitest.Server
+	namespace string
+}
+
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	server := apitest.Start(t)
+	c, err := client.New(server.Config(), client.Options{Scheme: newScheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	installed.Do(func() { installDefinitions(t, c) })
+	return &cluster{Client: c, t: t, server: server, namespace: server.Namespace(t)}
+}
+
+var installed sync.Once
+
+// installDefinitions makes the custom resources known, and returns when they can
+// be used.
+func installDefinitions(t *testing.T, c client.Client) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(definitions, "*.yaml"))
+	if err != nil || len(files) != 3 {
+		t.Fatalf("found definitions %v, %v", files, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		crd := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal(text, &crd.Object); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Create(t.Context(), crd); err != nil && !apierrors.IsAlreadyExists(err) {
+			t.Fatal(err)
+		}
+	}
+	until(t, "the custom resources to be served", func() bool {
+		return c.List(t.Context(), &v1alpha1.RecoveryList{}) == nil && c.List(t.Context(), &v1alpha1.ConsistencyGroupList{}) == nil &&
+			c.List(t.Context(), &v1alpha1.SiteList{}) == nil
+	})
+}
+
+// until waits for what others do.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	err := wait.PollUntilContextTimeout(t.Context(), 5*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) { return ok(), nil })
+	if err != nil {
+		t.Fatalf("waiting for %s: %v", what, err)
+	}
+}
+
+// make creates an object in the cluster's namespace, unless it has one.
+func (c *cluster) make(o client.Object) {
+	c.t.Helper()
+	if o.GetNamespace() == "" {
+		o.SetNamespace(c.namespace)
+	}
+	if err := c.Create(c.t.Context(), o); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cluster) get(name string, o client.Object) error {
+	return c.Get(c.t.Context(), client.ObjectKey{Namespace: c.namespace, Name: name}, o)
+}
+
+func (c *cluster) update(o client.Object) {
+	c.t.Helper()
+	if err := c.Update(c.t.Context(), o); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cluster) remove(o client.Object) {
+	c.t.Helper()
+	if err := c.Delete(c.t.Context(), o, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func claimNamed(name string) *corev1.PersistentVolumeClaim {
+	class := "journaled"
+	return &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: &class,
+			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
+		},
+	}
+}
+
+func podNamed(name string, claims ...string) *corev1.Pod {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: podSpec(claims...)}
+	return pod
+}
+
+func podSpec(claims ...string) corev1.PodSpec {
+	spec := corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "app"}}}
+	for _, claim := range claims {
+		spec.Volumes = append(spec.Volumes, corev1.Volume{Name: claim, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}})
+	}
+	return spec
+}
+
+// bind makes a claim, and the PersistentVolume that it names.
+func (c *cluster) bind(claim *corev1.PersistentVolumeClaim, id journal.VolumeID) {
+	c.t.Helper()
+	pv := &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: c.namespace + "-" + claim.Name},
+		Spec: corev1.PersistentVolumeSpec{Capacity: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+			ClaimRef:    &corev1.ObjectReference{Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: c.namespace, Name: claim.Name},
+			AccessModes: claim.Spec.AccessModes, StorageClassName: *claim.Spec.StorageClassName,
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: testDriver, VolumeHandle: id.String()}}},
+	}
+	if err := c.Create(c.t.Context(), pv); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() {
+		if err := c.Delete(context.Background(), pv); client.IgnoreNotFound(err) != nil {
+			c.t.Error(err)
+		}
+	})
+	claim.Spec.VolumeName = pv.Name
+	c.make(claim)
+}
+
+// plane is a data plane and a CSI catalog in memory. It outlives the controllers
+// that use it, as engines do. It implements Fleet and Catalog.
+type plane struct {
+	mu      sync.Mutex
+	states  map[string]*group.State
+	volumes []fleet.Volume
+	points  map[string][]group.Point
+	sending map[string]*replication.Metrics
+	failing error // of Summary's stats
+	catalog map[journal.VolumeID]string
+	chosen  map[string]group.Settings
+	adopted []controller.Adoption
+	changed []string // sites of PeerChanged
+	awake   int
+	// counts of what was done
+	rewinds, undos, commits, failovers, moves int
+}
+
+func newPlane() *plane {
+	return &plane{states: map[string]*group.State{}, points: map[string][]group.Point{}, sending: map[string]*replication.Metrics{},
+		catalog: map[journal.VolumeID]string{}, chosen: map[string]group.Settings{}}
+}
+
+func id(n byte) journal.VolumeID { return journal.VolumeID{n} }
+
+// add makes a volume of a claim, in a group with three points.
+func (p *plane) add(n byte, in, namespace, claim string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.volumes = append(p.volumes, fleet.Volume{ID: id(n), Name: fmt.Sprint("pvc-", n), Group: in, SizeBytes: gib, Claim: namespace + "/" + claim,
+		Attributes: map[string]string{replication.AttributeNamespace: namespace, replication.AttributeName: claim, replication.AttributeClass: "journaled",
+			replication.AttributeAccessModes: "ReadWriteOnce", replication.AttributeVolumeMode: "Filesystem", replication.AttributeFSType: "ext4",
+			replication.AttributeBlockBytes: "4096", labelAttribute + "app": "shop"},
+		Placement: &fleet.Placement{Topology: []map[string]string{{"zone": "a"}}}, Connected: true, Node: "node1",
+		State: control.State{Store: &control.StoreState{SizeBytes: gib, JournalBytes: 1 << 20}}})
+	p.catalog[id(n)] = in
+	st := p.states[in]
+	if st == nil {
+		st = &group.State{Name: in, Role: group.RolePrimary, Term: 1, Settings: group.Settings{}.WithDefaults()}
+		p.states[in] = st
+		for i := range 3 {
+			p.points[in] = append(p.points[in], group.Point{Checkpoint: journal.CheckpointNumber(10 + i), Time: testStart.Add(time.Duration(i) * time.Minute),
+				ValidUntil: testStart.Add(time.Duration(i) * time.Minute), Members: map[journal.VolumeID]journal.Position{}})
+		}
+	}
+	st.Members = append(st.Members, id(n))
+}
+
+// edit changes what a group is.
+func (p *plane) edit(name string, change func(*group.State)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(p.states[name])
+}
+
+func (p *plane) volume(n byte, change func(*fleet.Volume)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.IndexFunc(p.volumes, func(v fleet.Volume) bool { return v.ID == id(n) })
+	change(&p.volumes[i])
+}
+
+func (p *plane) Volumes() []fleet.Volume {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.volumes)
+}
+
+func (p *plane) States() []group.State {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []group.State
+	for _, st := range p.states {
+		all = append(all, *st)
+	}
+	return all
+}
+
+func (p *plane) MoveVolume(_ context.Context, v journal.VolumeID, to string, settings group.Settings) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.IndexFunc(p.volumes, func(o fleet.Volume) bool { return o.ID == v })
+	from := p.states[p.volumes[i].Group]
+	if from.Rewind != nil {
+		return group.ErrRewindOpen
+	}
+	p.moves++
+	from.Members = slices.DeleteFunc(slices.Clone(from.Members), func(o journal.VolumeID) bool { return o == v })
+	if len(from.Members) == 0 {
+		delete(p.states, from.Name)
+	}
+	st := p.states[to]
+	if st == nil {
+		st = &group.State{Name: to, Role: group.RolePrimary, Term: 1, Settings: settings}
+		p.states[to] = st
+	}
+	st.Members = append(slices.Clone(st.Members), v)
+	p.volumes[i].Group = to
+	return nil
+}
+
+func (p *plane) Summary(_ context.Context, name string) (groups.Summary, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := p.states[name]
+	if st == nil {
+		return groups.Summary{}, group.ErrNotFound
+	}
+	out := groups.Summary{State: *st, Started: st.Role == group.RolePrimary, Stats: group.CoordinatorStats{LastError: p.failing}, Sending: p.sending[name]}
+	if points := p.points[name]; len(points) > 0 {
+		out.Oldest, out.Newest = &points[0], &points[len(points)-1]
+	}
+	return out, nil
+}
+
+func (p *plane) Wake(_ context.Context, name string, _ bool) (func(), error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.states[name] == nil {
+		return nil, group.ErrNotFound
+	}
+	p.awake++
+	return sync.OnceFunc(func() { p.mu.Lock(); p.awake--; p.mu.Unlock() }), nil
+}
+
+func (p *plane) Select(_ context.Context, name, at string) (group.Point, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return group.Select(name, p.points[name], at)
+}
+
+func (p *plane) usable(name string) error {
+	for _, v := range p.volumes {
+		if v.Group == name && v.Attach != nil {
+			return groups.ErrInUse
+		}
+	}
+	if p.awake == 0 {
+		return fleet.ErrNoEngine
+	}
+	return nil
+}
+
+func (p *plane) StartRewind(_ context.Context, name, at string, _ bool) (group.Rewind, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := p.states[name]
+	if err := p.usable(name); err != nil {
+		return group.Rewind{}, err
+	}
+	if st.Rewind != nil {
+		return group.Rewind{}, group.ErrRewindOpen
+	}
+	to, err := group.Select(name, p.points[name], at)
+	if err != nil {
+		return group.Rewind{}, err
+	}
+	p.rewinds++
+	st.Rewind = &group.Rewind{ID: "r", Started: testStart, To: to, From: group.Point{Checkpoint: 99, Time: testStart.Add(time.Hour)}}
+	return *st.Rewind, nil
+}
+
+func (p *plane) UndoRewind(_ context.Context, name string, _ bool) (group.Point, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.usable(name); err != nil {
+		return group.Point{}, err
+	}
+	st := p.states[name]
+	if st.Rewind == nil {
+		return group.Point{}, group.ErrNoRewind
+	}
+	p.undos++
+	back := st.Rewind.From
+	st.Rewind = nil
+	return back, nil
+}
+
+func (p *plane) CommitRewind(_ context.Context, name string, _ bool) (group.Point, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := p.states[name]
+	if st.Rewind == nil {
+		return group.Point{}, group.ErrNoRewind
+	}
+	p.commits++
+	to := st.Rewind.To
+	st.Rewind = nil
+	return to, nil
+}
+
+func (p *plane) Failover(_ context.Context, name, at string, dryRun bool) (groups.Failover, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := p.states[name]
+	if err := p.usable(name); err != nil {
+		return groups.Failover{}, err
+	}
+	if st.Role == group.RolePrimary {
+		return groups.Failover{}, group.ErrRole
+	}
+	point, err := group.Select(name, p.points[name], at)
+	out := groups.Failover{Point: point, Term: st.Term + 1, RPO: 6 * time.Second}
+	if err != nil || dryRun {
+		return out, err
+	}
+	p.failovers++
+	st.Role, st.Term, st.Settings.ReplicateTo, st.Source = group.RolePrimary, out.Term, st.Source, ""
+	return out, nil
+}
+
+func (p *plane) PeerChanged(_ context.Context, site string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changed = append(p.changed, site)
+	return nil
+}
+
+func (p *plane) GroupOf(v journal.VolumeID) (string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if name, ok := p.catalog[v]; ok {
+		return name, nil
+	}
+	return "", controller.ErrNotFound
+}
+
+func (p *plane) Regroup(ctx context.Context, v journal.VolumeID, to string, chosen *group.Settings, move func(context.Context, group.Settings) error) error {
+	settings := group.Settings{}
+	if chosen != nil {
+		settings = *chosen
+	}
+	if err := move(ctx, settings.WithDefaults()); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.catalog[v] = to
+	return nil
+}
+
+func (p *plane) Choose(_ context.Context, name string, chosen group.Settings) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := p.states[name]
+	if st == nil {
+		return controller.ErrNotFound
+	}
+	wanted := chosen.WithDefaults()
+	if err := wanted.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", controller.ErrInvalid, err)
+	}
+	p.chosen[name], st.Settings = chosen, wanted
+	return nil
+}
+
+func (p *plane) Adopt(_ context.Context, a controller.Adoption) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.adopted = append(p.adopted, a)
+	return nil
+}
+
+// run starts an operator, which ends with the test.
+func (c *cluster) run(p *plane) *Operator {
+	c.t.Helper()
+	peers := NewPeers(func(string) string { return "" })
+	o, err := New(Config{Rest: c.server.Config(), Site: "here", DriverName: testDriver, Fleet: p, Catalog: p, Peers: peers,
+		Interval: 20 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- o.Run(ctx) }()
+	c.t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			c.t.Error(err)
+		}
+	})
+	return o
+}
