@@ -10,6 +10,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/controllerrole"
 	"github.com/lockstep-csi/lockstep/driver/csiserver"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/driver/operator"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 )
 
@@ -62,6 +63,7 @@ one ends.`,
 	f.DurationVar(&config.EngineLinger, "engine-linger", fleet.DefaultLinger, "how long an engine that nothing wants any more is kept")
 	f.StringVar(&config.TLSDir, "tls-dir", "/run/lockstep/tls", "where the controller writes its own certificate")
 	f.StringVar(&config.PeerTLSDir, "peer-tls-dir", "", "ca.crt, tls.crt and tls.key between sites, see the certs command")
+	f.StringVar(&config.PeerTLSSecret, "peer-tls-secret", operator.DefaultPeerSecret, "name of the Secret that is mounted there")
 	f.StringVar(&kubeconfig, "kubeconfig", "", "file that leads to the cluster; empty: the one that this runs in")
 	flags.register(command)
 	return command

@@ -26,6 +26,7 @@ type Config struct {
 	EngineLinger   time.Duration // 0: the fleet's default
 	TLSDir         string        // where the controller writes its own certificate
 	PeerTLSDir     string        // certificate for other sites; empty, or an empty directory: no peer yet
+	PeerTLSSecret  string        // the Secret that is mounted there; empty: operator.DefaultPeerSecret
 	MetricsAddr    string
 	HealthAddr     string
 	Version        string

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +23,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/adminserver"
 	"github.com/lockstep-csi/lockstep/driver/csiserver"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/driver/operator"
 	"github.com/lockstep-csi/lockstep/driver/probes"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/certs"
@@ -53,7 +55,11 @@ type role struct {
 	db            *objectdb.DB
 	fleet         *fleet.Fleet
 	controller    *controller.Server
+	peers         *operator.Peers
 	announcements *replication.AnnounceServer
+	// operator is nil until the fleet, which asks it for the backing of
+	// replicas, is there.
+	operator atomic.Pointer[operator.Operator]
 }
 
 func (r *role) open(ctx context.Context) error {
@@ -69,12 +75,47 @@ func (r *role) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open catalog: %w", err)
 	}
+	r.peers = operator.NewPeers(r.peerTLS)
 	if err := r.openFleet(); err != nil {
 		return err
 	}
+	known, err := operator.NewClaims(cfg.Cluster)
+	if err != nil {
+		return err
+	}
 	r.controller, err = controller.New(controller.Config{Catalog: catalog.New(r.db), Backend: &backend{fleet: r.fleet, capacity: capacityOf(r.client)},
-		Nodes: nodes{r.client}, Log: cfg.Log})
-	return err
+		Nodes: nodes{r.client}, Claims: known, Log: cfg.Log})
+	if err != nil {
+		return err
+	}
+	o, err := operator.New(operator.Config{Rest: cfg.Cluster, Site: cfg.Site, DriverName: cfg.DriverName, Fleet: operator.OfFleet(r.fleet),
+		Catalog: r.controller, Peers: r.peers, Log: cfg.Log})
+	if err != nil {
+		return err
+	}
+	r.operator.Store(o)
+	return nil
+}
+
+// peerTLS is where the certificate of a Site's Secret is: one Secret is mounted,
+// which a Site that names none means too.
+func (r *role) peerTLS(secret string) string {
+	if secret != operator.DefaultPeerSecret && secret != r.cfg.PeerTLSSecret {
+		return ""
+	}
+	return r.cfg.PeerTLSDir
+}
+
+// errStarting: whoever announced a replica does it again.
+var errStarting = errors.New("the controller is starting")
+
+// replicaBacking is fleet.Config.ReplicaBacking.
+func (r *role) replicaBacking(ctx context.Context, site, announced string) (fleet.BackingClass, error) {
+	o := r.operator.Load()
+	if o == nil {
+		return fleet.BackingClass{}, errStarting
+	}
+	return o.ReplicaBacking(ctx, site, announced)
 }
 
 // openCertificates makes the authority and what the controller needs of it.
@@ -110,10 +151,7 @@ func (r *role) openFleet() error {
 		Dial: func(address string) (*grpc.ClientConn, error) {
 			return grpc.NewClient("passthrough:"+address, grpc.WithTransportCredentials(credentials.NewTLS(inside)))
 		},
-		Peer: func(string) (fleet.Peer, bool) { return fleet.Peer{}, false },
-		ReplicaBacking: func(context.Context, string, string) (fleet.BackingClass, error) {
-			return fleet.BackingClass{}, errors.New("this site takes no replicas yet")
-		},
+		Peer: r.peers.Peer, ReplicaBacking: r.replicaBacking,
 	})
 	if err != nil {
 		return err
@@ -136,6 +174,7 @@ func (r *role) serve(ctx context.Context) error {
 		return r.cert.run(ctx, func(err error) { r.cfg.Log.Warn("certificate is not read", "error", err) })
 	})
 	group.Go(func() error { return r.serveCSI(ctx) })
+	group.Go(func() error { return r.operator.Load().Run(ctx) })
 	group.Go(func() error { return r.serveAdmin(ctx) })
 	group.Go(func() error { return r.serveAnnouncements(ctx) })
 	group.Go(func() error {
@@ -166,7 +205,7 @@ func (r *role) serveCSI(ctx context.Context) error {
 func (r *role) serveAdmin(ctx context.Context) error {
 	srv := grpc.NewServer()
 	adminv1.RegisterAdminServer(srv, adminserver.New(adminserver.Config{
-		Site: adminSite{fleet: r.fleet, name: r.cfg.Site, peers: func() map[string]string { return nil }}, Version: r.cfg.Version, Clock: clock.Wall{}, OwnedPin: r.ownsPin,
+		Site: adminSite{fleet: r.fleet, name: r.cfg.Site, peers: r.peers.Addresses}, Version: r.cfg.Version, Clock: clock.Wall{}, OwnedPin: r.ownsPin,
 	}))
 	return serveGRPC(ctx, srv, r.cfg.AdminListen)
 }
@@ -214,6 +253,9 @@ func (r *role) close() error {
 	}
 	if r.fleet != nil {
 		errs = append(errs, r.fleet.Close())
+	}
+	if r.peers != nil {
+		errs = append(errs, r.peers.Close())
 	}
 	if r.db != nil {
 		errs = append(errs, r.db.Close())

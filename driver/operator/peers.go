@@ -42,6 +42,17 @@ func (p *Peers) Peer(site string) (fleet.Peer, bool) {
 	return fleet.Peer{Address: c.address, Conn: c.conn}, true
 }
 
+// Addresses are where the peers are, by site.
+func (p *Peers) Addresses() map[string]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make(map[string]string, len(p.peers))
+	for site, c := range p.peers {
+		out[site] = c.address
+	}
+	return out
+}
+
 // Close ends the connections.
 func (p *Peers) Close() error {
 	p.mu.Lock()
