@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -46,10 +47,27 @@ func (f *kubectlFlags) register(root *cobra.Command) {
 	root.PersistentFlags().AddFlagSet(f.set)
 }
 
+// nameAsPlugin makes examples those of the plugin.
+func nameAsPlugin(command *cobra.Command) {
+	lines := strings.Split(command.Example, "\n")
+	for i, line := range lines {
+		if words, isOurs := strings.CutPrefix(line, "  lockstep "); isOurs {
+			lines[i] = "  kubectl lockstep " + words
+		}
+	}
+	command.Example = strings.Join(lines, "\n")
+	for _, child := range command.Commands() {
+		nameAsPlugin(child)
+	}
+}
+
 // given are the flags that were given, to be copied into another command line.
 func (f *kubectlFlags) given() string {
 	text := ""
-	f.set.Visit(func(flag *pflag.Flag) {
+	f.set.VisitAll(func(flag *pflag.Flag) {
+		if !flag.Changed {
+			return
+		}
 		if list, ok := flag.Value.(pflag.SliceValue); ok {
 			for _, value := range list.GetSlice() {
 				text += fmt.Sprintf(" --%s=%s", flag.Name, value)

@@ -166,9 +166,12 @@ func (a *app) followCommand(r *v1alpha1.Recovery) string {
 // kubectlCommand is a command line of kubectl itself for the same cluster.
 func (a *app) kubectlCommand(namespace, verb string) string {
 	words := []string{"kubectl", "-n", namespace}
-	a.kubectl.set.Visit(func(flag *pflag.Flag) {
+	a.kubectl.set.VisitAll(func(flag *pflag.Flag) {
 		switch flag.Name {
-		case "kubeconfig", "context", "cluster", "user":
+		case "namespace", "lockstep-namespace", "as", "as-group":
+			return
+		}
+		if flag.Changed {
 			words = append(words, "--"+flag.Name+"="+flag.Value.String())
 		}
 	})

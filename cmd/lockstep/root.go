@@ -29,6 +29,7 @@ func (a *app) newRootCommand() *cobra.Command {
 	if a.isPlugin() {
 		a.kubectl.register(root)
 		root.AddCommand(a.newOrphansCommand(), a.newSupportBundleCommand())
+		nameAsPlugin(root)
 	} else {
 		root.AddCommand(
 			a.newStandaloneCommand(),

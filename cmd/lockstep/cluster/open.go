@@ -46,7 +46,7 @@ type Cluster struct {
 }
 
 // ErrNoConfig is returned by Open when nothing says which cluster is meant.
-var ErrNoConfig = errors.New("no cluster is configured: set KUBECONFIG or pass --kubeconfig, and see `kubectl config get-contexts`")
+var ErrNoConfig = errors.New("no cluster is configured for this context: set KUBECONFIG, or pass --kubeconfig or --context, see `kubectl config get-contexts`")
 
 // Open reads the configuration. It sends nothing.
 func Open(o Options) (*Cluster, error) {
