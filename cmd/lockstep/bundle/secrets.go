@@ -3,27 +3,29 @@ package bundle
 import (
 	"context"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 )
-
-// metadataOnly asks the API server for no more than metadata.
-const metadataOnly = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 // secrets adds which Secrets the driver's namespace has. Their data does not
 // leave the API server.
 func (b *writer) secrets(ctx context.Context) error {
-	raw, err := b.Cluster.Kube.CoreV1().RESTClient().Get().Namespace(b.Cluster.DriverNamespace).Resource("secrets").
-		SetHeader("Accept", metadataOnly).Do(ctx).Raw()
+	list, err := b.Cluster.Metadata.Resource(core("secrets")).Namespace(b.Cluster.DriverNamespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		b.missing("secrets", err)
 		return nil
 	}
-	var list unstructured.UnstructuredList
-	if err := list.UnmarshalJSON(raw); err != nil {
-		b.missing("secrets", err)
-		return nil
+	var objects []unstructured.Unstructured
+	for n := range list.Items {
+		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&list.Items[n])
+		if err != nil {
+			b.missing("secrets", err)
+			return nil
+		}
+		objects = append(objects, unstructured.Unstructured{Object: content})
 	}
-	text, err := document(list.Items, func(*unstructured.Unstructured) bool { return true }, b.Cluster.DriverNamespace)
+	text, err := document(objects, func(*unstructured.Unstructured) bool { return true }, b.Cluster.DriverNamespace)
 	if err != nil {
 		b.missing("secrets", err)
 		return nil

@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -41,6 +42,8 @@ type Cluster struct {
 	DriverNamespace string
 	Kube            kubernetes.Interface
 	Dynamic         dynamic.Interface
+	// Metadata fetches no more of objects than that.
+	Metadata metadata.Interface
 	// Ports forwards ports of pods.
 	Ports Forwarder
 }
@@ -80,5 +83,10 @@ func New(config *rest.Config, namespace, driverNamespace string) (*Cluster, erro
 	if err != nil {
 		return nil, err
 	}
-	return &Cluster{Namespace: namespace, DriverNamespace: driverNamespace, Kube: kube, Dynamic: resources, Ports: &apiForwarder{config: config, kube: kube}}, nil
+	metadatas, err := metadata.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return &Cluster{Namespace: namespace, DriverNamespace: driverNamespace, Kube: kube, Dynamic: resources, Metadata: metadatas,
+		Ports: &apiForwarder{config: config, kube: kube}}, nil
 }

@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -75,12 +76,23 @@ func (i *inspection) checkNodePlugin(node *corev1.Node, pods []corev1.Pod) bool 
 		i.ok(check, node.Name, "ready")
 		return true
 	}
-	if len(node.Spec.Taints) > 0 {
-		i.warn(check, node.Name, fmt.Sprintf("no pod, taint %s", node.Spec.Taints[0].Key), "for volumes on this node, tolerate the taint: value node.tolerations of the chart")
+	if taint := unusualTaint(node); taint != "" {
+		i.warn(check, node.Name, "no pod, taint "+taint, "for volumes on this node, tolerate the taint: value node.tolerations of the chart")
 		return false
 	}
 	i.fail(check, node.Name, "no pod", "see the events of the DaemonSet: kubectl -n "+i.DriverNamespace+" describe daemonsets")
 	return false
+}
+
+// unusualTaint is one that pods of a DaemonSet do not tolerate by themselves, as
+// they do those by which Kubernetes says how a node is.
+func unusualTaint(node *corev1.Node) string {
+	for _, taint := range node.Spec.Taints {
+		if !strings.HasPrefix(taint.Key, "node.kubernetes.io/") && taint.Effect != corev1.TaintEffectPreferNoSchedule {
+			return taint.Key
+		}
+	}
+	return ""
 }
 
 // whyNotReady is empty for a pod that is.
