@@ -115,17 +115,32 @@ func (a *app) findOrphans(ctx context.Context, c *cluster.Cluster, f *orphansFla
 		var volumes []string
 		for _, v := range answer.GetVolumes() {
 			volumes = append(volumes, v.GetId())
-			hasStore := func(o cluster.Owned) bool {
-				return o.Kind == cluster.KindClaim && o.Volume == v.GetId() && o.Part != kubenames.PartJournal
-			}
-			if !slices.ContainsFunc(owned, hasStore) {
-				lost = append(lost, cluster.Owned{Kind: cluster.KindVolume, Name: v.GetName(), Volume: v.GetId()})
-			}
 		}
 		orphans = cluster.Orphans(owned, answer.GetSite(), volumes)
+		if lost = withoutStore(answer.GetVolumes(), owned); len(lost) > 0 {
+			// Claims that were made after the list of objects are in another one.
+			if owned, err = c.Owned(ctx); err != nil {
+				return err
+			}
+			lost = withoutStore(answer.GetVolumes(), owned)
+		}
 		return nil
 	})
 	return orphans, lost, err
+}
+
+// withoutStore are the volumes that have no claim for their store.
+func withoutStore(volumes []*adminv1.Volume, owned []cluster.Owned) []cluster.Owned {
+	var lost []cluster.Owned
+	for _, v := range volumes {
+		hasStore := func(o cluster.Owned) bool {
+			return o.Kind == cluster.KindClaim && o.Volume == v.GetId() && o.Part != kubenames.PartJournal
+		}
+		if !slices.ContainsFunc(owned, hasStore) {
+			lost = append(lost, cluster.Owned{Kind: cluster.KindVolume, Name: v.GetName(), Volume: v.GetId()})
+		}
+	}
+	return lost
 }
 
 // removeOrphans asks the controller once more, since a person may have taken

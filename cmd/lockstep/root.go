@@ -17,7 +17,6 @@ func (a *app) newRootCommand() *cobra.Command {
 		a.newCheckCommand(),
 		a.newStatusCommand(),
 		a.newGroupCommand(),
-		a.newVolumeCommand(),
 		a.newPointCommand(),
 		a.newViewCommand(),
 		a.newRewindCommand(),
@@ -38,6 +37,7 @@ func (a *app) newRootCommand() *cobra.Command {
 			a.newEngineCommand(),
 			a.newGatewayCommand(),
 			a.newHolderCommand(),
+			a.newVolumeCommand(), // in a cluster, engines that failed are started again by themselves
 		)
 	}
 	root.Long = `Lockstep puts a journal between an application and the storage it already has.
