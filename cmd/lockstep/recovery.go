@@ -178,9 +178,11 @@ func (a *app) kubectlCommand(namespace, verb string) string {
 	return strings.Join(append(words, verb), " ")
 }
 
-// outOfReach reports whether err says that the controller was not reached, as
+// outOfReach reports whether err says that the controller did not answer, as
 // opposed to what it answered.
-func outOfReach(err error) bool { return status.Code(err) == codes.Unavailable }
+func outOfReach(err error) bool {
+	return status.Code(err) == codes.Unavailable || status.Code(err) == codes.DeadlineExceeded
+}
 
 // askWithPlan asks before something that cannot be taken back. When the
 // controller cannot be reached to say what would happen, the question says so:
