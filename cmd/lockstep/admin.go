@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -27,14 +28,23 @@ const (
 
 // adminFlags says which site to ask and how long to wait for it.
 type adminFlags struct {
-	socket  string
+	app     *app
+	socket  string // not in the plugin
 	timeout time.Duration
 }
 
 func (f *adminFlags) register(a *app, command *cobra.Command) {
-	registerAdminSocket(a, command, &f.socket)
+	f.registerSite(a, command)
 	command.Flags().DurationVar(&f.timeout, "timeout", defaultTimeout,
 		"give up after this long, with the site possibly still at work; 0 waits for ever")
+}
+
+// registerSite leaves out how long to wait.
+func (f *adminFlags) registerSite(a *app, command *cobra.Command) {
+	f.app = a
+	if !a.isPlugin() {
+		registerAdminSocket(a, command, &f.socket)
+	}
 }
 
 func registerAdminSocket(a *app, command *cobra.Command, socket *string) {
@@ -52,7 +62,22 @@ func (f *adminFlags) validate() error {
 	if f.timeout < 0 {
 		return misuse("--timeout %v is below zero", f.timeout)
 	}
+	if f.app.isPlugin() {
+		return nil
+	}
 	return validateSocketPath("--admin", f.socket)
+}
+
+// route finds the way to the site.
+func (f *adminFlags) route() (route, error) {
+	if !f.app.isPlugin() {
+		return socketRoute(f.socket), nil
+	}
+	c, err := f.app.inCluster()
+	if err != nil {
+		return nil, err
+	}
+	return clusterRoute{c}, nil
 }
 
 func validateSocketPath(flag, path string) error {
@@ -70,31 +95,36 @@ func validateSocketPath(flag, path string) error {
 type site struct {
 	adminv1.AdminClient
 	conn    *grpc.ClientConn
-	socket  string
+	route   route
+	command string // how this program was called
 	timeout time.Duration
 
 	mu      sync.Mutex
 	dialErr error // why the last attempt to connect failed; nil when it did not
 }
 
-// dial prepares a connection; the socket is opened by the first call.
+// dial prepares a connection; it is opened by the first call.
 func (f *adminFlags) dial() (*site, error) {
 	if err := f.validate(); err != nil {
 		return nil, err
 	}
-	s := &site{socket: f.socket, timeout: f.timeout}
+	way, err := f.route()
+	if err != nil {
+		return nil, err
+	}
+	s := &site{route: way, command: f.app.displayName(), timeout: f.timeout}
 	conn, err := grpc.NewClient("passthrough:///site",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(s.connect),
 		grpc.WithUnaryInterceptor(s.intercept),
-		// Short pauses: the socket is local, and --wait follows a restart.
+		// Short pauses: --wait follows a restart.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, MaxDelay: 500 * time.Millisecond},
-			MinConnectTimeout: 5 * time.Second,
+			MinConnectTimeout: way.patience(),
 		}),
 	)
 	if err != nil {
-		return nil, misuse("--admin %s: %v", f.socket, err)
+		return nil, fmt.Errorf("reach the site %s: %w", way.where(), err)
 	}
 	s.conn = conn
 	s.AdminClient = adminv1.NewAdminClient(conn)
@@ -113,12 +143,16 @@ func (f *adminFlags) withSite(fn func(*site) error) error {
 }
 
 func (s *site) connect(ctx context.Context, _ string) (net.Conn, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", s.socket)
+	conn, err := s.route.dial(ctx)
 	s.mu.Lock()
 	s.dialErr = err
 	s.mu.Unlock()
 	return conn, err
+}
+
+// group finds the name that the site has for a group that was asked for.
+func (s *site) group(ctx context.Context, argument string) (string, error) {
+	return s.route.group(ctx, argument)
 }
 
 // intercept gives every call its own time limit, so that the time a person

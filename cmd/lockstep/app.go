@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-csi/lockstep/cmd/lockstep/cluster"
 )
 
 // app is one invocation: the outside world as the commands may see it.
@@ -22,6 +24,9 @@ type app struct {
 	now            func() time.Time
 	roles          roles
 	host           host
+	// kubectl and openCluster are used by the plugin only.
+	kubectl     kubectlFlags
+	openCluster func(cluster.Options) (*cluster.Cluster, error)
 
 	// started is set once a command's own code runs: an error before that is
 	// cobra's, and misuse.

@@ -22,6 +22,9 @@ type findingDocument struct {
 }
 
 func (a *app) newCheckCommand() *cobra.Command {
+	if a.isPlugin() {
+		return a.parent("check", "Check whether a cluster can serve volumes", a.newPreflightCommand())
+	}
 	var output outputFlag
 	command := &cobra.Command{
 		Use:   "check",

@@ -3,8 +3,12 @@
 // offline reader of journals, and the command line that speaks to a site's
 // admin socket.
 //
-// Invoked as kubectl-lockstep it is a kubectl plugin: the same commands, shown
-// as "kubectl lockstep".
+// Invoked as kubectl-lockstep it is a kubectl plugin, shown as "kubectl
+// lockstep": the same commands for a site in a cluster, which is reached through
+// the API server (package cluster). There rewind and failover make a Recovery and
+// follow it (recovery.go), and orphans, check preflight and support-bundle look
+// at the cluster itself. Which of the two it is, only route, root.go and the
+// constructors of these commands ask.
 //
 // # Rules of the command line
 //
@@ -15,6 +19,7 @@
 //     `lockstep help output`.
 //   - A command that destroys asks on a terminal and demands --yes elsewhere.
 //   - Colour and progress appear on a terminal only; NO_COLOR turns colour off.
+//     The phases of a recovery are lines, and appear everywhere.
 //   - The exit status is 0 when done, 1 when it failed, 2 when it was misused.
 //
 // Each subcommand has a file of its own and is a method of app, which carries

@@ -78,16 +78,16 @@ func TestExitStatus(t *testing.T) {
 }
 
 func TestPluginName(t *testing.T) {
-	s := newShell(newFakeSite().serve(t))
-	s.name = pluginName
+	s := newPlugin(t).shell
 	for _, args := range [][]string{{"--help"}, {"group", "--help"}} {
 		if got := s.must(t, args...); !strings.Contains(got, "kubectl lockstep ") || strings.Contains(got, "  lockstep ") {
 			t.Errorf("%v: usage is not that of a plugin:\n%s", args, got)
 		}
 	}
-	s.must(t, "rewind", "start", "shop", "--at", "1236")
-	if got := s.must(t, "group", "describe", "shop"); !strings.Contains(got, "kubectl lockstep rewind undo shop\n") {
-		t.Errorf("suggested commands are not those of a plugin:\n%s", got)
+	for _, args := range [][]string{{"point", "list", "--help"}, {"view", "open", "--help"}, {"rewind", "start", "--help"}} {
+		if got := s.must(t, args...); !strings.Contains(got, "  kubectl lockstep "+args[0]) || strings.Contains(got, "  lockstep ") {
+			t.Errorf("%v: examples are not those of a plugin:\n%s", args, got)
+		}
 	}
 	if got := s.run(t, "nope"); !strings.HasPrefix(got.stderr, "kubectl lockstep: unknown command") {
 		t.Errorf("stderr %q", got.stderr)

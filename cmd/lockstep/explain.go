@@ -1,11 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
-	"syscall"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -40,11 +37,11 @@ func (s *site) explain(err error, method string) error {
 		if s.dialErr != nil {
 			return &siteError{s.explainUnavailable(said), err}
 		}
-		return &siteError{fmt.Sprintf("the site on %s did not answer within %v: it may still be at work, see `lockstep status`, or raise --timeout", s.socket, s.timeout), err}
+		return &siteError{fmt.Sprintf("the site %s did not answer within %v: it may still be at work, see `%s status`, or raise --timeout", s.route.where(), s.timeout, s.command), err}
 	case codes.Canceled:
-		return &siteError{"interrupted: the site may still be at work, see `lockstep status`", err}
+		return &siteError{fmt.Sprintf("interrupted: the site may still be at work, see `%s status`", s.command), err}
 	case codes.Unimplemented:
-		return &siteError{fmt.Sprintf("the site on %s does not know %s: it runs another version than this command, compare `lockstep version` with `lockstep status`", s.socket, method), err}
+		return &siteError{fmt.Sprintf("the site %s does not know %s: it runs another version than this command, compare `%s version` with `%s status`", s.route.where(), method, s.command, s.command), err}
 	case codes.PermissionDenied, codes.Unauthenticated:
 		return &siteError{said + ": run this as the user that runs the site", err}
 	default:
@@ -53,16 +50,10 @@ func (s *site) explain(err error, method string) error {
 }
 
 func (s *site) explainUnavailable(said string) string {
-	switch {
-	case errors.Is(s.dialErr, fs.ErrNotExist), errors.Is(s.dialErr, syscall.ECONNREFUSED):
-		return fmt.Sprintf("no lockstep site answers on %s: start `lockstep standalone` or pass --admin", s.socket)
-	case errors.Is(s.dialErr, fs.ErrPermission):
-		return fmt.Sprintf("%s may not be opened by this user: run this as the user that runs the site", s.socket)
-	case s.dialErr != nil:
-		return fmt.Sprintf("no lockstep site can be reached on %s (%v): pass the site's socket as --admin", s.socket, s.dialErr)
-	default:
-		return fmt.Sprintf("the site on %s went away before it answered (%s): what was asked may have been done, see `lockstep status`", s.socket, said)
+	if s.dialErr != nil {
+		return s.route.unreachable(s.dialErr)
 	}
+	return fmt.Sprintf("the site %s went away before it answered (%s): what was asked may have been done, see `%s status`", s.route.where(), said, s.command)
 }
 
 // oneSentence makes a server's message fit into a line.

@@ -20,6 +20,9 @@ type failedOverDocument struct {
 }
 
 func (a *app) newFailoverCommand() *cobra.Command {
+	if a.isPlugin() {
+		return a.newFailoverRecoveryCommand()
+	}
 	var f rewindFlags
 	var confirm confirmFlags
 	var at string
@@ -66,14 +69,7 @@ func (a *app) failover(ctx context.Context, s *site, f *rewindFlags, confirm *co
 	if err != nil {
 		return err
 	}
-	err = a.print(&f.output, result{
-		document: failedOverDocument{
-			Point: pointOf(answer.GetPoint()), Term: answer.GetTerm(), RPO: durationText(answer.GetRpo()), Took: durationText(answer.GetTook()),
-			VolumeIDs: append([]string{}, answer.GetVolumeIds()...), DryRun: request.GetDryRun(),
-		},
-		names: []string{checkpointName(answer.GetPoint())},
-		show:  func(p *page) { p.showFailover(request, answer) },
-	})
+	err = a.print(&f.output, failedOverResult(request, answer))
 	if err == nil && f.wait {
 		return a.waitGroup(ctx, s, request.GetGroup())
 	}
@@ -93,6 +89,17 @@ func (a *app) askFailover(ctx context.Context, s *site, request *adminv1.Failove
 	}
 	return a.ask(ctx, fmt.Sprintf("Make this site primary for group %s at %s%s, with term %d? The last %s before now would be missing here.",
 		request.GetGroup(), pointText(a.now(), plan.GetPoint()), newer, plan.GetTerm(), spanOf(plan.GetRpo())))
+}
+
+func failedOverResult(request *adminv1.FailoverRequest, answer *adminv1.FailoverResponse) result {
+	return result{
+		document: failedOverDocument{
+			Point: pointOf(answer.GetPoint()), Term: answer.GetTerm(), RPO: durationText(answer.GetRpo()), Took: durationText(answer.GetTook()),
+			VolumeIDs: append([]string{}, answer.GetVolumeIds()...), DryRun: request.GetDryRun(),
+		},
+		names: []string{checkpointName(answer.GetPoint())},
+		show:  func(p *page) { p.showFailover(request, answer) },
+	}
 }
 
 func (p *page) showFailover(request *adminv1.FailoverRequest, answer *adminv1.FailoverResponse) {

@@ -42,6 +42,8 @@ type fakeSite struct {
 	unready int
 	// onLook, when set, is called at each of these looks.
 	onLook func()
+	// adopted are ids of further volumes.
+	adopted []string
 	// fail, when set, is the answer to every call.
 	fail error
 	// hang, when set, holds every call until it is closed or the caller gives up.
@@ -83,6 +85,13 @@ func (f *fakeSite) volumes() []*adminv1.Volume {
 			Error: "sync journal: input/output error",
 		},
 	}
+}
+
+// adopt makes the site know one more volume.
+func (f *fakeSite) adopt(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.adopted = append(f.adopted, id)
 }
 
 // enter holds or fails a call as the test wants it, and locks.
@@ -151,6 +160,9 @@ func (f *fakeSite) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (
 	group := f.look()
 	volumes := f.volumes()
 	volumes[1].Error = ""
+	for _, id := range f.adopted {
+		volumes = append(volumes, &adminv1.Volume{Id: id, Name: id})
+	}
 	return &adminv1.GetStatusResponse{
 		Site: "a", Version: "v0.1.0", Started: before(3*time.Hour + 12*time.Minute),
 		Peers: []*adminv1.Peer{

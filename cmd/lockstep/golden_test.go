@@ -91,6 +91,8 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 		statusDocument{}, groupsDocument{}, groupDetailDocument{}, pointsDocument{}, pointTakenDocument{}, viewOpenedDocument{}, viewsDocument{},
 		viewClosedDocument{}, rewindStartedDocument{}, rewindUndoneDocument{}, rewindCommittedDocument{}, failedOverDocument{}, volumeReopenedDocument{}, certsDocument{},
 		checkDocument{}, versionDocument{}, pointDroppedDocument{},
+		recoveredRewindDocument{}, recoveredUndoDocument{}, recoveredCommitDocument{}, recoveredFailoverDocument{}, recoveryMadeDocument{},
+		orphansDocument{}, preflightDocument{}, supportBundleDocument{},
 	}
 	seen := map[reflect.Type]bool{}
 	var walk func(reflect.Type)
@@ -103,6 +105,10 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 		}
 		seen[r] = true
 		for i := range r.NumField() {
+			if r.Field(i).Anonymous { // its fields are this document's own
+				walk(r.Field(i).Type)
+				continue
+			}
 			name := r.Field(i).Tag.Get("json")
 			if name == "" || strings.Contains(name, "omitempty") {
 				t.Errorf("%s.%s: want a plain json tag, so that the field is always there", r, r.Field(i).Name)

@@ -28,7 +28,11 @@ func (a *app) newGroupDescribeCommand() *cobra.Command {
 		ValidArgsFunction: a.completeGroups(&admin),
 		RunE: a.runs(func(command *cobra.Command, args []string) error {
 			return admin.withSite(func(s *site) error {
-				answer, err := s.DescribeGroup(command.Context(), &adminv1.DescribeGroupRequest{Group: args[0]})
+				group, err := s.group(command.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				answer, err := s.DescribeGroup(command.Context(), &adminv1.DescribeGroupRequest{Group: group})
 				if err != nil {
 					return err
 				}

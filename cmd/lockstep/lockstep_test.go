@@ -12,11 +12,19 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/lockstep-csi/lockstep/cmd/lockstep/cluster"
+	"github.com/lockstep-csi/lockstep/internal/apitest"
 )
 
 var update = flag.Bool("update", false, "write the golden files in testdata again")
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(testRun{m}) }
+
+// testRun ends the API server before leaks are looked for.
+type testRun struct{ m *testing.M }
+
+func (r testRun) Run() int { return apitest.Main(r.m) }
 
 // outcome is what one command line did.
 type outcome struct {
@@ -34,6 +42,10 @@ type shell struct {
 	host      host
 	// watch, when set, sees each write to standard error as it happens.
 	watch func(text string)
+	// openCluster is what the plugin reaches; by default what kubectl would.
+	openCluster func(cluster.Options) (*cluster.Cluster, error)
+	// stdout is the data of the last run.
+	stdout *bytes.Buffer
 }
 
 // watchedWriter is standard error with somebody looking at it.
@@ -52,7 +64,7 @@ func (w watchedWriter) Write(text []byte) (int, error) {
 func newShell(socket string) *shell {
 	return &shell{
 		name: "lockstep", stdin: strings.NewReader(""), variables: map[string]string{adminVariable: socket},
-		roles: linkedRoles(), host: thisHost(),
+		roles: linkedRoles(), host: thisHost(), openCluster: cluster.Open,
 	}
 }
 
@@ -64,11 +76,14 @@ func (s *shell) run(t *testing.T, args ...string) outcome {
 func (s *shell) runContext(t *testing.T, ctx context.Context, args ...string) outcome {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
+	s.stdout = &stdout
 	a := &app{
 		name: s.name, stdin: s.stdin, stdout: &stdout, stderr: watchedWriter{&stderr, s.watch}, terminals: s.terminals,
 		getenv: func(name string) string { return s.variables[name] },
 		now:    func() time.Time { return epoch },
 		roles:  s.roles, host: s.host,
+
+		openCluster: s.openCluster,
 	}
 	exit := a.run(ctx, args)
 	return outcome{exit, stdout.String(), stderr.String()}

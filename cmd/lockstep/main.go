@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/lockstep-csi/lockstep/cmd/lockstep/cluster"
 )
 
 func main() {
@@ -28,6 +30,8 @@ func main() {
 		now:    time.Now,
 		roles:  linkedRoles(),
 		host:   thisHost(),
+
+		openCluster: cluster.Open,
 	}
 	os.Exit(a.run(ctx, os.Args[1:]))
 }

@@ -91,6 +91,9 @@ func (a *app) coloured() bool {
 // suggest returns a command line that reaches the same site, to be copied.
 func (a *app) suggest(flags *adminFlags, verb string) string {
 	line := a.displayName() + " " + verb
+	if a.isPlugin() {
+		return line + a.kubectl.given()
+	}
 	if flags != nil && flags.socket != a.adminSocket() {
 		line += " --admin " + flags.socket
 	}

@@ -23,7 +23,11 @@ CSI snapshots go with their snapshots.`,
 		ValidArgsFunction: a.completeGroups(&admin),
 		RunE: a.runs(func(command *cobra.Command, args []string) error {
 			return admin.withSite(func(s *site) error {
-				answer, err := s.DropPin(command.Context(), &adminv1.DropPinRequest{Group: args[0], Pin: args[1]})
+				group, err := s.group(command.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				answer, err := s.DropPin(command.Context(), &adminv1.DropPinRequest{Group: group, Pin: args[1]})
 				if err != nil {
 					return err
 				}

@@ -44,6 +44,9 @@ func (a *app) newPointListCommand() *cobra.Command {
 				return err
 			}
 			return admin.withSite(func(s *site) error {
+				if request.Group, err = s.group(command.Context(), args[0]); err != nil {
+					return err
+				}
 				answer, err := s.ListPoints(command.Context(), request)
 				if err != nil {
 					return err

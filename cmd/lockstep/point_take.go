@@ -28,7 +28,11 @@ func (a *app) newPointTakeCommand() *cobra.Command {
 				return misuse("--pin is empty: leave it out to take a point that the window lets go")
 			}
 			return admin.withSite(func(s *site) error {
-				answer, err := s.TakePoint(command.Context(), &adminv1.TakePointRequest{Group: args[0], Pin: pin})
+				group, err := s.group(command.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				answer, err := s.TakePoint(command.Context(), &adminv1.TakePointRequest{Group: group, Pin: pin})
 				if err != nil {
 					return err
 				}

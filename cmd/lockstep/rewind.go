@@ -3,6 +3,9 @@ package main
 import "github.com/spf13/cobra"
 
 func (a *app) newRewindCommand() *cobra.Command {
+	if a.isPlugin() {
+		return a.newRewindRecoveryCommand()
+	}
 	command := a.parent("rewind", "Take a group back to an earlier moment, in place",
 		a.newRewindStartCommand(),
 		a.newRewindUndoCommand(),

@@ -42,8 +42,7 @@ func (a *app) commitRewind(ctx context.Context, s *site, f *rewindFlags, confirm
 		if err != nil {
 			return err
 		}
-		if err := a.ask(ctx, fmt.Sprintf("Keep group %s at %s? What was written after it can then no longer be returned to by undo.",
-			group, pointText(a.now(), plan.GetAt()))); err != nil {
+		if err := a.ask(ctx, commitQuestion(group, pointText(a.now(), plan.GetAt()))); err != nil {
 			return err
 		}
 	}
@@ -53,19 +52,27 @@ func (a *app) commitRewind(ctx context.Context, s *site, f *rewindFlags, confirm
 	if err != nil {
 		return err
 	}
-	err = a.print(&f.output, result{
-		document: rewindCommittedDocument{pointOf(answer.GetAt()), confirm.dryRun},
-		names:    []string{checkpointName(answer.GetAt())},
-		show: func(p *page) {
-			done := "rewind committed"
-			if confirm.dryRun {
-				done = "the rewind would be committed"
-			}
-			p.line("group %s: %s at %s", group, done, pointText(p.now, answer.GetAt()))
-		},
-	})
+	err = a.print(&f.output, rewindCommittedResult(group, answer, confirm.dryRun))
 	if err == nil && f.wait {
 		return a.waitGroup(ctx, s, group)
 	}
 	return err
+}
+
+func commitQuestion(group, point string) string {
+	return fmt.Sprintf("Keep group %s at %s? What was written after it can then no longer be returned to by undo.", group, point)
+}
+
+func rewindCommittedResult(group string, answer *adminv1.CommitRewindResponse, dryRun bool) result {
+	return result{
+		document: rewindCommittedDocument{pointOf(answer.GetAt()), dryRun},
+		names:    []string{checkpointName(answer.GetAt())},
+		show: func(p *page) {
+			done := "rewind committed"
+			if dryRun {
+				done = "the rewind would be committed"
+			}
+			p.line("group %s: %s at %s", group, done, pointText(p.now, answer.GetAt()))
+		},
+	}
 }

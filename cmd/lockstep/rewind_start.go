@@ -48,27 +48,35 @@ func (a *app) startRewind(ctx context.Context, s *site, f *rewindFlags, request 
 	if err != nil {
 		return err
 	}
-	err = a.print(&f.output, result{
-		document: rewindStartedDocument{rewindOf(answer.GetRewind()), durationText(answer.GetTook()), request.GetDryRun()},
-		names:    []string{checkpointName(answer.GetRewind().GetTo())},
-		show: func(p *page) {
-			if request.GetDryRun() {
-				p.line("group %s: would go to %s", request.GetGroup(), pointText(p.now, answer.GetRewind().GetTo()))
-				return // the point to come back to would be taken then
-			}
-			p.line("group %s: now at %s, in %s", request.GetGroup(), pointText(p.now, answer.GetRewind().GetTo()), spanOf(answer.GetTook()))
-			p.line("before: %s", pointText(p.now, answer.GetRewind().GetFrom()))
-		},
-	})
+	err = a.print(&f.output, rewindStartedResult(request.GetGroup(), answer, request.GetDryRun()))
 	if err != nil || request.GetDryRun() {
 		return err
 	}
-	if f.output.forPeople() {
-		a.hint("to go back:  %s", a.suggest(&f.admin, "rewind undo "+request.GetGroup()))
-		a.hint("to keep it:  %s", a.suggest(&f.admin, "rewind commit "+request.GetGroup()))
-	}
+	a.hintAfterRewind(&f.output, &f.admin, request.GetGroup())
 	if f.wait {
 		return a.waitGroup(ctx, s, request.GetGroup())
 	}
 	return nil
+}
+
+func rewindStartedResult(group string, answer *adminv1.StartRewindResponse, dryRun bool) result {
+	return result{
+		document: rewindStartedDocument{rewindOf(answer.GetRewind()), durationText(answer.GetTook()), dryRun},
+		names:    []string{checkpointName(answer.GetRewind().GetTo())},
+		show: func(p *page) {
+			if dryRun {
+				p.line("group %s: would go to %s", group, pointText(p.now, answer.GetRewind().GetTo()))
+				return // the point to come back to would be taken then
+			}
+			p.line("group %s: now at %s, in %s", group, pointText(p.now, answer.GetRewind().GetTo()), spanOf(answer.GetTook()))
+			p.line("before: %s", pointText(p.now, answer.GetRewind().GetFrom()))
+		},
+	}
+}
+
+func (a *app) hintAfterRewind(output *outputFlag, admin *adminFlags, group string) {
+	if output.forPeople() {
+		a.hint("to go back:  %s", a.suggest(admin, "rewind undo "+group))
+		a.hint("to keep it:  %s", a.suggest(admin, "rewind commit "+group))
+	}
 }

@@ -39,19 +39,23 @@ func (a *app) undoRewind(ctx context.Context, s *site, f *rewindFlags, request *
 	if err != nil {
 		return err
 	}
-	err = a.print(&f.output, result{
-		document: rewindUndoneDocument{pointOf(answer.GetTo()), durationText(answer.GetTook()), request.GetDryRun()},
-		names:    []string{checkpointName(answer.GetTo())},
-		show: func(p *page) {
-			if request.GetDryRun() {
-				p.line("group %s: would return to %s", request.GetGroup(), pointText(p.now, answer.GetTo()))
-				return
-			}
-			p.line("group %s: rewind undone, again at %s, in %s", request.GetGroup(), pointText(p.now, answer.GetTo()), spanOf(answer.GetTook()))
-		},
-	})
+	err = a.print(&f.output, rewindUndoneResult(request.GetGroup(), answer, request.GetDryRun()))
 	if err == nil && f.wait {
 		return a.waitGroup(ctx, s, request.GetGroup())
 	}
 	return err
+}
+
+func rewindUndoneResult(group string, answer *adminv1.UndoRewindResponse, dryRun bool) result {
+	return result{
+		document: rewindUndoneDocument{pointOf(answer.GetTo()), durationText(answer.GetTook()), dryRun},
+		names:    []string{checkpointName(answer.GetTo())},
+		show: func(p *page) {
+			if dryRun {
+				p.line("group %s: would return to %s", group, pointText(p.now, answer.GetTo()))
+				return
+			}
+			p.line("group %s: rewind undone, again at %s, in %s", group, pointText(p.now, answer.GetTo()), spanOf(answer.GetTook()))
+		},
+	}
 }

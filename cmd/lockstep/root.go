@@ -8,32 +8,15 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// pluginName is what kubectl calls for `kubectl lockstep`.
-const pluginName = "kubectl-lockstep"
-
 //go:embed output.md
 var outputHelp string
 
-func (a *app) displayName() string {
-	if a.name == pluginName {
-		return "kubectl lockstep"
-	}
-	return "lockstep"
-}
-
 func (a *app) newRootCommand() *cobra.Command {
 	root := a.parent("lockstep", "Journaled volumes: any moment can be opened, rewound to or failed over to",
-		a.newStandaloneCommand(),
-		a.newControllerCommand(),
-		a.newNodeCommand(),
-		a.newEngineCommand(),
-		a.newGatewayCommand(),
-		a.newHolderCommand(),
 		a.newCertsCommand(),
 		a.newCheckCommand(),
 		a.newStatusCommand(),
 		a.newGroupCommand(),
-		a.newVolumeCommand(),
 		a.newPointCommand(),
 		a.newViewCommand(),
 		a.newRewindCommand(),
@@ -42,11 +25,32 @@ func (a *app) newRootCommand() *cobra.Command {
 		a.newVersionCommand(),
 		newOutputTopic(),
 	)
+	if a.isPlugin() {
+		a.kubectl.register(root)
+		root.AddCommand(a.newOrphansCommand(), a.newSupportBundleCommand())
+		nameAsPlugin(root)
+	} else {
+		root.AddCommand(
+			a.newStandaloneCommand(),
+			a.newControllerCommand(),
+			a.newNodeCommand(),
+			a.newEngineCommand(),
+			a.newGatewayCommand(),
+			a.newHolderCommand(),
+			a.newVolumeCommand(), // in a cluster, engines that failed are started again by themselves
+		)
+	}
 	root.Long = `Lockstep puts a journal between an application and the storage it already has.
 Volumes of one consistency group advance in lockstep, the journal is shipped to
 a second site, and any moment in it can be opened, rewound to, or failed over to.
 
 Exit status: 0 done, 1 failed, 2 misused.`
+	if a.isPlugin() {
+		root.Long += `
+
+GROUP is NAME in the current namespace, NAMESPACE/NAME, or pvc:CLAIM or
+pvc:NAMESPACE/CLAIM for the group that a claim is in.`
+	}
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: a.displayName()}
 	root.SetIn(a.stdin)

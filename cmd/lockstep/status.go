@@ -27,7 +27,7 @@ answers. With --wait it succeeds once the site answers and every group is ready.
 				return a.print(&output, result{
 					document: statusOf(answer),
 					names:    []string{answer.GetSite()},
-					show:     func(p *page) { p.showStatus(answer, s.socket) },
+					show:     func(p *page) { p.showStatus(answer, s.route.address()) },
 				})
 			})
 		}),
@@ -45,12 +45,12 @@ func (a *app) fetchStatus(ctx context.Context, s *site, wait bool) (*adminv1.Get
 	return s.GetStatus(ctx, &adminv1.GetStatusRequest{})
 }
 
-func (p *page) showStatus(m *adminv1.GetStatusResponse, socket string) {
+func (p *page) showStatus(m *adminv1.GetStatusResponse, admin string) {
 	p.fields([]field{
 		{"Site", text(m.GetSite())},
 		{"Version", text(m.GetVersion())},
 		{"Up", text(age(p.now, m.GetStarted()))},
-		{"Admin", text(socket)},
+		{"Admin", text(admin)},
 	})
 	p.section("Peers")
 	if len(m.GetPeers()) == 0 {

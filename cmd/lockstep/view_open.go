@@ -15,6 +15,7 @@ func (a *app) newViewOpenCommand() *cobra.Command {
 	var admin adminFlags
 	var output outputFlag
 	var at string
+	var forward bool
 	command := &cobra.Command{
 		Use:   "open GROUP",
 		Short: "Open every member read-only at one moment, over NBD",
@@ -31,19 +32,42 @@ runs on. A view that is open keeps its point; close it when done.`,
 				return err
 			}
 			return admin.withSite(func(s *site) error {
-				stop := a.progress("opening a view of " + args[0])
-				answer, err := s.OpenView(command.Context(), &adminv1.OpenViewRequest{Group: args[0], At: point})
-				stop()
+				group, err := s.group(command.Context(), args[0])
 				if err != nil {
 					return err
 				}
-				return a.printOpenedView(&output, &admin, answer.GetView())
+				stop := a.progress("opening a view of " + args[0])
+				answer, err := s.OpenView(command.Context(), &adminv1.OpenViewRequest{Group: group, At: point})
+				stop()
+				switch {
+				case err != nil:
+					return err
+				case forward:
+					return a.openForwarded(command.Context(), &output, &admin, answer.GetView())
+				}
+				err = a.printOpenedView(&output, &admin, answer.GetView())
+				if err == nil && a.isPlugin() && output.forPeople() {
+					a.hintForward(answer.GetView())
+				}
+				return err
 			})
 		}),
 	}
 	admin.register(a, command)
 	output.register(command)
 	registerAt(command, &at, atLatest, "moment to open")
+	if a.isPlugin() {
+		command.Flags().BoolVar(&forward, "forward", false, "show the images on ports of this machine, until interrupted")
+		command.Long = `Opens a view: every member of the group read-only, as it was at one recovery
+point, each as an NBD export on port 10809 of its engine's pod. Nothing is copied
+and the group runs on. A view that is open keeps its point and its engines; close
+it when done.
+
+With --forward each image also has a port of this machine's loopback interface,
+which everyone on this machine can use, until the command is interrupted.`
+		command.Example = `  kubectl lockstep view open shop --at 2026-11-22T10:41:07Z --forward
+  qemu-img convert -O raw nbd://127.0.0.1:PORT/EXPORT pgdata.img`
+	}
 	return command
 }
 

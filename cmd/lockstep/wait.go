@@ -54,7 +54,7 @@ func (a *app) waitGroup(ctx context.Context, s *site, group string) error {
 // are ready.
 func (a *app) waitSite(ctx context.Context, s *site) (*adminv1.GetStatusResponse, error) {
 	var answer *adminv1.GetStatusResponse
-	err := a.poll(ctx, s, "waiting for the site on "+s.socket, func(ctx context.Context) (string, error) {
+	err := a.poll(ctx, s, "waiting for the site "+s.route.where(), func(ctx context.Context) (string, error) {
 		var err error
 		answer, err = s.GetStatus(ctx, &adminv1.GetStatusRequest{}, grpc.WaitForReady(true))
 		if status.Code(err) == codes.Unavailable {
