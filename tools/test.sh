@@ -54,13 +54,13 @@ if [ $# -eq 0 ]; then
 	set -- ./...
 fi
 go build -o out/tally ./tools/tally
-# The go command keeps the temporary directory that it has: test binaries that
-# run from there are not what a test left behind. -vet=off: `make lint` does
-# that, and more.
-export GOTMPDIR=${GOTMPDIR:-${TMPDIR:-/tmp}}
+# -exec: only the tests get the directory. The go command keeps what it has, or
+# test binaries that run from there would be what a test left behind; and its
+# GOTMPDIR is not theirs, because t.TempDir prefers that to TMPDIR. -vet=off:
+# `make lint` does that, and more.
 set -m # gives what follows a process group of its own
 (
-	TMPDIR=$dir go test -json -count=1 -vet=off \
+	go test -json -count=1 -vet=off -exec "env --unset=GOTMPDIR TMPDIR=$dir" \
 		-timeout "${TEST_TIMEOUT:-10m}" -p "${TEST_JOBS:-2}" "$@" </dev/null |
 		out/tally -summary "$summary"
 ) &
