@@ -122,6 +122,9 @@ func (f members) Complete(st group.State) bool {
 	return !slices.ContainsFunc(st.Members, func(id journal.VolumeID) bool { return !known[id] })
 }
 
+// Changed implements groups.Members: a replica's engines run, used or not.
+func (f members) Changed(name string) { f.pokeGroup(name) }
+
 // Describe implements groups.Members.
 func (f members) Describe(ids []journal.VolumeID) ([]replication.Member, error) {
 	var all []replication.Member

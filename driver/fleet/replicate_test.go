@@ -3,10 +3,12 @@ package fleet_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -242,4 +244,25 @@ func TestAReplicaFollowsIntoAnotherGroup(t *testing.T) {
 	}
 	mustAttach(t, fb, 1, "node9")
 	expect(t, b.device(id(1)), 2)
+}
+
+// A replica's engine runs also if its volume is looked at before the group that
+// it is in is known: the members are made first, one after the other.
+func TestEveryReplicaOfANewGroupIsServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		c.asked = synctest.Wait // what there was before has been looked at
+		f := c.open()
+		defer closeFleet(t, f)
+		a := replication.Announcement{Group: "shop", Term: 1, Settings: group.Settings{}.WithDefaults()}
+		for n := range byte(3) {
+			a.Members = append(a.Members, replication.Member{Volume: id(n + 1), Name: fmt.Sprint("pvc-", n+1), SizeBytes: volumeBytes})
+		}
+		if err := f.Groups().Standings().Follow(bounded(t), "b", a); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range a.Members {
+			until(t, "an engine of volume "+m.Name, func() bool { return c.node(m.Volume) != "" })
+		}
+	})
 }

@@ -45,6 +45,8 @@ type cluster struct {
 	peers map[string]fleet.Peer
 	// dialPeer is how its engines reach another site's gateway.
 	dialPeer func(site, address string) (*grpc.ClientConn, error)
+	// asked, unless nil, is called for the class of each new replica.
+	asked func()
 
 	mu      sync.Mutex
 	backing map[journal.VolumeID]*vfs.Mem
@@ -239,6 +241,9 @@ func (c *cluster) open() *fleet.Fleet {
 			return p, ok
 		},
 		ReplicaBacking: func(_ context.Context, site, _ string) (fleet.BackingClass, error) {
+			if c.asked != nil {
+				c.asked()
+			}
 			return fleet.BackingClass{Class: "of-" + site}, nil
 		},
 		Linger: 20 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})

@@ -55,6 +55,10 @@ type Members interface {
 	// Follow makes the members of a group that a peer has announced known,
 	// durably, and retires those that have left it.
 	Follow(ctx context.Context, peer string, a replication.Announcement) error
+	// Changed says that a peer has made a group, or has changed its role or its
+	// members: what is to run for them may be another thing. The group's key
+	// is held.
+	Changed(group string)
 	// Describe tells a peer of the members.
 	Describe(ids []journal.VolumeID) ([]replication.Member, error)
 }

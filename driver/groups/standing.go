@@ -147,6 +147,8 @@ func (g *Groups) saveFollowing(ctx context.Context, peer string, a replication.A
 	if err != nil {
 		return err
 	}
+	// Follow has made members of a group that was not known yet.
+	g.cfg.Members.Changed(a.Group)
 	return g.setRetention(ctx, st)
 }
 
@@ -186,6 +188,7 @@ func (g standings) Demote(ctx context.Context, name string, held group.Term, own
 	if err != nil {
 		return err
 	}
+	g.cfg.Members.Changed(name)
 	g.cfg.Log.Warn("site was demoted: a newer primary exists", "group", name, "term", held, "primary", owner)
 	if r := g.runningOf(name); r != nil {
 		r.stop() // joined by whoever stops or restarts the group

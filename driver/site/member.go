@@ -156,6 +156,9 @@ func (s members) openStores(st group.State) []*journal.Store {
 // long as it lives.
 func (s members) Serving(group.State) bool { return true }
 
+// Changed implements groups.Members: stores are open in every role.
+func (s members) Changed(string) {}
+
 // Complete implements groups.Members.
 func (s members) Complete(st group.State) bool {
 	s.mu.Lock()
