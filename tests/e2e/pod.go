@@ -26,6 +26,7 @@ type Pod struct {
 	Labels     map[string]string
 	User       int64 // 0: root
 	Privileged bool
+	HostPID    bool // it sees the node's processes
 }
 
 // Mount is a claim that a pod has at a path: a file system, or a device.
@@ -50,7 +51,7 @@ func (p Pod) spec(image string) corev1.PodSpec {
 			corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi"),
 		}},
 	}
-	spec := corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: &grace, AutomountServiceAccountToken: &tokens}
+	spec := corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: &grace, AutomountServiceAccountToken: &tokens, HostPID: p.HostPID}
 	for i, m := range p.Mounts {
 		name := fmt.Sprintf("volume-%d", i)
 		spec.Volumes = append(spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
