@@ -141,6 +141,7 @@ func started(pod *corev1.Pod) bool {
 // that is lost goes when Kubernetes or a person removes it. It waits as long as
 // ctx allows, and then says in ErrNotFenced for what.
 func (e *Engines) Stop(ctx context.Context, volume string) error {
+	seen := e.seeLease(ctx, volume)
 	pod, err := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace).Get(ctx, Name(volume), metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
@@ -159,7 +160,7 @@ func (e *Engines) Stop(ctx context.Context, volume string) error {
 	if err := e.awaitDetached(ctx, volume, ""); err != nil {
 		return err
 	}
-	return e.awaitLease(ctx, volume)
+	return e.awaitLease(ctx, volume, seen)
 }
 
 // Forget removes what is left of a volume whose engine is stopped for good.

@@ -147,8 +147,9 @@ func (r *role) serve(ctx context.Context) error {
 }
 
 // reconcileTimeout bounds what is done for the catalog before CSI is served:
-// what takes longer is tried again by the calls for it.
-const reconcileTimeout = 20 * time.Second
+// what takes longer is tried again by the calls for it. A volume whose node is
+// lost takes all of it, and can be detached only by the calls that wait.
+const reconcileTimeout = 5 * time.Second
 
 func (r *role) serveCSI(ctx context.Context) error {
 	reconciling, cancel := context.WithTimeout(ctx, reconcileTimeout)
