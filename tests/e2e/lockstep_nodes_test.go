@@ -23,6 +23,12 @@ import (
 // Lockstep's lease keeps from being written by two.
 var movable = []string{"backing-attachable", "backing-shared"}
 
+// fenceTimeout is how long the pod of a volume whose node is lost may take on
+// another one: Kubernetes removes the lost pods after 20 s to 40 s, a lease is
+// taken over 40 s after it was last renewed, and the controller may have to
+// start anew.
+const fenceTimeout = 3 * time.Minute
+
 // countScript writes a counter to the first sector of a device, and prints each
 // value when it is durable.
 const countScript = `i=0; while :; do i=$((i+1)); printf '%-512d' $i > /tmp/sector; dd if=/tmp/sector of=/dev/data bs=512 count=1 oflag=direct conv=notrunc,fsync 2>/tmp/dd || { echo failed; cat /tmp/dd; break; }; echo $i; done`
@@ -102,7 +108,7 @@ func TestLockstepLostNode(t *testing.T) {
 			}
 			began := time.Now()
 			env.A.MarkOutOfService(t, lost)
-			ns.AwaitPod("second")
+			ns.AwaitPodWithin("second", fenceTimeout)
 			Report(t, Figure{Name: "node out of service to pod on another ready, journaled " + over, Got: time.Since(began).Seconds(), Unit: "s"})
 			ns.checkCount("second", durable)
 			env.A.MarkInService(t, lost)
@@ -185,7 +191,7 @@ func TestLockstepCutNode(t *testing.T) {
 	ns.CreatePod(Pod{Name: "second", Node: other, Mounts: device("data")})
 	env.A.MarkOutOfService(t, cut)
 	began := time.Now()
-	ns.AwaitPod("second")
+	ns.AwaitPodWithin("second", fenceTimeout)
 	Report(t, Figure{Name: "node that is cut off out of service to pod on another ready, journaled " + over, Got: time.Since(began).Seconds(), Unit: "s"})
 	got := ns.checkCount("second", 0)
 	ns.Sh("second", "printf '%-512s' mine | dd of=/dev/data bs=512 count=1 oflag=direct conv=notrunc,fsync 2>/dev/null")

@@ -324,15 +324,7 @@ func TestLockstepGroupSnapshot(t *testing.T) {
 func (n *Namespace) label(claims ...string) {
 	n.t.Helper()
 	for _, name := range claims {
-		WaitFor(n.t, volumeTimeout, "claim "+name+" to be labelled", func(ctx context.Context) error {
-			claim, err := n.Client.CoreV1().PersistentVolumeClaims(n.Namespace).Get(ctx, name, metav1.GetOptions{})
-			if err != nil {
-				return err
-			}
-			claim.Labels = map[string]string{"app": "shop"}
-			_, err = n.Client.CoreV1().PersistentVolumeClaims(n.Namespace).Update(ctx, claim, metav1.UpdateOptions{})
-			return err
-		})
+		n.modifyClaim(name, func(c *corev1.PersistentVolumeClaim) { c.Labels = map[string]string{"app": "shop"} })
 	}
 }
 

@@ -102,8 +102,14 @@ func (n *Namespace) RunPod(pod Pod) *corev1.Pod {
 // AwaitPod waits until a pod is ready.
 func (n *Namespace) AwaitPod(name string) *corev1.Pod {
 	n.t.Helper()
+	return n.AwaitPodWithin(name, podTimeout)
+}
+
+// AwaitPodWithin is AwaitPod for one that may take another time.
+func (n *Namespace) AwaitPodWithin(name string, within time.Duration) *corev1.Pod {
+	n.t.Helper()
 	var pod *corev1.Pod
-	WaitFor(n.t, podTimeout, "pod "+name+" to be ready", func(ctx context.Context) error {
+	WaitFor(n.t, within, "pod "+name+" to be ready", func(ctx context.Context) error {
 		var err error
 		if pod, err = n.Client.CoreV1().Pods(n.Namespace).Get(ctx, name, metav1.GetOptions{}); err != nil {
 			return err
