@@ -43,6 +43,8 @@ func TestLockstepUnderFire(t *testing.T) {
 	}{
 		{"nothing", 0, killPause, func(*testing.T) {}},
 		{"engine killed", killPause, 3 * killPause, func(t *testing.T) { ns.killProcess("[-]-volume=" + volume) }},
+		// The kubelet waits before it starts a container again that ends often.
+		{"engine killed again", killPause, 3 * killPause, func(t *testing.T) { ns.killProcess("[-]-volume=" + volume) }},
 		{"engine handed over", handoverPause, killPause, func(t *testing.T) { ns.replace(t, "engine-"+volume, metav1.DeleteOptions{}) }},
 		{"engine deleted by force", killPause, 3 * killPause, func(t *testing.T) {
 			ns.replace(t, "engine-"+volume, metav1.DeleteOptions{GracePeriodSeconds: &now})
