@@ -108,9 +108,9 @@ func (r *FioRun) await(n int, within time.Duration) {
 
 // written is how many blocks fio has written since its start.
 func (r *FioRun) written(ctx context.Context) (int, error) {
-	out, err := r.ns.Exec(ctx, r.ns.Namespace, r.pod, "sh", "-ec", "test ! -e /tmp/fio.exit; sed -n 's/^write_bytes: //p' /proc/$(cat /tmp/fio.pid)/io")
+	out, err := r.ns.Exec(ctx, r.ns.Namespace, r.pod, "sh", "-ec", "test ! -e /tmp/fio.exit || exit 3; sed -n 's/^write_bytes: //p' /proc/$(cat /tmp/fio.pid)/io")
 	var exit ExitError
-	if errors.As(err, &exit) {
+	if errors.As(err, &exit) && exit.Status == 3 {
 		return 0, Final(fmt.Errorf("it has ended: %w", err))
 	}
 	if err != nil {

@@ -35,7 +35,7 @@ func TestLockstepUnderFire(t *testing.T) {
 	ns.RunPod(Pod{Name: "killer", Node: node, Privileged: true, HostPID: true})
 	ns.DeletePod("first")
 	now := int64(0)
-	for _, event := range []struct {
+	for i, event := range []struct {
 		name   string
 		target time.Duration
 		most   time.Duration // fails the test
@@ -57,7 +57,8 @@ func TestLockstepUnderFire(t *testing.T) {
 	} {
 		t.Run(event.name, func(t *testing.T) {
 			ns := ns.For(t)
-			run := ns.StartFio(Fio{Name: "fio", Claim: "data", Block: true, Node: node})
+			name := fmt.Sprintf("fio-%d", i)
+			run := ns.StartFio(Fio{Name: name, Claim: "data", Block: true, Node: node})
 			run.AwaitWrites(1000)
 			event.do(t)
 			run.AwaitMore(1500)
@@ -66,7 +67,7 @@ func TestLockstepUnderFire(t *testing.T) {
 			if result.LongestWrite > event.most {
 				t.Errorf("a write took %s, and must not take more than %s", result.LongestWrite, event.most)
 			}
-			ns.DeletePod("fio")
+			ns.DeletePod(name)
 		})
 	}
 }
