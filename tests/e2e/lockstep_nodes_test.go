@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -15,7 +16,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // movable are the backing classes of the kit whose volumes two nodes can reach:
@@ -253,4 +256,52 @@ func lastCount(log string) (int64, error) {
 		return 0, fmt.Errorf("there is no count in %q", log)
 	}
 	return last, nil
+}
+
+// TestLockstepDrain drains a node under a volume in use, as kubectl does: its
+// user goes first, and the engine, which may not be evicted before, follows.
+func TestLockstepDrain(t *testing.T) {
+	over := backingClass(t, "backing-shared")
+	lockstepOn(t, env.A)
+	other, drained := controllerNode(t)
+	ns := env.A.NewNamespace(t)
+	ns.CreateClaim(Claim{Name: "data", Class: ns.Class(Class{Over: over})})
+	mounts := []Mount{{Claim: "data", Path: "/data"}}
+	ns.RunPod(Pod{Name: "first", Node: drained, Mounts: mounts})
+	ns.Sh("first", "echo kept > /data/f; sync /data/f")
+	ns.cordon(drained, true)
+	t.Cleanup(func() { ns.cordon(drained, false) })
+	began := time.Now()
+	WaitFor(t, fenceTimeout, "node "+drained+" to be drained", func(ctx context.Context) error { return ns.evictAll(ctx, drained) })
+	Report(t, Figure{Name: "node with a volume in use drained", Got: time.Since(began).Seconds(), Unit: "s"})
+	ns.RunPod(Pod{Name: "second", Node: other, Mounts: mounts})
+	if got := ns.Sh("second", "cat /data/f"); got != "kept" {
+		t.Errorf("the second pod reads %q", got)
+	}
+}
+
+func (n *Namespace) cordon(node string, off bool) {
+	n.t.Helper()
+	patch := fmt.Sprintf(`{"spec": {"unschedulable": %t}}`, off)
+	if _, err := n.Client.CoreV1().Nodes().Patch(context.Background(), node, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		n.t.Errorf("set whether node %s takes pods: %v", node, err)
+	}
+}
+
+// evictAll asks for the eviction of what runs on a node, but pods of
+// DaemonSets, and returns an error as long as there is any.
+func (c *Cluster) evictAll(ctx context.Context, node string) error {
+	list, err := c.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, pod := range list.Items {
+		if owner := metav1.GetControllerOf(&pod); owner != nil && owner.Kind == "DaemonSet" {
+			continue
+		}
+		err := c.Client.CoreV1().Pods(pod.Namespace).EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace}})
+		errs = append(errs, fmt.Errorf("pod %s/%s is there (evict: %v)", pod.Namespace, pod.Name, err))
+	}
+	return errors.Join(errs...)
 }
