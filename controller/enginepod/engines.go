@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -78,8 +79,8 @@ func (e *Engines) ensurePod(ctx context.Context, s Spec) (*corev1.Pod, error) {
 			return nil, fmt.Errorf("pod %s/%s: %w: remove it", pod.Namespace, pod.Name, ErrForeign)
 		}
 		switch node := boundTo(pod); {
-		case pod.DeletionTimestamp == nil && ended(pod), pod.DeletionTimestamp == nil && pod.Spec.NodeName == "" && node != s.Node:
-			// It is over, or it never began and waits for another node.
+		case pod.DeletionTimestamp == nil && (ended(pod) || heldBack(pod)), pod.DeletionTimestamp == nil && pod.Spec.NodeName == "" && node != s.Node:
+			// It is over, or held back, or it never began and waits for another node.
 			if err := e.remove(ctx, pod); err != nil {
 				return nil, err
 			}
@@ -100,12 +101,32 @@ func ended(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 }
 
+// steady is how long an engine has to have run for its end not to be the
+// beginning's fault.
+const steady = 10 * time.Second
+
+// heldBack reports whether the kubelet makes a pod wait because its container
+// has ended before, although it had run well: killed twice, for example. It
+// waits 10 s at first and 5 min at last, and I/O with it; a new pod need not.
+// An engine that ends as soon as it has begun is left to the kubelet.
+func heldBack(pod *corev1.Pod) bool {
+	for _, c := range pod.Status.ContainerStatuses {
+		if w, t := c.State.Waiting, c.LastTerminationState.Terminated; w != nil && t != nil && w.Reason == reasonBackOff {
+			return t.FinishedAt.Sub(t.StartedAt.Time) >= steady
+		}
+	}
+	return false
+}
+
+// reasonBackOff is what the kubelet calls it.
+const reasonBackOff = "CrashLoopBackOff"
+
 // awaitRunning waits until the pod's container runs; gone if the pod went, or
 // ended, instead.
 func (e *Engines) awaitRunning(ctx context.Context, pod *corev1.Pod) (at Endpoint, gone bool, err error) {
 	last := pod
 	err = e.follow(ctx, pod, func(now *corev1.Pod) bool {
-		if now == nil || now.UID != pod.UID || now.DeletionTimestamp != nil || ended(now) {
+		if now == nil || now.UID != pod.UID || now.DeletionTimestamp != nil || ended(now) || heldBack(now) {
 			gone = true
 			return true
 		}
@@ -141,6 +162,7 @@ func started(pod *corev1.Pod) bool {
 // that is lost goes when Kubernetes or a person removes it. It waits as long as
 // ctx allows, and then says in ErrNotFenced for what.
 func (e *Engines) Stop(ctx context.Context, volume string) error {
+	seen := e.seeLease(ctx, volume)
 	pod, err := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace).Get(ctx, Name(volume), metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
@@ -159,7 +181,7 @@ func (e *Engines) Stop(ctx context.Context, volume string) error {
 	if err := e.awaitDetached(ctx, volume, ""); err != nil {
 		return err
 	}
-	return e.awaitLease(ctx, volume)
+	return e.awaitLease(ctx, volume, seen)
 }
 
 // Forget removes what is left of a volume whose engine is stopped for good.

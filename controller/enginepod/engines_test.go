@@ -256,6 +256,50 @@ func TestAnEvictedEngineIsReplaced(t *testing.T) {
 	}
 }
 
+// crash plays the kubelet of a container that ran for a time, ended, and is not
+// started again yet.
+func (r *rig) crash(ran time.Duration) {
+	r.t.Helper()
+	ended := metav1.Now()
+	r.status(func(s *corev1.PodStatus) {
+		s.ContainerStatuses = []corev1.ContainerStatus{{Name: "engine",
+			State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+			LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+				ExitCode: 137, StartedAt: metav1.NewTime(ended.Add(-ran)), FinishedAt: ended}}}}
+	})
+}
+
+func TestAnEngineThatRanWellIsNotHeldBack(t *testing.T) {
+	r := newRig(t)
+	done := r.start(spec("node1"))
+	first := r.pod(exists)
+	r.run(first, "node1")
+	<-done
+	r.crash(time.Minute)
+	done = r.start(spec("node1"))
+	r.confirm()
+	second := r.pod(func(p *corev1.Pod) bool { return p.UID != first.UID })
+	r.run(second, "node1")
+	if out := <-done; out.err != nil {
+		t.Error(out.err)
+	}
+}
+
+func TestAnEngineThatEndsAtOnceIsLeftToTheKubelet(t *testing.T) {
+	r := newRig(t)
+	done := r.start(spec("node1"))
+	first := r.pod(exists)
+	r.run(first, "node1")
+	<-done
+	r.crash(time.Second)
+	if _, err := r.engines.Run(briefly(t), spec("node1")); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "CrashLoopBackOff") {
+		t.Errorf("got %v, want a wait for the kubelet", err)
+	}
+	if now := r.pod(exists); now.UID != first.UID || now.DeletionTimestamp != nil {
+		t.Error("the pod was replaced")
+	}
+}
+
 func TestWhatAPodWaitsForIsSaid(t *testing.T) {
 	for _, tt := range []struct {
 		status corev1.PodStatus

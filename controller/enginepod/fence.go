@@ -70,13 +70,29 @@ func (e *Engines) backingVolumes(ctx context.Context, volume string) (map[string
 	return names, nil
 }
 
+// sight is a version of a lease, and when it was first seen.
+type sight struct {
+	version string
+	since   time.Duration // of the clock's uptime
+}
+
+// seeLease looks at the lease before the rest of the fence is waited for: the
+// lease of a node that is lost ages meanwhile. It takes no error for an answer,
+// because awaitLease looks again.
+func (e *Engines) seeLease(ctx context.Context, volume string) sight {
+	object, err := e.cfg.Client.CoordinationV1().Leases(e.cfg.Namespace).Get(ctx, Name(volume), metav1.GetOptions{})
+	if err != nil {
+		return sight{}
+	}
+	// The clock is read after the lease, which may not seem older than it is.
+	return sight{object.ResourceVersion, e.cfg.Clock.Uptime()}
+}
+
 // awaitLease waits until nobody holds the lease, or until it was seen unchanged
-// for so long that anybody may take it over. Then it is released, so that the
-// next engine need not wait as long once more.
-func (e *Engines) awaitLease(ctx context.Context, volume string) error {
+// for so long, since seen, that anybody may take it over. Then it is released,
+// so that the next engine need not wait as long once more.
+func (e *Engines) awaitLease(ctx context.Context, volume string, seen sight) error {
 	leases := e.cfg.Client.CoordinationV1().Leases(e.cfg.Namespace)
-	var seen string
-	var since time.Duration
 	err := kubewait.Until(ctx, func(ctx context.Context) (bool, error) {
 		object, err := leases.Get(ctx, Name(volume), metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -89,10 +105,10 @@ func (e *Engines) awaitLease(ctx context.Context, volume string) error {
 			return true, nil
 		}
 		now := e.cfg.Clock.Uptime()
-		if object.ResourceVersion != seen {
-			seen, since = object.ResourceVersion, now
+		if object.ResourceVersion != seen.version {
+			seen = sight{object.ResourceVersion, now}
 		}
-		if now < since+lease.Takeover {
+		if now < seen.since+lease.Takeover {
 			return false, nil
 		}
 		released := ""

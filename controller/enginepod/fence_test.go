@@ -221,6 +221,24 @@ func TestStopWaitsForTheLeaseAndReleasesIt(t *testing.T) {
 	}
 }
 
+// The lease of a lost node ages while Kubernetes still has the pod.
+func TestTheLeaseAgesWhileThePodIsWaitedFor(t *testing.T) {
+	r := newRig(t)
+	s := spec(r.node("n1"))
+	s.Lease = true
+	r.serve(s)
+	r.hold("old")
+	ended := r.stopping()
+	r.pod(func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil }) // the lease was seen before
+	r.clock.jump(lease.Takeover)
+	zero := int64(0)
+	r.check(r.client.CoreV1().Pods(r.ns).Delete(r.ctx(), enginepod.Name(volume), metav1.DeleteOptions{GracePeriodSeconds: &zero}))
+	r.check(<-ended) // which the clock, standing still from here on, would keep for ever
+	if holder := r.holder(); holder != "" {
+		t.Errorf("lease is held by %q", holder)
+	}
+}
+
 func TestAHolderThatRenewsIsNotTakenOver(t *testing.T) {
 	r := forced(t)
 	ended := r.stopping()

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"k8s.io/client-go/kubernetes"
 
 	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
@@ -149,7 +148,8 @@ func (r *role) openFleet() error {
 	r.fleet, err = fleet.Open(fleet.Config{
 		Site: cfg.Site, DB: r.db, Backing: claims{volumes, engines, cfg.Site}, Engines: pods{engines}, Linger: cfg.EngineLinger, Log: cfg.Log,
 		Dial: func(address string) (*grpc.ClientConn, error) {
-			return grpc.NewClient("passthrough:"+address, grpc.WithTransportCredentials(credentials.NewTLS(inside)))
+			// It notices within seconds that a node no longer answers: a call to one that was cut off ends.
+			return replication.Dial("passthrough:"+address, inside)
 		},
 		Peer: r.peers.Peer, ReplicaBacking: r.replicaBacking,
 	})
@@ -189,8 +189,9 @@ func (r *role) serve(ctx context.Context) error {
 }
 
 // reconcileTimeout bounds what is done for the catalog before CSI is served:
-// what takes longer is tried again by the calls for it.
-const reconcileTimeout = 20 * time.Second
+// what takes longer is tried again by the calls for it. A volume whose node is
+// lost takes all of it, and can be detached only by the calls that wait.
+const reconcileTimeout = 5 * time.Second
 
 func (r *role) serveCSI(ctx context.Context) error {
 	reconciling, cancel := context.WithTimeout(ctx, reconcileTimeout)

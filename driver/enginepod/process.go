@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/lockstep-csi/lockstep/driver/probes"
 	"github.com/lockstep-csi/lockstep/engine/control"
@@ -193,7 +192,7 @@ func (p *process) dialEngine(address string) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return grpc.NewClient("passthrough:"+address, grpc.WithTransportCredentials(credentials.NewTLS(config)))
+	return replication.Dial("passthrough:"+address, config)
 }
 
 func (p *process) dialPeer(site, address string) (*grpc.ClientConn, error) {

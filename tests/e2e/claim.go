@@ -107,19 +107,8 @@ func (n *Namespace) DeleteClaim(claim string) {
 func (n *Namespace) Expand(claim, size string) time.Duration {
 	n.t.Helper()
 	began, want := time.Now(), resource.MustParse(size)
+	n.requestSize(claim, size)
 	claims := n.Client.CoreV1().PersistentVolumeClaims(n.Namespace)
-	WaitFor(n.t, volumeTimeout, "claim "+claim+" to be asked for "+size, func(ctx context.Context) error {
-		got, err := claims.Get(ctx, claim, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		got.Spec.Resources.Requests[corev1.ResourceStorage] = want
-		_, err = claims.Update(ctx, got, metav1.UpdateOptions{})
-		if refused(err) {
-			return Final(err)
-		}
-		return err // or a conflict with a controller, and then once more
-	})
 	WaitFor(n.t, volumeTimeout, "claim "+claim+" to have "+size, func(ctx context.Context) error {
 		got, err := claims.Get(ctx, claim, metav1.GetOptions{})
 		if err != nil {
@@ -131,4 +120,30 @@ func (n *Namespace) Expand(claim, size string) time.Duration {
 		return nil
 	})
 	return time.Since(began)
+}
+
+// requestSize asks for a bigger volume and does not wait for it.
+func (n *Namespace) requestSize(claim, size string) {
+	n.t.Helper()
+	n.modifyClaim(claim, func(c *corev1.PersistentVolumeClaim) {
+		c.Spec.Resources.Requests[corev1.ResourceStorage] = resource.MustParse(size)
+	})
+}
+
+// modifyClaim changes a claim, once more after each conflict.
+func (n *Namespace) modifyClaim(name string, edit func(*corev1.PersistentVolumeClaim)) {
+	n.t.Helper()
+	claims := n.Client.CoreV1().PersistentVolumeClaims(n.Namespace)
+	WaitFor(n.t, volumeTimeout, "claim "+name+" to be changed", func(ctx context.Context) error {
+		claim, err := claims.Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		edit(claim)
+		_, err = claims.Update(ctx, claim, metav1.UpdateOptions{})
+		if refused(err) {
+			return Final(err)
+		}
+		return err
+	})
 }

@@ -17,8 +17,9 @@ import (
 
 // Streams are what a command in a pod reads and writes; each may be nil.
 type Streams struct {
-	In       io.Reader
-	Out, Err io.Writer
+	In        io.Reader
+	Out, Err  io.Writer
+	Container string // empty: the pod's only one
 }
 
 // ExitError says that a command in a pod ended with another status than 0.
@@ -28,12 +29,12 @@ type ExitError struct {
 
 func (e ExitError) Error() string { return fmt.Sprintf("exit status %d", e.Status) }
 
-// Stream runs a command in the first container of a pod until it ends or ctx
+// Stream runs a command in a container of a pod until it ends or ctx
 // does. The error is an ExitError when the command itself failed. A command
 // whose stream was cut off by ctx may go on in the pod.
 func (c *Cluster) Stream(ctx context.Context, namespace, pod string, streams Streams, command ...string) error {
 	// A nil io.Reader in an io.Reader would count as one.
-	options := &corev1.PodExecOptions{Command: command, Stdin: streams.In != nil, Stdout: streams.Out != nil, Stderr: streams.Err != nil}
+	options := &corev1.PodExecOptions{Container: streams.Container, Command: command, Stdin: streams.In != nil, Stdout: streams.Out != nil, Stderr: streams.Err != nil}
 	url := c.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("exec").
 		VersionedParams(options, scheme.ParameterCodec).URL()
 	spdy, err := remotecommand.NewSPDYExecutor(c.Config, "POST", url)
@@ -61,11 +62,16 @@ func (c *Cluster) Stream(ctx context.Context, namespace, pod string, streams Str
 	return nil
 }
 
-// Exec runs a command in the first container of a pod and returns what it
+// Exec runs a command in the only container of a pod and returns what it
 // printed; an error has what it complained of.
 func (c *Cluster) Exec(ctx context.Context, namespace, pod string, command ...string) (string, error) {
+	return c.ExecIn(ctx, namespace, pod, "", command...)
+}
+
+// ExecIn is Exec in a pod of several containers.
+func (c *Cluster) ExecIn(ctx context.Context, namespace, pod, container string, command ...string) (string, error) {
 	var out, complaints bytes.Buffer
-	err := c.Stream(ctx, namespace, pod, Streams{Out: &out, Err: &complaints}, command...)
+	err := c.Stream(ctx, namespace, pod, Streams{Out: &out, Err: &complaints, Container: container}, command...)
 	if err != nil {
 		err = fmt.Errorf("%s in pod %s: %w: %s", strings.Join(command, " "), pod, err, strings.TrimSpace(complaints.String()))
 	}

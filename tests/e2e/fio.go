@@ -79,22 +79,48 @@ func (n *Namespace) StartFio(f Fio) *FioRun {
 
 // AwaitWrites waits until fio has written n blocks since its start.
 func (r *FioRun) AwaitWrites(n int) {
+	r.ns.t.Helper()
+	r.await(n, podTimeout)
+}
+
+// AwaitMore waits until fio has written n more blocks: until its device works
+// again, after something was done to it.
+func (r *FioRun) AwaitMore(n int) {
 	t := r.ns.t
 	t.Helper()
-	WaitFor(t, podTimeout, fmt.Sprintf("%d writes of fio in pod %s", n, r.pod), func(ctx context.Context) error {
-		out, err := r.ns.Exec(ctx, r.ns.Namespace, r.pod, "sh", "-ec", "sed -n 's/^write_bytes: //p' /proc/$(cat /tmp/fio.pid)/io")
-		if err != nil {
-			return err
+	written, err := r.written(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.await(written+n, podTimeout)
+}
+
+func (r *FioRun) await(n int, within time.Duration) {
+	r.ns.t.Helper()
+	WaitFor(r.ns.t, within, fmt.Sprintf("%d writes of fio in pod %s", n, r.pod), func(ctx context.Context) error {
+		written, err := r.written(ctx)
+		if err == nil && written < n {
+			err = fmt.Errorf("%d blocks are written", written)
 		}
-		var written int
-		if _, err := fmt.Sscan(out, &written); err != nil {
-			return fmt.Errorf("written bytes %q: %w", out, err)
-		}
-		if written < n*fioBlockBytes {
-			return fmt.Errorf("%d bytes are written", written)
-		}
-		return nil
+		return err
 	})
+}
+
+// written is how many blocks fio has written since its start.
+func (r *FioRun) written(ctx context.Context) (int, error) {
+	out, err := r.ns.Exec(ctx, r.ns.Namespace, r.pod, "sh", "-ec", "test ! -e /tmp/fio.exit || exit 3; sed -n 's/^write_bytes: //p' /proc/$(cat /tmp/fio.pid)/io")
+	var exit ExitError
+	if errors.As(err, &exit) && exit.Status == 3 {
+		return 0, Final(fmt.Errorf("it has ended: %w", err))
+	}
+	if err != nil {
+		return 0, err
+	}
+	var bytes int
+	if _, err := fmt.Sscan(out, &bytes); err != nil {
+		return 0, fmt.Errorf("written bytes %q: %w", out, err)
+	}
+	return bytes / fioBlockBytes, nil
 }
 
 // Stop ends fio in order and returns what it measured. It fails the test if

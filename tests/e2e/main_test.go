@@ -40,9 +40,12 @@ func runAll(m *testing.M) int {
 	go func() {
 		s := <-interrupted
 		fmt.Fprintf(os.Stderr, "e2e: %s, taking away what the tests have made\n", s)
-		os.Exit(complain(errors.Join(fmt.Errorf("ended by %s", s), removeNamespaces(ctx, before))))
+		os.Exit(complain(errors.Join(fmt.Errorf("ended by %s", s), removeNamespaces(ctx, before), removeReleases(ctx))))
 	}()
 	status := m.Run()
+	if err := removeReleases(ctx); err != nil {
+		status = complain(err)
+	}
 	if err := PrintFigures(os.Stdout); err != nil {
 		status = complain(err)
 	}

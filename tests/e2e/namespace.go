@@ -58,6 +58,11 @@ func (c *Cluster) NewNamespace(t testing.TB) *Namespace {
 	return n
 }
 
+// For is the namespace for a subtest, which its helpers then fail.
+func (n *Namespace) For(t testing.TB) *Namespace {
+	return &Namespace{Cluster: n.Cluster, Namespace: n.Namespace, t: t}
+}
+
 // slug makes a label value of a test's name.
 func slug(name string) string {
 	clean := strings.Map(func(r rune) rune {

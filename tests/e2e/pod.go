@@ -26,6 +26,7 @@ type Pod struct {
 	Labels     map[string]string
 	User       int64 // 0: root
 	Privileged bool
+	HostPID    bool // it sees the node's processes
 }
 
 // Mount is a claim that a pod has at a path: a file system, or a device.
@@ -50,7 +51,7 @@ func (p Pod) spec(image string) corev1.PodSpec {
 			corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi"),
 		}},
 	}
-	spec := corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: &grace, AutomountServiceAccountToken: &tokens}
+	spec := corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: &grace, AutomountServiceAccountToken: &tokens, HostPID: p.HostPID}
 	for i, m := range p.Mounts {
 		name := fmt.Sprintf("volume-%d", i)
 		spec.Volumes = append(spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
@@ -101,8 +102,14 @@ func (n *Namespace) RunPod(pod Pod) *corev1.Pod {
 // AwaitPod waits until a pod is ready.
 func (n *Namespace) AwaitPod(name string) *corev1.Pod {
 	n.t.Helper()
+	return n.AwaitPodWithin(name, podTimeout)
+}
+
+// AwaitPodWithin is AwaitPod for one that may take another time.
+func (n *Namespace) AwaitPodWithin(name string, within time.Duration) *corev1.Pod {
+	n.t.Helper()
 	var pod *corev1.Pod
-	WaitFor(n.t, podTimeout, "pod "+name+" to be ready", func(ctx context.Context) error {
+	WaitFor(n.t, within, "pod "+name+" to be ready", func(ctx context.Context) error {
 		var err error
 		if pod, err = n.Client.CoreV1().Pods(n.Namespace).Get(ctx, name, metav1.GetOptions{}); err != nil {
 			return err

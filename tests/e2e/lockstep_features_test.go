@@ -1,0 +1,186 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// TestLockstepMount checks what a pod asks of a volume's mount: options,
+// read-only, and a group that may write.
+func TestLockstepMount(t *testing.T) {
+	lockstepOn(t, env.A)
+	ns := env.A.NewNamespace(t)
+	ns.CreateClaim(Claim{Name: "data", Class: ns.Class(Class{Over: env.BackingClasses[0], Options: []string{"noatime"}})})
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "user"},
+		Spec: Pod{User: 1234, Mounts: []Mount{{Claim: "data", Path: "/data"}}}.spec(ns.Images.Tools)}
+	group := int64(4321)
+	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: &group}
+	if _, err := ns.Client.CoreV1().Pods(ns.Namespace).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ns.AwaitPod("user")
+	if got := ns.Sh("user", "echo mine > /data/f; stat -c %g /data/f; grep ' /data ' /proc/mounts"); !strings.HasPrefix(got, "4321\n") || !strings.Contains(got, "noatime") {
+		t.Errorf("group of a new file, and the mount: %q", got)
+	}
+	ns.DeletePod("user")
+	ns.RunPod(Pod{Name: "reader", Mounts: []Mount{{Claim: "data", Path: "/data", ReadOnly: true}}})
+	if got := ns.Sh("reader", "cat /data/f; touch /data/g 2>&1 || true"); !strings.HasPrefix(got, "mine\n") || !strings.Contains(got, "Read-only") {
+		t.Errorf("a pod that mounts read-only reads and writes %q", got)
+	}
+}
+
+// TestLockstepOncePod checks that a ReadWriteOncePod volume is one pod's.
+func TestLockstepOncePod(t *testing.T) {
+	lockstepOn(t, env.A)
+	ns := env.A.NewNamespace(t)
+	ns.CreateClaim(Claim{Name: "data", Mode: corev1.ReadWriteOncePod, Class: ns.Class(Class{Over: env.BackingClasses[0]})})
+	mounts := []Mount{{Claim: "data", Path: "/data"}}
+	ns.RunPod(Pod{Name: "first", Mounts: mounts})
+	ns.CreatePod(Pod{Name: "second", Mounts: mounts})
+	ns.AwaitEvent("second", "FailedScheduling")
+	ns.DeletePod("first")
+	ns.AwaitPod("second")
+}
+
+// TestLockstepExpand grows volumes that pods use: a file system and a device,
+// over classes that grow. The file system is XFS: the kernel lets nobody grow a
+// mounted ext4 on a machine whose root lacks CAP_SYS_RESOURCE, which is common
+// where this runs.
+func TestLockstepExpand(t *testing.T) {
+	for _, over := range env.BackingClasses {
+		class, err := env.A.Client.StorageV1().StorageClasses().Get(t.Context(), over, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if class.AllowVolumeExpansion == nil || !*class.AllowVolumeExpansion {
+			continue
+		}
+		t.Run(over, func(t *testing.T) {
+			lockstepOn(t, env.A)
+			ns := env.A.NewNamespace(t)
+			class := ns.Class(Class{Over: over, Parameters: map[string]string{"csi.storage.k8s.io/fstype": "xfs"}})
+			ns.CreateClaim(Claim{Name: "data", Class: class})
+			ns.CreateClaim(Claim{Name: "raw", Class: class, Block: true})
+			ns.RunPod(Pod{Name: "user", Privileged: true, Mounts: []Mount{{Claim: "data", Path: "/data"}, {Claim: "raw", Path: "/dev/raw", Block: true}}})
+			ns.Sh("user", "echo kept > /data/f; sync /data/f")
+			Report(t, Figure{Name: "expansion under a pod, journaled " + over, Got: ns.Expand("data", "2Gi").Seconds(), Unit: "s"})
+			ns.Expand("raw", "2Gi")
+			var blocks, blockBytes, deviceBytes int64
+			if _, err := fmt.Sscan(ns.Sh("user", "stat -f -c '%b %S' /data; blockdev --getsize64 /dev/raw"), &blocks, &blockBytes, &deviceBytes); err != nil {
+				t.Fatal(err)
+			}
+			if blocks*blockBytes < 19<<26 || deviceBytes != 2<<30 {
+				t.Errorf("the file system has %d bytes and the device %d, want 2 GiB", blocks*blockBytes, deviceBytes)
+			}
+			if got := ns.Sh("user", "cat /data/f"); got != "kept" {
+				t.Errorf("the file holds %q", got)
+			}
+		})
+	}
+}
+
+// TestLockstepNoExpansion checks that a backing class that cannot grow keeps a
+// volume from growing, and that the claim says so.
+func TestLockstepNoExpansion(t *testing.T) {
+	over := backingClass(t, "backing-wffc")
+	lockstepOn(t, env.A)
+	ns := env.A.NewNamespace(t)
+	ns.CreateClaim(Claim{Name: "data", Class: ns.Class(Class{Over: over})})
+	ns.RunPod(Pod{Name: "user", Mounts: []Mount{{Claim: "data", Path: "/data"}}})
+	ns.requestSize("data", "2Gi")
+	if message := ns.AwaitEvent("data", "VolumeResizeFailed"); !strings.Contains(message, over) {
+		t.Errorf("the event does not name the class %s: %s", over, message)
+	}
+	ns.Sh("user", "echo alive > /data/f; sync /data/f")
+}
+
+// TestLockstepModify changes a group's settings with a VolumeAttributesClass.
+func TestLockstepModify(t *testing.T) {
+	lockstepOn(t, env.A)
+	ns := env.A.NewNamespace(t)
+	ns.CreateClaim(Claim{Name: "data", Class: ns.Class(Class{Over: env.BackingClasses[0]})})
+	ns.RunPod(Pod{Name: "user", Mounts: []Mount{{Claim: "data", Path: "/data"}}})
+	ns.Apply(fmt.Sprintf(`
+apiVersion: storage.k8s.io/v1
+kind: VolumeAttributesClass
+metadata: {name: %s}
+driverName: %s
+parameters: {checkpointInterval: 100ms, window: 7d}
+`, ns.Namespace, provisioner))
+	ns.modifyClaim("data", func(claim *corev1.PersistentVolumeClaim) { claim.Spec.VolumeAttributesClassName = &ns.Namespace })
+	WaitFor(t, volumeTimeout, "the claim to be modified", func(ctx context.Context) error {
+		claim, err := ns.Client.CoreV1().PersistentVolumeClaims(ns.Namespace).Get(ctx, "data", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if now := claim.Status.CurrentVolumeAttributesClassName; now == nil || *now != ns.Namespace {
+			return fmt.Errorf("its status is %v", claim.Status)
+		}
+		return nil
+	})
+	// A volume of a class that is gone is not modified back by its deletion.
+	ns.DeletePod("user")
+	ns.DeleteClaim("data")
+}
+
+// TestLockstepClassErrors checks that a class which cannot work says why on
+// the claim, and that nothing stays of the claim.
+func TestLockstepClassErrors(t *testing.T) {
+	lockstepOn(t, env.A)
+	ns := env.A.NewNamespace(t)
+	over := env.BackingClasses[0]
+	own := ns.Class(Class{Over: over})
+	before, err := ns.backingClaims(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, k := range map[string]struct {
+		class Class
+		want  string
+	}{
+		"own":     {Class{Over: own, Immediate: true}, "is of " + provisioner + " itself"},
+		"missing": {Class{Over: "there-is-none", Immediate: true}, "there-is-none does not exist"},
+		"typo":    {Class{Over: over, Immediate: true, Parameters: map[string]string{"checkpointIntervall": "1s"}}, "unknown parameters checkpointIntervall"},
+		"range":   {Class{Over: over, Immediate: true, Parameters: map[string]string{"window": "5s"}}, "want 1m0s to"},
+		"journal": {Class{Over: over, Immediate: true, Parameters: map[string]string{"journalStorageClass": over}}, "journalStorageClass"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ns := ns.For(t)
+			ns.CreateClaim(Claim{Name: name, Class: ns.Class(k.class)})
+			if message := ns.AwaitEvent(name, "ProvisioningFailed"); !strings.Contains(message, k.want) {
+				t.Errorf("the event says %q, and not %q", message, k.want)
+			}
+			ns.DeleteClaim(name)
+		})
+	}
+	WaitFor(t, volumeTimeout, "backing claims of refused volumes to go", func(ctx context.Context) error {
+		now, err := ns.backingClaims(ctx)
+		if err != nil {
+			return err
+		}
+		if left := slices.DeleteFunc(now, func(name string) bool { return slices.Contains(before, name) }); len(left) > 0 {
+			return fmt.Errorf("there are %v", left)
+		}
+		return nil
+	})
+}
+
+func (c *Cluster) backingClaims(ctx context.Context) ([]string, error) {
+	list, err := c.Client.CoreV1().PersistentVolumeClaims(SystemNamespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, claim := range list.Items {
+		names = append(names, claim.Name)
+	}
+	return names, nil
+}

@@ -1,0 +1,380 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/lockstep-csi/lockstep/tests/harness"
+)
+
+var (
+	snapshots      = schema.GroupVersionResource{Group: "snapshot.storage.k8s.io", Version: "v1", Resource: "volumesnapshots"}
+	groupSnapshots = schema.GroupVersionResource{Group: "groupsnapshot.storage.k8s.io", Version: "v1", Resource: "volumegroupsnapshots"}
+)
+
+// SnapshotClass makes classes of snapshots and group snapshots with the
+// namespace's name, which go with it.
+func (n *Namespace) SnapshotClass() string {
+	n.t.Helper()
+	n.Apply(fmt.Sprintf(`
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshotClass
+metadata: {name: %[1]s}
+driver: %[2]s
+deletionPolicy: Delete
+---
+apiVersion: groupsnapshot.storage.k8s.io/v1
+kind: VolumeGroupSnapshotClass
+metadata: {name: %[1]s}
+driver: %[2]s
+deletionPolicy: Delete
+`, n.Namespace, provisioner))
+	return n.Namespace
+}
+
+// Snapshot makes a VolumeSnapshot of a claim, and returns how long it took
+// until it was ready. It goes before the namespace does.
+func (n *Namespace) Snapshot(name, class, claim string) time.Duration {
+	n.t.Helper()
+	return n.snapshot(snapshots, name, fmt.Sprintf(`
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: %s}
+spec: {volumeSnapshotClassName: %s, source: {persistentVolumeClaimName: %s}}
+`, name, class, claim))
+}
+
+// GroupSnapshot is Snapshot of all claims with the label app.
+func (n *Namespace) GroupSnapshot(name, class, app string) time.Duration {
+	n.t.Helper()
+	return n.snapshot(groupSnapshots, name, fmt.Sprintf(`
+apiVersion: groupsnapshot.storage.k8s.io/v1
+kind: VolumeGroupSnapshot
+metadata: {name: %s}
+spec: {volumeGroupSnapshotClassName: %s, source: {selector: {matchLabels: {app: %s}}}}
+`, name, class, app))
+}
+
+func (n *Namespace) snapshot(kind schema.GroupVersionResource, name, text string) time.Duration {
+	n.t.Helper()
+	objects, err := ParseManifests([]byte(text))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout)
+		defer cancel()
+		if err := n.Cluster.Delete(ctx, n.Namespace, objects); err != nil {
+			n.t.Errorf("clean up: %v", err)
+		}
+	})
+	began := time.Now()
+	if err := n.Cluster.Apply(n.t.Context(), n.Namespace, objects); err != nil {
+		n.t.Fatal(err)
+	}
+	WaitFor(n.t, volumeTimeout, "snapshot "+name+" to be ready", func(ctx context.Context) error {
+		got, err := n.Dynamic.Resource(kind).Namespace(n.Namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if ready, _, _ := unstructured.NestedBool(got.Object, "status", "readyToUse"); !ready {
+			return fmt.Errorf("its status is %v", got.Object["status"])
+		}
+		return nil
+	})
+	return time.Since(began)
+}
+
+// fromSnapshot and fromClaim are what a claim is made from.
+func fromSnapshot(name string) *corev1.TypedObjectReference {
+	group := snapshots.Group
+	return &corev1.TypedObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: name}
+}
+
+func fromClaim(name string) *corev1.TypedObjectReference {
+	return &corev1.TypedObjectReference{Kind: "PersistentVolumeClaim", Name: name}
+}
+
+// TestLockstepSnapshot takes a snapshot of a volume in use, restores it, and
+// clones the volume.
+func TestLockstepSnapshot(t *testing.T) {
+	lockstepOn(t, env.A)
+	ns := env.A.NewNamespace(t)
+	class := ns.Class(Class{Over: env.BackingClasses[0]})
+	snapshotClass := ns.SnapshotClass()
+	ns.CreateClaim(Claim{Name: "data", Class: class})
+	ns.RunPod(Pod{Name: "user", Mounts: []Mount{{Claim: "data", Path: "/data"}}})
+	ns.Sh("user", "echo old > /data/f; sync /data/f")
+	Report(t, Figure{Name: "snapshot ready", Got: ns.Snapshot("marker", snapshotClass, "data").Seconds(), Target: 1, Unit: "s"})
+	ns.Sh("user", "echo new > /data/f; sync /data/f")
+	ns.CreateClaim(Claim{Name: "restored", Class: class, From: fromSnapshot("marker")})
+	ns.CreateClaim(Claim{Name: "clone", Class: class, From: fromClaim("data")})
+	began := time.Now()
+	ns.RunPod(Pod{Name: "reader", Mounts: []Mount{{Claim: "restored", Path: "/restored"}, {Claim: "clone", Path: "/clone"}}})
+	Report(t, Figure{Name: "restore and clone to pod running", Got: time.Since(began).Seconds(), Unit: "s"})
+	if got := ns.Sh("reader", "cat /restored/f /clone/f"); got != "old\nnew" {
+		t.Errorf("restored and cloned volumes hold %q, want old and new", got)
+	}
+	ns.Sh("reader", "echo changed > /clone/f; sync /clone/f")
+	if got := ns.Sh("user", "cat /data/f"); got != "new" {
+		t.Errorf("the volume holds %q after its clone was written", got)
+	}
+}
+
+// counterScript writes each number that it is told to a device, and repeats it
+// when it is durable.
+const counterScript = `while read i; do printf '%-512d' $i > /tmp/sector; dd if=/tmp/sector of=/dev/data bs=512 count=1 oflag=direct conv=notrunc,fsync 2>/tmp/dd || exit 1; echo $i; done`
+
+// causalChain writes 1, 2, 3, … in turn to the volumes of two pods, each only
+// after the one before was acknowledged. A recovery point that holds i must
+// hold i-1 on the other volume.
+type causalChain struct {
+	in     [2]io.Writer
+	out    [2]*bufio.Scanner
+	mu     sync.Mutex
+	acked  int
+	err    error
+	closed bool
+	done   chan struct{}
+}
+
+// startChain starts a chain over the devices of two pods.
+func (n *Namespace) startChain(pods [2]string) *causalChain {
+	c := &causalChain{done: make(chan struct{})}
+	for k, pod := range pods {
+		inReader, inWriter := io.Pipe()
+		outReader, outWriter := io.Pipe()
+		c.in[k], c.out[k] = inWriter, bufio.NewScanner(outReader)
+		go func() {
+			err := n.Stream(n.t.Context(), n.Namespace, pod, Streams{In: inReader, Out: outWriter}, "sh", "-c", counterScript)
+			_ = inReader.CloseWithError(errors.Join(io.ErrClosedPipe, err))
+			_ = outWriter.CloseWithError(errors.Join(io.ErrUnexpectedEOF, err))
+		}()
+	}
+	go func() {
+		defer close(c.done)
+		for i := 1; c.step(i); i++ {
+		}
+	}()
+	n.t.Cleanup(c.stop)
+	return c
+}
+
+// step writes one number and reports whether there is to be another one.
+func (c *causalChain) step(i int) bool {
+	k := i % 2
+	_, err := fmt.Fprintln(c.in[k], i)
+	if err == nil && (!c.out[k].Scan() || c.out[k].Text() != strconv.Itoa(i)) {
+		err = errors.Join(fmt.Errorf("write of %d is answered with %q", i, c.out[k].Text()), c.out[k].Err())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err = err; err == nil {
+		c.acked = i
+	}
+	return err == nil && !c.closed
+}
+
+func (c *causalChain) stop() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	<-c.done
+}
+
+func (c *causalChain) state() (acked int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.acked, c.err
+}
+
+// await waits until n more numbers are acknowledged, and returns the last one.
+func (c *causalChain) await(t *testing.T, n int) int {
+	t.Helper()
+	first, _ := c.state()
+	last := 0
+	WaitFor(t, podTimeout, fmt.Sprintf("%d writes of the chain", n), func(context.Context) error {
+		acked, err := c.state()
+		if err != nil {
+			return Final(err)
+		}
+		if last = acked; acked < first+n {
+			return fmt.Errorf("%d are acknowledged", acked-first)
+		}
+		return nil
+	})
+	return last
+}
+
+// TestLockstepGroupOverNodes takes snapshots of a group whose two volumes are
+// written on two nodes by one causal chain, restores both members of each, and
+// checks that it holds a prefix of the chain.
+func TestLockstepGroupOverNodes(t *testing.T) {
+	lockstepOn(t, env.A)
+	nodes := env.A.Nodes(t, 2)
+	ns := env.A.NewNamespace(t)
+	over := env.BackingClasses[0]
+	parameters := map[string]string{"group": ns.Namespace, "checkpointInterval": "200ms"}
+	class := ns.Class(Class{Over: over, Parameters: parameters})
+	snapshotClass := ns.SnapshotClass()
+	var ids [2]string
+	pods := [2]string{"even", "odd"}
+	for k, pod := range pods {
+		ns.CreateClaim(Claim{Name: pod, Class: class, Block: true})
+		ns.RunPod(Pod{Name: pod, Node: nodes[k], Mounts: device(pod)})
+		ids[k] = ns.VolumeID(pod)
+	}
+	chain := ns.startChain(pods)
+	chain.await(t, 20)
+	var least, most [3]int
+	for i := range least {
+		least[i], _ = chain.state()
+		took := ns.Snapshot(fmt.Sprintf("point-%d", i), snapshotClass, pods[i%2])
+		most[i] = chain.await(t, 10)
+		Report(t, Figure{Name: "snapshot of a group on two nodes ready, under writes", Got: took.Seconds(), Target: 1, Unit: "s"})
+	}
+	chain.stop()
+	if _, err := chain.state(); err != nil {
+		t.Fatal(err)
+	}
+	members := [2]string{ns.memberClass(over, ids[0]), ns.memberClass(over, ids[1])}
+	for i := range least {
+		claims := [2]string{}
+		for k := range pods {
+			claims[k] = fmt.Sprintf("point-%d-%s", i, pods[k])
+			ns.CreateClaim(Claim{Name: claims[k], Block: true, From: fromSnapshot(fmt.Sprintf("point-%d", i)), Class: members[k]})
+		}
+		reader := fmt.Sprintf("reader-%d", i)
+		ns.RunPod(Pod{Name: reader, Mounts: []Mount{{Claim: claims[0], Path: "/dev/even", Block: true}, {Claim: claims[1], Path: "/dev/odd", Block: true}}})
+		text := ns.Sh(reader, "for d in even odd; do dd if=/dev/$d bs=512 count=1 iflag=direct 2>/dev/null | tr -d ' \\0'; echo; done")
+		var even, odd int
+		if _, err := fmt.Sscan(text, &even, &odd); err != nil {
+			t.Fatalf("point %d holds %q: %v", i, text, err)
+		}
+		t.Logf("point %d holds %d and %d; it was asked for after %d and ready before %d", i, even, odd, least[i], most[i])
+		if even-odd != 1 && odd-even != 1 {
+			t.Errorf("point %d holds %d and %d: it is no prefix of the chain", i, even, odd)
+		}
+		if newest := max(even, odd); newest < least[i] || newest > most[i] {
+			t.Errorf("point %d holds the chain up to %d, want %d to %d", i, newest, least[i], most[i])
+		}
+		ns.DeletePod(reader)
+	}
+}
+
+// memberClass makes a class of volumes that are restored from a group's marker
+// with the image of a member.
+func (n *Namespace) memberClass(over, member string) string {
+	n.t.Helper()
+	return n.Class(Class{Over: over, Parameters: map[string]string{"lockstep.dev/member": member}})
+}
+
+// TestLockstepGroupSnapshot takes a VolumeGroupSnapshot of two claims and
+// restores both.
+func TestLockstepGroupSnapshot(t *testing.T) {
+	lockstepOn(t, env.A)
+	ns := env.A.NewNamespace(t)
+	class := ns.Class(Class{Over: env.BackingClasses[0], Parameters: map[string]string{"group": ns.Namespace}})
+	snapshotClass := ns.SnapshotClass()
+	for _, name := range []string{"data", "wal"} {
+		ns.CreateClaim(Claim{Name: name, Class: class})
+	}
+	ns.RunPod(Pod{Name: "user", Mounts: []Mount{{Claim: "data", Path: "/data"}, {Claim: "wal", Path: "/wal"}}})
+	ns.Sh("user", "echo data > /data/f; echo wal > /wal/f; sync")
+	ns.label("data", "wal")
+	Report(t, Figure{Name: "group snapshot ready", Got: ns.GroupSnapshot("both", snapshotClass, "shop").Seconds(), Target: 1, Unit: "s"})
+	ns.Sh("user", "rm /data/f /wal/f; sync")
+	list, err := ns.Dynamic.Resource(snapshots).Namespace(ns.Namespace).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Items) != 2 {
+		t.Fatalf("the group snapshot has %d snapshots, want 2", len(list.Items))
+	}
+	own := ns.Class(Class{Over: env.BackingClasses[0]})
+	var mounts []Mount
+	for _, s := range list.Items {
+		name := fmt.Sprintf("restored-%d", len(mounts))
+		ns.CreateClaim(Claim{Name: name, Class: own, From: fromSnapshot(s.GetName())})
+		mounts = append(mounts, Mount{Claim: name, Path: fmt.Sprintf("/%d", len(mounts))})
+	}
+	ns.RunPod(Pod{Name: "reader", Mounts: mounts})
+	got := strings.Fields(ns.Sh("reader", "cat /0/f /1/f | sort"))
+	if strings.Join(got, " ") != "data wal" {
+		t.Errorf("the restored volumes hold %q", got)
+	}
+}
+
+// label gives claims the label that GroupSnapshot selects.
+func (n *Namespace) label(claims ...string) {
+	n.t.Helper()
+	for _, name := range claims {
+		n.modifyClaim(name, func(c *corev1.PersistentVolumeClaim) { c.Labels = map[string]string{"app": "shop"} })
+	}
+}
+
+// TestLockstepPostgres takes a snapshot of PostgreSQL on two journaled claims
+// under load, restores both, and counts the orders that had been acknowledged
+// before.
+func TestLockstepPostgres(t *testing.T) {
+	lockstepOn(t, env.A)
+	ctx := t.Context()
+	ns := env.A.NewNamespace(t)
+	over := env.BackingClasses[0]
+	class := ns.Class(Class{Over: over, Parameters: map[string]string{"group": ns.Namespace}})
+	snapshotClass := ns.SnapshotClass()
+	p := ns.RunPostgres(PostgresSpec{Name: "shop", DataClass: class, WALClass: class})
+	p.CreateDatabase(1)
+	ledger := p.StartLedger("orders", 2)
+	bench := make(chan error, 1)
+	var result harness.PgbenchResult
+	go func() {
+		var err error
+		result, err = p.Pgbench(ctx, 2, 8*time.Second)
+		bench <- err
+	}()
+	WaitFor(t, podTimeout, "20 acknowledged orders", func(context.Context) error {
+		if n := ledger.Acked(); n < 20 {
+			return fmt.Errorf("there are %d (%v)", n, ledger.Err())
+		}
+		return nil
+	})
+	asked := time.Now()
+	Report(t, Figure{Name: "snapshot of PostgreSQL under pgbench ready", Got: ns.Snapshot("marker", snapshotClass, p.DataClaim).Seconds(), Target: 1, Unit: "s"})
+	if err := <-bench; err != nil {
+		t.Fatal(err)
+	}
+	Report(t, Figure{Name: "pgbench, 2 clients, journaled " + over, Got: result.TPS, Unit: "TPS"})
+	ledger.Stop()
+	wal := ns.memberClass(over, ns.VolumeID(p.WALClaim))
+	plain := ns.Class(Class{Over: over})
+	ns.CreateClaim(Claim{Name: "pgdata-restored-0", Class: plain, From: fromSnapshot("marker")})
+	ns.CreateClaim(Claim{Name: "pgwal-restored-0", Class: wal, From: fromSnapshot("marker")})
+	began := time.Now()
+	restored := ns.RunPostgres(PostgresSpec{Name: "restored", DataClass: plain, WALClass: wal})
+	Report(t, Figure{Name: "PostgreSQL restored from a marker to ready", Got: time.Since(began).Seconds(), Unit: "s"})
+	found, err := ledger.Check(ctx, restored, asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d orders acknowledged in all, %d in the restored table", found.AckedAll, found.Present)
+	if err := harness.CheckPgbench(ctx, restored); err != nil {
+		t.Error(err)
+	}
+	checkDatabase(t, p, ledger)
+}
