@@ -44,7 +44,7 @@ func Attach(ctx context.Context, file string, config Config) (Device, error) {
 	if config.ReadOnly {
 		flags = os.O_RDONLY
 	}
-	backing, err := os.OpenFile(file, flags|unix.O_CLOEXEC, 0)
+	backing, err := openUnpolled(file, flags)
 	if err != nil {
 		return Device{}, fmt.Errorf("open backing file: %w", err)
 	}
@@ -97,4 +97,21 @@ func configure(number int, backing *os.File, config Config) error {
 	// The last byte stays 0; the whole name is in sysfs.
 	copy(lc.Info.File_name[:len(lc.Info.File_name)-1], backing.Name())
 	return os.NewSyscallError("LOOP_CONFIGURE", unix.IoctlLoopConfigure(int(device.Fd()), &lc))
+}
+
+// openUnpolled opens a file without registering it with the runtime's poller.
+// For a file of a FUSE mount the kernel asks its server at that, in a call for
+// which the runtime gives no processor away: where the server is in the same
+// process and the runtime stops the world meanwhile, both wait for ever.
+func openUnpolled(file string, flags int) (*os.File, error) {
+	for {
+		fd, err := unix.Open(file, flags|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue // a server may take its time, and signals come
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: file, Err: err}
+		}
+		return os.NewFile(uintptr(fd), file), nil
+	}
 }
