@@ -103,7 +103,7 @@ func ended(pod *corev1.Pod) bool {
 
 // steady is how long an engine has to have run for its end not to be the
 // beginning's fault.
-const steady = 10 * time.Second
+const steady = 5 * time.Second
 
 // heldBack reports whether the kubelet makes a pod wait because its container
 // has ended before, although it had run well: killed twice, for example. It

@@ -27,6 +27,9 @@ var (
 	groupSnapshots = schema.GroupVersionResource{Group: "groupsnapshot.storage.k8s.io", Version: "v1", Resource: "volumegroupsnapshots"}
 )
 
+// inGroup puts claims of one namespace into one consistency group.
+var inGroup = map[string]string{"lockstep.dev/group": "shop"}
+
 // SnapshotClass makes classes of snapshots and group snapshots with the
 // namespace's name, which go with it.
 func (n *Namespace) SnapshotClass() string {
@@ -229,13 +232,12 @@ func TestLockstepGroupOverNodes(t *testing.T) {
 	nodes := env.A.Nodes(t, 2)
 	ns := env.A.NewNamespace(t)
 	over := env.BackingClasses[0]
-	parameters := map[string]string{"group": ns.Namespace, "checkpointInterval": "200ms"}
-	class := ns.Class(Class{Over: over, Parameters: parameters})
+	class := ns.Class(Class{Over: over, Parameters: map[string]string{"checkpointInterval": "200ms"}})
 	snapshotClass := ns.SnapshotClass()
 	var ids [2]string
 	pods := [2]string{"even", "odd"}
 	for k, pod := range pods {
-		ns.CreateClaim(Claim{Name: pod, Class: class, Block: true})
+		ns.CreateClaim(Claim{Name: pod, Class: class, Block: true, Annotations: inGroup})
 		ns.RunPod(Pod{Name: pod, Node: nodes[k], Mounts: device(pod)})
 		ids[k] = ns.VolumeID(pod)
 	}
@@ -289,10 +291,10 @@ func (n *Namespace) memberClass(over, member string) string {
 func TestLockstepGroupSnapshot(t *testing.T) {
 	lockstepOn(t, env.A)
 	ns := env.A.NewNamespace(t)
-	class := ns.Class(Class{Over: env.BackingClasses[0], Parameters: map[string]string{"group": ns.Namespace}})
+	class := ns.Class(Class{Over: env.BackingClasses[0]})
 	snapshotClass := ns.SnapshotClass()
 	for _, name := range []string{"data", "wal"} {
-		ns.CreateClaim(Claim{Name: name, Class: class})
+		ns.CreateClaim(Claim{Name: name, Class: class, Annotations: inGroup})
 	}
 	ns.RunPod(Pod{Name: "user", Mounts: []Mount{{Claim: "data", Path: "/data"}, {Claim: "wal", Path: "/wal"}}})
 	ns.Sh("user", "echo data > /data/f; echo wal > /wal/f; sync")
@@ -336,9 +338,9 @@ func TestLockstepPostgres(t *testing.T) {
 	ctx := t.Context()
 	ns := env.A.NewNamespace(t)
 	over := env.BackingClasses[0]
-	class := ns.Class(Class{Over: over, Parameters: map[string]string{"group": ns.Namespace}})
+	class := ns.Class(Class{Over: over})
 	snapshotClass := ns.SnapshotClass()
-	p := ns.RunPostgres(PostgresSpec{Name: "shop", DataClass: class, WALClass: class})
+	p := ns.RunPostgres(PostgresSpec{Name: "shop", DataClass: class, WALClass: class, ClaimAnnotations: inGroup})
 	p.CreateDatabase(1)
 	ledger := p.StartLedger("orders", 2)
 	bench := make(chan error, 1)
