@@ -54,8 +54,8 @@ sanity: setup ## Run csi-sanity, with nothing skipped
 	@tools/test.sh ./tests/sanity/...
 
 .PHONY: e2e
-e2e: setup build ## Test in real Kubernetes clusters, made on this machine (as root) or given; see tests/e2e
-	@tools/e2e.sh
+e2e: setup build ## Test in real Kubernetes clusters, made on this machine (as root) or given; RUN=REGEXP for some; see tests/e2e
+	@tools/e2e.sh $(if $(RUN),-run '$(RUN)')
 
 .PHONY: e2e-external
 e2e-external: export TEST_TIMEOUT ?= 120m
