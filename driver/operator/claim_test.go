@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -58,6 +59,12 @@ func TestTheNearestAnnotationNamesTheGroup(t *testing.T) {
 		invalid string // what the error says
 	}{
 		{"nothing", func(*cluster, *corev1.PersistentVolumeClaim) {}, "data", ""},
+		{"class", func(c *cluster, claim *corev1.PersistentVolumeClaim) {
+			c.make(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "grouped"}, Provisioner: "csi.lockstep.dev",
+				Parameters: map[string]string{controller.ParameterGroup: "classes"}})
+			grouped := "grouped"
+			claim.Spec.StorageClassName = &grouped
+		}, "classes", ""},
 		{"claim", func(c *cluster, claim *corev1.PersistentVolumeClaim) {
 			claim.Annotations = annotated("mine")
 			pod := podNamed("p", "data")

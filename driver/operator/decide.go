@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,8 +40,8 @@ type decider struct {
 }
 
 // decide finds the nearest annotation: on the claim, on a pod that uses it, on
-// the pod's owners, on the namespace. Without one a claim is a group of its
-// own. controller.ErrInvalid for a name that no group can have, and for pods
+// the pod's owners, on the namespace. Without one the storage class may name a
+// group of the claim's namespace, and else a claim is a group of its own. controller.ErrInvalid for a name that no group can have, and for pods
 // that name different groups.
 func (d decider) decide(ctx context.Context, claim *corev1.PersistentVolumeClaim) (decision, error) {
 	where := fmt.Sprintf("claim %s/%s", claim.Namespace, claim.Name)
@@ -67,6 +68,11 @@ func (d decider) decide(ctx context.Context, claim *corev1.PersistentVolumeClaim
 	}
 	if named == "" {
 		if named, err = d.ofNamespace(ctx, claim.Namespace); err != nil {
+			return decision{}, err
+		}
+	}
+	if named == "" {
+		if named, err = d.ofClass(ctx, claim); err != nil {
 			return decision{}, err
 		}
 	}
@@ -157,4 +163,24 @@ func (d decider) ofNamespace(ctx context.Context, namespace string) (string, err
 		return "", nil
 	}
 	return name, checkGroup("namespace "+namespace, name)
+}
+
+// ofClass is the group that the claim's storage class names; empty: none.
+func (d decider) ofClass(ctx context.Context, claim *corev1.PersistentVolumeClaim) (string, error) {
+	if claim.Spec.StorageClassName == nil || *claim.Spec.StorageClassName == "" {
+		return "", nil
+	}
+	var class storagev1.StorageClass
+	err := d.objects.Get(ctx, types.NamespacedName{Name: *claim.Spec.StorageClassName}, &class)
+	if apierrors.IsNotFound(err) {
+		return "", nil // deleted since: its volumes stay
+	}
+	if err != nil {
+		return "", fmt.Errorf("read storage class %s: %w", *claim.Spec.StorageClassName, err)
+	}
+	name, ok := class.Parameters[controller.ParameterGroup]
+	if !ok {
+		return "", nil
+	}
+	return name, checkGroup("storage class "+class.Name, name)
 }
