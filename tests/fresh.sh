@@ -18,7 +18,7 @@ if [ "${1:-}" != --inside ]; then
 fi
 shift
 suite=bookworm
-mirror=http://deb.debian.org/debian
+mirror='' # debootstrap's own
 components=main
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -38,8 +38,8 @@ chmod 0755 "$root" # it is a root directory, for every user
 # A mount point of its own is a root that can be seen in /proc/mounts.
 mount --bind "$root" "$root"
 
-echo "fresh: $suite from $mirror"
-debootstrap --variant=minbase --components="$components" --include=git,make,ca-certificates "$suite" "$root" "$mirror" >"$root.log" 2>&1 ||
+echo "fresh: $suite from ${mirror:-the default mirror}"
+debootstrap --variant=minbase --components="$components" --include=git,make,ca-certificates "$suite" "$root" ${mirror:+"$mirror"} >"$root.log" 2>&1 ||
 	{ tail -n 20 "$root.log" >&2 && exit 1; }
 mv "$root.log" "$root/var/log/debootstrap.log"
 mount -t proc proc "$root/proc"
