@@ -34,7 +34,7 @@ func (c *AnnounceServerConfig) Validate() error {
 }
 
 // AnnounceServer is the half of a Server that a cluster's controller runs: it
-// judges announcements. Streams are not implemented there. It runs inside a
+// judges announcements. Engines take the streams, and this refuses them. It runs inside a
 // grpc.Server, which calls it concurrently, and owns no goroutine.
 type AnnounceServer struct {
 	replicationv1.UnimplementedReplicationServer

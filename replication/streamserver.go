@@ -46,7 +46,7 @@ func (c *StreamServerConfig) Validate() error {
 
 // StreamServer is the half of a Server that one engine runs: it takes the
 // stream of the engine's volume, as its durable orders allow. Announcements
-// are not implemented there. It runs inside a grpc.Server, which calls it
+// are the controller's, and this refuses them. It runs inside a grpc.Server, which calls it
 // concurrently, and owns one goroutine per stream until Close.
 type StreamServer struct {
 	replicationv1.UnimplementedReplicationServer
