@@ -67,18 +67,27 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# claim_machine keeps a second run from using the same sites: their names and addresses are the machine's. What the
-# kit starts must not inherit the lock, hence 9>&- below.
-claim_machine() {
-	local dir=/run/lock
+# claim_sites keeps a second run from using the same sites, whose names and addresses are the machine's. In ascending
+# order, so that no two runs wait for each other. What the kit starts must not inherit the locks, hence 8>&- 9>&- below.
+claim_sites() {
+	local dir=/run/lock ordered
 	[ -w "$dir" ] || dir=/tmp
-	exec 9>"$dir/lockstep-e2e-sites"
-	flock --nonblock 9 && return
-	say "another run uses the clusters; waiting for it"
-	flock --wait 3600 9 || { echo "e2e: it did not end within an hour" >&2 && exit 1; }
+	mapfile -t ordered < <(printf '%s\n' "${sites[@]}" | sort -nu)
+	exec 8>"$dir/lockstep-e2e-site${ordered[0]}"
+	claim 8 "${ordered[0]}"
+	if [ ${#ordered[@]} -gt 1 ]; then
+		exec 9>"$dir/lockstep-e2e-site${ordered[1]}"
+		claim 9 "${ordered[1]}"
+	fi
 }
 
-kit() { "$kit" "$@" 9>&-; }
+claim() {
+	flock --nonblock "$1" && return
+	say "another run uses site $2; waiting for it"
+	flock --wait 3600 "$1" || { echo "e2e: it did not end within an hour" >&2 && exit 1; }
+}
+
+kit() { "$kit" "$@" 8>&- 9>&-; }
 
 kubeconfig() (
 	eval "$(kit env --site "$1")"
@@ -87,12 +96,12 @@ kubeconfig() (
 
 make_clusters() {
 	local i site
-	claim_machine
+	claim_sites
 	kit check
-	timeout --kill-after=10s 60m "$kit" build 9>&-
+	timeout --kill-after=10s 60m "$kit" build 8>&- 9>&-
 	say "images"
 	export LOCKSTEP_IMAGE=localhost/lockstep:e2e LOCKSTEP_TOOLS_IMAGE=localhost/lockstep-e2e-tools:e2e
-	tools/e2e-images.sh "$work" "$LOCKSTEP_IMAGE" "$LOCKSTEP_TOOLS_IMAGE" 9>&-
+	tools/e2e-images.sh "$work" "$LOCKSTEP_IMAGE" "$LOCKSTEP_TOOLS_IMAGE" 8>&- 9>&-
 	for i in "${!sites[@]}"; do
 		site=${sites[i]}
 		if [ -z "$(kit status --site "$site")" ]; then
@@ -118,7 +127,7 @@ if [ "${1:-}" = external ]; then
 		make_clusters
 	fi
 	say "External Storage suite"
-	TMPDIR=$work tools/e2e-external.sh "${@:-tests/e2e/external-storage.yaml}" 9>&- &
+	TMPDIR=$work tools/e2e-external.sh "${@:-tests/e2e/external-storage.yaml}" 8>&- 9>&- &
 	tests=$!
 	reader=$tests
 	wait "$tests" && status=0 || status=$?
@@ -140,11 +149,11 @@ for flag in "$@"; do
 	flags+=("$flag")
 done
 mkfifo "$work/output"
-go tool test2json -t -p github.com/lockstep-csi/lockstep/tests/e2e <"$work/output" 9>&- |
-	"$work/tally" -live -summary "$summary" 9>&- &
+go tool test2json -t -p github.com/lockstep-csi/lockstep/tests/e2e <"$work/output" 8>&- 9>&- |
+	"$work/tally" -live -summary "$summary" 8>&- 9>&- &
 reader=$!
 # The directory is the package's, as under go test. In the background, so that a signal to this shell is heeded at once.
-(cd tests/e2e && TMPDIR=$work exec "$work/e2e.test" -test.v=test2json -test.timeout "$timeout" "${flags[@]}" >"$work/output" 2>&1 9>&-) &
+(cd tests/e2e && TMPDIR=$work exec "$work/e2e.test" -test.v=test2json -test.timeout "$timeout" "${flags[@]}" >"$work/output" 2>&1 8>&- 9>&-) &
 tests=$!
 wait "$tests" || true # what failed is in the output
 tests=
