@@ -82,7 +82,10 @@ func floorFor(capabilities []*csi.VolumeCapability, fsType string) int64 {
 }
 
 // GetCapacity implements csi.ControllerServer. A topology or a capability
-// that this site cannot serve has no capacity.
+// that this site cannot serve has no capacity. Parameters that cannot work have
+// all of it: a scheduler that is told of no capacity lets pods wait for "free
+// storage" for ever, whereas CreateVolume, once it is called, says at the claim
+// what is wrong.
 func (s *Server) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	return answer(s.getCapacity(ctx, req))
 }
@@ -90,7 +93,7 @@ func (s *Server) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (
 func (s *Server) getCapacity(ctx context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	parameters, err := parseVolumeParameters(req.GetParameters())
 	if err != nil {
-		return nil, err
+		return &csi.GetCapacityResponse{AvailableCapacity: maxVolumeBytes, MaximumVolumeSize: wrapperspb.Int64(maxVolumeBytes)}, nil
 	}
 	if !s.cfg.Nodes.Reaches(req.GetAccessibleTopology().GetSegments()) {
 		return &csi.GetCapacityResponse{}, nil

@@ -219,6 +219,17 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
+// TestCapacityOfBadParameters checks that a class that cannot work has room: a
+// scheduler that is told of none keeps its pods waiting for "free storage", and
+// CreateVolume, which says what is wrong, is never called.
+func TestCapacityOfBadParameters(t *testing.T) {
+	s := newSite(t)
+	got, err := s.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"checkpointIntervall": "1s"}})
+	if err != nil || got.GetAvailableCapacity() < 1<<40 || got.GetMaximumVolumeSize().GetValue() < 1<<40 {
+		t.Errorf("a class with a parameter that does not exist has %v (%v)", got, err)
+	}
+}
+
 func TestValidateVolumeCapabilities(t *testing.T) {
 	ctx := context.Background()
 	s := newSite(t)
