@@ -60,7 +60,7 @@ func adopt(tx *catalog.Tx, a Adoption) error {
 	case v.State != catalog.StateReady || v.Name != a.Name:
 		return fmt.Errorf("%w: the id belongs to volume %q in state %s", ErrExists, v.Name, v.State)
 	}
-	v.SizeBytes, v.Group, v.Topology, v.Claim = max(a.SizeBytes, v.SizeBytes), a.Group, a.Topology, a.Claim
+	v.SizeBytes, v.Group, v.Topology, v.Claim, v.Unused = max(a.SizeBytes, v.SizeBytes), a.Group, a.Topology, a.Claim, false
 	if _, err := tx.Group(a.Group); errors.Is(err, catalog.ErrNotFound) {
 		if err := tx.PutGroup(catalog.Group{Name: a.Group, Settings: a.Settings}); err != nil {
 			return err

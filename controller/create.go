@@ -136,7 +136,7 @@ func (s *Server) beginCreate(c *creation) (v catalog.Volume, settings group.Sett
 	err = s.cfg.Catalog.Update(func(tx *catalog.Tx) error {
 		v = catalog.Volume{
 			Name: c.name, State: catalog.StateCreating, Group: c.parameters.Group,
-			FSType: c.parameters.FSType, Parameters: c.given, Mutable: c.givenMutable, Claim: c.claim,
+			FSType: c.parameters.FSType, Parameters: c.given, Mutable: c.givenMutable, Claim: c.claim, Unused: true,
 		}
 		image, err := resolveSource(tx, c, &v)
 		if err != nil {

@@ -35,15 +35,22 @@ type site struct {
 // testNodes is a site of one node.
 var testNodes, _ = controller.OneNode(testNode)
 
-func newSite(t *testing.T) *site {
-	return startSite(t, kv.NewMemory(), controllertest.NewBackend(testStart))
+func newSite(t *testing.T) *site { return newSiteWith(t, nil) }
+
+// newSiteWith is a site that knows of claims.
+func newSiteWith(t *testing.T, claims controller.Claims) *site {
+	return startSiteWith(t, kv.NewMemory(), controllertest.NewBackend(testStart), claims)
 }
 
 // startSite starts a server on what an earlier one may have left.
 func startSite(t *testing.T, db *kv.Memory, backend *controllertest.Backend) *site {
+	return startSiteWith(t, db, backend, nil)
+}
+
+func startSiteWith(t *testing.T, db *kv.Memory, backend *controllertest.Backend, claims controller.Claims) *site {
 	t.Helper()
 	server, err := controller.New(controller.Config{
-		Catalog: catalog.New(db), Backend: backend, Nodes: testNodes, MaxVolumesPerNode: 3,
+		Catalog: catalog.New(db), Backend: backend, Nodes: testNodes, Claims: claims, MaxVolumesPerNode: 3,
 		LockWait: 10 * time.Second, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -95,7 +95,7 @@ func (s *Server) beginPublish(id string, wanted catalog.Publish) (v catalog.Volu
 		if err := s.checkNodeLimit(tx, v, wanted.Node); err != nil {
 			return err
 		}
-		v.Publish = &wanted
+		v.Publish, v.Unused = &wanted, false
 		return tx.PutVolume(v)
 	})
 	return v, err

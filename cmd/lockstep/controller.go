@@ -7,6 +7,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/lockstep-csi/lockstep/controller/orphan"
 	"github.com/lockstep-csi/lockstep/driver/controllerrole"
 	"github.com/lockstep-csi/lockstep/driver/csiserver"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
@@ -61,6 +62,7 @@ one ends.`,
 	f.StringVar(&config.AdminListen, "admin-listen", "127.0.0.1:7445", "host:port of the admin API; loopback, for port forwarding")
 	f.StringVar(&config.EngineTemplate, "engine-template", "", "file with the PodTemplate of engine pods")
 	f.DurationVar(&config.EngineLinger, "engine-linger", fleet.DefaultLinger, "how long an engine that nothing wants any more is kept")
+	f.DurationVar(&config.OrphanGrace, "orphan-grace", orphan.DefaultGrace, "how long what belongs to no volume and holds no data is left; 0: for ever")
 	f.StringVar(&config.TLSDir, "tls-dir", "/run/lockstep/tls", "where the controller writes its own certificate")
 	f.StringVar(&config.PeerTLSDir, "peer-tls-dir", "", "ca.crt, tls.crt and tls.key between sites, see the certs command")
 	f.StringVar(&config.PeerTLSSecret, "peer-tls-secret", operator.DefaultPeerSecret, "name of the Secret that is mounted there")
@@ -84,6 +86,9 @@ func completeController(c *controllerrole.Config) error {
 	}
 	if c.EngineLinger <= 0 {
 		return misuse("--engine-linger %v: want a time above zero", c.EngineLinger)
+	}
+	if c.OrphanGrace < 0 {
+		return misuse("--orphan-grace %v: want a time, or 0", c.OrphanGrace)
 	}
 	if c.TLSDir, err = filepath.Abs(c.TLSDir); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 
 	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
 	"github.com/lockstep-csi/lockstep/cmd/lockstep/cluster"
+	"github.com/lockstep-csi/lockstep/controller/orphan"
 	"github.com/lockstep-csi/lockstep/internal/kubenames"
 )
 
@@ -45,7 +46,7 @@ func (a *app) newOrphansCommand() *cobra.Command {
 volume the controller does not know, and volumes that the controller knows and
 that have no claim. With --remove the former are deleted, after asking; deleting a
 claim deletes what is on it, if its class says so. The controller itself removes
-only what it began.
+what it began, and after a while what cannot hold data.
 
 The controller has to answer: without it nothing is an orphan, and nothing is
 removed.`,
@@ -99,7 +100,7 @@ func (a *app) orphans(ctx context.Context, f *orphansFlags) error {
 
 // findOrphans returns objects without a volume, in the order in which they may
 // be removed, and volumes without a claim.
-func (a *app) findOrphans(ctx context.Context, c *cluster.Cluster, f *orphansFlags) (orphans, lost []cluster.Owned, err error) {
+func (a *app) findOrphans(ctx context.Context, c *cluster.Cluster, f *orphansFlags) (orphans, lost []orphan.Object, err error) {
 	owned, err := c.Owned(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -116,7 +117,7 @@ func (a *app) findOrphans(ctx context.Context, c *cluster.Cluster, f *orphansFla
 		for _, v := range answer.GetVolumes() {
 			volumes = append(volumes, v.GetId())
 		}
-		orphans = cluster.Orphans(owned, answer.GetSite(), volumes)
+		orphans = orphan.Of(owned, answer.GetSite(), volumes)
 		if lost = withoutStore(answer.GetVolumes(), owned); len(lost) > 0 {
 			// Claims that were made after the list of objects are in another one.
 			if owned, err = c.Owned(ctx); err != nil {
@@ -130,14 +131,14 @@ func (a *app) findOrphans(ctx context.Context, c *cluster.Cluster, f *orphansFla
 }
 
 // withoutStore are the volumes that have no claim for their store.
-func withoutStore(volumes []*adminv1.Volume, owned []cluster.Owned) []cluster.Owned {
-	var lost []cluster.Owned
+func withoutStore(volumes []*adminv1.Volume, owned []orphan.Object) []orphan.Object {
+	var lost []orphan.Object
 	for _, v := range volumes {
-		hasStore := func(o cluster.Owned) bool {
-			return o.Kind == cluster.KindClaim && o.Volume == v.GetId() && o.Part != kubenames.PartJournal
+		hasStore := func(o orphan.Object) bool {
+			return o.Kind == orphan.KindClaim && o.Volume == v.GetId() && o.Part != kubenames.PartJournal
 		}
 		if !slices.ContainsFunc(owned, hasStore) {
-			lost = append(lost, cluster.Owned{Kind: cluster.KindVolume, Name: v.GetName(), Volume: v.GetId()})
+			lost = append(lost, orphan.Object{Kind: cluster.KindVolume, Name: v.GetName(), Volume: v.GetId()})
 		}
 	}
 	return lost
@@ -147,13 +148,13 @@ func withoutStore(volumes []*adminv1.Volume, owned []cluster.Owned) []cluster.Ow
 // long to answer, and deletes what is still an orphan. What could not be
 // deleted is in failed, and in the documents, which are those of orphans in
 // the same order.
-func (a *app) removeOrphans(ctx context.Context, c *cluster.Cluster, f *orphansFlags, orphans []cluster.Owned, documents []orphanDocument) (failed, err error) {
+func (a *app) removeOrphans(ctx context.Context, c *cluster.Cluster, f *orphansFlags, orphans []orphan.Object, documents []orphanDocument) (failed, err error) {
 	still, _, err := a.findOrphans(ctx, c, f)
 	if err != nil {
 		return nil, err
 	}
 	for i, o := range orphans {
-		if !slices.ContainsFunc(still, func(s cluster.Owned) bool { return s.UID == o.UID }) {
+		if !slices.ContainsFunc(still, func(s orphan.Object) bool { return s.UID == o.UID }) {
 			documents[i].Error = "it is no orphan any more"
 			continue
 		}
@@ -167,7 +168,7 @@ func (a *app) removeOrphans(ctx context.Context, c *cluster.Cluster, f *orphansF
 	return failed, nil
 }
 
-func orphanOf(o cluster.Owned) orphanDocument {
+func orphanOf(o orphan.Object) orphanDocument {
 	document := orphanDocument{Kind: o.Kind, Name: o.Name, VolumeID: o.Volume, Claim: o.Claim}
 	if !o.Created.IsZero() {
 		document.Created = timeText(timestamppb.New(o.Created))

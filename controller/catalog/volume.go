@@ -49,6 +49,9 @@ type Volume struct {
 	Topology []map[string]string `json:"topology,omitempty"`
 	// Claim is NAMESPACE/NAME of the claim that it was made for, if known.
 	Claim string `json:"claim,omitempty"`
+	// Unused: it has never been published, so nothing but its source has
+	// written to it. Records of before this was noted do not have it.
+	Unused bool `json:"unused,omitempty"`
 }
 
 // Source is where a volume's first content came from. Snapshot or Volume is

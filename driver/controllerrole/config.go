@@ -24,6 +24,7 @@ type Config struct {
 	// EngineTemplate is a file with the PodTemplate of engine pods.
 	EngineTemplate string
 	EngineLinger   time.Duration // 0: the fleet's default
+	OrphanGrace    time.Duration // how long what it sweeps has to have been an orphan; 0: nothing is swept
 	TLSDir         string        // where the controller writes its own certificate
 	PeerTLSDir     string        // certificate for other sites; empty, or an empty directory: no peer yet
 	PeerTLSSecret  string        // the Secret that is mounted there; empty: operator.DefaultPeerSecret
@@ -46,6 +47,8 @@ func (c *Config) Validate() error {
 		return errors.New("controller configuration: CSIEndpoint, Namespace, Listen, AdminListen and EngineTemplate are required")
 	case !filepath.IsAbs(c.TLSDir):
 		return fmt.Errorf("controller configuration: TLS directory %q is not an absolute path", c.TLSDir)
+	case c.OrphanGrace < 0:
+		return errors.New("controller configuration: the grace of orphans is negative")
 	case c.Cluster == nil:
 		return errors.New("controller configuration: Cluster is missing")
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/lockstep-csi/lockstep/controller/catalog"
 	"github.com/lockstep-csi/lockstep/controller/enginepod"
 	"github.com/lockstep-csi/lockstep/controller/objectdb"
+	"github.com/lockstep-csi/lockstep/controller/orphan"
 	"github.com/lockstep-csi/lockstep/driver/adminserver"
 	"github.com/lockstep-csi/lockstep/driver/csiserver"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
@@ -174,6 +175,7 @@ func (r *role) serve(ctx context.Context) error {
 		return r.cert.run(ctx, func(err error) { r.cfg.Log.Warn("certificate is not read", "error", err) })
 	})
 	group.Go(func() error { return r.serveCSI(ctx) })
+	group.Go(func() error { return r.sweepOrphans(ctx) })
 	group.Go(func() error { return r.operator.Load().Run(ctx) })
 	group.Go(func() error { return r.serveAdmin(ctx) })
 	group.Go(func() error { return r.serveAnnouncements(ctx) })
@@ -186,6 +188,25 @@ func (r *role) serve(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// sweepOrphans takes away what the fleet knows nothing of, until ctx ends.
+func (r *role) sweepOrphans(ctx context.Context) error {
+	if r.cfg.OrphanGrace == 0 {
+		return nil
+	}
+	sweeper, err := orphan.New(orphan.Config{Client: r.client, Namespace: r.cfg.Namespace, Site: r.cfg.Site, Driver: r.cfg.DriverName,
+		Grace: r.cfg.OrphanGrace, Log: r.cfg.Log, Unused: r.controller.Unused, DeleteUnused: r.controller.DeleteUnused, Volumes: func() []string {
+			var ids []string
+			for _, v := range r.fleet.Volumes() {
+				ids = append(ids, v.ID.String())
+			}
+			return ids
+		}})
+	if err != nil {
+		return err
+	}
+	return sweeper.Run(ctx)
 }
 
 // reconcileTimeout bounds what is done for the catalog before CSI is served:

@@ -86,6 +86,7 @@ var others = map[string]any{
 	"storageClasses":                           []any{map[string]any{"name": "other", "backingStorageClass": "standard"}},
 	"digest":                                   "sha256:" + strings.Repeat("ab", 32),
 	"engineLinger":                             "7m",
+	"orphanGrace":                              "7m",
 	"interval":                                 "7m",
 	"timeout":                                  "7m",
 	"extraArgs":                                []any{"--other"},
