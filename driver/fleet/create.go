@@ -222,6 +222,7 @@ func (f *Fleet) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
 		}
 		f.mu.Lock()
 		v.gone = true
+		v.notifyLocked()
 		f.mu.Unlock()
 		v.poke()
 		if err := f.stopped(ctx, v); err != nil {

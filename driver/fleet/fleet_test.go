@@ -271,6 +271,36 @@ func TestAVolumeIsDeletedWithItsEngine(t *testing.T) {
 	}
 }
 
+// TestAPinIsDroppedThoughAMemberIsDeleted deletes a member while the pin's end
+// waits for that member's engine.
+func TestAPinIsDroppedThoughAMemberIsDeleted(t *testing.T) {
+	c := newCluster(t)
+	f := c.open()
+	defer closeFleet(t, f)
+	for n := byte(1); n <= 2; n++ {
+		if _, err := f.CreateVolume(bounded(t), newVolume(n, "shop")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hear := func(deaf bool) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.deaf = deaf
+	}
+	until(t, "engines that nothing wants to be stopped", func() bool { return c.node(id(1)) == "" && c.node(id(2)) == "" })
+	hear(true)
+	unpinned := make(chan error, 1)
+	go func() { unpinned <- f.UnpinPoint(bounded(t), "shop", "marker") }()
+	until(t, "engines to be asked", func() bool { return c.node(id(1)) != "" && c.node(id(2)) != "" })
+	if err := f.DeleteVolume(bounded(t), id(2)); err != nil {
+		t.Fatal(err)
+	}
+	hear(false)
+	if err := <-unpinned; err != nil {
+		t.Errorf("drop the pin of a group of which a member was deleted meanwhile: %v", err)
+	}
+}
+
 func TestABackingVolumeThatFindsNoRoomLeavesNothing(t *testing.T) {
 	c := newCluster(t)
 	f := c.open()

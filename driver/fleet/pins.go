@@ -48,7 +48,8 @@ func (f *Fleet) sizesAt(ctx context.Context, point group.Point) (map[journal.Vol
 }
 
 // UnpinPoint drops a pin from every volume of a group, those that have left it
-// included. No error if none has it, or there is no such group.
+// included. No error if none has it, or there is no such group. A volume that is
+// deleted meanwhile has none.
 func (f *Fleet) UnpinPoint(ctx context.Context, name, pin string) error {
 	unlock, err := f.groups.LockPin(ctx, pin)
 	if err != nil {
@@ -59,15 +60,31 @@ func (f *Fleet) UnpinPoint(ctx context.Context, name, pin string) error {
 	for _, v := range f.inGroup(name, true) {
 		dropping.Go(func() error {
 			defer f.hold(v)()
-			client, err := f.connected(ctx, v)
-			if err == nil {
-				err = client.Unpin(ctx, pin)
-			}
-			if err != nil {
+			if err := f.unpin(ctx, v, pin); err != nil && !f.isGone(v) {
 				return fmt.Errorf("volume %s: %w", f.recordOf(v).ID, err)
 			}
 			return nil
 		})
 	}
 	return dropping.Wait()
+}
+
+// unpin drops a pin from a volume once its engine has opened the store: before
+// that it knows of none.
+func (f *Fleet) unpin(ctx context.Context, v *volume, pin string) error {
+	if _, err := f.served(ctx, v); err != nil {
+		return err
+	}
+	client, err := f.connected(ctx, v)
+	if err != nil {
+		return err
+	}
+	return client.Unpin(ctx, pin)
+}
+
+// isGone reports whether a volume is deleted, or just being.
+func (f *Fleet) isGone(v *volume) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return v.gone
 }

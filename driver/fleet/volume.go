@@ -300,11 +300,15 @@ func (f *Fleet) fail(v *volume, err error) {
 }
 
 // connected waits until the engine answers; the error says why it does not.
+// ErrNotFound once the volume is being deleted.
 func (f *Fleet) connected(ctx context.Context, v *volume) (*control.Client, error) {
 	for {
 		f.mu.Lock()
-		client, changed, failure, id := v.client, v.changed, v.failure, v.record.ID
+		client, changed, failure, id, gone := v.client, v.changed, v.failure, v.record.ID, v.gone
 		f.mu.Unlock()
+		if gone {
+			return nil, fmt.Errorf("volume %s was deleted: %w", id, ErrNotFound)
+		}
 		if client != nil {
 			return client, nil
 		}
