@@ -3,14 +3,9 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -136,146 +131,6 @@ func TestLockstepSnapshot(t *testing.T) {
 	ns.Sh("reader", "echo changed > /clone/f; sync /clone/f")
 	if got := ns.Sh("user", "cat /data/f"); got != "new" {
 		t.Errorf("the volume holds %q after its clone was written", got)
-	}
-}
-
-// counterScript writes each number that it is told to a device, and repeats it
-// when it is durable.
-const counterScript = `while read i; do printf '%-512d' $i > /tmp/sector; dd if=/tmp/sector of=/dev/data bs=512 count=1 oflag=direct conv=notrunc,fsync 2>/tmp/dd || exit 1; echo $i; done`
-
-// causalChain writes 1, 2, 3, … in turn to the volumes of two pods, each only
-// after the one before was acknowledged. A recovery point that holds i must
-// hold i-1 on the other volume.
-type causalChain struct {
-	in     [2]io.Writer
-	out    [2]*bufio.Scanner
-	mu     sync.Mutex
-	acked  int
-	err    error
-	closed bool
-	done   chan struct{}
-}
-
-// startChain starts a chain over the devices of two pods.
-func (n *Namespace) startChain(pods [2]string) *causalChain {
-	c := &causalChain{done: make(chan struct{})}
-	for k, pod := range pods {
-		inReader, inWriter := io.Pipe()
-		outReader, outWriter := io.Pipe()
-		c.in[k], c.out[k] = inWriter, bufio.NewScanner(outReader)
-		go func() {
-			err := n.Stream(n.t.Context(), n.Namespace, pod, Streams{In: inReader, Out: outWriter}, "sh", "-c", counterScript)
-			_ = inReader.CloseWithError(errors.Join(io.ErrClosedPipe, err))
-			_ = outWriter.CloseWithError(errors.Join(io.ErrUnexpectedEOF, err))
-		}()
-	}
-	go func() {
-		defer close(c.done)
-		for i := 1; c.step(i); i++ {
-		}
-	}()
-	n.t.Cleanup(c.stop)
-	return c
-}
-
-// step writes one number and reports whether there is to be another one.
-func (c *causalChain) step(i int) bool {
-	k := i % 2
-	_, err := fmt.Fprintln(c.in[k], i)
-	if err == nil && (!c.out[k].Scan() || c.out[k].Text() != strconv.Itoa(i)) {
-		err = errors.Join(fmt.Errorf("write of %d is answered with %q", i, c.out[k].Text()), c.out[k].Err())
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err = err; err == nil {
-		c.acked = i
-	}
-	return err == nil && !c.closed
-}
-
-func (c *causalChain) stop() {
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
-	<-c.done
-}
-
-func (c *causalChain) state() (acked int, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.acked, c.err
-}
-
-// await waits until n more numbers are acknowledged, and returns the last one.
-func (c *causalChain) await(t *testing.T, n int) int {
-	t.Helper()
-	first, _ := c.state()
-	last := 0
-	WaitFor(t, podTimeout, fmt.Sprintf("%d writes of the chain", n), func(context.Context) error {
-		acked, err := c.state()
-		if err != nil {
-			return Final(err)
-		}
-		if last = acked; acked < first+n {
-			return fmt.Errorf("%d are acknowledged", acked-first)
-		}
-		return nil
-	})
-	return last
-}
-
-// TestLockstepGroupOverNodes takes snapshots of a group whose two volumes are
-// written on two nodes by one causal chain, restores both members of each, and
-// checks that it holds a prefix of the chain.
-func TestLockstepGroupOverNodes(t *testing.T) {
-	lockstepOn(t, env.A)
-	nodes := env.A.Nodes(t, 2)
-	ns := env.A.NewNamespace(t)
-	over := env.BackingClasses[0]
-	class := ns.Class(Class{Over: over, Parameters: map[string]string{"checkpointInterval": "200ms"}})
-	snapshotClass := ns.SnapshotClass()
-	var ids [2]string
-	pods := [2]string{"even", "odd"}
-	for k, pod := range pods {
-		ns.CreateClaim(Claim{Name: pod, Class: class, Block: true, Annotations: inGroup})
-		ns.RunPod(Pod{Name: pod, Node: nodes[k], Mounts: device(pod)})
-		ids[k] = ns.VolumeID(pod)
-	}
-	chain := ns.startChain(pods)
-	chain.await(t, 20)
-	var least, most [3]int
-	for i := range least {
-		least[i], _ = chain.state()
-		took := ns.Snapshot(fmt.Sprintf("point-%d", i), snapshotClass, pods[i%2])
-		most[i] = chain.await(t, 10)
-		Report(t, Figure{Name: "snapshot of a group on two nodes ready, under writes", Got: took.Seconds(), Target: 1, Unit: "s"})
-	}
-	chain.stop()
-	if _, err := chain.state(); err != nil {
-		t.Fatal(err)
-	}
-	members := [2]string{ns.memberClass(over, ids[0]), ns.memberClass(over, ids[1])}
-	for i := range least {
-		claims := [2]string{}
-		for k := range pods {
-			claims[k] = fmt.Sprintf("point-%d-%s", i, pods[k])
-			ns.CreateClaim(Claim{Name: claims[k], Block: true, From: fromSnapshot(fmt.Sprintf("point-%d", i)), Class: members[k]})
-		}
-		reader := fmt.Sprintf("reader-%d", i)
-		ns.RunPod(Pod{Name: reader, Mounts: []Mount{{Claim: claims[0], Path: "/dev/even", Block: true}, {Claim: claims[1], Path: "/dev/odd", Block: true}}})
-		text := ns.Sh(reader, "for d in even odd; do dd if=/dev/$d bs=512 count=1 iflag=direct 2>/dev/null | tr -d ' \\0'; echo; done")
-		var even, odd int
-		if _, err := fmt.Sscan(text, &even, &odd); err != nil {
-			t.Fatalf("point %d holds %q: %v", i, text, err)
-		}
-		t.Logf("point %d holds %d and %d; it was asked for after %d and ready before %d", i, even, odd, least[i], most[i])
-		if even-odd != 1 && odd-even != 1 {
-			t.Errorf("point %d holds %d and %d: it is no prefix of the chain", i, even, odd)
-		}
-		if newest := max(even, odd); newest < least[i] || newest > most[i] {
-			t.Errorf("point %d holds the chain up to %d, want %d to %d", i, newest, least[i], most[i])
-		}
-		ns.DeletePod(reader)
 	}
 }
 

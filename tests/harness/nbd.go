@@ -49,9 +49,15 @@ func DialNBD(uri string) (*NBD, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial NBD: %w", err)
 	}
+	return OpenNBD(conn, strings.TrimPrefix(u.Path, "/"))
+}
+
+// OpenNBD opens an export of the server at the other end of conn, which it
+// closes, also when it fails.
+func OpenNBD(conn net.Conn, export string) (*NBD, error) {
 	c := &NBD{conn: conn, in: bufio.NewReader(conn)}
-	if err := c.negotiate(strings.TrimPrefix(u.Path, "/")); err != nil {
-		return nil, errors.Join(fmt.Errorf("open export of %s: %w", uri, err), conn.Close())
+	if err := c.negotiate(export); err != nil {
+		return nil, errors.Join(fmt.Errorf("open export %s: %w", export, err), conn.Close())
 	}
 	return c, nil
 }
