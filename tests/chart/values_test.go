@@ -74,7 +74,6 @@ var others = map[string]any{
 	"log.level":                                "debug",
 	"image.pullPolicy":                         "Always",
 	"kubeletDir":                               "/other",
-	"csiDriver.fsGroupPolicy":                  "None",
 	"gateway.controllerAddress":                "other:1",
 	"gateway.service.type":                     "ClusterIP",
 	"gateway.service.externalTrafficPolicy":    "Local",
