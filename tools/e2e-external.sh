@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# Usage: tools/e2e-external.sh DRIVER.yaml [flags of the suite]
+# Usage: tools/e2e-external.sh DRIVER.yaml [flags of ginkgo]
 #
 # Runs the External Storage suite of Kubernetes, in the version that tests/cluster/go/go.mod names, with a driver
 # definition in the cluster of KUBECONFIG_A, and ends with "N passed, N failed, N skipped". `make e2e-external` calls it
-# through tools/e2e.sh, which makes the cluster. LOCKSTEP_KIT and LOCKSTEP_KIT_SITES say that it is the kit's, whose
-# nodes have no registry: the images that the suite's pods run are then made here.
+# through tools/e2e.sh, which makes the cluster. EXTERNAL_PROCS (4) tests run at once, and only those whose name has
+# EXTERNAL_FOCUS, a regular expression.
+#
+# LOCKSTEP_KIT and LOCKSTEP_KIT_SITES say that it is the kit's, whose nodes have no registry: the images that the
+# suite's pods run are then made here. If the definition is of Lockstep, the chart is installed there, with the classes
+# of tests/e2e/external-classes.yaml. In other clusters driver and classes have to be there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,13 +28,22 @@ image() {
 
 echo "e2e-external: building the suite"
 module test -c -trimpath -ldflags '-s -w' -o "$out/external-storage.test" ./external
+module build -trimpath -ldflags '-s -w' -o "$out/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
 if [ -n "${LOCKSTEP_KIT:-}" ]; then
 	module build -trimpath -ldflags '-s -w' -o "$out/agnhost" k8s.io/kubernetes/test/images/agnhost
-	"$LOCKSTEP_KIT" image "$out/agnhost.tar" "$(image Agnhost)" '["/agnhost"]' base "$out/agnhost:/agnhost"
-	"$LOCKSTEP_KIT" image "$out/busybox.tar" "$(image BusyBox)" '[]' base
-	"$LOCKSTEP_KIT" load "$out/agnhost.tar" --site "${LOCKSTEP_KIT_SITES%% *}"
-	"$LOCKSTEP_KIT" load "$out/busybox.tar" --site "${LOCKSTEP_KIT_SITES%% *}"
+	"$LOCKSTEP_KIT" image "$out/agnhost.tar" "$(image Agnhost),$(image AgnhostPrev)" '["/agnhost"]' base "$out/agnhost:/agnhost"
+	# Of the others the suite uses the shell and its tools. It reads past the page cache, which busybox's dd cannot.
+	"$LOCKSTEP_KIT" image "$out/shell.tar" "$(image BusyBox),$(image Nginx),$(image GlibcDnsTesting)" '[]' tool:dd tool:sha256sum tool:base64 base
+	for image in agnhost shell; do
+		"$LOCKSTEP_KIT" load "$out/$image.tar" --site "${LOCKSTEP_KIT_SITES%% *}"
+	done
 	PATH=${CLUSTER_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/lockstep-cluster}/bin:$PATH
+	if grep -q 'Name: csi.lockstep.dev' "$driver"; then
+		# Few volumes a node, because one test attaches as many as a node can have.
+		KUBECONFIG=$KUBECONFIG_A "$(tools/tool.sh helm)" upgrade --install lockstep deploy/charts/lockstep \
+			--namespace lockstep --create-namespace --values tests/e2e/values-kit.yaml --set node.maxVolumes=24 --wait
+		kubectl --kubeconfig "$KUBECONFIG_A" apply -f tests/e2e/external-classes.yaml
+	fi
 fi
 # Skipped are tests that restart kubelets over ssh, and those of volume populators, whose image is not one that can be
 # made here. In the background, so that a signal to this shell ends the suite at once.
@@ -38,9 +51,9 @@ suite=
 trap 'if [ -n "$suite" ]; then kill -TERM "$suite" 2>/dev/null; wait "$suite"; fi' EXIT
 trap 'exit 143' INT TERM HUP
 status=0
-(cd "$out" && exec timeout --kill-after=30s "${TEST_TIMEOUT:-120m}" ./external-storage.test -kubeconfig "$KUBECONFIG_A" \
-	-storage.testdriver "$driver" -test.timeout 0 -ginkgo.timeout "${TEST_TIMEOUT:-120m}" -ginkgo.v -ginkgo.no-color \
-	-ginkgo.skip '\[Disruptive\]|\[Feature:Windows\]|any volume data source' -ginkgo.junit-report "$out/report.xml" "$@") \
+(cd / && exec timeout --kill-after=30s "${TEST_TIMEOUT:-120m}" "$out/ginkgo" --procs="${EXTERNAL_PROCS:-4}" --timeout="${TEST_TIMEOUT:-120m}" \
+	-v --no-color --focus "External Storage \\[Driver.*${EXTERNAL_FOCUS:-}" --skip '\[Disruptive\]|\[Feature:Windows\]|any volume data source' \
+	--junit-report=report.xml --output-dir="$out" "$@" "$out/external-storage.test" -- -kubeconfig "$KUBECONFIG_A" -storage.testdriver "$driver") \
 	>"$out/log" 2>&1 &
 suite=$!
 wait "$suite" || status=$?
