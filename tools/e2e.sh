@@ -153,7 +153,7 @@ go tool test2json -t -p github.com/lockstep-csi/lockstep/tests/e2e <"$work/outpu
 	"$work/tally" -live -summary "$summary" 8>&- 9>&- &
 reader=$!
 # The directory is the package's, as under go test. In the background, so that a signal to this shell is heeded at once.
-(cd tests/e2e && TMPDIR=$work exec "$work/e2e.test" -test.v=test2json -test.timeout "$timeout" "${flags[@]}" >"$work/output" 2>&1 8>&- 9>&-) &
+(cd tests/e2e && TMPDIR=$work exec "$work/e2e.test" -test.v=test2json -test.timeout "$timeout" -test.parallel "${E2E_PARALLEL:-4}" "${flags[@]}" >"$work/output" 2>&1 8>&- 9>&-) &
 tests=$!
 wait "$tests" || true # what failed is in the output
 tests=

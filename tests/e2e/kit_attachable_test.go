@@ -31,6 +31,7 @@ func attachedTo(t *testing.T, ns *Namespace, claim string) string {
 // TestKitAttachOnce checks that backing-attachable is on one node at a time:
 // a pod elsewhere waits until the first one is gone.
 func TestKitAttachOnce(t *testing.T) {
+	t.Parallel()
 	class := backingClass(t, "backing-attachable")
 	nodes := env.A.Nodes(t, 2)
 	ns := env.A.NewNamespace(t)
@@ -57,6 +58,7 @@ func TestKitAttachOnce(t *testing.T) {
 
 // TestKitAttachBlock uses a volume as a device, and grows it.
 func TestKitAttachBlock(t *testing.T) {
+	t.Parallel()
 	class := backingClass(t, "backing-attachable")
 	ns := env.A.NewNamespace(t)
 	ns.CreateClaim(Claim{Name: "disk", Class: class, Size: "300Mi", Block: true})
@@ -73,11 +75,12 @@ func TestKitAttachBlock(t *testing.T) {
 
 // TestKitAttachGrows grows a file system that a pod uses.
 func TestKitAttachGrows(t *testing.T) {
+	t.Parallel()
 	class := backingClass(t, "backing-attachable")
 	ns := env.A.NewNamespace(t)
 	ns.CreateClaim(Claim{Name: "data", Class: class, Size: "300Mi"})
 	ns.RunPod(Pod{Name: "user", Mounts: []Mount{{Claim: "data", Path: "/data"}}})
-	const fill = "head -c 400m /dev/zero > /data/f 2>/dev/null && echo fits || echo full; rm -f /data/f"
+	const fill = "busybox fallocate -l 400m /data/f 2>/dev/null && echo fits || echo full; rm -f /data/f"
 	if got := ns.Sh("user", fill); got != "full" {
 		t.Errorf("400 MiB into 300 MiB: %s", got)
 	}
@@ -90,6 +93,7 @@ func TestKitAttachGrows(t *testing.T) {
 // TestKitAttachFull checks that a claim for more than the storage has fails as
 // it does elsewhere, and goes.
 func TestKitAttachFull(t *testing.T) {
+	t.Parallel()
 	class := backingClass(t, "backing-attachable")
 	ns := env.A.NewNamespace(t)
 	ns.CreateClaim(Claim{Name: "huge", Class: class, Size: "2Ti"})

@@ -16,6 +16,7 @@ import (
 
 // TestKitExec checks what a command in a pod is given and what comes back.
 func TestKitExec(t *testing.T) {
+	t.Parallel()
 	ns := env.A.NewNamespace(t)
 	ns.RunPod(Pod{Name: "shell"})
 	var out, complaints bytes.Buffer
@@ -95,6 +96,7 @@ items:
 
 // TestKitDump checks that what explains a failure is in a dump.
 func TestKitDump(t *testing.T) {
+	t.Parallel()
 	ns := env.A.NewNamespace(t)
 	ns.CreateClaim(Claim{Name: "data", Class: env.BackingClasses[0]})
 	ns.RunPod(Pod{Name: "talker", Script: "echo here I am; " + idle, Mounts: []Mount{{Claim: "data", Path: "/data"}}})

@@ -76,6 +76,7 @@ func checkDatabase(t *testing.T, p *Postgres, ledger *harness.Ledger) {
 
 // TestKitLedgerFinds checks that a ledger finds an order that is missing.
 func TestKitLedgerFinds(t *testing.T) {
+	t.Parallel()
 	ns := env.A.NewNamespace(t)
 	class := env.BackingClasses[0]
 	p := ns.RunPostgres(PostgresSpec{Name: "shop", DataClass: class, WALClass: class})

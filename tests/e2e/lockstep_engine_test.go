@@ -134,6 +134,7 @@ func (n *Namespace) replacePlugin(t *testing.T, node string) {
 // TestLockstepEviction checks that the engine of a volume in use cannot be
 // evicted, and that an engine has no more memory than it may while idle.
 func TestLockstepEviction(t *testing.T) {
+	t.Parallel()
 	lockstepOn(t, env.A)
 	ns := env.A.NewNamespace(t)
 	ns.CreateClaim(Claim{Name: "data", Class: ns.Class(Class{Over: env.BackingClasses[0]})})

@@ -44,8 +44,10 @@ func device(claim string) []Mount { return []Mount{{Claim: claim, Path: "/dev/da
 // TestLockstepMoves moves a volume between nodes, there and back. A pod
 // elsewhere waits until the first one is gone.
 func TestLockstepMoves(t *testing.T) {
+	t.Parallel()
 	for _, over := range movable {
 		t.Run(over, func(t *testing.T) {
+			t.Parallel()
 			over := backingClass(t, over)
 			lockstepOn(t, env.A)
 			nodes := env.A.Nodes(t, 2)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // startTarget is how much longer a pod with a journaled claim may take to run
@@ -35,19 +37,26 @@ func TestLockstepClaimToPod(t *testing.T) {
 	if len(env.BackingClasses) > 1 {
 		kinds = append(kinds, kind{name: "immediate over " + env.BackingClasses[1], class: Class{Over: env.BackingClasses[1], Immediate: true}, script: ext4})
 	}
-	for _, k := range kinds {
+	ns := env.A.NewNamespace(t)
+	plain := map[string]time.Duration{} // of a claim of the backing class itself
+	for i, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
-			ns := env.A.NewNamespace(t)
-			base := ns.timeToPod("plain", Claim{Name: "plain", Class: k.class.Over}, false)
-			class := ns.Class(k.class)
-			took := ns.timeToPod("user", Claim{Name: "data", Class: class, Block: k.block}, k.class.Immediate)
-			Report(t, Figure{Name: "journaled claim to pod running, " + k.name, Got: took.Seconds(), Target: base.Seconds() + startTarget, Unit: "s"})
-			ns.Sh("user", k.script)
-			ns.checkWrites("user", k.block)
-			id := ns.VolumeID("data")
+			ns := ns.For(t)
+			if plain[k.class.Over] == 0 {
+				name := fmt.Sprintf("plain-%d", i)
+				plain[k.class.Over] = ns.timeToPod(name, Claim{Name: name, Class: k.class.Over}, false)
+				Report(t, Figure{Name: "claim to pod running, " + k.class.Over, Got: plain[k.class.Over].Seconds(), Unit: "s"})
+				ns.deletePod(name, metav1.DeleteOptions{})
+			}
+			name := fmt.Sprintf("data-%d", i)
+			took := ns.timeToPod(name, Claim{Name: name, Class: ns.Class(k.class), Block: k.block}, k.class.Immediate)
+			Report(t, Figure{Name: "journaled claim to pod running, " + k.name, Got: took.Seconds(), Target: plain[k.class.Over].Seconds() + startTarget, Unit: "s"})
+			ns.Sh(name, k.script)
+			ns.checkWrites(name, k.block)
+			id := ns.VolumeID(name)
 			began := time.Now()
-			ns.DeletePod("user")
-			ns.DeleteClaim("data")
+			ns.DeletePod(name)
+			ns.DeleteClaim(name)
 			ns.AwaitVolumeGone(id)
 			Report(t, Figure{Name: "pod and claim deleted to all gone, " + k.name, Got: time.Since(began).Seconds(), Unit: "s"})
 		})
