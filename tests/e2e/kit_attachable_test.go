@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -101,43 +100,4 @@ func TestKitAttachFull(t *testing.T) {
 	ns.AwaitEvent("huge", "ProvisioningFailed")
 	ns.DeletePod("user")
 	ns.DeleteClaim("huge")
-}
-
-// TestKitAttachLostNode checks that the volume of a node which is gone stays
-// where it is until the node is declared out of service: this is what keeps
-// two nodes from writing at once.
-func TestKitAttachLostNode(t *testing.T) {
-	class := backingClass(t, "backing-attachable")
-	nodes := env.A.Nodes(t, 2)
-	kit, node := env.A.Kit(t), nodes[1]
-	ns := env.A.NewNamespace(t)
-	ns.CreateClaim(Claim{Name: "data", Class: class})
-	mounts := []Mount{{Claim: "data", Path: "/data"}}
-	ns.RunPod(Pod{Name: "first", Node: node, Mounts: mounts})
-	ns.Sh("first", "echo kept > /data/f; sync /data/f")
-	kit.StopNode(t, node)
-	if err := env.A.AwaitNode(t.Context(), node, false); err != nil {
-		t.Fatal(err)
-	}
-	ns.ForgetPod("first")
-	ns.CreatePod(Pod{Name: "second", Node: nodes[0], Mounts: mounts})
-	ns.AwaitEvent("second", "FailedAttachVolume")
-	if on := attachedTo(t, ns, "data"); on != node {
-		t.Errorf("the volume is attached to %q, want the node that is gone", on)
-	}
-	began := time.Now()
-	env.A.MarkOutOfService(t, node)
-	ns.AwaitPod("second")
-	Report(t, Figure{Name: "node out of service to pod on another ready, " + class, Got: time.Since(began).Seconds(), Unit: "s"})
-	if got := ns.Sh("second", "cat /data/f"); got != "kept" {
-		t.Errorf("the second pod reads %q, want what the first had synced", got)
-	}
-	env.A.MarkInService(t, node)
-	kit.StartNode(t, node)
-	WaitFor(t, podTimeout, "the volume to be on "+nodes[0]+" only", func(context.Context) error {
-		if on := attachedTo(t, ns, "data"); on != nodes[0] {
-			return fmt.Errorf("it is attached to %q", on)
-		}
-		return nil
-	})
 }

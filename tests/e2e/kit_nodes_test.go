@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -31,18 +32,21 @@ func unreachable(t *testing.T, ns *Namespace, pod string) {
 	}
 }
 
-// TestKitNodeStop takes a node's power away while a pod writes there, and
-// checks that Kubernetes notices, that a new pod elsewhere gets the volume, and
-// that the node comes back as another run of the same one.
+// TestKitNodeStop takes a node's power away while a pod has volumes there, and
+// checks that Kubernetes notices, and that the node comes back as another run of
+// the same one. A pod elsewhere gets a shared volume at once. One that is attached
+// stays where it is until the node is declared out of service: this is what keeps
+// two nodes from writing at once.
 func TestKitNodeStop(t *testing.T) {
-	class := backingClass(t, "backing-shared")
+	shared, attached := backingClass(t, "backing-shared"), backingClass(t, "backing-attachable")
 	nodes := env.A.Nodes(t, 2)
 	kit, node := env.A.Kit(t), nodes[1]
 	ns := env.A.NewNamespace(t)
-	ns.CreateClaim(Claim{Name: "data", Class: class})
-	mounts := []Mount{{Claim: "data", Path: "/data"}}
+	ns.CreateClaim(Claim{Name: "shared", Class: shared})
+	ns.CreateClaim(Claim{Name: "attached", Class: attached})
+	mounts := []Mount{{Claim: "shared", Path: "/shared"}, {Claim: "attached", Path: "/attached"}}
 	ns.RunPod(Pod{Name: "first", Node: node, Mounts: mounts})
-	ns.Sh("first", "echo before > /data/f; sync /data/f")
+	ns.Sh("first", "echo before | tee /shared/f > /attached/f; sync /shared/f /attached/f")
 	boot := bootID(t, env.A, node)
 
 	kit.StopNode(t, node)
@@ -53,10 +57,23 @@ func TestKitNodeStop(t *testing.T) {
 	}
 	Report(t, Figure{Name: "node stopped to NotReady", Got: time.Since(stopped).Seconds(), Unit: "s"})
 	ns.ForgetPod("first")
-	ns.RunPod(Pod{Name: "second", Node: nodes[0], Mounts: mounts})
-	if got := ns.Sh("second", "cat /data/f"); got != "before" {
-		t.Errorf("the second pod reads %q, want what the first wrote", got)
+	ns.RunPod(Pod{Name: "sharing", Node: nodes[0], Mounts: mounts[:1]})
+	if got := ns.Sh("sharing", "cat /shared/f"); got != "before" {
+		t.Errorf("a pod elsewhere reads %q, want what the first wrote", got)
 	}
+	ns.CreatePod(Pod{Name: "second", Node: nodes[0], Mounts: mounts[1:]})
+	ns.AwaitEvent("second", "FailedAttachVolume")
+	if on := attachedTo(t, ns, "attached"); on != node {
+		t.Errorf("the volume is attached to %q, want the node that is gone", on)
+	}
+	began := time.Now()
+	env.A.MarkOutOfService(t, node)
+	ns.AwaitPod("second")
+	Report(t, Figure{Name: "node out of service to pod on another ready, " + attached, Got: time.Since(began).Seconds(), Unit: "s"})
+	if got := ns.Sh("second", "cat /attached/f"); got != "before" {
+		t.Errorf("the second pod reads %q, want what the first had synced", got)
+	}
+	env.A.MarkInService(t, node)
 
 	started := time.Now()
 	kit.StartNode(t, node)
@@ -64,7 +81,13 @@ func TestKitNodeStop(t *testing.T) {
 	if again := bootID(t, env.A, node); again == boot {
 		t.Errorf("the node has boot id %s before and after its stop", boot)
 	}
-	ns.RunPod(Pod{Name: "third", Node: node, Mounts: mounts})
+	WaitFor(t, podTimeout, "the volume to be on "+nodes[0]+" only", func(context.Context) error {
+		if on := attachedTo(t, ns, "attached"); on != nodes[0] {
+			return fmt.Errorf("it is attached to %q", on)
+		}
+		return nil
+	})
+	ns.RunPod(Pod{Name: "third", Node: node, Mounts: mounts[:1]})
 }
 
 // TestKitNodeCut pulls a node's cable: its pods go on and nobody reaches them.
