@@ -27,16 +27,32 @@ func openCatalog(cfg *Config) (catalog, error) {
 		db, err = cfg.FS.OpenDB(name)
 		return err
 	})
-	if errors.Is(err, kv.ErrLocked) {
+	var damage *kv.CorruptError
+	switch {
+	case errors.Is(err, kv.ErrLocked):
 		return catalog{}, fmt.Errorf("%w: %s", ErrInUse, name)
+	case errors.As(err, &damage):
+		return catalog{}, damagedDatabase(damage)
 	}
 	return catalog{db}, err
 }
 
-// guardCatalog turns a panic of the database into an error. Its pages have no
-// checksums, and it panics, or follows a wild reference out of its mapping,
-// when one is damaged: that must not end the process, which serves other
-// volumes.
+// damagedDatabase is what is wrong with the database's file, in the words of
+// this package.
+func damagedDatabase(e *kv.CorruptError) error {
+	damage := &CorruptError{
+		File: catalogFile, Offset: e.Offset, What: fmt.Sprintf("%s of database page %d", e.What, e.Page), Wanted: e.Wanted, Found: e.Found,
+	}
+	if errors.Is(e, kv.ErrVersion) {
+		damage.Kind = ErrVersion
+	}
+	return damage
+}
+
+// guardCatalog turns a panic of the database into an error. What is damaged
+// when it is opened was found there (kv.OpenBolt); but its file is mapped, and a
+// page that the disk cannot read later is a fault, and one that changes makes
+// the library panic. Neither must end the process, which serves other volumes.
 func guardCatalog(use func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {

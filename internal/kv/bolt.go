@@ -12,7 +12,6 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -37,19 +36,19 @@ const (
 // and a crash while it is made leaves either none or a whole, empty one; so
 // that this holds only one caller at a time may make the same path.
 //
-// ErrLocked if another open has it for longer than a moment. A file that is
-// not a Bolt database is an error, and is not touched.
+// ErrLocked if another open has it for longer than a moment. A file that is not
+// what Bolt has written, be it damaged, cut or foreign, is ErrCorrupt
+// (*CorruptError) or ErrVersion, and is not touched. What happens to the file
+// while it is open is not noticed.
 func OpenBolt(path string) (DB, error) {
 	_, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = makeBolt(path)
-	} else if err == nil {
-		err = forgetCached(path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	db, err := openBoltFile(path)
+	db, err := openBoltFile(path, openChecked)
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
@@ -68,7 +67,7 @@ func makeBolt(path string) error {
 	if err := os.Remove(unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	db, err := openBoltFile(unfinished)
+	db, err := openBoltFile(unfinished, os.OpenFile)
 	if err != nil {
 		return err
 	}
@@ -100,22 +99,6 @@ func growBolt(path string) error {
 	return errors.Join(err, f.Close())
 }
 
-// forgetCached has what is opened next read from the disk. After a commit whose
-// sync failed, the page cache holds pages as clean that the disk never got: a
-// later commit would build on them, and a power loss after it would leave a
-// database that refers to what is not there. Who holds the database open keeps
-// its pages mapped, and loses nothing.
-func forgetCached(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	if err = unix.Fdatasync(int(f.Fd())); err == nil { // pages that are dirty are not dropped
-		_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // best effort
-	}
-	return errors.Join(err, f.Close())
-}
-
 func syncDir(name string) error {
 	d, err := os.Open(name)
 	if err != nil {
@@ -124,9 +107,13 @@ func syncDir(name string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func openBoltFile(path string) (*bbolt.DB, error) {
+// openBoltFile has Bolt open the file that open returns. open may lock it: the
+// lock that Bolt takes is then the same one, because flock(2) belongs to the
+// open file.
+func openBoltFile(path string, open func(string, int, fs.FileMode) (*os.File, error)) (*bbolt.DB, error) {
 	db, err := bbolt.Open(path, boltMode, &bbolt.Options{
-		Timeout: lockTimeout,
+		OpenFile: open,
+		Timeout:  lockTimeout,
 		// The free list is small beside the data, and reading it back is what
 		// keeps opening fast.
 		NoFreelistSync:  false,

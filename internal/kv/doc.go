@@ -1,7 +1,8 @@
 // Package kv is the seam below everything that keeps small state: an ordered
 // key-value database with atomic, durable transactions.
 //
-// The product uses OpenBolt (go.etcd.io/bbolt). Simulations use Memory, whose
+// The product uses OpenBolt (go.etcd.io/bbolt), which has the pages of a file
+// checked before bbolt maps it (package pagecheck). Simulations use Memory, whose
 // committed state lives with a simulated file system and which can be made to
 // crash before or after a commit.
 //

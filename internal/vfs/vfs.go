@@ -39,7 +39,8 @@ type FS interface {
 	// holds it until Close or until this process is gone; ErrLocked at once
 	// if another holds it.
 	Lock(name string) (io.Closer, error)
-	// OpenDB opens, or makes, the transactional key-value database in a file.
+	// OpenDB opens, or makes, the transactional key-value database in a file;
+	// kv.ErrLocked if another has it open, kv.ErrCorrupt if it is damaged.
 	OpenDB(name string) (kv.DB, error)
 	// Space reports the bytes in all and the bytes free to this process on
 	// the file system that holds name.

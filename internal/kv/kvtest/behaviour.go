@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -196,9 +197,10 @@ func invalidKeysAreRefused(t *testing.T, open func(*testing.T) kv.DB) {
 		bucket string
 		key    []byte
 	}{
-		"no bucket":    {"", []byte("a")},
-		"empty key":    {"x", nil},
-		"key too long": {"x", bytes.Repeat([]byte("k"), kv.MaxKeyBytes+1)},
+		"no bucket":     {"", []byte("a")},
+		"empty key":     {"x", nil},
+		"key too long":  {"x", bytes.Repeat([]byte("k"), kv.MaxKeyBytes+1)},
+		"name too long": {strings.Repeat("x", kv.MaxKeyBytes+1), []byte("a")},
 	}
 	db := open(t)
 	for name, c := range cases {
@@ -207,9 +209,9 @@ func invalidKeysAreRefused(t *testing.T, open func(*testing.T) kv.DB) {
 			t.Errorf("%s: got %v, want ErrInvalidKey", name, err)
 		}
 	}
-	longest := string(bytes.Repeat([]byte("k"), kv.MaxKeyBytes))
-	Put(t, db, "x", longest, "1")
-	Expect(t, Content(t, db, "x", ""), longest+"=1")
+	longest := strings.Repeat("k", kv.MaxKeyBytes)
+	Put(t, db, longest, longest, "1")
+	Expect(t, Content(t, db, longest, ""), longest+"=1")
 }
 
 func closedDatabaseRefuses(t *testing.T, open func(*testing.T) kv.DB) {
