@@ -100,6 +100,12 @@ func (s *modelSite) standing() Standing {
 	return s.held
 }
 
+func (s *modelSite) endedAt() group.Term {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
 func (s *modelSite) Standing(context.Context, string) (Standing, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
