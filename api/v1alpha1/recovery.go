@@ -9,7 +9,8 @@ import (
 
 // Recovery takes one group to another moment, or to this cluster, and keeps
 // the record of it. It is done once and cannot be changed; make another for
-// another action. Deleting one that is under way does not stop it.
+// another action. Deleting one that is under way does not stop it: it is gone when
+// it has ended.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
@@ -74,8 +75,11 @@ func (r *recoverer) Reconcile(ctx context.Context, req reconcile.Request) (recon
 	if err := r.client.Get(ctx, req.NamespacedName, &recovery); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	if recovery.Status.Phase.Ended() {
-		return reconcile.Result{}, nil
+	if recovery.Status.Phase.Ended() || recovery.DeletionTimestamp != nil && !hasBegun(&recovery) {
+		return reconcile.Result{}, r.letGo(ctx, &recovery)
+	}
+	if err := r.keep(ctx, &recovery); err != nil {
+		return reconcile.Result{}, err
 	}
 	next := recovery.DeepCopy()
 	err := r.step(ctx, next)
@@ -97,13 +101,39 @@ func (r *recoverer) Reconcile(ctx context.Context, req reconcile.Request) (recon
 	}
 	switch {
 	case next.Status.Phase.Ended():
-		return reconcile.Result{}, nil
+		return reconcile.Result{}, r.letGo(ctx, next)
 	case errors.As(err, &wait):
 		return reconcile.Result{RequeueAfter: r.pause(&next.Status)}, nil
 	case err != nil && !errors.As(err, &failed):
 		return reconcile.Result{}, err
 	}
 	return reconcile.Result{RequeueAfter: time.Nanosecond}, nil // the next phase
+}
+
+// underWay keeps a Recovery that is deleted until it has ended: its status is the
+// only place that knows what was scaled down, and from which size.
+const underWay = "lockstep.dev/under-way"
+
+// keep has the recovery stay until letGo.
+func (r *recoverer) keep(ctx context.Context, rec *v1alpha1.Recovery) error {
+	if !controllerutil.AddFinalizer(rec, underWay) {
+		return nil
+	}
+	if err := r.client.Update(ctx, rec); err != nil {
+		return fmt.Errorf("keep Recovery %s: %w", client.ObjectKeyFromObject(rec), err)
+	}
+	return nil
+}
+
+// letGo lets a recovery that has ended, or has not begun, be deleted.
+func (r *recoverer) letGo(ctx context.Context, rec *v1alpha1.Recovery) error {
+	if !controllerutil.RemoveFinalizer(rec, underWay) {
+		return nil
+	}
+	if err := r.client.Update(ctx, rec); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("let go of Recovery %s: %w", client.ObjectKeyFromObject(rec), err)
+	}
+	return nil
 }
 
 // pause is how long to wait before the next look: a tenth of what the phase has

@@ -342,6 +342,57 @@ func TestWorkloadsComeBack(t *testing.T) {
 	}
 }
 
+// A recovery that is deleted under way is gone when it has ended, and not before:
+// nobody else knows how big the workloads were. One that has not begun is gone at
+// once, and does nothing.
+func TestADeletedRecoveryEnds(t *testing.T) {
+	s := newShop(t)
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	gone := func(name string) bool { return apierrors.IsNotFound(s.get(name, &v1alpha1.Recovery{})) }
+	remove := func(name string) {
+		t.Helper()
+		if err := s.Delete(t.Context(), &v1alpha1.Recovery{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: name}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func(name string) {
+		t.Helper()
+		if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: s.namespace, Name: name}}); err != nil {
+			t.Fatal(err)
+		}
+		s.play()
+	}
+	s.recovery("back", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "10"})
+	for s.size() > 0 {
+		look("back")
+	}
+	s.recovery("waits", v1alpha1.RecoverySpec{Action: v1alpha1.ActionCommit})
+	for range 3 {
+		look("waits")
+	}
+	remove("back")
+	remove("waits")
+	look("waits")
+	if !gone("waits") || gone("back") {
+		t.Errorf("the one that waited is gone %t, the one under way %t", gone("waits"), gone("back"))
+	}
+	for range maxSteps {
+		if gone("back") {
+			break
+		}
+		look("back")
+	}
+	if !gone("back") || s.size() != 2 || s.plane.rewinds != 1 || s.plane.commits != 0 {
+		t.Errorf("gone %t, size %d, %d rewinds, %d commits", gone("back"), s.size(), s.plane.rewinds, s.plane.commits)
+	}
+	s.recovery("undo", v1alpha1.RecoverySpec{Action: v1alpha1.ActionUndo})
+	s.finish(r, "undo")
+	remove("undo")
+	if !gone("undo") {
+		t.Error("one that has ended cannot be deleted")
+	}
+}
+
 // Recoveries of one group take turns, and whoever scales a workload up in the
 // midst of one finds it scaled down again.
 func TestRecoveriesTakeTurns(t *testing.T) {
