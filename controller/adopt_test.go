@@ -44,3 +44,34 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("another name of the volume: %v, want ErrExists", err)
 	}
 }
+
+// TestForget forgets a volume whose replica is to be removed, unless something
+// here needs it, and leaves its store alone.
+func TestForget(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	id := s.createVolume("data", map[string]string{"group": "shop"}).GetVolumeId()
+	published := publishRequest(id, mountCapability(""))
+	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, published))
+	if err := s.Forget(ctx, parseID(t, id)); !errors.Is(err, controller.ErrInUse) || !errors.Is(s.MayForget(parseID(t, id)), controller.ErrInUse) {
+		t.Errorf("a published volume: %v, want ErrInUse", err)
+	}
+	must[*csi.ControllerUnpublishVolumeResponse](t)(s.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id, NodeId: published.GetNodeId()}))
+	snapshot := s.createSnapshot("monday", id, "").GetSnapshotId()
+	if err := s.Forget(ctx, parseID(t, id)); !errors.Is(err, controller.ErrInUse) {
+		t.Errorf("a volume with a snapshot: %v, want ErrInUse", err)
+	}
+	s.deleteSnapshot(snapshot)
+	for range 2 {
+		if err := s.Forget(ctx, parseID(t, id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, there := s.backend.Stores()[parseID(t, id)]; !there {
+		t.Error("the store of a volume that was forgotten is gone")
+	}
+	list := must[*csi.ListVolumesResponse](t)(s.ListVolumes(ctx, &csi.ListVolumesRequest{}))
+	if len(list.GetEntries()) != 0 {
+		t.Errorf("known are %v", list.GetEntries())
+	}
+}

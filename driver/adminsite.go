@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/lockstep-csi/lockstep/controller"
 	"github.com/lockstep-csi/lockstep/driver/adminserver"
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
@@ -17,6 +18,7 @@ import (
 // over NBD.
 type adminSite struct {
 	site      *site.Site
+	known     *controller.Server // CSI's knowledge of volumes
 	exports   site.Exporter
 	nbdSocket string // where exports are served
 	peers     map[string]string
@@ -50,6 +52,7 @@ func (a adminSite) Volume(id journal.VolumeID) (adminserver.Volume, error) {
 func (a adminSite) volume(v site.Volume) adminserver.Volume {
 	out := adminserver.Volume{ID: v.ID, Name: v.Name, Group: v.Group, SizeBytes: v.SizeBytes, Device: v.Device, Store: v.StoreDir, Err: v.Err,
 		Tip: v.Tip, Durable: v.Durable, Horizon: v.Horizon, Journal: v.Stats}
+	out.Orphaned = a.site.CheckOrphaned(v.ID) == nil && a.known.MayForget(v.ID) == nil
 	if lines, _, err := a.site.Timelines(v.ID); err == nil {
 		out.Timelines = lines
 	}
@@ -62,6 +65,24 @@ func (a adminSite) Unpin(ctx context.Context, _, pin string) error {
 
 func (a adminSite) Reopen(ctx context.Context, id journal.VolumeID) (bool, error) {
 	return a.site.ReopenVolume(ctx, id)
+}
+
+// RemoveReplica implements adminserver.Site.
+func (a adminSite) RemoveReplica(ctx context.Context, id journal.VolumeID) error {
+	err := a.site.CheckOrphaned(id)
+	if err == nil {
+		err = a.known.Forget(ctx, id)
+	}
+	if err == nil {
+		err = a.site.RemoveReplica(ctx, id)
+	}
+	switch {
+	case errors.Is(err, site.ErrNotFound):
+		return fmt.Errorf("%w: %w", adminserver.ErrNotFound, err)
+	case errors.Is(err, controller.ErrInUse):
+		return fmt.Errorf("%w: %w", groups.ErrInUse, err)
+	}
+	return err
 }
 
 func (a adminSite) OpenView(ctx context.Context, name, at string) (adminserver.View, error) {

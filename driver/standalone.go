@@ -141,7 +141,7 @@ func (s *standalone) openReplication() error {
 	var err error
 	s.replicator, err = replication.NewServer(replication.ServerConfig{
 		Site: s.cfg.Site, Groups: s.site.Groups().Standings(), Stores: s.site.Replicas(),
-		Peer: replication.TLSPeer(certs.SiteFromCert), Log: s.cfg.Log,
+		Peer: replication.TLSPeer(certs.SiteFromCert), Software: s.cfg.Version, Log: s.cfg.Log,
 	})
 	if err == nil {
 		s.site.Groups().SetFencer(groups.OneProcess(s.replicator))
@@ -185,6 +185,10 @@ func (s *standalone) serve(ctx context.Context) error {
 	})
 	g.Go(func() error { return s.serveAdmin(ctx) })
 	g.Go(func() error { return s.serveNBD(ctx) })
+	g.Go(func() error {
+		s.site.Groups().TellEnds(ctx)
+		return nil
+	})
 	if s.replicator != nil {
 		g.Go(func() error { return s.serveReplication(ctx) })
 	}
@@ -218,7 +222,7 @@ func (s *standalone) serveAdmin(ctx context.Context) error {
 	}
 	srv := grpc.NewServer()
 	adminv1.RegisterAdminServer(srv, adminserver.New(adminserver.Config{
-		Site:    adminSite{site: s.site, exports: s.nbd, nbdSocket: s.cfg.path(nbdSocket), peers: s.cfg.Peers},
+		Site:    adminSite{site: s.site, known: s.controller, exports: s.nbd, nbdSocket: s.cfg.path(nbdSocket), peers: s.cfg.Peers},
 		Version: s.cfg.Version, Clock: clock.Wall{}, Promoted: s.adopt, OwnedPin: s.ownsPin,
 	}))
 	return serveGRPC(ctx, srv, l, stopTimeout)

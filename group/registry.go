@@ -2,6 +2,7 @@ package group
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -79,7 +80,16 @@ func (r *Registry) Update(name string, change func(*State) error) (State, error)
 	if err != nil {
 		return State{}, fmt.Errorf("encode group %q: %w", name, err)
 	}
-	if err := r.db.Update(func(tx kv.Tx) error { return tx.Put(bucketGroups, []byte(name), value) }); err != nil {
+	_, known := r.states[name]
+	err = r.db.Update(func(tx kv.Tx) error {
+		if !known { // an earlier group of this name is over: the peer learns it by what is announced
+			if err := tx.Delete(bucketEnded, []byte(name)); err != nil {
+				return err
+			}
+		}
+		return tx.Put(bucketGroups, []byte(name), value)
+	})
+	if err != nil {
 		return State{}, fmt.Errorf("save group %q: %w", name, err)
 	}
 	r.states[name] = next
@@ -88,7 +98,7 @@ func (r *Registry) Update(name string, change func(*State) error) (State, error)
 
 // Move changes two groups in one transaction, together with what save puts into
 // the database: all of it is durable on return, or nothing changed. A group
-// that is left without members is forgotten, and one that does not exist is
+// that is left without members is forgotten as by Delete, and one that does not exist is
 // made. An error of change is returned as it is.
 func (r *Registry) Move(from, to string, change func(from, to *State) error, save func(kv.Tx) error) error {
 	r.mu.Lock()
@@ -100,6 +110,11 @@ func (r *Registry) Move(from, to string, change func(from, to *State) error, sav
 	}
 	states := []State{left, joined}
 	err := r.db.Update(func(tx kv.Tx) error {
+		if _, known := r.states[to]; !known {
+			if err := tx.Delete(bucketEnded, []byte(to)); err != nil {
+				return err
+			}
+		}
 		for _, s := range states {
 			if err := putState(tx, s); err != nil {
 				return err
@@ -121,7 +136,7 @@ func (r *Registry) Move(from, to string, change func(from, to *State) error, sav
 // putState saves a group, or removes one that has no members.
 func putState(tx kv.Tx, s State) error {
 	if len(s.Members) == 0 {
-		return tx.Delete(bucketGroups, []byte(s.Name))
+		return errors.Join(putEnd(tx, s), tx.Delete(bucketGroups, []byte(s.Name)))
 	}
 	value, err := json.Marshal(s)
 	if err != nil {
@@ -130,11 +145,21 @@ func putState(tx kv.Tx, s State) error {
 	return tx.Put(bucketGroups, []byte(s.Name), value)
 }
 
-// Delete forgets a group; no error if there is none. Durable on return.
+// Delete forgets a group; no error if there is none. Ended names it until its
+// peer, if it had one, knows. Durable on return.
 func (r *Registry) Delete(name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.db.Update(func(tx kv.Tx) error { return tx.Delete(bucketGroups, []byte(name)) }); err != nil {
+	s, known := r.states[name]
+	err := r.db.Update(func(tx kv.Tx) error {
+		if known {
+			if err := putEnd(tx, s); err != nil {
+				return err
+			}
+		}
+		return tx.Delete(bucketGroups, []byte(name))
+	})
+	if err != nil {
 		return fmt.Errorf("delete group %q: %w", name, err)
 	}
 	delete(r.states, name)

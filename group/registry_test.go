@@ -2,6 +2,7 @@ package group_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/lockstep-csi/lockstep/group"
@@ -69,5 +70,64 @@ func TestSettingsBounds(t *testing.T) {
 		if bad.Validate() == nil {
 			t.Errorf("%s is accepted", name)
 		}
+	}
+}
+
+// A primary group that ends is remembered until its peer knows, or until a group
+// of its name begins again; one without a peer, or a replica, is not.
+func TestRegistryRemembersWhatHasEnded(t *testing.T) {
+	db := kv.NewMemory()
+	r, err := group.OpenRegistry(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(name string, role group.Role, peer string) {
+		t.Helper()
+		_, err := r.Update(name, func(s *group.State) error {
+			s.Role, s.Term, s.Settings.ReplicateTo, s.Members = role, 4, peer, []journal.VolumeID{{1}}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended := func() []group.Ended {
+		t.Helper()
+		again, err := group.OpenRegistry(db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := again.Ended()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	put("alone", group.RolePrimary, "")
+	put("fed", group.RoleReplica, "b")
+	put("sent", group.RolePrimary, "b")
+	put("moved", group.RolePrimary, "b")
+	for _, name := range []string{"alone", "fed", "sent", "never"} {
+		if err := r.Delete(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = r.Move("moved", "other", func(from, to *group.State) error {
+		from.Members, to.Members, to.Role = nil, []journal.VolumeID{{1}}, group.RolePrimary
+		return nil
+	}, func(kv.Tx) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []group.Ended{{Name: "moved", Peer: "b", Term: 4}, {Name: "sent", Peer: "b", Term: 4}}
+	if got := ended(); !slices.Equal(got, want) {
+		t.Errorf("ended are %+v, want %+v", got, want)
+	}
+	put("moved", group.RolePrimary, "b") // begins again
+	if err := r.ForgetEnd("sent"); err != nil {
+		t.Fatal(err)
+	}
+	if got := ended(); len(got) != 0 {
+		t.Errorf("ended are %+v, want none", got)
 	}
 }

@@ -50,6 +50,12 @@ type State struct {
 	Deleted []journal.VolumeID `json:",omitempty"`
 	// Source is the peer that feeds this group while Role is RoleReplica.
 	Source string
+	// SourceRests says that the primary announces nothing before the group is in
+	// use there again.
+	SourceRests bool `json:",omitempty"`
+	// Orphaned is when a replica's site learned that the group has ended at its
+	// primary; zero while it has not. A promote or a new announcement clears it.
+	Orphaned time.Time `json:",omitzero"`
 	// Rewind is set from the end of StartRewind until it is undone or committed.
 	Rewind *Rewind `json:",omitempty"`
 	// Pending is an operation that must be finished before anything else.
@@ -96,7 +102,7 @@ func (s *State) Claimed() Role {
 // primary at a term that is another site's.
 func (s *State) Follow(source string, term Term) {
 	s.Role, s.Term, s.Source = RoleReplica, term, source
-	s.Rewind, s.Pending = nil, nil
+	s.Rewind, s.Pending, s.Orphaned, s.SourceRests = nil, nil, time.Time{}, false
 }
 
 // IsDeleted reports whether a volume that was a member is gone for good.

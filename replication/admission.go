@@ -40,6 +40,13 @@ func (a *admission) announce(ctx context.Context, peer string, req *replicationv
 		return nil, err
 	}
 	defer giveBack()
+	answer := &replicationv1.AnnounceResponse{Version: ProtocolVersion, Term: uint64(ann.Term)}
+	if ann.Ended {
+		return answer, a.groups.Ended(ctx, peer, ann.Group, ann.Term)
+	}
+	if err := a.groups.Recognise(ctx, peer, ann); err != nil {
+		return nil, err
+	}
 	held, known, err := a.groups.Standing(ctx, ann.Group)
 	if err != nil {
 		return nil, fmt.Errorf("read standing of group %s: %w", ann.Group, err)
@@ -58,7 +65,7 @@ func (a *admission) announce(ctx context.Context, peer string, req *replicationv
 	if err := a.groups.Follow(ctx, peer, ann); err != nil {
 		return nil, fmt.Errorf("follow site %s in group %s: %w", peer, ann.Group, err)
 	}
-	return &replicationv1.AnnounceResponse{Version: ProtocolVersion, Term: uint64(ann.Term)}, nil
+	return answer, nil
 }
 
 // admit takes the hello of an authenticated peer and returns the volume's

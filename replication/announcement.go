@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"math"
 	"time"
 	"unicode/utf8"
 
@@ -30,6 +31,23 @@ type Announcement struct {
 	// a group that is idle takes no checkpoints, and its newest one ages well.
 	// Zero when there is no checkpoint.
 	ValidUntil time.Time
+	// Ended says that the group has no members at its primary any more; the
+	// rest but Group and Term is zero.
+	Ended bool
+	// Resting says that nothing of the group is in use, and that it is not
+	// announced again before it is.
+	Resting bool
+}
+
+// Progress is what a source knows of the way of one volume's records.
+type Progress struct {
+	Connected bool // the replica has answered and the stream is open
+	// LagRecords are durable at the source and not acknowledged; LagBytes
+	// estimates their payload.
+	LagRecords, LagBytes int64
+	// ImageBytes of ImageSizeBytes have been passed of an image that is being
+	// sent; both 0 when there is none.
+	ImageBytes, ImageSizeBytes int64
 }
 
 // Member is one volume of a group.
@@ -41,6 +59,9 @@ type Member struct {
 	// other site; see CheckAttributes for their limits. Whoever keeps members
 	// keeps all of them. Treated as immutable.
 	Attributes map[string]string
+	// Progress is nil while nothing sends the volume, and from peers that do
+	// not tell.
+	Progress *Progress
 }
 
 // Keys of Member.Attributes that this version knows: what the replica's site
@@ -108,17 +129,37 @@ func encodeAnnouncement(a Announcement) *replicationv1.AnnounceRequest {
 			JournalBytes:       a.Settings.JournalBytes,
 		},
 		NewestCheckpoint: uint64(a.NewestCheckpoint),
+		Ended:            a.Ended,
+		Resting:          a.Resting,
 	}
 	if !a.ValidUntil.IsZero() {
 		req.ValidUntil = timestamppb.New(a.ValidUntil)
 	}
 	for _, m := range a.Members {
-		req.Members = append(req.Members, &replicationv1.Member{Volume: m.Volume[:], Name: m.Name, SizeBytes: m.SizeBytes, Attributes: m.Attributes})
+		req.Members = append(req.Members, &replicationv1.Member{Volume: m.Volume[:], Name: m.Name, SizeBytes: m.SizeBytes, Attributes: m.Attributes,
+			Progress: encodeProgress(m.Progress)})
 	}
 	for _, id := range a.Deleted[:min(len(a.Deleted), MaxMembers)] {
 		req.Deleted = append(req.Deleted, id[:])
 	}
 	return req
+}
+
+func encodeProgress(p *Progress) *replicationv1.Progress {
+	if p == nil {
+		return nil
+	}
+	return &replicationv1.Progress{Connected: p.Connected, LagRecords: uint64(max(0, p.LagRecords)), LagBytes: uint64(max(0, p.LagBytes)),
+		ImageBytes: p.ImageBytes, ImageSizeBytes: p.ImageSizeBytes}
+}
+
+// decodeProgress takes what is only shown as it is, within what can be shown.
+func decodeProgress(m *replicationv1.Progress) *Progress {
+	if m == nil {
+		return nil
+	}
+	return &Progress{Connected: m.GetConnected(), LagRecords: int64(min(m.GetLagRecords(), math.MaxInt64)), LagBytes: int64(min(m.GetLagBytes(), math.MaxInt64)),
+		ImageBytes: max(0, m.GetImageBytes()), ImageSizeBytes: max(0, m.GetImageSizeBytes())}
 }
 
 func decodeAnnouncement(req *replicationv1.AnnounceRequest) (Announcement, error) {
@@ -129,6 +170,11 @@ func decodeAnnouncement(req *replicationv1.AnnounceRequest) (Announcement, error
 		Group:            req.GetGroup(),
 		Term:             group.Term(req.GetTerm()),
 		NewestCheckpoint: journal.CheckpointNumber(req.GetNewestCheckpoint()),
+		Ended:            req.GetEnded(),
+		Resting:          req.GetResting(),
+	}
+	if a.Ended && len(req.GetMembers()) > 0 {
+		return Announcement{}, fmt.Errorf("group %q has ended, with %d members: %w", a.Group, len(req.GetMembers()), ErrProtocol)
 	}
 	if err := checkGroup(a.Group, req.GetTerm()); err != nil {
 		return Announcement{}, err
@@ -218,7 +264,8 @@ func decodeMembers(from []*replicationv1.Member) ([]Member, error) {
 		if attributes += attributesBytes(m.GetAttributes()); attributes > MaxGroupAttributesBytes {
 			return nil, fmt.Errorf("attributes of all members count more than %d bytes: %w", MaxGroupAttributesBytes, ErrLimit)
 		}
-		members = append(members, Member{Volume: volume, Name: m.GetName(), SizeBytes: m.GetSizeBytes(), Attributes: m.GetAttributes()})
+		members = append(members, Member{Volume: volume, Name: m.GetName(), SizeBytes: m.GetSizeBytes(), Attributes: m.GetAttributes(),
+			Progress: decodeProgress(m.GetProgress())})
 	}
 	return members, nil
 }

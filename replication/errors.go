@@ -19,6 +19,10 @@ var (
 	// ErrNotAnnounced: a volume's stream came before the group's
 	// announcement at the same term. The caller announces and tries again.
 	ErrNotAnnounced = errors.New("group is not announced at this term")
+	// ErrOtherGroup: the peer holds a group of that name that is not the
+	// announced one: none of its members is announced. It is the replica of a
+	// group that has ended, or was promoted since. A person removes it there.
+	ErrOtherGroup = errors.New("another group had this name")
 	// ErrFenced: the group is being promoted; its streams are closed.
 	ErrFenced = errors.New("group is fenced")
 	// ErrReplaced: a newer stream of the same volume took over.

@@ -18,7 +18,8 @@ import (
 // keeps the limits.
 func FuzzAnnouncement(f *testing.F) {
 	seed, err := proto.Marshal(encodeAnnouncement(Announcement{Group: "shop", Term: 3, NewestCheckpoint: 7, Deleted: []journal.VolumeID{{1}, {2}},
-		Members:  []Member{{Volume: volumeOne, Name: "pgdata", SizeBytes: 1 << 20, Attributes: map[string]string{AttributeName: "pgdata"}}, {Volume: volumeTwo, SizeBytes: 512}},
+		Members:  []Member{{Volume: volumeOne, Name: "pgdata", SizeBytes: 1 << 20, Attributes: map[string]string{AttributeName: "pgdata"},
+			Progress: &Progress{Connected: true, LagRecords: 1, LagBytes: 2, ImageBytes: 3, ImageSizeBytes: 4}}, {Volume: volumeTwo, SizeBytes: 512}},
 		Settings: group.Settings{CheckpointInterval: 1e9}}))
 	if err != nil {
 		f.Fatal(err)
@@ -37,10 +38,13 @@ func FuzzAnnouncement(f *testing.F) {
 			return
 		}
 		again, err := decodeAnnouncement(encodeAnnouncement(a))
-		if err != nil || len(again.Members) != len(a.Members) || !slices.Equal(again.Deleted, a.Deleted) || again.Group != a.Group || again.Settings != a.Settings || !again.ValidUntil.Equal(a.ValidUntil) {
+		if err != nil || len(again.Members) != len(a.Members) || !slices.Equal(again.Deleted, a.Deleted) || again.Group != a.Group || again.Settings != a.Settings || again.Ended != a.Ended || again.Resting != a.Resting || !again.ValidUntil.Equal(a.ValidUntil) {
 			t.Fatalf("%+v becomes %+v, %v", a, again, err)
 		}
 		for i, m := range a.Members {
+			if p, q := m.Progress, again.Members[i].Progress; (p == nil) != (q == nil) || p != nil && *p != *q {
+				t.Fatalf("progress %+v becomes %+v", p, q)
+			}
 			if !maps.Equal(m.Attributes, again.Members[i].Attributes) {
 				t.Fatalf("attributes %v become %v", m.Attributes, again.Members[i].Attributes)
 			}

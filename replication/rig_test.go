@@ -63,6 +63,9 @@ type gateway struct {
 	stop    func() // as when the process dies: connections are cut
 }
 
+// rigSoftware is the version that the rig's sites are of.
+const rigSoftware = "v1.2.3"
+
 // serve starts a site's gateway; address "" picks a free port.
 func (r *rig) serve(site, address string) *gateway {
 	r.t.Helper()
@@ -74,7 +77,7 @@ func (r *rig) serve(site, address string) *gateway {
 	listener, err := net.Listen("tcp", address)
 	must(r.t, err)
 	server, err := NewServer(ServerConfig{Site: site, Groups: r.sites[site], Stores: r.sites[site],
-		Peer: TLSPeer(certs.SiteFromCert), CreditBytes: 64 << 10, Log: quiet()})
+		Peer: TLSPeer(certs.SiteFromCert), CreditBytes: 64 << 10, Software: rigSoftware, Log: quiet()})
 	must(r.t, err)
 	g := grpc.NewServer(ServerOptions(config)...)
 	server.Register(g)

@@ -23,7 +23,9 @@ type ServerConfig struct {
 	// CreditBytes is how much a sender may send ahead of its acknowledgement,
 	// per volume; 0: DefaultCreditBytes.
 	CreditBytes int64
-	Log         *slog.Logger
+	// Software is the version of Lockstep, for people.
+	Software string
+	Log      *slog.Logger
 }
 
 // Validate returns an error that names the first field that cannot be used.
@@ -48,6 +50,7 @@ type Server struct {
 	replicationv1.UnimplementedReplicationServer
 	admission admission
 	peer      func(ctx context.Context) (string, error)
+	software  string
 	log       *slog.Logger
 
 	mu      sync.Mutex
@@ -71,8 +74,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	return &Server{
 		admission: admission{site: cfg.Site, standings: cfg.Groups, groups: cfg.Groups, stores: cfg.Stores, gate: newGate(),
 			images: newPartialImages(), codec: codec, creditBytes: creditBytes},
-		peer: cfg.Peer,
-		log:  cfg.Log,
+		peer:     cfg.Peer,
+		software: cfg.Software,
+		log:      cfg.Log,
 	}, nil
 }
 

@@ -31,6 +31,7 @@ type modelSite struct {
 	swapped  func(journal.VolumeID)    // told of a committed import
 	newest   journal.CheckpointNumber
 	followed []Announcement // by change of term
+	ended    group.Term     // at which the peer said that the group has ended; 0: it has not
 }
 
 // siteStore is a store as the tests need it, on both sides of a stream; a
@@ -99,6 +100,12 @@ func (s *modelSite) standing() Standing {
 	return s.held
 }
 
+func (s *modelSite) endedAt() group.Term {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
 func (s *modelSite) Standing(context.Context, string) (Standing, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,6 +123,30 @@ func (s *modelSite) Follow(_ context.Context, peer string, a Announcement) error
 	}
 	s.held, s.known = Standing{Role: group.RoleReplica, Term: a.Term, Source: peer}, true
 	s.members, s.newest = a.Members, max(s.newest, a.NewestCheckpoint)
+	return nil
+}
+
+// Recognise knows a group by its members, as long as any of them is left.
+func (s *modelSite) Recognise(_ context.Context, _ string, a Announcement) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.members {
+		if _, ok := a.member(m.Volume); ok {
+			return nil
+		}
+	}
+	if s.known && len(s.members) > 0 {
+		return ErrOtherGroup
+	}
+	return nil
+}
+
+func (s *modelSite) Ended(_ context.Context, peer, _ string, term group.Term) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held.Role == group.RoleReplica && s.held.Source == peer && term >= s.held.Term {
+		s.ended = term
+	}
 	return nil
 }
 

@@ -259,6 +259,15 @@ func (c *splitController) Follow(_ context.Context, peer string, a Announcement)
 	return nil
 }
 
+// Recognise implements Groups. There is one group, which has the same members for
+// ever.
+func (c *splitController) Recognise(context.Context, string, Announcement) error { return nil }
+
+// Ended implements Groups.
+func (c *splitController) Ended(context.Context, string, string, group.Term) error {
+	return errors.New("the group of the simulation does not end")
+}
+
 // Demote implements Groups.
 func (c *splitController) Demote(_ context.Context, _ string, held group.Term, owner string) error {
 	if held > c.held.Term {

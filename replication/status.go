@@ -23,6 +23,7 @@ var refusals = []struct {
 	{ErrStaleTerm, codes.FailedPrecondition, replicationv1.Refusal_REASON_STALE_TERM},
 	{ErrSplitBrain, codes.FailedPrecondition, replicationv1.Refusal_REASON_SPLIT_BRAIN},
 	{ErrNotAnnounced, codes.Aborted, replicationv1.Refusal_REASON_NOT_ANNOUNCED},
+	{ErrOtherGroup, codes.FailedPrecondition, replicationv1.Refusal_REASON_OTHER_GROUP},
 	{ErrFenced, codes.Aborted, replicationv1.Refusal_REASON_FENCED},
 	{ErrReplaced, codes.Aborted, replicationv1.Refusal_REASON_REPLACED},
 	{ErrRealign, codes.Aborted, replicationv1.Refusal_REASON_REALIGN},

@@ -147,6 +147,14 @@ type Groups interface {
 	// then changes only what is new. A *TermError, and no change, when the
 	// site meanwhile holds a higher term, or is primary at the same one.
 	Follow(ctx context.Context, peer string, a Announcement) error
+	// Recognise returns ErrOtherGroup when the site has a group of the
+	// announced name that is not the announced one. One that is the peer's
+	// replica has then ended there, which is noted as by Ended.
+	Recognise(ctx context.Context, peer string, a Announcement) error
+	// Ended notes, durably, that a peer's group has ended there. The replica
+	// stays as it is until a person removes it or fails over to it. No change
+	// when this site is no replica of the peer, or of a higher term.
+	Ended(ctx context.Context, peer, group string, term group.Term) error
 }
 
 // Orders is what an engine durably holds about the group of its one volume.

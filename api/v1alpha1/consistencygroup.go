@@ -202,7 +202,7 @@ type GroupMember struct {
 	// What the journal holds now, on disk.
 	// +optional
 	Journal *resource.Quantity `json:"journal,omitempty"`
-	// How far the replica is behind; on the primary only.
+	// How far the replica is behind; on a replica without a time.
 	// +optional
 	Lag *Lag `json:"lag,omitempty"`
 	// A word for what is wrong, such as Damaged, Full or NotOpen; empty while
@@ -243,7 +243,7 @@ type Lag struct {
 
 // ReplicationState is how it stands with a peer.
 //
-// +kubebuilder:validation:Enum=Synced;Streaming;Copying;Disconnected
+// +kubebuilder:validation:Enum=Synced;Streaming;Copying;Disconnected;Orphaned
 type ReplicationState string
 
 // States of a group's replication.
@@ -255,8 +255,12 @@ const (
 	// ReplicationCopying: a member is sent whole, because the replica holds
 	// nothing of it or the journal no longer reaches back so far.
 	ReplicationCopying ReplicationState = "Copying"
-	// ReplicationDisconnected: the peer is not reached, or refuses.
+	// ReplicationDisconnected: the peer is not reached, or refuses; on a
+	// replica: its primary has not been heard of.
 	ReplicationDisconnected ReplicationState = "Disconnected"
+	// ReplicationOrphaned: the group has ended at the primary that fed this
+	// replica. It stays until somebody fails over to it or removes it.
+	ReplicationOrphaned ReplicationState = "Orphaned"
 )
 
 // GroupReplication is how it stands with the peer of a group.
@@ -265,12 +269,28 @@ type GroupReplication struct {
 	Peer string `json:"peer"`
 	// +optional
 	State ReplicationState `json:"state,omitempty"`
-	// The largest lag of all members; on the primary only.
+	// Since when; Streaming and Synced count as one. On a replica that is
+	// disconnected: when its primary was last heard of.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+	// Of all members: records and bytes that the replica does not hold, and the
+	// age of the oldest. On a replica, records and bytes are what its primary
+	// said last, and the time is the age of the newest point.
 	// +optional
 	Lag *Lag `json:"lag,omitempty"`
-	// Why it is disconnected.
+	// While Copying: how much of the members that are sent whole has been
+	// passed, and how much they have.
+	// +optional
+	Copied *CopyProgress `json:"copied,omitempty"`
+	// Why it is disconnected or orphaned.
 	// +optional
 	Message string `json:"message,omitempty"`
+}
+
+// CopyProgress is how far members are that are sent whole.
+type CopyProgress struct {
+	Done resource.Quantity `json:"done"`
+	Of   resource.Quantity `json:"of"`
 }
 
 // OpenRewind is a rewind that was neither undone nor committed.

@@ -1,13 +1,16 @@
 package v1alpha1
 
 import (
+	"time"
+
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Recovery takes one group to another moment, or to this cluster, and keeps
 // the record of it. It is done once and cannot be changed; make another for
-// another action. Deleting one that is under way does not stop it.
+// another action. Deleting one that is under way does not stop it: it is gone when
+// it has ended.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -116,7 +119,8 @@ type RecoveryPhase string
 const (
 	// PhasePending: waits for the group, or for another operation on it.
 	PhasePending RecoveryPhase = "Pending"
-	// PhaseQuiescing: workloads are being scaled to 0.
+	// PhaseQuiescing: workloads are being scaled to 0; it ends when no pod uses
+	// the group's claims.
 	PhaseQuiescing RecoveryPhase = "Quiescing"
 	// PhaseDetaching: waits until no member is attached.
 	PhaseDetaching RecoveryPhase = "Detaching"
@@ -152,6 +156,13 @@ type RecoveryStatus struct {
 	// How far it is.
 	// +optional
 	Phase RecoveryPhase `json:"phase,omitempty"`
+	// When each phase began that was entered, in the order of their first entry;
+	// for one that was entered again, the last time. A Rewind without the stop and
+	// the start of its pods takes from Detaching to Completed.
+	// +optional
+	// +listType=map
+	// +listMapKey=phase
+	Phases []PhaseEntry `json:"phases,omitempty"`
 	// What it waits for, or why it failed, in a sentence that says what to do.
 	// +optional
 	Message string `json:"message,omitempty"`
@@ -185,6 +196,22 @@ type RecoveryStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// PhaseEntry is when a phase began.
+type PhaseEntry struct {
+	Phase RecoveryPhase    `json:"phase"`
+	Time  metav1.MicroTime `json:"time"`
+}
+
+// Entered is when a phase began; zero for one that was not entered.
+func (s *RecoveryStatus) Entered(phase RecoveryPhase) time.Time {
+	for _, entry := range s.Phases {
+		if entry.Phase == phase {
+			return entry.Time.Time
+		}
+	}
+	return time.Time{}
 }
 
 // ScaledWorkload is an object that was scaled to 0.

@@ -79,7 +79,8 @@ type SiteStatus struct {
 	// Whether the peer's gateway answers and takes this site's certificate.
 	// +optional
 	Connected bool `json:"connected"`
-	// The version of Lockstep that the peer runs.
+	// The version of Lockstep that the peer's gateway runs, as of the last time
+	// that it answered.
 	// +optional
 	Version string `json:"version,omitempty"`
 	// Connected.

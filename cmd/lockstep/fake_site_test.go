@@ -44,6 +44,8 @@ type fakeSite struct {
 	onLook func()
 	// adopted are ids of further volumes.
 	adopted []string
+	// replicas are ids of volumes that were deleted at their primary.
+	replicas []string
 	// fail, when set, is the answer to every call.
 	fail error
 	// hang, when set, holds every call until it is closed or the caller gives up.
@@ -163,6 +165,9 @@ func (f *fakeSite) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (
 	for _, id := range f.adopted {
 		volumes = append(volumes, &adminv1.Volume{Id: id, Name: id})
 	}
+	for _, id := range f.replicas {
+		volumes = append(volumes, &adminv1.Volume{Id: id, Name: "replica", Claim: "shop/lost", Group: "shop/shop", Orphaned: true})
+	}
 	return &adminv1.GetStatusResponse{
 		Site: "a", Version: "v0.1.0", Started: before(3*time.Hour + 12*time.Minute),
 		Peers: []*adminv1.Peer{
@@ -171,6 +176,19 @@ func (f *fakeSite) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (
 		},
 		Groups: []*adminv1.Group{group}, Volumes: volumes,
 	}, nil
+}
+
+func (f *fakeSite) RemoveReplica(ctx context.Context, r *adminv1.RemoveReplicaRequest) (*adminv1.RemoveReplicaResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if !slices.Contains(f.replicas, r.GetVolume()) {
+		return nil, status.Error(codes.FailedPrecondition, "it is fed by site b")
+	}
+	f.replicas = slices.DeleteFunc(f.replicas, func(id string) bool { return id == r.GetVolume() })
+	return &adminv1.RemoveReplicaResponse{}, nil
 }
 
 func (f *fakeSite) ListGroups(ctx context.Context, _ *adminv1.ListGroupsRequest) (*adminv1.ListGroupsResponse, error) {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -25,6 +24,7 @@ type orphanDocument struct {
 	Name     string  `json:"name"`
 	VolumeID string  `json:"volumeID"`
 	Claim    string  `json:"claim"`
+	Group    string  `json:"group"`
 	Created  *string `json:"created"`
 	Removed  bool    `json:"removed"`
 	Error    string  `json:"error"`
@@ -43,8 +43,10 @@ func (a *app) newOrphansCommand() *cobra.Command {
 		Use:   "orphans",
 		Short: "List what was made for volumes that are no more",
 		Long: `Lists pods, disruption budgets, leases and claims in Lockstep's namespace whose
-volume the controller does not know, and volumes that the controller knows and
-that have no claim. With --remove the former are deleted, after asking; deleting a
+volume the controller does not know, volumes that the controller knows and that
+have no claim, and replicas of volumes that were deleted at their primary. With
+--remove all but the volumes without a claim are deleted, after asking. A replica
+goes with all its points; failing over to its group would keep them. Deleting a
 claim deletes what is on it, if its class says so. The controller itself removes
 what it began, and after a while what cannot hold data.
 
@@ -74,22 +76,28 @@ func (a *app) orphans(ctx context.Context, f *orphansFlags) error {
 	if err != nil {
 		return err
 	}
-	if len(orphans)+len(lost) == 0 && f.output.forPeople() {
+	replicas, err := a.orphanedReplicas(ctx, f)
+	if err != nil {
+		return err
+	}
+	if len(replicas)+len(orphans)+len(lost) == 0 && f.output.forPeople() {
 		a.hint("no orphans in namespace %s", c.DriverNamespace)
 		return nil
 	}
-	documents := each(append(slices.Clone(orphans), lost...), orphanOf)
+	documents := append(replicas, each(append(slices.Clone(orphans), lost...), orphanOf)...)
 	var failed error
-	if f.remove && len(orphans) > 0 {
+	if f.remove && len(replicas)+len(orphans) > 0 {
 		if !f.yes {
 			a.showOrphans(documents)
-			if err := a.ask(ctx, fmt.Sprintf("Delete %d objects in namespace %s, and what is on the claims among them?", len(orphans), c.DriverNamespace)); err != nil {
+			if err := a.ask(ctx, removeQuestion(len(replicas), len(orphans), c.DriverNamespace)); err != nil {
 				return err
 			}
 		}
-		if failed, err = a.removeOrphans(ctx, c, f, orphans, documents); err != nil {
+		replicasFailed := a.removeReplicas(ctx, f, documents[:len(replicas)])
+		if failed, err = a.removeOrphans(ctx, c, f, orphans, documents[len(replicas):]); err != nil {
 			return err
 		}
+		failed = errors.Join(replicasFailed, failed)
 	}
 	r := result{document: orphansDocument{documents}, show: func(p *page) { p.showOrphans(documents) }}
 	for _, o := range documents {
@@ -193,6 +201,8 @@ func (p *page) showOrphans(documents []orphanDocument) {
 			state = cell{"removed", toneGood}
 		case o.Error != "":
 			state = cell{oneLine(o.Error), toneBad}
+		case o.Kind == kindReplica:
+			state = cell{"deleted at its primary", toneNote}
 		case o.Kind == cluster.KindVolume:
 			state = cell{"has no claim", toneBad}
 		}

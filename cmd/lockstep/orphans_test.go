@@ -160,3 +160,28 @@ func TestOrphanThatWasAdopted(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// TestReplicasThatWereDeletedAtTheirPrimary: they are listed, and go only when they
+// are told to.
+func TestReplicasThatWereDeletedAtTheirPrimary(t *testing.T) {
+	p := newPlugin(t)
+	const replica = "ffeeddccbbaa99887766554433221100"
+	p.own(t, "v-0a1b", "a")
+	p.own(t, replica, "a")
+	p.site.replicas = []string{replica}
+	if got := strings.Fields(p.must(t, "orphans", "-o", "name")); !slices.Contains(got, "Replica/replica") {
+		t.Errorf("listed are %v", got)
+	}
+	if table := p.must(t, "orphans"); !strings.Contains(table, "shop/lost") || !strings.Contains(table, "deleted at its primary") {
+		t.Errorf("got\n%s", table)
+	}
+	p.terminals, p.stdin = atTerminal, strings.NewReader("n\n")
+	got := p.run(t, "orphans", "--remove")
+	if got.exit != exitFailed || !strings.Contains(got.stderr, "Delete 1 replicas with all their points?") || len(p.site.replicas) != 1 {
+		t.Errorf("declined: exit %d, %d replicas: %s", got.exit, len(p.site.replicas), got.stderr)
+	}
+	p.terminals = terminals{}
+	if out := p.must(t, "orphans", "--remove", "--yes"); strings.Count(out, "removed") != 1 || len(p.site.replicas) != 0 {
+		t.Errorf("%d replicas are left, and it says\n%s", len(p.site.replicas), out)
+	}
+}

@@ -29,10 +29,12 @@ func metaTime(t time.Time) *metav1.Time {
 	return &m
 }
 
-// ended is the status of a recovery that took 7 s.
+// ended is the status of a recovery that took 6.25 s.
 func ended(phase v1alpha1.RecoveryPhase) v1alpha1.RecoveryStatus {
 	return v1alpha1.RecoveryStatus{Phase: phase, Point: recoveryPoint(1235, time.Minute), Before: recoveryPoint(1240, time.Second),
-		StartTime: metaTime(epoch.Add(-7 * time.Second)), CompletionTime: metaTime(epoch)}
+		StartTime: metaTime(epoch.Add(-7 * time.Second)), CompletionTime: metaTime(epoch),
+		Phases: []v1alpha1.PhaseEntry{{Phase: v1alpha1.PhasePending, Time: metav1.NewMicroTime(epoch.Add(-6250 * time.Millisecond))},
+			{Phase: phase, Time: metav1.NewMicroTime(epoch)}}}
 }
 
 func failedOver() v1alpha1.RecoveryStatus {

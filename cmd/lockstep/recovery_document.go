@@ -44,8 +44,15 @@ type recoveryDocument struct {
 	Group     string                   `json:"group"`
 	Phase     string                   `json:"phase"`
 	Message   string                   `json:"message"`
+	Phases    []phaseDocument          `json:"phases"`
 	Workloads []workloadDocument       `json:"workloads"`
 	Claims    []recoveredClaimDocument `json:"claims"`
+}
+
+// phaseDocument is when a phase began.
+type phaseDocument struct {
+	Phase string  `json:"phase"`
+	Time  *string `json:"time"`
 }
 
 type workloadDocument struct {
@@ -65,6 +72,9 @@ func recoveryOf(r *v1alpha1.Recovery) *recoveryDocument {
 	return &recoveryDocument{
 		Namespace: r.Namespace, Name: r.Name, Action: string(r.Spec.Action), Group: r.Spec.Group,
 		Phase: string(r.Status.Phase), Message: r.Status.Message,
+		Phases: each(r.Status.Phases, func(e v1alpha1.PhaseEntry) phaseDocument {
+			return phaseDocument{Phase: string(e.Phase), Time: timeText(timestamppb.New(e.Time.Time))}
+		}),
 		Workloads: each(r.Status.Workloads, func(w v1alpha1.ScaledWorkload) workloadDocument {
 			return workloadDocument{Kind: w.Kind, Name: w.Name, Replicas: w.Replicas, Restored: w.Restored}
 		}),
@@ -97,8 +107,12 @@ func recoveredPoint(p *v1alpha1.RecoveryPoint) *adminv1.Point {
 	return point
 }
 
-// recoveryTook is how long a recovery was at work, in whole seconds.
+// recoveryTook is how long a recovery was at work; in whole seconds where the
+// controller is older than the times of phases.
 func recoveryTook(s v1alpha1.RecoveryStatus) *durationpb.Duration {
+	if began, ended := s.Entered(v1alpha1.PhasePending), s.Entered(s.Phase); !began.IsZero() && !ended.IsZero() && s.Phase.Ended() {
+		return durationpb.New(max(ended.Sub(began), 0))
+	}
 	if s.StartTime == nil || s.CompletionTime == nil {
 		return nil
 	}

@@ -66,7 +66,7 @@ func runGateway(ctx context.Context, c gatewayConfig) error {
 	return gatewaypod.Run(ctx, gatewaypod.Config{
 		Namespace: c.Namespace, Listen: c.Listen, PeerTLSDir: c.PeerTLSDir, TLSDir: c.TLSDir, Peers: c.Peers,
 		Controller: c.Controller, EnginePort: int(c.EnginePort), HealthAddr: c.HealthAddr, MetricsAddr: c.MetricsAddr, MaxStreams: c.MaxStreams, RateLimit: c.RateLimit,
-		Client: client, Log: slog.Default(),
+		Version: version, Client: client, Log: slog.Default(),
 	})
 }
 

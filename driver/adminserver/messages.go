@@ -55,7 +55,7 @@ func (s *Server) group(g *groups.Group) *adminv1.Group {
 	out := &adminv1.Group{
 		Name: st.Name, Role: role(st.Role), Term: uint64(st.Term), Peer: st.Settings.ReplicateTo, Members: uint32(len(st.Members)),
 		AchievedWindow: durationpb.New(g.AchievedWindow(s.cfg.Clock.Now())), WantedWindow: durationpb.New(st.Settings.Window),
-		CheckpointInterval: durationpb.New(st.Settings.CheckpointInterval), Rewind: rewind(st.Rewind), Conditions: s.conditions(g),
+		CheckpointInterval: durationpb.New(st.Settings.CheckpointInterval), Rewind: rewind(st.Rewind), Conditions: s.conditions(g), Orphaned: stamp(st.Orphaned),
 	}
 	if st.Role == group.RoleReplica {
 		out.Peer = st.Source
@@ -115,7 +115,7 @@ func sendingError(m *replication.Metrics) error {
 
 func (s *Server) volume(v Volume) *adminv1.Volume {
 	out := &adminv1.Volume{
-		Id: v.ID.String(), Name: v.Name, Group: v.Group, SizeBytes: v.SizeBytes, Device: v.Device, Store: v.Store, Claim: v.Claim, Node: v.Node,
+		Id: v.ID.String(), Name: v.Name, Group: v.Group, SizeBytes: v.SizeBytes, Device: v.Device, Store: v.Store, Claim: v.Claim, Node: v.Node, Orphaned: v.Orphaned,
 		Tip: position(v.Tip), Durable: position(v.Durable), Horizon: position(v.Horizon),
 		JournalBytes: v.Journal.JournalBytes, IndexExtents: v.Journal.IndexExtents, IndexBytes: v.Journal.IndexBytes,
 	}

@@ -195,6 +195,18 @@ func (s *Server) ReopenVolume(ctx context.Context, req *adminv1.ReopenVolumeRequ
 	return &adminv1.ReopenVolumeResponse{Volume: s.volume(now), Reopened: reopened, Took: s.since(began)}, nil
 }
 
+// RemoveReplica implements adminv1.AdminServer.
+func (s *Server) RemoveReplica(ctx context.Context, req *adminv1.RemoveReplicaRequest) (*adminv1.RemoveReplicaResponse, error) {
+	id, err := journal.ParseVolumeID(req.GetVolume())
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "%q is no id of a volume: see `lockstep status -o wide`", req.GetVolume())
+	}
+	if err := s.cfg.Site.RemoveReplica(ctx, id); err != nil {
+		return nil, answer(err)
+	}
+	return &adminv1.RemoveReplicaResponse{}, nil
+}
+
 // volumesNamed returns the volume of that id, or all of that name.
 func (s *Server) volumesNamed(text string) (found []Volume) {
 	for _, v := range s.cfg.Site.Volumes() {

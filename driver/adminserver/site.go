@@ -27,6 +27,9 @@ type Site interface {
 	// Reopen recovers a volume that an error stopped; done is false if it
 	// needed nothing.
 	Reopen(ctx context.Context, id journal.VolumeID) (done bool, err error)
+	// RemoveReplica removes an orphaned volume. ErrNotFound; group.ErrRole for one
+	// that is not orphaned; groups.ErrInUse.
+	RemoveReplica(ctx context.Context, id journal.VolumeID) error
 	// OpenView shows every member's image at a point, read-only.
 	OpenView(ctx context.Context, group, at string) (View, error)
 	// CloseView closes an open view; ErrNoView.
@@ -48,6 +51,7 @@ type Volume struct {
 	Device    string // path while attached
 	Store     string // directory; empty: elsewhere, or none
 	Err       error  // why it is not served; nil while healthy
+	Orphaned  bool   // no primary feeds this replica any more
 	Tip       journal.Position
 	Durable   journal.Position
 	Horizon   journal.Position

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 
+	"github.com/lockstep-csi/lockstep/controller"
 	"github.com/lockstep-csi/lockstep/driver/adminserver"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
 	"github.com/lockstep-csi/lockstep/driver/groups"
@@ -15,6 +16,8 @@ import (
 // adminSite is a fleet as the admin API sees it.
 type adminSite struct {
 	fleet *fleet.Fleet
+	// known is CSI's knowledge of volumes.
+	known *controller.Server
 	name  string
 	peers func() map[string]string
 }
@@ -33,7 +36,7 @@ func (a adminSite) Wake(ctx context.Context, name string) (func(), error) {
 func (a adminSite) Volumes() []adminserver.Volume {
 	var all []adminserver.Volume
 	for _, v := range a.fleet.Volumes() {
-		all = append(all, volumeOf(v))
+		all = append(all, a.volumeOf(v))
 	}
 	return all
 }
@@ -43,11 +46,12 @@ func (a adminSite) Volume(id journal.VolumeID) (adminserver.Volume, error) {
 	if errors.Is(err, fleet.ErrNotFound) {
 		err = fmt.Errorf("%w: %w", adminserver.ErrNotFound, err)
 	}
-	return volumeOf(v), err
+	return a.volumeOf(v), err
 }
 
-func volumeOf(v fleet.Volume) adminserver.Volume {
+func (a adminSite) volumeOf(v fleet.Volume) adminserver.Volume {
 	out := adminserver.Volume{ID: v.ID, Name: v.Name, Group: v.Group, Claim: v.Claim, Node: v.Node, SizeBytes: v.SizeBytes, Device: v.State.Device, Err: v.Err}
+	out.Orphaned = a.fleet.IsOrphaned(v.ID) && a.known.MayForget(v.ID) == nil
 	if v.State.Error != "" {
 		out.Err = fmt.Errorf("%s: %s", v.State.Reason, v.State.Error)
 	}
@@ -66,6 +70,24 @@ func (a adminSite) Unpin(ctx context.Context, name, pin string) error {
 // itself, and the next one recovers it.
 func (a adminSite) Reopen(context.Context, journal.VolumeID) (bool, error) {
 	return false, errors.New("in a cluster an engine that failed is started again by itself: see its pod's events and log")
+}
+
+// RemoveReplica implements adminserver.Site.
+func (a adminSite) RemoveReplica(ctx context.Context, id journal.VolumeID) error {
+	err := a.fleet.CheckOrphaned(id)
+	if err == nil {
+		err = a.known.Forget(ctx, id)
+	}
+	if err == nil {
+		err = a.fleet.RemoveReplica(ctx, id)
+	}
+	switch {
+	case errors.Is(err, fleet.ErrNotFound):
+		return fmt.Errorf("%w: %w", adminserver.ErrNotFound, err)
+	case errors.Is(err, controller.ErrInUse):
+		return fmt.Errorf("%w: %w", groups.ErrInUse, err)
+	}
+	return err
 }
 
 func (a adminSite) OpenView(ctx context.Context, name, at string) (adminserver.View, error) {

@@ -227,7 +227,7 @@ func (r *role) serveCSI(ctx context.Context) error {
 func (r *role) serveAdmin(ctx context.Context) error {
 	srv := grpc.NewServer()
 	adminv1.RegisterAdminServer(srv, adminserver.New(adminserver.Config{
-		Site: adminSite{fleet: r.fleet, name: r.cfg.Site, peers: r.peers.Addresses}, Version: r.cfg.Version, Clock: clock.Wall{}, OwnedPin: r.ownsPin,
+		Site: adminSite{fleet: r.fleet, known: r.controller, name: r.cfg.Site, peers: r.peers.Addresses}, Version: r.cfg.Version, Clock: clock.Wall{}, OwnedPin: r.ownsPin,
 	}))
 	return serveGRPC(ctx, srv, r.cfg.AdminListen)
 }

@@ -94,7 +94,7 @@ func (p *Pod) replicationState() *control.ReplicationState {
 	}
 	m := p.sending.sender.Metrics()
 	s := &control.ReplicationState{Peer: p.sending.peer.Site, Connected: m.Connected,
-		LagRecords: uint64(m.LagRecords), LagBytes: uint64(m.LagBytes), LagTime: m.LagTime}
+		LagRecords: uint64(m.LagRecords), LagBytes: uint64(m.LagBytes), LagTime: m.LagTime, ImageBytes: m.ImageBytes, ImageSizeBytes: m.ImageSizeBytes}
 	if m.LastError != nil && !m.Connected {
 		s.Error = m.LastError.Error()
 	}

@@ -171,8 +171,12 @@ func (f *Fleet) join(ctx context.Context, v *volume, settings group.Settings) er
 }
 
 // RetireVolume takes a detached volume out of its group but keeps its store for
-// the pins that need it. No error if there is no such volume.
+// the pins that need it. No error if there is no such volume. A replica stays as
+// it is: who is a member is for its primary to say.
 func (f *Fleet) RetireVolume(ctx context.Context, id journal.VolumeID) error {
+	if f.IsReplica(id) {
+		return nil
+	}
 	return f.withDetached(ctx, id, func(v *volume) error {
 		if err := f.leave(ctx, v, false); err != nil {
 			return err
@@ -211,35 +215,44 @@ func (f *Fleet) leaveFormer(ctx context.Context, v *volume) error {
 }
 
 // DeleteVolume removes a detached volume with everything it has. No error if
-// there is no such volume.
+// there is no such volume. A replica stays as it is: deleting the claim that it
+// had here before must not take the copy away that protects the primary. See
+// RemoveReplica.
 func (f *Fleet) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
-	return f.withDetached(ctx, id, func(v *volume) error {
-		if err := f.leave(ctx, v, true); err != nil {
-			return err
-		}
-		if err := f.leaveFormer(ctx, v); err != nil {
-			return err
-		}
-		f.mu.Lock()
-		v.gone = true
-		v.notifyLocked()
-		f.mu.Unlock()
-		v.poke()
-		if err := f.stopped(ctx, v); err != nil {
-			return err
-		}
-		if err := f.cfg.Backing.Delete(ctx, id); err != nil {
-			return fmt.Errorf("delete backing volume of volume %s: %w", id, err)
-		}
-		// The record goes last: until then the next call finds the rest.
-		if err := f.deleteRecord(id); err != nil {
-			return err
-		}
-		f.mu.Lock()
-		delete(f.volumes, id)
-		f.mu.Unlock()
+	if f.IsReplica(id) {
 		return nil
-	})
+	}
+	return f.withDetached(ctx, id, func(v *volume) error { return f.remove(ctx, v) })
+}
+
+// remove takes a detached volume away. Its key is held.
+func (f *Fleet) remove(ctx context.Context, v *volume) error {
+	id := f.recordOf(v).ID
+	if err := f.leave(ctx, v, true); err != nil {
+		return err
+	}
+	if err := f.leaveFormer(ctx, v); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	v.gone = true
+	v.notifyLocked()
+	f.mu.Unlock()
+	v.poke()
+	if err := f.stopped(ctx, v); err != nil {
+		return err
+	}
+	if err := f.cfg.Backing.Delete(ctx, id); err != nil {
+		return fmt.Errorf("delete backing volume of volume %s: %w", id, err)
+	}
+	// The record goes last: until then the next call finds the rest.
+	if err := f.deleteRecord(id); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	delete(f.volumes, id)
+	f.mu.Unlock()
+	return nil
 }
 
 // stopped waits until no process of a volume's engine can be there any more.

@@ -59,6 +59,7 @@ func Open(cfg Config) (*Fleet, error) {
 	for _, v := range f.volumes {
 		f.joined.Go(func() { f.tend(v) })
 	}
+	f.joined.Go(func() { f.groups.TellEnds(f.ctx) })
 	for _, st := range f.groups.States() {
 		if st.Role == group.RoleReplica {
 			if err := f.groups.Start(f.ctx, st.Name); err != nil {

@@ -55,6 +55,7 @@ func (f *Fleet) reorder(ctx context.Context, v *volume, edit func(*control.Order
 	defer f.mu.Unlock()
 	if v.client == client {
 		v.state = state
+		v.noteDelivery()
 		v.notifyLocked()
 	}
 	return state, nil

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -40,6 +41,15 @@ func (f replicator) Replicate(st group.State) (groups.Replication, error) {
 	return announcing{f.Fleet, announcer, st.Name, to}, nil
 }
 
+// Tell implements groups.Replicator.
+func (f replicator) Tell(ctx context.Context, site string, a replication.Announcement) error {
+	peer, ok := f.cfg.Peer(site)
+	if !ok {
+		return fmt.Errorf("site %s is no peer of this one", site)
+	}
+	return replication.AnnounceOnce(ctx, peer.Conn, site, a)
+}
+
 // PeerChanged has the groups that are replicated to a site find it again: it
 // has become a peer, is none any more, or has another address.
 func (f *Fleet) PeerChanged(ctx context.Context, site string) error {
@@ -47,6 +57,7 @@ func (f *Fleet) PeerChanged(ctx context.Context, site string) error {
 	for _, st := range f.groups.States() {
 		if st.Role == group.RolePrimary && st.Settings.ReplicateTo == site {
 			errs = append(errs, f.groups.Reconnect(ctx, st.Name))
+			f.pokeGroup(st.Name) // what rests may have something to send
 		}
 	}
 	return errors.Join(errs...)
@@ -74,6 +85,7 @@ func (a announcing) Metrics() replication.Metrics {
 		if r != nil {
 			volume.Connected = r.Connected && answers
 			volume.LagRecords, volume.LagBytes, volume.LagTime = int64(r.LagRecords), int64(r.LagBytes), r.LagTime
+			volume.ImageBytes, volume.ImageSizeBytes = r.ImageBytes, r.ImageSizeBytes
 			if r.Error != "" {
 				volume.LastError = errors.New(r.Error)
 			}

@@ -106,8 +106,23 @@ func (d *doors) listener(site string) *bufconn.Listener {
 	return nil
 }
 
+func (d *doors) set(site string, e *entrance) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open[site] = e
+}
+
 // newPair makes two sites that can reach each other.
 func newPair(t *testing.T) (a, b *cluster, fa, fb *fleet.Fleet) {
+	t.Helper()
+	a, b, fa, fb, open := newSeparatePair(t)
+	open()
+	return a, b, fa, fb
+}
+
+// newSeparatePair makes two sites that can reach each other once they are
+// connected.
+func newSeparatePair(t *testing.T) (a, b *cluster, fa, fb *fleet.Fleet, connect func()) {
 	t.Helper()
 	d := &doors{open: map[string]*entrance{}}
 	a, b = newCluster(t), newCluster(t)
@@ -129,10 +144,34 @@ func newPair(t *testing.T) (a, b *cluster, fa, fb *fleet.Fleet) {
 	fa, fb = a.open(), b.open()
 	t.Cleanup(func() { closeFleet(t, fb) })
 	ea, eb := newEntrance(t, a, fa, "b"), newEntrance(t, b, fb, "a")
-	d.mu.Lock()
-	d.open["a"], d.open["b"] = ea, eb
-	d.mu.Unlock()
-	return a, b, fa, fb
+	return a, b, fa, fb, func() { d.set("a", ea); d.set("b", eb) }
+}
+
+// How replication stands is known also while nothing is written: an engine tells
+// of it without being asked.
+func TestTheStateOfReplicationIsKnownWhileNothingHappens(t *testing.T) {
+	a, _, fa, fb, connect := newSeparatePair(t)
+	defer closeFleet(t, fa)
+	v := newVolume(1, "shop")
+	v.Settings.ReplicateTo = "b"
+	mustCreate(t, fa, v)
+	mustAttach(t, fa, 1, "node1")
+	write(t, a.device(id(1)), 1)
+	p := takePoint(t, fa, "shop")
+	sending := func() replication.VolumeMetrics {
+		s, err := fa.Groups().Summary(bounded(t), "shop")
+		if err != nil || s.Sending == nil || len(s.Sending.Volumes) != 1 {
+			t.Fatalf("summary %+v, %v", s, err)
+		}
+		return s.Sending.Volumes[0]
+	}
+	until(t, "the outage to be known", func() bool { m := sending(); return !m.Connected && m.LastError != nil && m.LagRecords > 0 })
+	connect()
+	until(t, "the replica to hold the point", func() bool {
+		points, err := fb.Groups().Points(bounded(t), "shop")
+		return err == nil && len(points) > 0 && points[len(points)-1].Checkpoint >= p.Checkpoint
+	})
+	until(t, "the end of the outage to be known", func() bool { m := sending(); return m.Connected && m.LagRecords == 0 })
 }
 
 func TestAGroupIsReplicatedFailedOverAndFailedBack(t *testing.T) {

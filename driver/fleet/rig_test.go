@@ -223,6 +223,13 @@ func (c *cluster) device(id journal.VolumeID) *device {
 	return p.dev
 }
 
+// has reports whether a volume has a backing volume.
+func (c *cluster) has(id journal.VolumeID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.backing[id] != nil
+}
+
 func (c *cluster) node(id journal.VolumeID) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -232,13 +239,22 @@ func (c *cluster) node(id journal.VolumeID) string {
 	return ""
 }
 
+// setPeer makes a site a peer; without a connection it is none any more.
+func (c *cluster) setPeer(site string, p fleet.Peer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.peers[site] = p
+}
+
 // open opens the fleet on what is committed, as a controller that starts.
 func (c *cluster) open() *fleet.Fleet {
 	c.t.Helper()
 	f, err := fleet.Open(fleet.Config{Site: c.site, DB: c.db, Backing: c, Engines: c, Dial: c.dial,
 		Peer: func(site string) (fleet.Peer, bool) {
-			p, ok := c.peers[site]
-			return p, ok
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			p := c.peers[site]
+			return p, p.Conn != nil
 		},
 		ReplicaBacking: func(_ context.Context, site, _ string) (fleet.BackingClass, error) {
 			if c.asked != nil {

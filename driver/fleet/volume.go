@@ -27,10 +27,19 @@ type volume struct {
 	state   control.State   // newest, of client
 	failure error           // why there is no client
 	gone    bool            // deleted: tend ends
+	// delivered is the peer that was last known to hold all that is durable, and
+	// the term; zero: none is known to.
+	delivered delivery
 	// abandoned: the engine is to be stopped, and none to run, until whoever
 	// set it is done.
 	abandoned bool
 	changed   chan struct{} // closed and replaced when client or state changes
+}
+
+// delivery is who has everything of a volume.
+type delivery struct {
+	peer string
+	term group.Term
 }
 
 func newVolume(r record, running bool) *volume {
@@ -75,7 +84,7 @@ func (f *Fleet) plan(v *volume) plan {
 	case v.holds > 0:
 		p.run = true
 	case r.Retired || !known:
-	case st.Role == group.RoleReplica, st.Pending != nil, f.attachedLocked(st.Name):
+	case st.Role == group.RoleReplica, st.Pending != nil, f.attachedLocked(st.Name), f.owesLocked(v, st):
 		p.run = true
 	}
 	if now := f.cfg.Clock.Now(); p.run {
@@ -97,6 +106,29 @@ func (f *Fleet) attachedLocked(name string) bool {
 		}
 	}
 	return false
+}
+
+// owesLocked reports whether a primary's volume holds what its peer is not known
+// to hold. That does not wait until somebody uses the volume again. mu is held.
+func (f *Fleet) owesLocked(v *volume, st group.State) bool {
+	if st.Settings.ReplicateTo == "" || v.delivered == (delivery{st.Settings.ReplicateTo, st.Term}) {
+		return false
+	}
+	_, isPeer := f.cfg.Peer(st.Settings.ReplicateTo)
+	return isPeer
+}
+
+// noteDelivery keeps whether the peer has everything, by the word of the engine.
+// mu is held.
+func (v *volume) noteDelivery() {
+	before := v.delivered
+	v.delivered = delivery{}
+	if r, s := v.state.Replication, v.state.Store; r != nil && s != nil && r.Connected && r.LagRecords == 0 && s.Tip == s.Durable {
+		v.delivered = delivery{r.Peer, group.Term(v.state.Term)}
+	}
+	if v.delivered != before {
+		v.poke() // the engine may not be wanted any more
+	}
 }
 
 // retryPause is the time between two attempts to have an engine run.
@@ -157,6 +189,9 @@ func (f *Fleet) stopEngine(v *volume) {
 	f.rest(f.recordOf(v).Group)
 }
 
+// restTimeout bounds how long a peer may take to hear that a group rests.
+const restTimeout = 2 * time.Second
+
 // rest stops the checkpoints of a group of which no engine is left.
 func (f *Fleet) rest(name string) {
 	unlock, err := f.locks.Lock(f.ctx, groupKey(name))
@@ -165,7 +200,9 @@ func (f *Fleet) rest(name string) {
 	}
 	defer unlock()
 	if st, err := f.groups.State(name); err == nil && st.Role == group.RolePrimary && !(members{f}).Serving(st) {
-		f.groups.Stop(name)
+		ctx, cancel := context.WithTimeout(f.ctx, restTimeout)
+		defer cancel()
+		f.groups.Rest(ctx, name)
 	}
 }
 
@@ -272,6 +309,7 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 	err = client.Watch(ctx, func(s control.State) {
 		f.mu.Lock()
 		v.client, v.state, v.failure = client, s, nil
+		v.noteDelivery()
 		v.notifyLocked()
 		f.mu.Unlock()
 		if !met {

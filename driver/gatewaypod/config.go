@@ -30,6 +30,7 @@ type Config struct {
 	// RateLimit bounds the bytes per second that all streams bring; 0:
 	// unlimited.
 	RateLimit int64
+	Version   string // of this program; for people
 	Client    kubernetes.Interface
 	Log       *slog.Logger // nil: slog.Default()
 }

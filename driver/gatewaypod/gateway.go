@@ -76,7 +76,7 @@ func open(cfg Config) (*pod, error) {
 	p.gateway, err = gateway.New(gateway.Config{
 		Site: site, Engines: p.engines, Controller: p.controller,
 		DialEngine: func(address string) (*grpc.ClientConn, error) { return gateway.Dial(address, toEngine) },
-		Peer:       replication.TLSPeer(certs.SiteFromCert), MaxStreams: cfg.MaxStreams, Limiter: replication.NewLimiter(cfg.RateLimit),
+		Peer:       replication.TLSPeer(certs.SiteFromCert), MaxStreams: cfg.MaxStreams, Limiter: replication.NewLimiter(cfg.RateLimit), Software: cfg.Version,
 		Clock: clock.Wall{}, Log: cfg.Log,
 	})
 	if err != nil {

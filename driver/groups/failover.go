@@ -130,7 +130,10 @@ func (g *Groups) promote(ctx context.Context, st group.State, point group.Point,
 	// from here on, and a site that holds a term of its own is to finish what
 	// makes it primary.
 	return g.carryOut(ctx, st, op, members, func(next *group.State) {
-		next.Term, next.Settings.ReplicateTo = term, st.Source
+		next.Term, next.Settings.ReplicateTo, next.Orphaned = term, st.Source, time.Time{}
+		if !st.Orphaned.IsZero() { // what has this name there now, if anything, is another group
+			next.Settings.ReplicateTo = ""
+		}
 		next.LastCheckpoint = max(next.LastCheckpoint, point.Checkpoint)
 	})
 }

@@ -49,6 +49,9 @@ type running struct {
 	// announced is the primary's newest word, on a replica; guarded by
 	// Groups.mu.
 	announced replication.Announcement
+	// heard is when that came, begun when this began to wait for one; heard is
+	// guarded by Groups.mu, and zero before the first.
+	heard, begun time.Time
 }
 
 // Key is the key of a group in Config.Locks.
@@ -99,7 +102,7 @@ func (g *Groups) Start(ctx context.Context, name string) error {
 	}
 	g.dropRewindPins(ctx, st, histories)
 	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	r := &running{stop: stop}
+	r := &running{stop: stop, begun: g.cfg.Clock.Now()}
 	if st.Role == group.RolePrimary {
 		if err := g.startPrimary(ctx, runCtx, r, st, histories); err != nil {
 			stop()
@@ -335,6 +338,9 @@ func (g *Groups) Modify(ctx context.Context, name string, settings group.Setting
 	}
 	if err := g.setRetention(ctx, st); err != nil {
 		return err
+	}
+	if before != settings.ReplicateTo {
+		g.cfg.Members.Changed(name)
 	}
 	if before != settings.ReplicateTo && g.runningOf(name) != nil {
 		return g.restart(ctx, name) // to another peer, or to none

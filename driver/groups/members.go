@@ -56,8 +56,8 @@ type Members interface {
 	// durably, and retires those that have left it.
 	Follow(ctx context.Context, peer string, a replication.Announcement) error
 	// Changed says that a peer has made a group, or has changed its role or its
-	// members: what is to run for them may be another thing. The group's key
-	// is held.
+	// members, or that the group goes to another peer: what is to run for them
+	// may be another thing. The group's key is held.
 	Changed(group string)
 	// Describe tells a peer of the members.
 	Describe(ids []journal.VolumeID) ([]replication.Member, error)
@@ -68,6 +68,8 @@ type Replicator interface {
 	// Replicate returns what is to run while the group is primary; nil for a
 	// group that goes nowhere.
 	Replicate(st group.State) (Replication, error)
+	// Tell announces a group to a peer once, outside of what Replicate returns.
+	Tell(ctx context.Context, peer string, a replication.Announcement) error
 }
 
 // Replication is one group on its way to a peer; *replication.Sender is one.

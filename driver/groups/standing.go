@@ -70,7 +70,7 @@ func (g standings) Follow(ctx context.Context, peer string, a replication.Announ
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	r.announced = a
+	r.announced, r.heard = a, g.cfg.Clock.Now()
 	return nil
 }
 
@@ -128,7 +128,7 @@ const checkpointSlack = 1000
 func sameAs(st group.State, peer string, a replication.Announcement) bool {
 	settings := a.Settings
 	settings.ReplicateTo = st.Settings.ReplicateTo
-	return st.Role == group.RoleReplica && st.Term == a.Term && st.Source == peer && st.Settings == settings.WithDefaults() &&
+	return st.Role == group.RoleReplica && st.Orphaned.IsZero() && st.SourceRests == a.Resting && st.Term == a.Term && st.Source == peer && st.Settings == settings.WithDefaults() &&
 		slices.Equal(st.Members, announcedMembers(a)) &&
 		!slices.ContainsFunc(a.Deleted, func(id journal.VolumeID) bool { return !st.IsDeleted(id) }) && a.NewestCheckpoint < st.LastCheckpoint+checkpointSlack
 }
@@ -139,7 +139,7 @@ func (g *Groups) saveFollowing(ctx context.Context, peer string, a replication.A
 		st.Follow(peer, a.Term)
 		st.Settings = a.Settings.WithDefaults()
 		st.Settings.ReplicateTo = replicateTo
-		st.Members = announcedMembers(a)
+		st.Members, st.SourceRests = announcedMembers(a), a.Resting
 		st.AddDeleted(a.Deleted, nil)
 		st.LastCheckpoint = max(st.LastCheckpoint, a.NewestCheckpoint)
 		return nil
@@ -209,6 +209,28 @@ func (g *Groups) Announcement(_ context.Context, name string) (replication.Annou
 	}
 	if r := g.runningOf(name); r != nil && r.coord != nil {
 		a.NewestCheckpoint, a.ValidUntil = r.coord.Last(), r.coord.QuietUntil()
+		addProgress(a.Members, r.replication)
 	}
 	return a, nil
+}
+
+// ProgressOf is the part of a volume's figures that its replica is told.
+func ProgressOf(v replication.VolumeMetrics) replication.Progress {
+	return replication.Progress{Connected: v.Connected, LagRecords: v.LagRecords, LagBytes: v.LagBytes,
+		ImageBytes: v.ImageBytes, ImageSizeBytes: v.ImageSizeBytes}
+}
+
+// addProgress has the members tell how far their records have arrived.
+func addProgress(members []replication.Member, sending Replication) {
+	if sending == nil {
+		return
+	}
+	for _, v := range sending.Metrics().Volumes {
+		for i := range members {
+			if members[i].Volume == v.Volume {
+				p := ProgressOf(v)
+				members[i].Progress = &p
+			}
+		}
+	}
 }

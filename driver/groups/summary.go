@@ -23,6 +23,38 @@ type Summary struct {
 	Started bool
 	// Sending is nil where nothing is replicated from here.
 	Sending *replication.Metrics
+	// Receiving is nil where nothing is fed from a peer.
+	Receiving *Receiving
+}
+
+// Receiving is how a replica is fed, by the word of its primary.
+type Receiving struct {
+	// Heard is when the primary was last heard of; zero: not since Begun, when
+	// this process began to listen.
+	Heard, Begun time.Time
+	// Resting says that the primary announces nothing before the group is used
+	// again: its replica had everything then.
+	Resting bool
+	// Progress of each member, as of Heard; none from a primary that does not
+	// tell.
+	Progress map[journal.VolumeID]replication.Progress
+}
+
+// receiving is how a group's replica is fed; nil for a primary.
+func (g *Groups) receiving(st group.State) *Receiving {
+	r := g.runningOf(st.Name)
+	if st.Role != group.RoleReplica || r == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := &Receiving{Heard: r.heard, Begun: r.begun, Resting: st.SourceRests, Progress: map[journal.VolumeID]replication.Progress{}}
+	for _, m := range r.announced.Members {
+		if m.Progress != nil {
+			out.Progress[m.Volume] = *m.Progress
+		}
+	}
+	return out
 }
 
 // AchievedWindow is how far back the group can be opened at a moment.
@@ -45,7 +77,7 @@ func (g *Groups) Summary(ctx context.Context, name string) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	out := Summary{State: st, Sending: g.Sending(name)}
+	out := Summary{State: st, Sending: g.Sending(name), Receiving: g.receiving(st)}
 	if r := g.runningOf(name); r != nil && r.coord != nil {
 		out.Stats, out.Started = r.coord.Stats(), true
 	}

@@ -35,6 +35,8 @@ const (
 	reasonConnected    = "Connected"
 	reasonDisconnected = "Disconnected"
 	reasonSplit        = "SplitBrain"
+	reasonOtherGroup   = "NameInUse"
+	reasonOrphaned     = "Orphaned"
 	reasonAccepted     = "Accepted"
 	reasonRefused      = "Refused"
 )
@@ -66,14 +68,14 @@ func statusOf(v *view, old *v1alpha1.ConsistencyGroupStatus) v1alpha1.Consistenc
 		// its age.
 		out.NewestPoint, out.OldestPoint, out.AchievedWindow = old.NewestPoint, old.OldestPoint, old.AchievedWindow
 	}
-	lags := lagsOf(v.summary.Sending)
+	lags := lagsOf(v)
 	for i := range v.volumes {
 		out.Members = append(out.Members, memberOf(&v.volumes[i], lags))
 	}
 	if st.Rewind != nil {
 		out.Rewind = &v1alpha1.OpenRewind{Started: metav1.NewTime(st.Rewind.Started), To: *pointOf(&st.Rewind.To), From: *pointOf(&st.Rewind.From)}
 	}
-	out.Replication = replicationOf(v)
+	out.Replication = replicationOf(v, old.Replication)
 	setConditions(&out, v)
 	return out
 }
@@ -137,69 +139,6 @@ func memberOf(v *fleet.Volume, lags map[journal.VolumeID]v1alpha1.Lag) v1alpha1.
 	return out
 }
 
-func lagsOf(m *replication.Metrics) map[journal.VolumeID]v1alpha1.Lag {
-	lags := map[journal.VolumeID]v1alpha1.Lag{}
-	if m == nil {
-		return lags
-	}
-	for _, v := range m.Volumes {
-		lags[v.Volume] = v1alpha1.Lag{Records: v.LagRecords, Bytes: v.LagBytes, Time: v1alpha1.DurationOf(v.LagTime.Truncate(time.Millisecond))}
-	}
-	return lags
-}
-
-// replicationOf tells how it stands with the peer; nil without one.
-func replicationOf(v *view) *v1alpha1.GroupReplication {
-	st := v.summary.State
-	if st.Role == group.RoleReplica {
-		return &v1alpha1.GroupReplication{Peer: st.Source, State: v1alpha1.ReplicationStreaming}
-	}
-	if st.Settings.ReplicateTo == "" {
-		return nil
-	}
-	out := &v1alpha1.GroupReplication{Peer: st.Settings.ReplicateTo, State: v1alpha1.ReplicationDisconnected}
-	m := v.summary.Sending
-	switch {
-	case m == nil && v.summary.Started:
-		out.Message = fmt.Sprintf("there is no Site %s: make one", out.Peer)
-	case m == nil:
-		out.State, out.Message = v1alpha1.ReplicationSynced, "no volume of the group is in use"
-	default:
-		sendingState(out, m)
-	}
-	return out
-}
-
-func sendingState(out *v1alpha1.GroupReplication, m *replication.Metrics) {
-	connected, copying := m.LastError == nil, false
-	var worst v1alpha1.Lag
-	var age time.Duration
-	problem := m.LastError
-	for _, v := range m.Volumes {
-		connected = connected && v.Connected
-		copying = copying || v.ImageSizeBytes > 0
-		worst.Records, worst.Bytes, age = worst.Records+v.LagRecords, worst.Bytes+v.LagBytes, max(age, v.LagTime)
-		if problem == nil && !v.Connected {
-			problem = v.LastError
-		}
-	}
-	worst.Time = v1alpha1.DurationOf(age.Truncate(time.Millisecond))
-	out.Lag = &worst
-	switch {
-	case !connected:
-		out.Message = "the peer's gateway does not answer"
-		if problem != nil {
-			out.Message = problem.Error()
-		}
-	case copying:
-		out.State = v1alpha1.ReplicationCopying
-	case worst.Records > 0:
-		out.State = v1alpha1.ReplicationStreaming
-	default:
-		out.State = v1alpha1.ReplicationSynced
-	}
-}
-
 // setConditions decides what a person is to know first.
 func setConditions(out *v1alpha1.ConsistencyGroupStatus, v *view) {
 	set := func(kind string, status metav1.ConditionStatus, reason, message string) {
@@ -212,10 +151,14 @@ func setConditions(out *v1alpha1.ConsistencyGroupStatus, v *view) {
 	set(v1alpha1.GroupWindowAchieved, status, reason, message)
 	if r := out.Replication; r == nil {
 		meta.RemoveStatusCondition(&out.Conditions, v1alpha1.GroupReplicating)
+	} else if r.State == v1alpha1.ReplicationOrphaned {
+		set(v1alpha1.GroupReplicating, metav1.ConditionFalse, reasonOrphaned, r.Message)
 	} else if r.State == v1alpha1.ReplicationDisconnected {
 		reason := reasonDisconnected
 		if m := v.summary.Sending; m != nil && errors.Is(m.LastError, replication.ErrSplitBrain) {
 			reason = reasonSplit
+		} else if m != nil && errors.Is(m.LastError, replication.ErrOtherGroup) {
+			reason = reasonOtherGroup
 		}
 		set(v1alpha1.GroupReplicating, metav1.ConditionFalse, reason, r.Message)
 	} else {
@@ -301,9 +244,7 @@ func isUrgent(old, now *v1alpha1.ConsistencyGroupStatus) bool {
 		out := settled{role: s.Role, term: s.Term, generation: s.ObservedGeneration, rewind: s.Rewind != nil}
 		if s.Replication != nil {
 			out.state = s.Replication.State
-			if out.state == v1alpha1.ReplicationStreaming { // comes and goes with every write
-				out.state = v1alpha1.ReplicationSynced
-			}
+			out.state = settledState(s.Replication.State)
 		}
 		return out
 	}

@@ -50,8 +50,16 @@ func TestConditions(t *testing.T) {
 			v.summary.State.Settings.Window, v.volumes[0].State.Store.Horizon = 24*time.Hour, journal.Position{}
 		}, reasonTaking, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
 		{"replica", func(v *view) {
-			v.summary.State.Role, v.summary.State.Source, v.summary.Started = group.RoleReplica, "there", false
-		}, reasonFed, reasonAchieved, reasonConnected, v1alpha1.ReplicationStreaming},
+			fed(v)
+		}, reasonFed, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
+		{"replica of nobody heard of", func(v *view) {
+			fed(v).Heard = v.now.Add(-time.Minute)
+		}, reasonFed, reasonAchieved, "!" + reasonDisconnected, v1alpha1.ReplicationDisconnected},
+		{"orphaned replica", func(v *view) {
+			fed(v)
+			v.summary.State.Orphaned = v.now
+		}, reasonFed, reasonAchieved, "!" + reasonOrphaned, v1alpha1.ReplicationOrphaned},
+		{"another group of this name", func(v *view) { v.summary.Sending.LastError = replication.ErrOtherGroup }, reasonTaking, reasonAchieved, "!" + reasonOtherGroup, v1alpha1.ReplicationDisconnected},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -119,14 +119,27 @@ func (p *Peers) drop(site string) (changed bool, err error) {
 var errNoPeer = status.Error(codes.Unavailable, "there is no connection to the site")
 
 // check waits until the peer's gateway has taken this site's certificate, or
-// says why not.
-func (p *Peers) check(ctx context.Context, site string) error {
+// says why not. It returns the version of Lockstep that answers there; empty: one
+// that is too old to tell.
+func (p *Peers) check(ctx context.Context, site string) (version string, err error) {
 	p.mu.Lock()
 	c := p.peers[site]
 	p.mu.Unlock()
 	if c == nil {
-		return errNoPeer
+		return "", errNoPeer
 	}
+	if err := c.ready(ctx); err != nil {
+		return "", err
+	}
+	version, err = replication.Identify(ctx, c.conn)
+	if err != nil {
+		return "", fmt.Errorf("the gateway at %s does not say who it is: %w", c.address, err)
+	}
+	return version, nil
+}
+
+// ready waits until the gateway has taken this site's certificate.
+func (c *peerConn) ready(ctx context.Context) error {
 	for {
 		state := c.conn.GetState()
 		switch state {

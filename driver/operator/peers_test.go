@@ -9,7 +9,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
+	replicationv1 "github.com/lockstep-csi/lockstep/api/replication/v1"
 	"github.com/lockstep-csi/lockstep/internal/certs"
+	"github.com/lockstep-csi/lockstep/replication"
 )
 
 // issue makes a site's certificate of an authority, and returns its folder.
@@ -26,6 +28,15 @@ func issue(t *testing.T, a *certs.Authority, site string) string {
 	return dir
 }
 
+// entrance is a gateway that only says who it is.
+type entrance struct {
+	replicationv1.UnimplementedReplicationServer
+}
+
+func (entrance) Identify(context.Context, *replicationv1.IdentifyRequest) (*replicationv1.IdentifyResponse, error) {
+	return replication.Identity("v9"), nil
+}
+
 // gateway listens as a site until the test ends.
 func gateway(t *testing.T, dir string) string {
 	t.Helper()
@@ -38,6 +49,7 @@ func gateway(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	srv := grpc.NewServer(grpc.Creds(credentials.NewTLS(config)))
+	replicationv1.RegisterReplicationServer(srv, entrance{})
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	t.Cleanup(func() {
@@ -69,7 +81,11 @@ func TestPeers(t *testing.T) {
 	check := func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		return p.check(ctx, "there")
+		version, err := p.check(ctx, "there")
+		if err == nil && version != "v9" {
+			t.Errorf("the peer's version is %q", version)
+		}
+		return err
 	}
 	for _, secret := range []string{"missing", "empty"} {
 		if _, err := p.set("there", good, secret); err == nil {

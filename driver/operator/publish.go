@@ -97,6 +97,9 @@ func (r *recoverer) publishVolume(ctx context.Context, rec *v1alpha1.Recovery, v
 		claim = *persistentVolumeClaimOf(v, key, pv, groupOfName(st.Name))
 		err = r.client.Create(ctx, &claim)
 	}
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return nil, false, fail("make claim %s: %w", key, err)
+	}
 	if err != nil {
 		return nil, false, fmt.Errorf("make claim %s: %w", key, err)
 	}

@@ -14,28 +14,38 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/fleet"
 )
 
-// quiesce scales what uses the group to 0. The sizes are in the status before
-// anything is scaled: the first step writes them, and the next one scales.
+// quiesce scales what uses the group to 0 and waits until its pods are gone.
+// The sizes are in the status before anything is scaled: the first step writes
+// them, and the next one scales. It does so at each look: somebody may have
+// scaled a workload up again meanwhile, or another one may have come.
 func (r *recoverer) quiesce(ctx context.Context, rec *v1alpha1.Recovery) error {
-	if rec.Spec.Workloads == v1alpha1.WorkloadsKeep {
-		r.enter(rec, v1alpha1.PhaseDetaching)
-		return nil
-	}
 	users, err := r.users(ctx, rec)
 	if err != nil {
 		return err
 	}
-	news, err := r.remember(ctx, rec, users)
-	if err != nil || news {
-		return err
-	}
-	for i := range rec.Status.Workloads {
-		if err := r.scaler.scale(ctx, rec.Namespace, &rec.Status.Workloads[i], 0, nil); err != nil {
+	if rec.Spec.Workloads != v1alpha1.WorkloadsKeep {
+		if news, err := r.remember(ctx, rec, users); err != nil || news {
 			return err
 		}
+		for i := range rec.Status.Workloads {
+			if err := r.scaler.scale(ctx, rec.Namespace, &rec.Status.Workloads[i], 0, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if len(users) > 0 {
+		return waitFor("pods use the group's claims: %s", podNames(users))
 	}
 	r.enter(rec, v1alpha1.PhaseDetaching)
 	return nil
+}
+
+func podNames(pods []corev1.Pod) string {
+	var names []string
+	for i := range pods {
+		names = append(names, pods[i].Name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // users are the pods that use claims of the group.
@@ -88,47 +98,26 @@ func (r *recoverer) remember(ctx context.Context, rec *v1alpha1.Recovery, users 
 	return news, nil
 }
 
-// detach waits until nothing has a device of the group. Somebody may have scaled
-// a workload up again meanwhile, or another one may have come.
+// detach waits until nothing has a device of the group.
 func (r *recoverer) detach(ctx context.Context, rec *v1alpha1.Recovery) error {
-	if rec.Spec.Workloads != v1alpha1.WorkloadsKeep {
-		users, err := r.users(ctx, rec)
-		if err != nil {
-			return err
-		}
-		if news, err := r.remember(ctx, rec, users); err != nil || news {
-			if news {
-				r.enter(rec, v1alpha1.PhaseQuiescing)
-			}
-			return err
-		}
-		for i := range rec.Status.Workloads {
-			if err := r.scaler.scale(ctx, rec.Namespace, &rec.Status.Workloads[i], 0, nil); err != nil {
-				return err
-			}
-		}
+	users, err := r.users(ctx, rec)
+	if err != nil {
+		return err
 	}
-	if err := r.unused(ctx, rec); err != nil {
+	if len(users) > 0 { // they have come since
+		r.enter(rec, v1alpha1.PhaseQuiescing)
+		return nil
+	}
+	if err := r.detached(ctx, rec); err != nil {
 		return err
 	}
 	r.enter(rec, v1alpha1.PhaseRewinding)
 	return nil
 }
 
-// unused says what still uses the group: pods, attachments of Kubernetes, and
+// detached says what still has the group: attachments of Kubernetes, and
 // devices.
-func (r *recoverer) unused(ctx context.Context, rec *v1alpha1.Recovery) error {
-	users, err := r.users(ctx, rec)
-	if err != nil {
-		return err
-	}
-	if len(users) > 0 {
-		var names []string
-		for _, pod := range users {
-			names = append(names, pod.Name)
-		}
-		return waitFor("pods use the group's claims: %s", strings.Join(names, ", "))
-	}
+func (r *recoverer) detached(ctx context.Context, rec *v1alpha1.Recovery) error {
 	st, ok := r.state(rec)
 	if !ok {
 		return fail("group %s has ended", rec.Spec.Group)

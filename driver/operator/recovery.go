@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
@@ -21,8 +22,10 @@ import (
 )
 
 const (
-	// recoveryPause is between two looks at what a recovery waits for.
-	recoveryPause = time.Second
+	// shortestPause and longestPause bound the time between two looks at what a
+	// recovery waits for.
+	shortestPause = 100 * time.Millisecond
+	longestPause  = time.Second
 	// wakeTimeout bounds how long engines may take to run, and one operation on
 	// a group with them.
 	wakeTimeout = 2 * time.Minute
@@ -72,8 +75,11 @@ func (r *recoverer) Reconcile(ctx context.Context, req reconcile.Request) (recon
 	if err := r.client.Get(ctx, req.NamespacedName, &recovery); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	if recovery.Status.Phase.Ended() {
-		return reconcile.Result{}, nil
+	if recovery.Status.Phase.Ended() || recovery.DeletionTimestamp != nil && !hasBegun(&recovery) {
+		return reconcile.Result{}, r.letGo(ctx, &recovery)
+	}
+	if err := r.keep(ctx, &recovery); err != nil {
+		return reconcile.Result{}, err
 	}
 	next := recovery.DeepCopy()
 	err := r.step(ctx, next)
@@ -88,20 +94,54 @@ func (r *recoverer) Reconcile(ctx context.Context, req reconcile.Request) (recon
 		// The engines, or the API server, do not answer: the same again.
 		next.Status.Message = err.Error()
 	case next.Status.Phase == recovery.Status.Phase && equality.Semantic.DeepEqual(next.Status, recovery.Status):
-		return reconcile.Result{RequeueAfter: recoveryPause}, nil
+		return reconcile.Result{RequeueAfter: r.pause(&next.Status)}, nil
 	}
 	if werr := r.write(ctx, &recovery, next); werr != nil {
 		return reconcile.Result{}, errors.Join(werr, unless(err, wait, failed))
 	}
 	switch {
 	case next.Status.Phase.Ended():
-		return reconcile.Result{}, nil
+		return reconcile.Result{}, r.letGo(ctx, next)
 	case errors.As(err, &wait):
-		return reconcile.Result{RequeueAfter: recoveryPause}, nil
+		return reconcile.Result{RequeueAfter: r.pause(&next.Status)}, nil
 	case err != nil && !errors.As(err, &failed):
 		return reconcile.Result{}, err
 	}
 	return reconcile.Result{RequeueAfter: time.Nanosecond}, nil // the next phase
+}
+
+// underWay keeps a Recovery that is deleted until it has ended: its status is the
+// only place that knows what was scaled down, and from which size.
+const underWay = "lockstep.dev/under-way"
+
+// keep has the recovery stay until letGo.
+func (r *recoverer) keep(ctx context.Context, rec *v1alpha1.Recovery) error {
+	if !controllerutil.AddFinalizer(rec, underWay) {
+		return nil
+	}
+	if err := r.client.Update(ctx, rec); err != nil {
+		return fmt.Errorf("keep Recovery %s: %w", client.ObjectKeyFromObject(rec), err)
+	}
+	return nil
+}
+
+// letGo lets a recovery that has ended, or has not begun, be deleted.
+func (r *recoverer) letGo(ctx context.Context, rec *v1alpha1.Recovery) error {
+	if !controllerutil.RemoveFinalizer(rec, underWay) {
+		return nil
+	}
+	if err := r.client.Update(ctx, rec); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("let go of Recovery %s: %w", client.ObjectKeyFromObject(rec), err)
+	}
+	return nil
+}
+
+// pause is how long to wait before the next look: a tenth of what the phase has
+// lasted, so that looking adds no more than that to it, and one that lasts is no
+// burden.
+func (r *recoverer) pause(s *v1alpha1.RecoveryStatus) time.Duration {
+	lasted := r.clock.Now().Sub(s.Entered(s.Phase))
+	return min(max(lasted/10, shortestPause), longestPause)
 }
 
 // unless returns err but for the two kinds that are no trouble of this controller.
@@ -147,6 +187,7 @@ func (r *recoverer) step(ctx context.Context, rec *v1alpha1.Recovery) error {
 func (r *recoverer) enter(rec *v1alpha1.Recovery, phase v1alpha1.RecoveryPhase) {
 	s := &rec.Status
 	s.Phase = phase
+	r.noteEntry(s, phase)
 	complete := metav1.Condition{Type: v1alpha1.RecoveryComplete, Status: metav1.ConditionUnknown, Reason: reasonUnderWay,
 		ObservedGeneration: rec.Generation, LastTransitionTime: metav1.NewTime(r.clock.Now())}
 	if old := meta.FindStatusCondition(s.Conditions, v1alpha1.RecoveryComplete); old != nil && old.Reason == reasonFailing {
@@ -163,6 +204,18 @@ func (r *recoverer) enter(rec *v1alpha1.Recovery, phase v1alpha1.RecoveryPhase) 
 		}
 	}
 	meta.SetStatusCondition(&s.Conditions, complete)
+}
+
+// noteEntry notes when a phase began. One that the controller stays in, because
+// it died and took it again, is not entered anew: its status was not written.
+func (r *recoverer) noteEntry(s *v1alpha1.RecoveryStatus, phase v1alpha1.RecoveryPhase) {
+	entry := v1alpha1.PhaseEntry{Phase: phase, Time: microTime(r.clock.Now())}
+	i := slices.IndexFunc(s.Phases, func(e v1alpha1.PhaseEntry) bool { return e.Phase == phase })
+	if i < 0 {
+		s.Phases = append(s.Phases, entry)
+	} else {
+		s.Phases[i] = entry
+	}
 }
 
 // failed gives a recovery up. What was scaled down is scaled up again first.

@@ -3,8 +3,10 @@ package operator
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -133,6 +135,20 @@ func (s *shop) status(name string) v1alpha1.RecoveryStatus {
 	return rec.Status
 }
 
+// phases are those that a recovery has entered, which must be in the order of
+// their times.
+func phases(st v1alpha1.RecoveryStatus) []v1alpha1.RecoveryPhase {
+	var all []v1alpha1.RecoveryPhase
+	var last time.Time
+	for _, entry := range st.Phases {
+		if entry.Time.Before(&metav1.MicroTime{Time: last}) {
+			return nil
+		}
+		all, last = append(all, entry.Phase), entry.Time.Time
+	}
+	return all
+}
+
 // maxSteps is more than any recovery takes.
 const maxSteps = 60
 
@@ -164,6 +180,10 @@ func TestRewindUndoCommit(t *testing.T) {
 	}
 	if len(st.Workloads) != 1 || st.Workloads[0].Kind != "StatefulSet" || st.Workloads[0].Replicas != 2 || !st.Workloads[0].Restored || s.size() != 2 {
 		t.Errorf("workloads %+v, size %d", st.Workloads, s.size())
+	}
+	if got := phases(st); !slices.Equal(got, []v1alpha1.RecoveryPhase{v1alpha1.PhasePending, v1alpha1.PhaseQuiescing, v1alpha1.PhaseDetaching,
+		v1alpha1.PhaseRewinding, v1alpha1.PhaseResuming, v1alpha1.PhaseCompleted}) {
+		t.Errorf("phases %v", got)
 	}
 	s.recovery("again", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "latest"})
 	if st := s.finish(r, "again"); st.Phase != v1alpha1.PhaseFailed || !strings.Contains(st.Message, "undo or commit") || s.size() != 2 || len(st.Workloads) != 0 {
@@ -313,12 +333,63 @@ func TestWorkloadsComeBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if st := s.status("keep"); st.Phase != v1alpha1.PhaseDetaching || !strings.Contains(st.Message, "shop-0, shop-1") || s.size() != 2 {
+	if st := s.status("keep"); st.Phase != v1alpha1.PhaseQuiescing || !strings.Contains(st.Message, "shop-0, shop-1") || s.size() != 2 {
 		t.Errorf("size %d, %+v", s.size(), st)
 	}
 	s.scale(0)
 	if st := s.finish(r, "keep"); st.Phase != v1alpha1.PhaseCompleted || s.size() != 0 {
 		t.Errorf("size %d, %+v", s.size(), st)
+	}
+}
+
+// A recovery that is deleted under way is gone when it has ended, and not before:
+// nobody else knows how big the workloads were. One that has not begun is gone at
+// once, and does nothing.
+func TestADeletedRecoveryEnds(t *testing.T) {
+	s := newShop(t)
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	gone := func(name string) bool { return apierrors.IsNotFound(s.get(name, &v1alpha1.Recovery{})) }
+	remove := func(name string) {
+		t.Helper()
+		if err := s.Delete(t.Context(), &v1alpha1.Recovery{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: name}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func(name string) {
+		t.Helper()
+		if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: s.namespace, Name: name}}); err != nil {
+			t.Fatal(err)
+		}
+		s.play()
+	}
+	s.recovery("back", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "10"})
+	for s.size() > 0 {
+		look("back")
+	}
+	s.recovery("waits", v1alpha1.RecoverySpec{Action: v1alpha1.ActionCommit})
+	for range 3 {
+		look("waits")
+	}
+	remove("back")
+	remove("waits")
+	look("waits")
+	if !gone("waits") || gone("back") {
+		t.Errorf("the one that waited is gone %t, the one under way %t", gone("waits"), gone("back"))
+	}
+	for range maxSteps {
+		if gone("back") {
+			break
+		}
+		look("back")
+	}
+	if !gone("back") || s.size() != 2 || s.plane.rewinds != 1 || s.plane.commits != 0 {
+		t.Errorf("gone %t, size %d, %d rewinds, %d commits", gone("back"), s.size(), s.plane.rewinds, s.plane.commits)
+	}
+	s.recovery("undo", v1alpha1.RecoverySpec{Action: v1alpha1.ActionUndo})
+	s.finish(r, "undo")
+	remove("undo")
+	if !gone("undo") {
+		t.Error("one that has ended cannot be deleted")
 	}
 }
 

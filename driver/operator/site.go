@@ -50,39 +50,40 @@ func (k *siteKeeper) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	reason, problem := k.connect(ctx, &site)
-	if err := k.write(ctx, &site, reason, problem); err != nil {
+	version, reason, problem := k.connect(ctx, &site)
+	if err := k.write(ctx, &site, version, reason, problem); err != nil {
 		return reconcile.Result{}, err
 	}
 	return reconcile.Result{RequeueAfter: siteInterval}, nil
 }
 
-// connect makes the site a peer and finds out whether it answers.
-func (k *siteKeeper) connect(ctx context.Context, site *v1alpha1.Site) (reason string, problem error) {
+// connect makes the site a peer and finds out whether it answers, and which
+// version runs there.
+func (k *siteKeeper) connect(ctx context.Context, site *v1alpha1.Site) (version, reason string, problem error) {
 	if site.Name == k.site {
-		return "OwnSite", errors.New("this is the name of this site: a Site is another installation")
+		return "", "OwnSite", errors.New("this is the name of this site: a Site is another installation")
 	}
 	changed, err := k.peers.set(site.Name, site.Spec.Address, secretOf(site))
 	if err != nil {
-		return "NoCertificate", err
+		return "", "NoCertificate", err
 	}
 	if err := k.announce(ctx, site.Name, changed); err != nil {
 		k.log.Warn("groups do not take notice of a peer", "site", site.Name, "error", err)
 	}
 	checking, cancel := context.WithTimeout(ctx, siteTimeout)
 	defer cancel()
-	if err := k.peers.check(checking, site.Name); err != nil {
-		return "NotConnected", err
+	if version, err = k.peers.check(checking, site.Name); err != nil {
+		return "", "NotConnected", err
 	}
 	for _, st := range k.fleet.States() {
 		if st.Settings.ReplicateTo != site.Name {
 			continue
 		}
 		if s, err := k.fleet.Summary(checking, st.Name); err == nil && s.Sending != nil && s.Sending.LastError != nil {
-			return "AnnouncementRefused", fmt.Errorf("group %s: %w", st.Name, s.Sending.LastError)
+			return version, "AnnouncementRefused", fmt.Errorf("group %s: %w", st.Name, s.Sending.LastError)
 		}
 	}
-	return reasonConnected, nil
+	return version, reasonConnected, nil
 }
 
 func (k *siteKeeper) announce(ctx context.Context, site string, changed bool) error {
@@ -99,8 +100,11 @@ func secretOf(site *v1alpha1.Site) string {
 // DefaultPeerSecret is the Secret of a Site that names none.
 const DefaultPeerSecret = "lockstep-peer-tls"
 
-func (k *siteKeeper) write(ctx context.Context, site *v1alpha1.Site, reason string, problem error) error {
+// write notes what was found out. The version that was seen last stays while the
+// peer does not answer.
+func (k *siteKeeper) write(ctx context.Context, site *v1alpha1.Site, version, reason string, problem error) error {
 	next := site.DeepCopy()
+	next.Status.Version = orDefault(version, site.Status.Version)
 	next.Status.ObservedGeneration, next.Status.Connected = site.Generation, problem == nil
 	condition := metav1.Condition{Type: v1alpha1.SiteConnected, Status: metav1.ConditionTrue, Reason: reason, ObservedGeneration: site.Generation,
 		LastTransitionTime: metav1.NewTime(k.clock.Now())}

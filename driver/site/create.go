@@ -150,8 +150,12 @@ func (s *Site) copyImage(ctx context.Context, im *journal.Import, sizeBytes int6
 }
 
 // RetireVolume takes a detached volume out of its group but keeps its store
-// for the pins that need it. No error if there is no such volume.
+// for the pins that need it. No error if there is no such volume. A replica
+// stays as it is: who is a member is for its primary to say.
 func (s *Site) RetireVolume(ctx context.Context, id journal.VolumeID) error {
+	if s.isReplica(id) {
+		return nil
+	}
 	return s.withDetached(ctx, id, func(v *volume) error {
 		if v.eng != nil {
 			if err := v.eng.StopChanges(ctx); err != nil {
@@ -168,27 +172,34 @@ func (s *Site) RetireVolume(ctx context.Context, id journal.VolumeID) error {
 }
 
 // DeleteVolume removes a detached volume with everything it has. No error if
-// there is no such volume.
+// there is no such volume. A replica stays as it is; see RemoveReplica.
 func (s *Site) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
-	return s.withDetached(ctx, id, func(v *volume) error {
-		if err := s.groups.Leave(ctx, v.record.Group, id, true); err != nil {
-			return err
-		}
-		if err := s.closeStore(v); err != nil {
-			return err
-		}
-		if err := s.cfg.FS.RemoveAll(s.volumeDir(id)); err != nil {
-			return fmt.Errorf("delete volume %s: %w", id, err)
-		}
-		// The record goes last: until then the next call finds the rest.
-		if err := s.deleteRecord(id); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		delete(s.volumes, id)
-		s.mu.Unlock()
+	if s.isReplica(id) {
 		return nil
-	})
+	}
+	return s.withDetached(ctx, id, func(v *volume) error { return s.remove(ctx, v) })
+}
+
+// remove takes a detached volume away. Its keys are held.
+func (s *Site) remove(ctx context.Context, v *volume) error {
+	id := s.recordOf(v).ID
+	if err := s.groups.Leave(ctx, v.record.Group, id, true); err != nil {
+		return err
+	}
+	if err := s.closeStore(v); err != nil {
+		return err
+	}
+	if err := s.cfg.FS.RemoveAll(s.volumeDir(id)); err != nil {
+		return fmt.Errorf("delete volume %s: %w", id, err)
+	}
+	// The record goes last: until then the next call finds the rest.
+	if err := s.deleteRecord(id); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	delete(s.volumes, id)
+	s.mu.Unlock()
+	return nil
 }
 
 // withDetached runs fn under the keys of a volume that is not attached.

@@ -2,6 +2,7 @@ package site
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 
 	"golang.org/x/time/rate"
@@ -40,6 +41,15 @@ func (s replicator) Replicate(st group.State) (groups.Replication, error) {
 		Group: st.Name, Peer: st.Settings.ReplicateTo, Conn: peer.Conn, Sources: sources(s), Groups: s.groups.Standings(),
 		Clock: s.cfg.Clock, Random: rand.Float64, Compress: peer.Compress, Limiter: peer.Limiter, Log: s.cfg.Log,
 	})
+}
+
+// Tell implements groups.Replicator.
+func (s replicator) Tell(ctx context.Context, site string, a replication.Announcement) error {
+	peer, ok := s.cfg.Peers[site]
+	if !ok {
+		return fmt.Errorf("site %s is no peer of this one", site)
+	}
+	return replication.AnnounceOnce(ctx, peer.Conn, site, a)
 }
 
 // sources implements replication.Sources.

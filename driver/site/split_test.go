@@ -44,6 +44,12 @@ func (r *rival) Follow(_ context.Context, peer string, a replication.Announcemen
 	return nil
 }
 
+func (r *rival) Recognise(context.Context, string, replication.Announcement) error { return nil }
+
+func (r *rival) Ended(context.Context, string, string, group.Term) error {
+	return errors.New("the rival's group does not end")
+}
+
 func (r *rival) Demote(context.Context, string, group.Term, string) error { return nil }
 
 // serve runs the rival's replication service and returns a connection to it.

@@ -156,6 +156,9 @@ type ReplicationState struct {
 	Error                string
 	LagRecords, LagBytes uint64
 	LagTime              time.Duration
+	// ImageBytes of ImageSizeBytes have been passed of an image that is being
+	// sent; both 0 when there is none.
+	ImageBytes, ImageSizeBytes int64
 }
 
 // Volume is what a Server serves. Its methods may be called concurrently.

@@ -16,6 +16,9 @@ import (
 const (
 	// watchPause is the least time between two messages of a Watch.
 	watchPause = 250 * time.Millisecond
+	// watchRepeat is the most time between two of a volume that is sent to a
+	// peer: how that stands changes by itself, and nothing closes a channel.
+	watchRepeat = time.Second
 	// checkpointBatch bounds one message of Checkpoints.
 	checkpointBatch = 1000
 	// MaxImageChunkBytes bounds one message of ReadImage.
@@ -53,12 +56,28 @@ func (s *Server) Watch(_ *enginev1.WatchRequest, stream enginev1.Engine_WatchSer
 			pause.Stop()
 			return toStatus(ctx.Err())
 		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return toStatus(ctx.Err())
+		if err := s.awaitChange(ctx, changed, state.Replication != nil); err != nil {
+			return err
 		}
 	}
+}
+
+// awaitChange returns when a volume has changed, or, where it is sent, when its
+// state is to be told again.
+func (s *Server) awaitChange(ctx context.Context, changed <-chan struct{}, isSent bool) error {
+	var again <-chan time.Time
+	if isSent {
+		repeat := s.clock.NewTimer(watchRepeat)
+		defer repeat.Stop()
+		again = repeat.C()
+	}
+	select {
+	case <-changed:
+	case <-again:
+	case <-ctx.Done():
+		return toStatus(ctx.Err())
+	}
+	return nil
 }
 
 // Order implements the RPC.

@@ -180,7 +180,7 @@ func encodeState(s State) *enginev1.State {
 	}
 	if r := s.Replication; r != nil {
 		out.Replication = &enginev1.Replication{Peer: r.Peer, Connected: r.Connected, Error: r.Error, LagRecords: r.LagRecords, LagBytes: r.LagBytes,
-			LagTime: durationpb.New(r.LagTime)}
+			LagTime: durationpb.New(r.LagTime), ImageBytes: r.ImageBytes, ImageSizeBytes: r.ImageSizeBytes}
 	}
 	return out
 }
@@ -210,7 +210,7 @@ func decodeState(m *enginev1.State) (State, error) {
 	}
 	if r := m.GetReplication(); r != nil {
 		s.Replication = &ReplicationState{Peer: r.GetPeer(), Connected: r.GetConnected(), Error: r.GetError(), LagRecords: r.GetLagRecords(),
-			LagBytes: r.GetLagBytes(), LagTime: r.GetLagTime().AsDuration()}
+			LagBytes: r.GetLagBytes(), LagTime: r.GetLagTime().AsDuration(), ImageBytes: r.GetImageBytes(), ImageSizeBytes: r.GetImageSizeBytes()}
 	}
 	return s, nil
 }

@@ -294,6 +294,12 @@ func (s *standings) Follow(_ context.Context, peer string, a replication.Announc
 	return nil
 }
 
+func (s *standings) Recognise(context.Context, string, replication.Announcement) error { return nil }
+
+func (s *standings) Ended(context.Context, string, string, group.Term) error {
+	return errors.New("the group of the test does not end")
+}
+
 func (s *standings) Demote(_ context.Context, _ string, held group.Term, owner string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

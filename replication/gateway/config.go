@@ -65,8 +65,10 @@ type Config struct {
 	// travel; nil: unlimited. Its burst must be at least
 	// replication.MaxMessageBytes.
 	Limiter *rate.Limiter
-	Clock   clock.Clock
-	Log     *slog.Logger
+	// Software is the version of Lockstep, for people.
+	Software string
+	Clock    clock.Clock
+	Log      *slog.Logger
 }
 
 // Validate returns an error that names the first field that cannot be used.

@@ -8,8 +8,10 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	replicationv1 "github.com/lockstep-csi/lockstep/api/replication/v1"
 	"github.com/lockstep-csi/lockstep/replication"
@@ -54,6 +56,8 @@ func (g *Gateway) Register(s *grpc.Server) {
 		HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{{MethodName: "Announce", Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 			return g.announce(ctx, decode)
+		}}, {MethodName: "Identify", Handler: func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			return g.identify(decode)
 		}}},
 		Streams: []grpc.StreamDesc{{StreamName: "Replicate", ServerStreams: true, ClientStreams: true, Handler: func(_ any, up grpc.ServerStream) error {
 			return g.replicate(up)
@@ -126,6 +130,20 @@ func (g *Gateway) announce(ctx context.Context, decode func(any) error) (any, er
 		return nil, unreachable(err, "reach controller of site "+g.cfg.Site)
 	}
 	return resp, nil
+}
+
+// identify answers for the site.
+func (g *Gateway) identify(decode func(any) error) (any, error) {
+	req := new(frame)
+	if err := decode(req); err != nil {
+		return nil, err
+	}
+	req.data.Free()
+	out, err := proto.Marshal(replication.Identity(g.cfg.Software))
+	if err != nil {
+		return nil, status.Error(codes.Internal, err.Error())
+	}
+	return &frame{mem.BufferSlice{mem.SliceBuffer(out)}}, nil
 }
 
 // told is a context whose calls tell the peer's name and nothing else.

@@ -324,6 +324,17 @@ func TestStreamLimit(t *testing.T) {
 	must(t, err)
 }
 
+// TestIdentify: the gateway says itself which version runs there, also while its
+// controller is away.
+func TestIdentify(t *testing.T) {
+	r := newRig(t)
+	gw := r.gateway("", r.nobody(), func(c *Config) { c.Software = "v1.2.3" })
+	software, err := replication.Identify(r.within(), r.peer(gw.address))
+	if err != nil || software != "v1.2.3" {
+		t.Errorf("version %q, %v", software, err)
+	}
+}
+
 // TestAnnounce: the controller gets the announcement as it is, with the peer's
 // name, and its answer goes back as it is.
 func TestAnnounce(t *testing.T) {

@@ -69,6 +69,8 @@ var mayChange = map[string]map[string][]string{
 		"consistencygroups":        {"create", "update", "patch", "delete"},
 		"consistencygroups/status": {"update", "patch"},
 		"sites/status":             {"update", "patch"},
+		"recoveries":               {"update"},
+		"recoveries/finalizers":    {"update"},
 		"recoveries/status":        {"update", "patch"},
 		"events":                   {"create", "update", "patch"},
 	},

@@ -98,7 +98,7 @@ func TestLockstepOrphans(t *testing.T) {
 // orphans are what `kubectl lockstep orphans` prints, as KIND/NAME.
 func (c *Cluster) orphans(ctx context.Context, t *testing.T, args ...string) []string {
 	t.Helper()
-	out, err := c.Plugin(ctx, t.TempDir(), append([]string{"orphans", "-o", "json"}, args...)...)
+	out, err := c.Plugin(ctx, append([]string{"orphans", "-o", "json"}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

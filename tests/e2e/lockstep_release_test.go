@@ -66,7 +66,14 @@ func installRelease(ctx context.Context, c *Cluster, dir string) error {
 	if err := c.Apply(ctx, "", Manifests{systemNamespace()}); err != nil {
 		return err
 	}
-	_, err = c.Helm(ctx, dir, "install", release, Chart, "--namespace", SystemNamespace, "--values", KitValues, "--wait", "--timeout", installTimeout.String())
+	set := "site=" + c.Name
+	if env.B != nil {
+		if err := c.makePeerSecret(ctx); err != nil {
+			return err
+		}
+		set += ",gateway.enabled=true"
+	}
+	_, err = c.Helm(ctx, dir, "install", release, Chart, "--namespace", SystemNamespace, "--values", KitValues, "--set", set, "--wait", "--timeout", installTimeout.String())
 	return err
 }
 

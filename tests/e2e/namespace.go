@@ -29,14 +29,24 @@ type Namespace struct {
 // namespace is logged before.
 func (c *Cluster) NewNamespace(t testing.TB) *Namespace {
 	t.Helper()
-	made, err := c.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		GenerateName: "e2e-" + slug(t.Name()) + "-",
-		Labels: map[string]string{
-			ownerLabel: slug(t.Name()),
-			// Tests look at nodes and devices from within pods.
-			"pod-security.kubernetes.io/enforce": "privileged",
-		},
-	}}, metav1.CreateOptions{})
+	return c.newNamespace(t, metav1.ObjectMeta{GenerateName: "e2e-" + slug(t.Name()) + "-"})
+}
+
+// Twin is NewNamespace in another cluster, with the same name: where a failover
+// makes the claims of this one's volumes.
+func (n *Namespace) Twin(in *Cluster) *Namespace {
+	n.t.Helper()
+	return in.newNamespace(n.t, metav1.ObjectMeta{Name: n.Namespace})
+}
+
+func (c *Cluster) newNamespace(t testing.TB, object metav1.ObjectMeta) *Namespace {
+	t.Helper()
+	object.Labels = map[string]string{
+		ownerLabel: slug(t.Name()),
+		// Tests look at nodes and devices from within pods.
+		"pod-security.kubernetes.io/enforce": "privileged",
+	}
+	made, err := c.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: object}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatalf("make namespace in cluster %s: %v", c.Name, err)
 	}

@@ -39,13 +39,17 @@ const (
 	maxNBDReplyBytes = 64 << 10
 )
 
-// DialNBD opens an export by its nbd+unix URI.
+// DialNBD opens an export by its URI, nbd+unix or nbd.
 func DialNBD(uri string) (*NBD, error) {
 	u, err := url.Parse(uri)
 	if err != nil {
 		return nil, fmt.Errorf("dial NBD: %w", err)
 	}
-	conn, err := net.Dial("unix", u.Query().Get("socket"))
+	network, address := "unix", u.Query().Get("socket")
+	if u.Scheme == "nbd" {
+		network, address = "tcp", u.Host
+	}
+	conn, err := net.Dial(network, address)
 	if err != nil {
 		return nil, fmt.Errorf("dial NBD: %w", err)
 	}

@@ -345,8 +345,10 @@ type Group struct {
 	Lag                *Lag                 `protobuf:"bytes,10,opt,name=lag,proto3" json:"lag,omitempty"`
 	Rewind             *Rewind              `protobuf:"bytes,11,opt,name=rewind,proto3" json:"rewind,omitempty"`
 	Conditions         []*Condition         `protobuf:"bytes,12,rep,name=conditions,proto3" json:"conditions,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// When this replica's site learned that the group has ended at its primary.
+	Orphaned      *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=orphaned,proto3" json:"orphaned,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Group) Reset() {
@@ -459,6 +461,13 @@ func (x *Group) GetRewind() *Rewind {
 func (x *Group) GetConditions() []*Condition {
 	if x != nil {
 		return x.Conditions
+	}
+	return nil
+}
+
+func (x *Group) GetOrphaned() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Orphaned
 	}
 	return nil
 }
@@ -612,8 +621,11 @@ type Volume struct {
 	Error string `protobuf:"bytes,15,opt,name=error,proto3" json:"error,omitempty"`
 	// In a cluster: NAMESPACE/NAME of the claim that the volume is for, and the
 	// node that its engine runs on; empty while none runs.
-	Claim         string `protobuf:"bytes,16,opt,name=claim,proto3" json:"claim,omitempty"`
-	Node          string `protobuf:"bytes,17,opt,name=node,proto3" json:"node,omitempty"`
+	Claim string `protobuf:"bytes,16,opt,name=claim,proto3" json:"claim,omitempty"`
+	Node  string `protobuf:"bytes,17,opt,name=node,proto3" json:"node,omitempty"`
+	// A replica that no primary feeds any more: its group has ended there, or it
+	// has left the group there. It stays until it is removed.
+	Orphaned      bool `protobuf:"varint,18,opt,name=orphaned,proto3" json:"orphaned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -765,6 +777,13 @@ func (x *Volume) GetNode() string {
 		return x.Node
 	}
 	return ""
+}
+
+func (x *Volume) GetOrphaned() bool {
+	if x != nil {
+		return x.Orphaned
+	}
+	return false
 }
 
 type Point struct {
@@ -1550,6 +1569,86 @@ func (x *ReopenVolumeResponse) GetTook() *durationpb.Duration {
 	return nil
 }
 
+type RemoveReplicaRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // its id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveReplicaRequest) Reset() {
+	*x = RemoveReplicaRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveReplicaRequest) ProtoMessage() {}
+
+func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
+func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RemoveReplicaRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+type RemoveReplicaResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveReplicaResponse) Reset() {
+	*x = RemoveReplicaResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveReplicaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveReplicaResponse) ProtoMessage() {}
+
+func (x *RemoveReplicaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveReplicaResponse.ProtoReflect.Descriptor instead.
+func (*RemoveReplicaResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
 // at, everywhere: RFC 3339 time (the newest point at or before it), a
 // checkpoint number, "latest", or "pin:NAME".
 type OpenViewRequest struct {
@@ -1562,7 +1661,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1673,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1686,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *OpenViewRequest) GetGroup() string {
@@ -1617,7 +1716,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1728,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1741,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *View) GetId() string {
@@ -1692,7 +1791,7 @@ type ViewExport struct {
 
 func (x *ViewExport) Reset() {
 	*x = ViewExport{}
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +1803,7 @@ func (x *ViewExport) String() string {
 func (*ViewExport) ProtoMessage() {}
 
 func (x *ViewExport) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +1816,7 @@ func (x *ViewExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewExport.ProtoReflect.Descriptor instead.
 func (*ViewExport) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ViewExport) GetVolumeId() string {
@@ -1757,7 +1856,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1868,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1881,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *OpenViewResponse) GetView() *View {
@@ -1801,7 +1900,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +1912,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +1925,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -1844,7 +1943,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +1955,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +1968,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 type ListViewsRequest struct {
@@ -1881,7 +1980,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +1992,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2005,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -1925,7 +2024,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +2036,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1950,7 +2049,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -1972,7 +2071,7 @@ type Rewind struct {
 
 func (x *Rewind) Reset() {
 	*x = Rewind{}
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2083,7 @@ func (x *Rewind) String() string {
 func (*Rewind) ProtoMessage() {}
 
 func (x *Rewind) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2096,7 @@ func (x *Rewind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewind.ProtoReflect.Descriptor instead.
 func (*Rewind) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Rewind) GetTo() *Point {
@@ -2032,7 +2131,7 @@ type StartRewindRequest struct {
 
 func (x *StartRewindRequest) Reset() {
 	*x = StartRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2143,7 @@ func (x *StartRewindRequest) String() string {
 func (*StartRewindRequest) ProtoMessage() {}
 
 func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2156,7 @@ func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindRequest.ProtoReflect.Descriptor instead.
 func (*StartRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StartRewindRequest) GetGroup() string {
@@ -2091,7 +2190,7 @@ type StartRewindResponse struct {
 
 func (x *StartRewindResponse) Reset() {
 	*x = StartRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2103,7 +2202,7 @@ func (x *StartRewindResponse) String() string {
 func (*StartRewindResponse) ProtoMessage() {}
 
 func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2116,7 +2215,7 @@ func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindResponse.ProtoReflect.Descriptor instead.
 func (*StartRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StartRewindResponse) GetRewind() *Rewind {
@@ -2143,7 +2242,7 @@ type UndoRewindRequest struct {
 
 func (x *UndoRewindRequest) Reset() {
 	*x = UndoRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2254,7 @@ func (x *UndoRewindRequest) String() string {
 func (*UndoRewindRequest) ProtoMessage() {}
 
 func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2168,7 +2267,7 @@ func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindRequest.ProtoReflect.Descriptor instead.
 func (*UndoRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UndoRewindRequest) GetGroup() string {
@@ -2195,7 +2294,7 @@ type UndoRewindResponse struct {
 
 func (x *UndoRewindResponse) Reset() {
 	*x = UndoRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +2306,7 @@ func (x *UndoRewindResponse) String() string {
 func (*UndoRewindResponse) ProtoMessage() {}
 
 func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +2319,7 @@ func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindResponse.ProtoReflect.Descriptor instead.
 func (*UndoRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UndoRewindResponse) GetTo() *Point {
@@ -2247,7 +2346,7 @@ type CommitRewindRequest struct {
 
 func (x *CommitRewindRequest) Reset() {
 	*x = CommitRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2358,7 @@ func (x *CommitRewindRequest) String() string {
 func (*CommitRewindRequest) ProtoMessage() {}
 
 func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2371,7 @@ func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindRequest.ProtoReflect.Descriptor instead.
 func (*CommitRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CommitRewindRequest) GetGroup() string {
@@ -2298,7 +2397,7 @@ type CommitRewindResponse struct {
 
 func (x *CommitRewindResponse) Reset() {
 	*x = CommitRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2409,7 @@ func (x *CommitRewindResponse) String() string {
 func (*CommitRewindResponse) ProtoMessage() {}
 
 func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2422,7 @@ func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindResponse.ProtoReflect.Descriptor instead.
 func (*CommitRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CommitRewindResponse) GetAt() *Point {
@@ -2344,7 +2443,7 @@ type FailoverRequest struct {
 
 func (x *FailoverRequest) Reset() {
 	*x = FailoverRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2356,7 +2455,7 @@ func (x *FailoverRequest) String() string {
 func (*FailoverRequest) ProtoMessage() {}
 
 func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2369,7 +2468,7 @@ func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
 func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *FailoverRequest) GetGroup() string {
@@ -2407,7 +2506,7 @@ type FailoverResponse struct {
 
 func (x *FailoverResponse) Reset() {
 	*x = FailoverResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2518,7 @@ func (x *FailoverResponse) String() string {
 func (*FailoverResponse) ProtoMessage() {}
 
 func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2531,7 @@ func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
 func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *FailoverResponse) GetPoint() *Point {
@@ -2492,7 +2591,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\tconnected\x18\x03 \x01(\bR\tconnected\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\x04 \x01(\tR\tlastError\x120\n" +
-	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xa7\x04\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xdf\x04\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x17.lockstep.admin.v1.RoleR\x04role\x12\x12\n" +
@@ -2508,7 +2607,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x06rewind\x18\v \x01(\v2\x19.lockstep.admin.v1.RewindR\x06rewind\x12<\n" +
 	"\n" +
 	"conditions\x18\f \x03(\v2\x1c.lockstep.admin.v1.ConditionR\n" +
-	"conditions\"d\n" +
+	"conditions\x126\n" +
+	"\borphaned\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\borphaned\"d\n" +
 	"\x03Lag\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12-\n" +
@@ -2517,7 +2617,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xae\x04\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xca\x04\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -2538,7 +2638,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x03lag\x18\x0e \x01(\v2\x16.lockstep.admin.v1.LagR\x03lag\x12\x14\n" +
 	"\x05error\x18\x0f \x01(\tR\x05error\x12\x14\n" +
 	"\x05claim\x18\x10 \x01(\tR\x05claim\x12\x12\n" +
-	"\x04node\x18\x11 \x01(\tR\x04node\"\xc2\x01\n" +
+	"\x04node\x18\x11 \x01(\tR\x04node\x12\x1a\n" +
+	"\borphaned\x18\x12 \x01(\bR\borphaned\"\xc2\x01\n" +
 	"\x05Point\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\x04R\n" +
@@ -2589,7 +2690,10 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x14ReopenVolumeResponse\x121\n" +
 	"\x06volume\x18\x01 \x01(\v2\x19.lockstep.admin.v1.VolumeR\x06volume\x12\x1a\n" +
 	"\breopened\x18\x02 \x01(\bR\breopened\x12-\n" +
-	"\x04took\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04took\"7\n" +
+	"\x04took\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04took\".\n" +
+	"\x14RemoveReplicaRequest\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\"\x17\n" +
+	"\x15RemoveReplicaResponse\"7\n" +
 	"\x0fOpenViewRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\tR\x02at\"\xc4\x01\n" +
@@ -2652,7 +2756,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x10\n" +
-	"\fROLE_REPLICA\x10\x022\xf8\t\n" +
+	"\fROLE_REPLICA\x10\x022\xdc\n" +
+	"\n" +
 	"\x05Admin\x12V\n" +
 	"\tGetStatus\x12#.lockstep.admin.v1.GetStatusRequest\x1a$.lockstep.admin.v1.GetStatusResponse\x12Y\n" +
 	"\n" +
@@ -2670,7 +2775,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"UndoRewind\x12$.lockstep.admin.v1.UndoRewindRequest\x1a%.lockstep.admin.v1.UndoRewindResponse\x12_\n" +
 	"\fCommitRewind\x12&.lockstep.admin.v1.CommitRewindRequest\x1a'.lockstep.admin.v1.CommitRewindResponse\x12S\n" +
 	"\bFailover\x12\".lockstep.admin.v1.FailoverRequest\x1a#.lockstep.admin.v1.FailoverResponse\x12_\n" +
-	"\fReopenVolume\x12&.lockstep.admin.v1.ReopenVolumeRequest\x1a'.lockstep.admin.v1.ReopenVolumeResponseB7Z5github.com/lockstep-csi/lockstep/api/admin/v1;adminv1b\x06proto3"
+	"\fReopenVolume\x12&.lockstep.admin.v1.ReopenVolumeRequest\x1a'.lockstep.admin.v1.ReopenVolumeResponse\x12b\n" +
+	"\rRemoveReplica\x12'.lockstep.admin.v1.RemoveReplicaRequest\x1a(.lockstep.admin.v1.RemoveReplicaResponseB7Z5github.com/lockstep-csi/lockstep/api/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -2685,7 +2791,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.admin.v1.Role
 	(*Position)(nil),              // 1: lockstep.admin.v1.Position
@@ -2710,113 +2816,118 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*DropPinResponse)(nil),       // 20: lockstep.admin.v1.DropPinResponse
 	(*ReopenVolumeRequest)(nil),   // 21: lockstep.admin.v1.ReopenVolumeRequest
 	(*ReopenVolumeResponse)(nil),  // 22: lockstep.admin.v1.ReopenVolumeResponse
-	(*OpenViewRequest)(nil),       // 23: lockstep.admin.v1.OpenViewRequest
-	(*View)(nil),                  // 24: lockstep.admin.v1.View
-	(*ViewExport)(nil),            // 25: lockstep.admin.v1.ViewExport
-	(*OpenViewResponse)(nil),      // 26: lockstep.admin.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 27: lockstep.admin.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 28: lockstep.admin.v1.CloseViewResponse
-	(*ListViewsRequest)(nil),      // 29: lockstep.admin.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),     // 30: lockstep.admin.v1.ListViewsResponse
-	(*Rewind)(nil),                // 31: lockstep.admin.v1.Rewind
-	(*StartRewindRequest)(nil),    // 32: lockstep.admin.v1.StartRewindRequest
-	(*StartRewindResponse)(nil),   // 33: lockstep.admin.v1.StartRewindResponse
-	(*UndoRewindRequest)(nil),     // 34: lockstep.admin.v1.UndoRewindRequest
-	(*UndoRewindResponse)(nil),    // 35: lockstep.admin.v1.UndoRewindResponse
-	(*CommitRewindRequest)(nil),   // 36: lockstep.admin.v1.CommitRewindRequest
-	(*CommitRewindResponse)(nil),  // 37: lockstep.admin.v1.CommitRewindResponse
-	(*FailoverRequest)(nil),       // 38: lockstep.admin.v1.FailoverRequest
-	(*FailoverResponse)(nil),      // 39: lockstep.admin.v1.FailoverResponse
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 41: google.protobuf.Duration
+	(*RemoveReplicaRequest)(nil),  // 23: lockstep.admin.v1.RemoveReplicaRequest
+	(*RemoveReplicaResponse)(nil), // 24: lockstep.admin.v1.RemoveReplicaResponse
+	(*OpenViewRequest)(nil),       // 25: lockstep.admin.v1.OpenViewRequest
+	(*View)(nil),                  // 26: lockstep.admin.v1.View
+	(*ViewExport)(nil),            // 27: lockstep.admin.v1.ViewExport
+	(*OpenViewResponse)(nil),      // 28: lockstep.admin.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 29: lockstep.admin.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 30: lockstep.admin.v1.CloseViewResponse
+	(*ListViewsRequest)(nil),      // 31: lockstep.admin.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),     // 32: lockstep.admin.v1.ListViewsResponse
+	(*Rewind)(nil),                // 33: lockstep.admin.v1.Rewind
+	(*StartRewindRequest)(nil),    // 34: lockstep.admin.v1.StartRewindRequest
+	(*StartRewindResponse)(nil),   // 35: lockstep.admin.v1.StartRewindResponse
+	(*UndoRewindRequest)(nil),     // 36: lockstep.admin.v1.UndoRewindRequest
+	(*UndoRewindResponse)(nil),    // 37: lockstep.admin.v1.UndoRewindResponse
+	(*CommitRewindRequest)(nil),   // 38: lockstep.admin.v1.CommitRewindRequest
+	(*CommitRewindResponse)(nil),  // 39: lockstep.admin.v1.CommitRewindResponse
+	(*FailoverRequest)(nil),       // 40: lockstep.admin.v1.FailoverRequest
+	(*FailoverResponse)(nil),      // 41: lockstep.admin.v1.FailoverResponse
+	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 43: google.protobuf.Duration
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	40, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	42, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	4,  // 1: lockstep.admin.v1.GetStatusResponse.peers:type_name -> lockstep.admin.v1.Peer
 	5,  // 2: lockstep.admin.v1.GetStatusResponse.groups:type_name -> lockstep.admin.v1.Group
 	8,  // 3: lockstep.admin.v1.GetStatusResponse.volumes:type_name -> lockstep.admin.v1.Volume
-	40, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	42, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
 	0,  // 5: lockstep.admin.v1.Group.role:type_name -> lockstep.admin.v1.Role
 	9,  // 6: lockstep.admin.v1.Group.newest:type_name -> lockstep.admin.v1.Point
-	41, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
-	41, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
-	41, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
+	43, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
+	43, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
+	43, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
 	6,  // 10: lockstep.admin.v1.Group.lag:type_name -> lockstep.admin.v1.Lag
-	31, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
+	33, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
 	7,  // 12: lockstep.admin.v1.Group.conditions:type_name -> lockstep.admin.v1.Condition
-	41, // 13: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
-	0,  // 14: lockstep.admin.v1.Volume.role:type_name -> lockstep.admin.v1.Role
-	1,  // 15: lockstep.admin.v1.Volume.tip:type_name -> lockstep.admin.v1.Position
-	1,  // 16: lockstep.admin.v1.Volume.durable:type_name -> lockstep.admin.v1.Position
-	1,  // 17: lockstep.admin.v1.Volume.horizon:type_name -> lockstep.admin.v1.Position
-	6,  // 18: lockstep.admin.v1.Volume.lag:type_name -> lockstep.admin.v1.Lag
-	40, // 19: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
-	40, // 20: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
-	1,  // 21: lockstep.admin.v1.Timeline.parent:type_name -> lockstep.admin.v1.Position
-	40, // 22: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	5,  // 23: lockstep.admin.v1.ListGroupsResponse.groups:type_name -> lockstep.admin.v1.Group
-	5,  // 24: lockstep.admin.v1.DescribeGroupResponse.group:type_name -> lockstep.admin.v1.Group
-	8,  // 25: lockstep.admin.v1.DescribeGroupResponse.members:type_name -> lockstep.admin.v1.Volume
-	10, // 26: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
-	9,  // 27: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
-	9,  // 28: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
-	40, // 29: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
-	40, // 30: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
-	9,  // 31: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
-	9,  // 32: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
-	41, // 33: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
-	9,  // 34: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
-	8,  // 35: lockstep.admin.v1.ReopenVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
-	41, // 36: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
-	9,  // 37: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
-	25, // 38: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
-	41, // 39: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
-	24, // 40: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
-	24, // 41: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
-	9,  // 42: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
-	9,  // 43: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
-	40, // 44: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
-	31, // 45: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	41, // 46: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 47: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
-	41, // 48: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 49: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
-	9,  // 50: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
-	41, // 51: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
-	41, // 52: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
-	2,  // 53: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
-	11, // 54: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
-	13, // 55: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
-	15, // 56: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
-	17, // 57: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
-	19, // 58: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
-	23, // 59: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
-	27, // 60: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
-	29, // 61: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
-	32, // 62: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
-	34, // 63: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
-	36, // 64: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
-	38, // 65: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
-	21, // 66: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
-	3,  // 67: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
-	12, // 68: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
-	14, // 69: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
-	16, // 70: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
-	18, // 71: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
-	20, // 72: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
-	26, // 73: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
-	28, // 74: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
-	30, // 75: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
-	33, // 76: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
-	35, // 77: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
-	37, // 78: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
-	39, // 79: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
-	22, // 80: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
-	67, // [67:81] is the sub-list for method output_type
-	53, // [53:67] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	42, // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
+	43, // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
+	0,  // 15: lockstep.admin.v1.Volume.role:type_name -> lockstep.admin.v1.Role
+	1,  // 16: lockstep.admin.v1.Volume.tip:type_name -> lockstep.admin.v1.Position
+	1,  // 17: lockstep.admin.v1.Volume.durable:type_name -> lockstep.admin.v1.Position
+	1,  // 18: lockstep.admin.v1.Volume.horizon:type_name -> lockstep.admin.v1.Position
+	6,  // 19: lockstep.admin.v1.Volume.lag:type_name -> lockstep.admin.v1.Lag
+	42, // 20: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
+	42, // 21: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
+	1,  // 22: lockstep.admin.v1.Timeline.parent:type_name -> lockstep.admin.v1.Position
+	42, // 23: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	5,  // 24: lockstep.admin.v1.ListGroupsResponse.groups:type_name -> lockstep.admin.v1.Group
+	5,  // 25: lockstep.admin.v1.DescribeGroupResponse.group:type_name -> lockstep.admin.v1.Group
+	8,  // 26: lockstep.admin.v1.DescribeGroupResponse.members:type_name -> lockstep.admin.v1.Volume
+	10, // 27: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
+	9,  // 28: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
+	9,  // 29: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
+	42, // 30: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
+	42, // 31: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
+	9,  // 32: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
+	9,  // 33: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
+	43, // 34: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
+	9,  // 35: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
+	8,  // 36: lockstep.admin.v1.ReopenVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
+	43, // 37: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
+	9,  // 38: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
+	27, // 39: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
+	43, // 40: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
+	26, // 41: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
+	26, // 42: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
+	9,  // 43: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
+	9,  // 44: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
+	42, // 45: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
+	33, // 46: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	43, // 47: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
+	9,  // 48: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
+	43, // 49: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
+	9,  // 50: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
+	9,  // 51: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
+	43, // 52: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
+	43, // 53: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
+	2,  // 54: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
+	11, // 55: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
+	13, // 56: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
+	15, // 57: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
+	17, // 58: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
+	19, // 59: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
+	25, // 60: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
+	29, // 61: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
+	31, // 62: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
+	34, // 63: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
+	36, // 64: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
+	38, // 65: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
+	40, // 66: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
+	21, // 67: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
+	23, // 68: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
+	3,  // 69: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
+	12, // 70: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
+	14, // 71: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
+	16, // 72: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
+	18, // 73: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
+	20, // 74: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
+	28, // 75: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
+	30, // 76: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
+	32, // 77: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
+	35, // 78: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
+	37, // 79: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
+	39, // 80: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
+	41, // 81: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
+	22, // 82: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
+	24, // 83: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
+	69, // [69:84] is the sub-list for method output_type
+	54, // [54:69] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -2830,7 +2941,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -40,6 +40,7 @@ const (
 	Admin_CommitRewind_FullMethodName  = "/lockstep.admin.v1.Admin/CommitRewind"
 	Admin_Failover_FullMethodName      = "/lockstep.admin.v1.Admin/Failover"
 	Admin_ReopenVolume_FullMethodName  = "/lockstep.admin.v1.Admin/ReopenVolume"
+	Admin_RemoveReplica_FullMethodName = "/lockstep.admin.v1.Admin/RemoveReplica"
 )
 
 // AdminClient is the client API for Admin service.
@@ -66,6 +67,9 @@ type AdminClient interface {
 	// Recovers one volume that has stopped or did not open, without a restart of
 	// the site. Its device stays; I/O on it waits meanwhile.
 	ReopenVolume(ctx context.Context, in *ReopenVolumeRequest, opts ...grpc.CallOption) (*ReopenVolumeResponse, error)
+	// Removes a replica that is orphaned, with all that it holds. FailedPrecondition
+	// for a volume that is not, and for one that is in use or that snapshots hold.
+	RemoveReplica(ctx context.Context, in *RemoveReplicaRequest, opts ...grpc.CallOption) (*RemoveReplicaResponse, error)
 }
 
 type adminClient struct {
@@ -216,6 +220,16 @@ func (c *adminClient) ReopenVolume(ctx context.Context, in *ReopenVolumeRequest,
 	return out, nil
 }
 
+func (c *adminClient) RemoveReplica(ctx context.Context, in *RemoveReplicaRequest, opts ...grpc.CallOption) (*RemoveReplicaResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveReplicaResponse)
+	err := c.cc.Invoke(ctx, Admin_RemoveReplica_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -240,6 +254,9 @@ type AdminServer interface {
 	// Recovers one volume that has stopped or did not open, without a restart of
 	// the site. Its device stays; I/O on it waits meanwhile.
 	ReopenVolume(context.Context, *ReopenVolumeRequest) (*ReopenVolumeResponse, error)
+	// Removes a replica that is orphaned, with all that it holds. FailedPrecondition
+	// for a volume that is not, and for one that is in use or that snapshots hold.
+	RemoveReplica(context.Context, *RemoveReplicaRequest) (*RemoveReplicaResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -291,6 +308,9 @@ func (UnimplementedAdminServer) Failover(context.Context, *FailoverRequest) (*Fa
 }
 func (UnimplementedAdminServer) ReopenVolume(context.Context, *ReopenVolumeRequest) (*ReopenVolumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReopenVolume not implemented")
+}
+func (UnimplementedAdminServer) RemoveReplica(context.Context, *RemoveReplicaRequest) (*RemoveReplicaResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveReplica not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -565,6 +585,24 @@ func _Admin_ReopenVolume_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_RemoveReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveReplicaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).RemoveReplica(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_RemoveReplica_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).RemoveReplica(ctx, req.(*RemoveReplicaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -627,6 +665,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReopenVolume",
 			Handler:    _Admin_ReopenVolume_Handler,
+		},
+		{
+			MethodName: "RemoveReplica",
+			Handler:    _Admin_RemoveReplica_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

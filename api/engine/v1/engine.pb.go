@@ -687,15 +687,18 @@ func (x *Store) GetCapacityBytes() int64 {
 }
 
 type Replication struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
-	Connected     bool                   `protobuf:"varint,2,opt,name=connected,proto3" json:"connected,omitempty"`
-	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
-	LagRecords    uint64                 `protobuf:"varint,4,opt,name=lag_records,json=lagRecords,proto3" json:"lag_records,omitempty"`
-	LagBytes      uint64                 `protobuf:"varint,5,opt,name=lag_bytes,json=lagBytes,proto3" json:"lag_bytes,omitempty"`
-	LagTime       *durationpb.Duration   `protobuf:"bytes,6,opt,name=lag_time,json=lagTime,proto3" json:"lag_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Peer       string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	Connected  bool                   `protobuf:"varint,2,opt,name=connected,proto3" json:"connected,omitempty"`
+	Error      string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	LagRecords uint64                 `protobuf:"varint,4,opt,name=lag_records,json=lagRecords,proto3" json:"lag_records,omitempty"`
+	LagBytes   uint64                 `protobuf:"varint,5,opt,name=lag_bytes,json=lagBytes,proto3" json:"lag_bytes,omitempty"`
+	LagTime    *durationpb.Duration   `protobuf:"bytes,6,opt,name=lag_time,json=lagTime,proto3" json:"lag_time,omitempty"`
+	// Of an image that is being sent: how far it is, and its size; else both 0.
+	ImageBytes     int64 `protobuf:"varint,7,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	ImageSizeBytes int64 `protobuf:"varint,8,opt,name=image_size_bytes,json=imageSizeBytes,proto3" json:"image_size_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Replication) Reset() {
@@ -768,6 +771,20 @@ func (x *Replication) GetLagTime() *durationpb.Duration {
 		return x.LagTime
 	}
 	return nil
+}
+
+func (x *Replication) GetImageBytes() int64 {
+	if x != nil {
+		return x.ImageBytes
+	}
+	return 0
+}
+
+func (x *Replication) GetImageSizeBytes() int64 {
+	if x != nil {
+		return x.ImageSizeBytes
+	}
+	return 0
 }
 
 type Settings struct {
@@ -2598,7 +2615,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x0ecapacity_bytes\x18\x0e \x01(\x03R\rcapacityBytes\x1aU\n" +
 	"\tPinsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
-	"\x05value\x18\x02 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x05value:\x028\x01\"\xc9\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x05value:\x028\x01\"\x94\x02\n" +
 	"\vReplication\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x14\n" +
@@ -2606,7 +2623,10 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\vlag_records\x18\x04 \x01(\x04R\n" +
 	"lagRecords\x12\x1b\n" +
 	"\tlag_bytes\x18\x05 \x01(\x04R\blagBytes\x124\n" +
-	"\blag_time\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\alagTime\"b\n" +
+	"\blag_time\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\alagTime\x12\x1f\n" +
+	"\vimage_bytes\x18\a \x01(\x03R\n" +
+	"imageBytes\x12(\n" +
+	"\x10image_size_bytes\x18\b \x01(\x03R\x0eimageSizeBytes\"b\n" +
 	"\bSettings\x121\n" +
 	"\x06window\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12#\n" +
 	"\rjournal_bytes\x18\x02 \x01(\x03R\fjournalBytes\"\xb7\x03\n" +

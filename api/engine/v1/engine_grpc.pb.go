@@ -50,7 +50,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type EngineClient interface {
 	// Watch sends the engine's state at once and after every change, at most
-	// four times a second, until the caller ends it. It is also how a caller
+	// four times a second, and every second while the volume is sent to a peer, until the caller ends it. It is also how a caller
 	// learns that the engine has gone.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[State], error)
 	// Order replaces the engine's orders, durably, and answers when they are
@@ -297,7 +297,7 @@ func (c *engineClient) CloseView(ctx context.Context, in *CloseViewRequest, opts
 // for forward compatibility.
 type EngineServer interface {
 	// Watch sends the engine's state at once and after every change, at most
-	// four times a second, until the caller ends it. It is also how a caller
+	// four times a second, and every second while the volume is sent to a peer, until the caller ends it. It is also how a caller
 	// learns that the engine has gone.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[State]) error
 	// Order replaces the engine's orders, durably, and answers when they are

@@ -89,6 +89,7 @@ const (
 	Refusal_REASON_FULL           Refusal_Reason = 11
 	Refusal_REASON_REPLACED       Refusal_Reason = 12
 	Refusal_REASON_REALIGN        Refusal_Reason = 13
+	Refusal_REASON_OTHER_GROUP    Refusal_Reason = 14
 )
 
 // Enum value maps for Refusal_Reason.
@@ -108,6 +109,7 @@ var (
 		11: "REASON_FULL",
 		12: "REASON_REPLACED",
 		13: "REASON_REALIGN",
+		14: "REASON_OTHER_GROUP",
 	}
 	Refusal_Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":    0,
@@ -124,6 +126,7 @@ var (
 		"REASON_FULL":           11,
 		"REASON_REPLACED":       12,
 		"REASON_REALIGN":        13,
+		"REASON_OTHER_GROUP":    14,
 	}
 )
 
@@ -151,7 +154,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{18, 0}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{21, 0}
 }
 
 type Position struct {
@@ -413,7 +416,9 @@ type Member struct {
 	SizeBytes int64  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	// What the volume's user needs to find it again at the other site. Keys that
 	// are not known are kept.
-	Attributes    map[string]string `protobuf:"bytes,4,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Attributes map[string]string `protobuf:"bytes,4,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Unset while nothing sends the volume.
+	Progress      *Progress `protobuf:"bytes,5,opt,name=progress,proto3" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -476,6 +481,93 @@ func (x *Member) GetAttributes() map[string]string {
 	return nil
 }
 
+func (x *Member) GetProgress() *Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// Progress is what a source knows of the way of one volume's records. It is
+// shown at the replica's site and decides nothing there.
+type Progress struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Connected bool                   `protobuf:"varint,1,opt,name=connected,proto3" json:"connected,omitempty"`
+	// Durable at the source and not acknowledged; bytes are estimated.
+	LagRecords uint64 `protobuf:"varint,2,opt,name=lag_records,json=lagRecords,proto3" json:"lag_records,omitempty"`
+	LagBytes   uint64 `protobuf:"varint,3,opt,name=lag_bytes,json=lagBytes,proto3" json:"lag_bytes,omitempty"`
+	// Of an image that is being sent: how far it is, and its size; else both 0.
+	ImageBytes     int64 `protobuf:"varint,4,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	ImageSizeBytes int64 `protobuf:"varint,5,opt,name=image_size_bytes,json=imageSizeBytes,proto3" json:"image_size_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_replication_v1_replication_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Progress) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *Progress) GetLagRecords() uint64 {
+	if x != nil {
+		return x.LagRecords
+	}
+	return 0
+}
+
+func (x *Progress) GetLagBytes() uint64 {
+	if x != nil {
+		return x.LagBytes
+	}
+	return 0
+}
+
+func (x *Progress) GetImageBytes() int64 {
+	if x != nil {
+		return x.ImageBytes
+	}
+	return 0
+}
+
+func (x *Progress) GetImageSizeBytes() int64 {
+	if x != nil {
+		return x.ImageSizeBytes
+	}
+	return 0
+}
+
 type AnnounceRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Version  uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -490,14 +582,19 @@ type AnnounceRequest struct {
 	// own time while the group is idle.
 	ValidUntil *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=valid_until,json=validUntil,proto3" json:"valid_until,omitempty"`
 	// Volumes of the group that were deleted, while a checkpoint may name them.
-	Deleted       [][]byte `protobuf:"bytes,8,rep,name=deleted,proto3" json:"deleted,omitempty"`
+	Deleted [][]byte `protobuf:"bytes,8,rep,name=deleted,proto3" json:"deleted,omitempty"`
+	// The group has ended at its primary: its last member was deleted there, or
+	// left it. members is then empty.
+	Ended bool `protobuf:"varint,9,opt,name=ended,proto3" json:"ended,omitempty"`
+	// Nothing of the group is in use, and it is not announced again before it is.
+	Resting       bool `protobuf:"varint,10,opt,name=resting,proto3" json:"resting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_replication_v1_replication_proto_msgTypes[5]
+	mi := &file_replication_v1_replication_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -509,7 +606,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[5]
+	mi := &file_replication_v1_replication_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -522,7 +619,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{5}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AnnounceRequest) GetVersion() uint32 {
@@ -581,6 +678,20 @@ func (x *AnnounceRequest) GetDeleted() [][]byte {
 	return nil
 }
 
+func (x *AnnounceRequest) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+func (x *AnnounceRequest) GetResting() bool {
+	if x != nil {
+		return x.Resting
+	}
+	return false
+}
+
 type AnnounceResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -592,7 +703,7 @@ type AnnounceResponse struct {
 
 func (x *AnnounceResponse) Reset() {
 	*x = AnnounceResponse{}
-	mi := &file_replication_v1_replication_proto_msgTypes[6]
+	mi := &file_replication_v1_replication_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -604,7 +715,7 @@ func (x *AnnounceResponse) String() string {
 func (*AnnounceResponse) ProtoMessage() {}
 
 func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[6]
+	mi := &file_replication_v1_replication_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -617,7 +728,7 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{6}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AnnounceResponse) GetVersion() uint32 {
@@ -632,6 +743,103 @@ func (x *AnnounceResponse) GetTerm() uint64 {
 		return x.Term
 	}
 	return 0
+}
+
+type IdentifyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentifyRequest) Reset() {
+	*x = IdentifyRequest{}
+	mi := &file_replication_v1_replication_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentifyRequest) ProtoMessage() {}
+
+func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentifyRequest.ProtoReflect.Descriptor instead.
+func (*IdentifyRequest) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *IdentifyRequest) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type IdentifyResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Version of Lockstep, for people.
+	Software      string `protobuf:"bytes,2,opt,name=software,proto3" json:"software,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentifyResponse) Reset() {
+	*x = IdentifyResponse{}
+	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentifyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentifyResponse) ProtoMessage() {}
+
+func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentifyResponse.ProtoReflect.Descriptor instead.
+func (*IdentifyResponse) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *IdentifyResponse) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *IdentifyResponse) GetSoftware() string {
+	if x != nil {
+		return x.Software
+	}
+	return ""
 }
 
 type SourceMessage struct {
@@ -651,7 +859,7 @@ type SourceMessage struct {
 
 func (x *SourceMessage) Reset() {
 	*x = SourceMessage{}
-	mi := &file_replication_v1_replication_proto_msgTypes[7]
+	mi := &file_replication_v1_replication_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +871,7 @@ func (x *SourceMessage) String() string {
 func (*SourceMessage) ProtoMessage() {}
 
 func (x *SourceMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[7]
+	mi := &file_replication_v1_replication_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +884,7 @@ func (x *SourceMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage.ProtoReflect.Descriptor instead.
 func (*SourceMessage) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{7}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SourceMessage) GetMessage() isSourceMessage_Message {
@@ -793,7 +1001,7 @@ type ReplicaMessage struct {
 
 func (x *ReplicaMessage) Reset() {
 	*x = ReplicaMessage{}
-	mi := &file_replication_v1_replication_proto_msgTypes[8]
+	mi := &file_replication_v1_replication_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -805,7 +1013,7 @@ func (x *ReplicaMessage) String() string {
 func (*ReplicaMessage) ProtoMessage() {}
 
 func (x *ReplicaMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[8]
+	mi := &file_replication_v1_replication_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -818,7 +1026,7 @@ func (x *ReplicaMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaMessage.ProtoReflect.Descriptor instead.
 func (*ReplicaMessage) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{8}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReplicaMessage) GetMessage() isReplicaMessage_Message {
@@ -879,7 +1087,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	mi := &file_replication_v1_replication_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1099,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	mi := &file_replication_v1_replication_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1112,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{9}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Hello) GetVersion() uint32 {
@@ -972,7 +1180,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_replication_v1_replication_proto_msgTypes[10]
+	mi := &file_replication_v1_replication_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1192,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[10]
+	mi := &file_replication_v1_replication_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1205,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{10}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Welcome) GetVersion() uint32 {
@@ -1039,7 +1247,7 @@ type PartialImage struct {
 
 func (x *PartialImage) Reset() {
 	*x = PartialImage{}
-	mi := &file_replication_v1_replication_proto_msgTypes[11]
+	mi := &file_replication_v1_replication_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1259,7 @@ func (x *PartialImage) String() string {
 func (*PartialImage) ProtoMessage() {}
 
 func (x *PartialImage) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[11]
+	mi := &file_replication_v1_replication_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1272,7 @@ func (x *PartialImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartialImage.ProtoReflect.Descriptor instead.
 func (*PartialImage) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{11}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PartialImage) GetAt() *Position {
@@ -1096,7 +1304,7 @@ type ImageStart struct {
 
 func (x *ImageStart) Reset() {
 	*x = ImageStart{}
-	mi := &file_replication_v1_replication_proto_msgTypes[12]
+	mi := &file_replication_v1_replication_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1316,7 @@ func (x *ImageStart) String() string {
 func (*ImageStart) ProtoMessage() {}
 
 func (x *ImageStart) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[12]
+	mi := &file_replication_v1_replication_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1329,7 @@ func (x *ImageStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageStart.ProtoReflect.Descriptor instead.
 func (*ImageStart) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{12}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ImageStart) GetNumber() uint64 {
@@ -1177,7 +1385,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_replication_v1_replication_proto_msgTypes[13]
+	mi := &file_replication_v1_replication_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1397,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[13]
+	mi := &file_replication_v1_replication_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1410,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{13}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Chunk) GetNumber() uint64 {
@@ -1257,7 +1465,7 @@ type ImageEnd struct {
 
 func (x *ImageEnd) Reset() {
 	*x = ImageEnd{}
-	mi := &file_replication_v1_replication_proto_msgTypes[14]
+	mi := &file_replication_v1_replication_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1477,7 @@ func (x *ImageEnd) String() string {
 func (*ImageEnd) ProtoMessage() {}
 
 func (x *ImageEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[14]
+	mi := &file_replication_v1_replication_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1490,7 @@ func (x *ImageEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageEnd.ProtoReflect.Descriptor instead.
 func (*ImageEnd) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{14}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ImageEnd) GetNumber() uint64 {
@@ -1303,7 +1511,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_replication_v1_replication_proto_msgTypes[15]
+	mi := &file_replication_v1_replication_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1523,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[15]
+	mi := &file_replication_v1_replication_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1536,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{15}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Fork) GetNumber() uint64 {
@@ -1361,7 +1569,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_replication_v1_replication_proto_msgTypes[16]
+	mi := &file_replication_v1_replication_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1581,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[16]
+	mi := &file_replication_v1_replication_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1594,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{16}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Batch) GetNumber() uint64 {
@@ -1437,7 +1645,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_replication_v1_replication_proto_msgTypes[17]
+	mi := &file_replication_v1_replication_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1657,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[17]
+	mi := &file_replication_v1_replication_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1670,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{17}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Ack) GetNumber() uint64 {
@@ -1493,7 +1701,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_replication_v1_replication_proto_msgTypes[18]
+	mi := &file_replication_v1_replication_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1713,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[18]
+	mi := &file_replication_v1_replication_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1726,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{18}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -1563,7 +1771,7 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x13checkpoint_interval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x12checkpointInterval\x12B\n" +
 	"\x0fbarrier_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0ebarrierTimeout\x121\n" +
 	"\x06window\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12#\n" +
-	"\rjournal_bytes\x18\x04 \x01(\x03R\fjournalBytes\"\xe3\x01\n" +
+	"\rjournal_bytes\x18\x04 \x01(\x03R\fjournalBytes\"\xa2\x02\n" +
 	"\x06Member\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1571,10 +1779,19 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12O\n" +
 	"\n" +
 	"attributes\x18\x04 \x03(\v2/.lockstep.replication.v1.Member.AttributesEntryR\n" +
-	"attributes\x1a=\n" +
+	"attributes\x12=\n" +
+	"\bprogress\x18\x05 \x01(\v2!.lockstep.replication.v1.ProgressR\bprogress\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd3\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x01\n" +
+	"\bProgress\x12\x1c\n" +
+	"\tconnected\x18\x01 \x01(\bR\tconnected\x12\x1f\n" +
+	"\vlag_records\x18\x02 \x01(\x04R\n" +
+	"lagRecords\x12\x1b\n" +
+	"\tlag_bytes\x18\x03 \x01(\x04R\blagBytes\x12\x1f\n" +
+	"\vimage_bytes\x18\x04 \x01(\x03R\n" +
+	"imageBytes\x12(\n" +
+	"\x10image_size_bytes\x18\x05 \x01(\x03R\x0eimageSizeBytes\"\x83\x03\n" +
 	"\x0fAnnounceRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x12\n" +
@@ -1584,10 +1801,18 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x11newest_checkpoint\x18\x06 \x01(\x04R\x10newestCheckpoint\x12;\n" +
 	"\vvalid_until\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"validUntil\x12\x18\n" +
-	"\adeleted\x18\b \x03(\fR\adeleted\"@\n" +
+	"\adeleted\x18\b \x03(\fR\adeleted\x12\x14\n" +
+	"\x05ended\x18\t \x01(\bR\x05ended\x12\x18\n" +
+	"\aresting\x18\n" +
+	" \x01(\bR\aresting\"@\n" +
 	"\x10AnnounceResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
-	"\x04term\x18\x02 \x01(\x04R\x04term\"\x81\x03\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\"+\n" +
+	"\x0fIdentifyRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"H\n" +
+	"\x10IdentifyResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1a\n" +
+	"\bsoftware\x18\x02 \x01(\tR\bsoftware\"\x81\x03\n" +
 	"\rSourceMessage\x126\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1e.lockstep.replication.v1.HelloH\x00R\x05hello\x12F\n" +
 	"\vimage_start\x18\x02 \x01(\v2#.lockstep.replication.v1.ImageStartH\x00R\n" +
@@ -1648,11 +1873,11 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x04data\x18\x05 \x01(\fR\x04data\"Z\n" +
 	"\x03Ack\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12;\n" +
-	"\adurable\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\adurable\"\xa9\x03\n" +
+	"\adurable\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\adurable\"\xc1\x03\n" +
 	"\aRefusal\x12?\n" +
 	"\x06reason\x18\x01 \x01(\x0e2'.lockstep.replication.v1.Refusal.ReasonR\x06reason\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
-	"\x05owner\x18\x03 \x01(\tR\x05owner\"\xb2\x02\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\"\xca\x02\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11REASON_STALE_TERM\x10\x01\x12\x16\n" +
@@ -1668,14 +1893,16 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x12\x0f\n" +
 	"\vREASON_FULL\x10\v\x12\x13\n" +
 	"\x0fREASON_REPLACED\x10\f\x12\x12\n" +
-	"\x0eREASON_REALIGN\x10\r*'\n" +
+	"\x0eREASON_REALIGN\x10\r\x12\x16\n" +
+	"\x12REASON_OTHER_GROUP\x10\x0e*'\n" +
 	"\x05Codec\x12\x0e\n" +
 	"\n" +
 	"CODEC_NONE\x10\x00\x12\x0e\n" +
 	"\n" +
-	"CODEC_ZSTD\x10\x012\xd0\x01\n" +
+	"CODEC_ZSTD\x10\x012\xb1\x02\n" +
 	"\vReplication\x12_\n" +
-	"\bAnnounce\x12(.lockstep.replication.v1.AnnounceRequest\x1a).lockstep.replication.v1.AnnounceResponse\x12`\n" +
+	"\bAnnounce\x12(.lockstep.replication.v1.AnnounceRequest\x1a).lockstep.replication.v1.AnnounceResponse\x12_\n" +
+	"\bIdentify\x12(.lockstep.replication.v1.IdentifyRequest\x1a).lockstep.replication.v1.IdentifyResponse\x12`\n" +
 	"\tReplicate\x12&.lockstep.replication.v1.SourceMessage\x1a'.lockstep.replication.v1.ReplicaMessage(\x010\x01BCZAgithub.com/lockstep-csi/lockstep/api/replication/v1;replicationv1b\x06proto3"
 
 var (
@@ -1691,7 +1918,7 @@ func file_replication_v1_replication_proto_rawDescGZIP() []byte {
 }
 
 var file_replication_v1_replication_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_replication_v1_replication_proto_goTypes = []any{
 	(Codec)(0),                    // 0: lockstep.replication.v1.Codec
 	(Refusal_Reason)(0),           // 1: lockstep.replication.v1.Refusal.Reason
@@ -1700,63 +1927,69 @@ var file_replication_v1_replication_proto_goTypes = []any{
 	(*Timeline)(nil),              // 4: lockstep.replication.v1.Timeline
 	(*Settings)(nil),              // 5: lockstep.replication.v1.Settings
 	(*Member)(nil),                // 6: lockstep.replication.v1.Member
-	(*AnnounceRequest)(nil),       // 7: lockstep.replication.v1.AnnounceRequest
-	(*AnnounceResponse)(nil),      // 8: lockstep.replication.v1.AnnounceResponse
-	(*SourceMessage)(nil),         // 9: lockstep.replication.v1.SourceMessage
-	(*ReplicaMessage)(nil),        // 10: lockstep.replication.v1.ReplicaMessage
-	(*Hello)(nil),                 // 11: lockstep.replication.v1.Hello
-	(*Welcome)(nil),               // 12: lockstep.replication.v1.Welcome
-	(*PartialImage)(nil),          // 13: lockstep.replication.v1.PartialImage
-	(*ImageStart)(nil),            // 14: lockstep.replication.v1.ImageStart
-	(*Chunk)(nil),                 // 15: lockstep.replication.v1.Chunk
-	(*ImageEnd)(nil),              // 16: lockstep.replication.v1.ImageEnd
-	(*Fork)(nil),                  // 17: lockstep.replication.v1.Fork
-	(*Batch)(nil),                 // 18: lockstep.replication.v1.Batch
-	(*Ack)(nil),                   // 19: lockstep.replication.v1.Ack
-	(*Refusal)(nil),               // 20: lockstep.replication.v1.Refusal
-	nil,                           // 21: lockstep.replication.v1.Member.AttributesEntry
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*Progress)(nil),              // 7: lockstep.replication.v1.Progress
+	(*AnnounceRequest)(nil),       // 8: lockstep.replication.v1.AnnounceRequest
+	(*AnnounceResponse)(nil),      // 9: lockstep.replication.v1.AnnounceResponse
+	(*IdentifyRequest)(nil),       // 10: lockstep.replication.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),      // 11: lockstep.replication.v1.IdentifyResponse
+	(*SourceMessage)(nil),         // 12: lockstep.replication.v1.SourceMessage
+	(*ReplicaMessage)(nil),        // 13: lockstep.replication.v1.ReplicaMessage
+	(*Hello)(nil),                 // 14: lockstep.replication.v1.Hello
+	(*Welcome)(nil),               // 15: lockstep.replication.v1.Welcome
+	(*PartialImage)(nil),          // 16: lockstep.replication.v1.PartialImage
+	(*ImageStart)(nil),            // 17: lockstep.replication.v1.ImageStart
+	(*Chunk)(nil),                 // 18: lockstep.replication.v1.Chunk
+	(*ImageEnd)(nil),              // 19: lockstep.replication.v1.ImageEnd
+	(*Fork)(nil),                  // 20: lockstep.replication.v1.Fork
+	(*Batch)(nil),                 // 21: lockstep.replication.v1.Batch
+	(*Ack)(nil),                   // 22: lockstep.replication.v1.Ack
+	(*Refusal)(nil),               // 23: lockstep.replication.v1.Refusal
+	nil,                           // 24: lockstep.replication.v1.Member.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
 }
 var file_replication_v1_replication_proto_depIdxs = []int32{
 	2,  // 0: lockstep.replication.v1.Timeline.parent:type_name -> lockstep.replication.v1.Position
-	22, // 1: lockstep.replication.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	23, // 2: lockstep.replication.v1.Settings.checkpoint_interval:type_name -> google.protobuf.Duration
-	23, // 3: lockstep.replication.v1.Settings.barrier_timeout:type_name -> google.protobuf.Duration
-	23, // 4: lockstep.replication.v1.Settings.window:type_name -> google.protobuf.Duration
-	21, // 5: lockstep.replication.v1.Member.attributes:type_name -> lockstep.replication.v1.Member.AttributesEntry
-	5,  // 6: lockstep.replication.v1.AnnounceRequest.settings:type_name -> lockstep.replication.v1.Settings
-	6,  // 7: lockstep.replication.v1.AnnounceRequest.members:type_name -> lockstep.replication.v1.Member
-	22, // 8: lockstep.replication.v1.AnnounceRequest.valid_until:type_name -> google.protobuf.Timestamp
-	11, // 9: lockstep.replication.v1.SourceMessage.hello:type_name -> lockstep.replication.v1.Hello
-	14, // 10: lockstep.replication.v1.SourceMessage.image_start:type_name -> lockstep.replication.v1.ImageStart
-	15, // 11: lockstep.replication.v1.SourceMessage.chunk:type_name -> lockstep.replication.v1.Chunk
-	16, // 12: lockstep.replication.v1.SourceMessage.image_end:type_name -> lockstep.replication.v1.ImageEnd
-	17, // 13: lockstep.replication.v1.SourceMessage.fork:type_name -> lockstep.replication.v1.Fork
-	18, // 14: lockstep.replication.v1.SourceMessage.batch:type_name -> lockstep.replication.v1.Batch
-	12, // 15: lockstep.replication.v1.ReplicaMessage.welcome:type_name -> lockstep.replication.v1.Welcome
-	19, // 16: lockstep.replication.v1.ReplicaMessage.ack:type_name -> lockstep.replication.v1.Ack
-	3,  // 17: lockstep.replication.v1.Hello.path:type_name -> lockstep.replication.v1.Run
-	4,  // 18: lockstep.replication.v1.Hello.timelines:type_name -> lockstep.replication.v1.Timeline
-	2,  // 19: lockstep.replication.v1.Welcome.after:type_name -> lockstep.replication.v1.Position
-	13, // 20: lockstep.replication.v1.Welcome.partial:type_name -> lockstep.replication.v1.PartialImage
-	2,  // 21: lockstep.replication.v1.PartialImage.at:type_name -> lockstep.replication.v1.Position
-	2,  // 22: lockstep.replication.v1.ImageStart.at:type_name -> lockstep.replication.v1.Position
-	4,  // 23: lockstep.replication.v1.ImageStart.timelines:type_name -> lockstep.replication.v1.Timeline
-	0,  // 24: lockstep.replication.v1.Chunk.codec:type_name -> lockstep.replication.v1.Codec
-	4,  // 25: lockstep.replication.v1.Fork.timeline:type_name -> lockstep.replication.v1.Timeline
-	0,  // 26: lockstep.replication.v1.Batch.codec:type_name -> lockstep.replication.v1.Codec
-	2,  // 27: lockstep.replication.v1.Ack.durable:type_name -> lockstep.replication.v1.Position
-	1,  // 28: lockstep.replication.v1.Refusal.reason:type_name -> lockstep.replication.v1.Refusal.Reason
-	7,  // 29: lockstep.replication.v1.Replication.Announce:input_type -> lockstep.replication.v1.AnnounceRequest
-	9,  // 30: lockstep.replication.v1.Replication.Replicate:input_type -> lockstep.replication.v1.SourceMessage
-	8,  // 31: lockstep.replication.v1.Replication.Announce:output_type -> lockstep.replication.v1.AnnounceResponse
-	10, // 32: lockstep.replication.v1.Replication.Replicate:output_type -> lockstep.replication.v1.ReplicaMessage
-	31, // [31:33] is the sub-list for method output_type
-	29, // [29:31] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	25, // 1: lockstep.replication.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	26, // 2: lockstep.replication.v1.Settings.checkpoint_interval:type_name -> google.protobuf.Duration
+	26, // 3: lockstep.replication.v1.Settings.barrier_timeout:type_name -> google.protobuf.Duration
+	26, // 4: lockstep.replication.v1.Settings.window:type_name -> google.protobuf.Duration
+	24, // 5: lockstep.replication.v1.Member.attributes:type_name -> lockstep.replication.v1.Member.AttributesEntry
+	7,  // 6: lockstep.replication.v1.Member.progress:type_name -> lockstep.replication.v1.Progress
+	5,  // 7: lockstep.replication.v1.AnnounceRequest.settings:type_name -> lockstep.replication.v1.Settings
+	6,  // 8: lockstep.replication.v1.AnnounceRequest.members:type_name -> lockstep.replication.v1.Member
+	25, // 9: lockstep.replication.v1.AnnounceRequest.valid_until:type_name -> google.protobuf.Timestamp
+	14, // 10: lockstep.replication.v1.SourceMessage.hello:type_name -> lockstep.replication.v1.Hello
+	17, // 11: lockstep.replication.v1.SourceMessage.image_start:type_name -> lockstep.replication.v1.ImageStart
+	18, // 12: lockstep.replication.v1.SourceMessage.chunk:type_name -> lockstep.replication.v1.Chunk
+	19, // 13: lockstep.replication.v1.SourceMessage.image_end:type_name -> lockstep.replication.v1.ImageEnd
+	20, // 14: lockstep.replication.v1.SourceMessage.fork:type_name -> lockstep.replication.v1.Fork
+	21, // 15: lockstep.replication.v1.SourceMessage.batch:type_name -> lockstep.replication.v1.Batch
+	15, // 16: lockstep.replication.v1.ReplicaMessage.welcome:type_name -> lockstep.replication.v1.Welcome
+	22, // 17: lockstep.replication.v1.ReplicaMessage.ack:type_name -> lockstep.replication.v1.Ack
+	3,  // 18: lockstep.replication.v1.Hello.path:type_name -> lockstep.replication.v1.Run
+	4,  // 19: lockstep.replication.v1.Hello.timelines:type_name -> lockstep.replication.v1.Timeline
+	2,  // 20: lockstep.replication.v1.Welcome.after:type_name -> lockstep.replication.v1.Position
+	16, // 21: lockstep.replication.v1.Welcome.partial:type_name -> lockstep.replication.v1.PartialImage
+	2,  // 22: lockstep.replication.v1.PartialImage.at:type_name -> lockstep.replication.v1.Position
+	2,  // 23: lockstep.replication.v1.ImageStart.at:type_name -> lockstep.replication.v1.Position
+	4,  // 24: lockstep.replication.v1.ImageStart.timelines:type_name -> lockstep.replication.v1.Timeline
+	0,  // 25: lockstep.replication.v1.Chunk.codec:type_name -> lockstep.replication.v1.Codec
+	4,  // 26: lockstep.replication.v1.Fork.timeline:type_name -> lockstep.replication.v1.Timeline
+	0,  // 27: lockstep.replication.v1.Batch.codec:type_name -> lockstep.replication.v1.Codec
+	2,  // 28: lockstep.replication.v1.Ack.durable:type_name -> lockstep.replication.v1.Position
+	1,  // 29: lockstep.replication.v1.Refusal.reason:type_name -> lockstep.replication.v1.Refusal.Reason
+	8,  // 30: lockstep.replication.v1.Replication.Announce:input_type -> lockstep.replication.v1.AnnounceRequest
+	10, // 31: lockstep.replication.v1.Replication.Identify:input_type -> lockstep.replication.v1.IdentifyRequest
+	12, // 32: lockstep.replication.v1.Replication.Replicate:input_type -> lockstep.replication.v1.SourceMessage
+	9,  // 33: lockstep.replication.v1.Replication.Announce:output_type -> lockstep.replication.v1.AnnounceResponse
+	11, // 34: lockstep.replication.v1.Replication.Identify:output_type -> lockstep.replication.v1.IdentifyResponse
+	13, // 35: lockstep.replication.v1.Replication.Replicate:output_type -> lockstep.replication.v1.ReplicaMessage
+	33, // [33:36] is the sub-list for method output_type
+	30, // [30:33] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_replication_v1_replication_proto_init() }
@@ -1764,7 +1997,7 @@ func file_replication_v1_replication_proto_init() {
 	if File_replication_v1_replication_proto != nil {
 		return
 	}
-	file_replication_v1_replication_proto_msgTypes[7].OneofWrappers = []any{
+	file_replication_v1_replication_proto_msgTypes[10].OneofWrappers = []any{
 		(*SourceMessage_Hello)(nil),
 		(*SourceMessage_ImageStart)(nil),
 		(*SourceMessage_Chunk)(nil),
@@ -1772,7 +2005,7 @@ func file_replication_v1_replication_proto_init() {
 		(*SourceMessage_Fork)(nil),
 		(*SourceMessage_Batch)(nil),
 	}
-	file_replication_v1_replication_proto_msgTypes[8].OneofWrappers = []any{
+	file_replication_v1_replication_proto_msgTypes[11].OneofWrappers = []any{
 		(*ReplicaMessage_Welcome)(nil),
 		(*ReplicaMessage_Ack)(nil),
 	}
@@ -1782,7 +2015,7 @@ func file_replication_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_v1_replication_proto_rawDesc), len(file_replication_v1_replication_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Replication_Announce_FullMethodName  = "/lockstep.replication.v1.Replication/Announce"
+	Replication_Identify_FullMethodName  = "/lockstep.replication.v1.Replication/Identify"
 	Replication_Replicate_FullMethodName = "/lockstep.replication.v1.Replication/Replicate"
 )
 
@@ -37,6 +38,8 @@ type ReplicationClient interface {
 	// and the newest checkpoint. It is repeated as a heartbeat, is idempotent,
 	// and precedes the group's volume streams.
 	Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceResponse, error)
+	// Identify tells what answers there. Nothing is read or changed.
+	Identify(ctx context.Context, in *IdentifyRequest, opts ...grpc.CallOption) (*IdentifyResponse, error)
 	// Replicate carries one volume. The source opens with hello and waits for
 	// welcome; then data flows one way and acknowledgements the other.
 	Replicate(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SourceMessage, ReplicaMessage], error)
@@ -54,6 +57,16 @@ func (c *replicationClient) Announce(ctx context.Context, in *AnnounceRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AnnounceResponse)
 	err := c.cc.Invoke(ctx, Replication_Announce_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *replicationClient) Identify(ctx context.Context, in *IdentifyRequest, opts ...grpc.CallOption) (*IdentifyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(IdentifyResponse)
+	err := c.cc.Invoke(ctx, Replication_Identify_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +97,8 @@ type ReplicationServer interface {
 	// and the newest checkpoint. It is repeated as a heartbeat, is idempotent,
 	// and precedes the group's volume streams.
 	Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error)
+	// Identify tells what answers there. Nothing is read or changed.
+	Identify(context.Context, *IdentifyRequest) (*IdentifyResponse, error)
 	// Replicate carries one volume. The source opens with hello and waits for
 	// welcome; then data flows one way and acknowledgements the other.
 	Replicate(grpc.BidiStreamingServer[SourceMessage, ReplicaMessage]) error
@@ -99,6 +114,9 @@ type UnimplementedReplicationServer struct{}
 
 func (UnimplementedReplicationServer) Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Announce not implemented")
+}
+func (UnimplementedReplicationServer) Identify(context.Context, *IdentifyRequest) (*IdentifyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Identify not implemented")
 }
 func (UnimplementedReplicationServer) Replicate(grpc.BidiStreamingServer[SourceMessage, ReplicaMessage]) error {
 	return status.Error(codes.Unimplemented, "method Replicate not implemented")
@@ -142,6 +160,24 @@ func _Replication_Announce_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Replication_Identify_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(IdentifyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicationServer).Identify(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replication_Identify_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicationServer).Identify(ctx, req.(*IdentifyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Replication_Replicate_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(ReplicationServer).Replicate(&grpc.GenericServerStream[SourceMessage, ReplicaMessage]{ServerStream: stream})
 }
@@ -159,6 +195,10 @@ var Replication_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Announce",
 			Handler:    _Replication_Announce_Handler,
+		},
+		{
+			MethodName: "Identify",
+			Handler:    _Replication_Identify_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

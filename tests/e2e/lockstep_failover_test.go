@@ -1,0 +1,354 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/lockstep-csi/lockstep/api/v1alpha1"
+	"github.com/lockstep-csi/lockstep/tests/harness"
+)
+
+const (
+	// failoverLoad is how long both groups are busy before the first site dies.
+	failoverLoad = 4 * time.Second
+	// returnTimeout is how long a site whose nodes were off may take to run its
+	// pods again and to follow the other one.
+	returnTimeout = 3 * time.Minute
+)
+
+// disaster is two sites with two groups: "shop", PostgreSQL on two claims, and
+// "chain", two devices that one causal chain writes.
+type disaster struct {
+	t      *testing.T
+	a, b   *Namespace
+	class  string
+	onA    *Postgres
+	orders *harness.Ledger
+	chain  *causalChain
+	nodes  []string // of a
+	// killed is before the first node lost its power, dead after the last.
+	killed, dead time.Time
+}
+
+// TestLockstepFailover loses the first of two sites under load, goes on at the
+// second one, lets the first come back as the replica, and returns.
+func TestLockstepFailover(t *testing.T) {
+	a, b := lockstepOnBoth(t)
+	a.Kit(t)
+	d := &disaster{t: t, a: a.NewNamespace(t)}
+	d.b = d.a.Twin(b)
+	d.start()
+	d.replicaIsCausal()
+	d.lose()
+	onB := d.takeOver()
+	payments := d.goOn(onB)
+	d.comeBack()
+	d.failBack(onB, payments)
+	d.partition()
+}
+
+// start has both groups replicate from a to b under load.
+func (d *disaster) start() {
+	d.t.Helper()
+	over := env.BackingClasses[0]
+	// Replicas get the class that has the same name there.
+	d.class = d.a.Class(Class{Over: over, Parameters: map[string]string{"replicateTo": "b"}})
+	if there := d.b.Class(Class{Over: over, Parameters: map[string]string{"replicateTo": "a"}}); there != d.class {
+		d.t.Fatalf("the classes are %s and %s", d.class, there)
+	}
+	d.onA = d.a.RunPostgres(PostgresSpec{Name: "shop", DataClass: d.class, WALClass: d.class, ClaimAnnotations: inGroup})
+	d.onA.CreateDatabase(1)
+	for _, name := range chainPods {
+		d.a.CreateClaim(Claim{Name: name, Class: d.class, Block: true, Annotations: map[string]string{groupAnnotation: "chain"}})
+		d.a.CreatePod(Pod{Name: name, Mounts: device(name)})
+	}
+	for _, name := range chainPods {
+		d.a.AwaitPod(name)
+	}
+	d.orders = d.onA.StartLedger("orders", 2)
+	d.chain = d.a.startChain(chainPods)
+	for _, group := range []string{"shop", "chain"} {
+		began := time.Now()
+		d.a.AwaitGroup(group, "to be in sync with b", streaming)
+		d.b.AwaitPoint(group, began)
+	}
+	d.b.AwaitGroup("shop", "to tell of its primary", func(s *v1alpha1.ConsistencyGroupStatus) error {
+		r := s.Replication
+		if s.Role != v1alpha1.RoleReplica || r == nil || r.Peer != "a" || r.State != v1alpha1.ReplicationSynced && r.State != v1alpha1.ReplicationStreaming || r.Lag == nil {
+			return fmt.Errorf("its status is %+v", s)
+		}
+		return nil
+	})
+}
+
+// chainPods are the pods and claims of the chain; even numbers go to the first.
+var chainPods = [2]string{"even", "odd"}
+
+// streaming says that a primary's records arrive.
+func streaming(s *v1alpha1.ConsistencyGroupStatus) error {
+	r := s.Replication
+	if r == nil || r.State != v1alpha1.ReplicationSynced && r.State != v1alpha1.ReplicationStreaming {
+		return fmt.Errorf("its replication is %+v", r)
+	}
+	return nil
+}
+
+// replicaIsCausal opens points of the chain at b while a writes it: each holds a
+// prefix.
+func (d *disaster) replicaIsCausal() {
+	d.t.Helper()
+	ids := [2]string{d.a.VolumeID(chainPods[0]), d.a.VolumeID(chainPods[1])}
+	last := 0
+	for range 4 {
+		acked := d.chain.await(d.t, 20)
+		d.b.AwaitPoint("chain", time.Now())
+		view := d.b.openView(d.t, "chain", "latest")
+		even, odd := view.number(d.t, ids[0]), view.number(d.t, ids[1])
+		view.close(d.t)
+		d.t.Logf("the replica's point holds %d and %d, %d were acknowledged before", even, odd, acked)
+		d.prefix(even, odd)
+		if now := max(even, odd); now < acked || now <= last {
+			d.t.Errorf("the point holds the chain up to %d, want %d at least, and more than %d", now, acked, last)
+		}
+		last = max(even, odd)
+	}
+}
+
+// prefix checks that two volumes hold a prefix of the chain.
+func (d *disaster) prefix(even, odd int) {
+	d.t.Helper()
+	if even-odd != 1 && odd-even != 1 {
+		d.t.Errorf("the volumes hold %d and %d: that is no prefix of the chain", even, odd)
+	}
+}
+
+// lose takes the power of all of a's nodes away under load.
+func (d *disaster) lose() {
+	d.t.Helper()
+	go func() { _, _ = d.onA.Pgbench(d.t.Context(), 2, pluginTimeout) }() // ends with its node
+	busy := time.Now()
+	WaitFor(d.t, podTimeout, "a while of load", func(context.Context) error {
+		if since := time.Since(busy); since < failoverLoad {
+			return fmt.Errorf("it is %s", since)
+		}
+		return d.orders.Err()
+	})
+	kit := d.a.Kit(d.t)
+	d.nodes = d.a.Nodes(d.t, 1)
+	d.killed = time.Now()
+	for _, node := range d.nodes {
+		kit.StopNode(d.t, node)
+	}
+	d.dead = time.Now()
+	d.orders.Stop()
+}
+
+// takeOver fails both groups over to b and checks what is there.
+func (d *disaster) takeOver() *Postgres {
+	d.t.Helper()
+	d.t.Cleanup(d.releaseVolumes)
+	shop := d.b.Recover("failover", "shop", "--at", "latest", "--yes")
+	Report(d.t, Figure{Name: "site killed to the other one primary, with claims", Got: time.Since(d.killed).Seconds(), Unit: "s"})
+	onB := d.b.RunPostgres(PostgresSpec{Name: "shop", DataClass: d.class, WALClass: d.class, ClaimAnnotations: inGroup})
+	Report(d.t, Figure{Name: "RTO: site killed to PostgreSQL ready at the other one", Got: time.Since(d.killed).Seconds(), Unit: "s"})
+	Report(d.t, Figure{Name: "RPO: age of the point when the site was killed", Got: d.dead.Sub(shop.Time).Seconds(), Target: 5, Unit: "s"})
+	found, err := d.orders.Check(d.t.Context(), onB, shop.Time)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if found.Acked == 0 {
+		d.t.Error("nothing was acknowledged before the point: nothing was tested")
+	}
+	d.t.Logf("failed over to %s: %d orders acknowledged before the point, all are there; %d there of %d ever acknowledged", shop.Time.UTC().Format(time.RFC3339Nano),
+		found.Acked, found.Present, found.AckedAll)
+	if err := harness.CheckPgbench(d.t.Context(), onB); err != nil {
+		d.t.Error(err)
+	}
+	d.b.Recover("failover", "chain", "--yes")
+	d.b.RunPod(Pod{Name: "reader", Mounts: []Mount{{Claim: chainPods[0], Path: "/dev/even", Block: true}, {Claim: chainPods[1], Path: "/dev/odd", Block: true}}})
+	var even, odd int
+	text := d.b.Sh("reader", "for d in even odd; do dd if=/dev/$d bs=512 count=1 iflag=direct 2>/dev/null | tr -d ' \\0'; echo; done")
+	if _, err := fmt.Sscan(text, &even, &odd); err != nil {
+		d.t.Fatalf("the devices hold %q: %v", text, err)
+	}
+	acked, _ := d.chain.state()
+	d.t.Logf("the chain is there up to %d of %d acknowledged", max(even, odd), acked)
+	d.prefix(even, odd)
+	d.b.DeletePod("reader")
+	return onB
+}
+
+// releaseVolumes deletes the PersistentVolumes that failovers made at b, which
+// are kept when their claims go. It ends when the claims do.
+func (d *disaster) releaseVolumes() {
+	list, err := d.b.Client.CoreV1().PersistentVolumes().List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		d.t.Error(err)
+		return
+	}
+	for _, v := range list.Items {
+		if claim := v.Spec.ClaimRef; claim != nil && claim.Namespace == d.b.Namespace {
+			if err := d.b.Client.CoreV1().PersistentVolumes().Delete(context.Background(), v.Name, metav1.DeleteOptions{}); err != nil {
+				d.t.Error(err)
+			}
+		}
+	}
+}
+
+// goOn has PostgreSQL at b take orders that a never sees before it is back.
+func (d *disaster) goOn(onB *Postgres) *harness.Ledger {
+	d.t.Helper()
+	payments := onB.StartLedger("payments", 2)
+	awaitOrders(d.t, payments, 50)
+	return payments
+}
+
+// comeBack switches a's nodes on: it is stale, is refused, and becomes the replica
+// when nothing has its devices any more.
+func (d *disaster) comeBack() {
+	d.t.Helper()
+	kit := d.a.Kit(d.t)
+	began := time.Now()
+	for _, node := range d.nodes {
+		kit.StartNode(d.t, node)
+	}
+	for _, group := range []string{"shop", "chain"} {
+		d.awaitA(group, "to be a replica", isReplica)
+	}
+	Report(d.t, Figure{Name: "first site on again to demoted", Got: time.Since(began).Seconds(), Unit: "s"})
+	d.scale(d.a, 0)
+	for _, name := range chainPods {
+		d.a.ForgetPod(name)
+	}
+	for _, group := range []string{"shop", "chain"} {
+		d.awaitA(group, "to have all of b's", func(s *v1alpha1.ConsistencyGroupStatus) error {
+			if s.Replication == nil || s.Replication.State != v1alpha1.ReplicationSynced && s.Replication.State != v1alpha1.ReplicationStreaming {
+				return fmt.Errorf("its status is %+v", s)
+			}
+			return nil
+		})
+	}
+	d.a.AwaitPoint("shop", time.Now())
+	Report(d.t, Figure{Name: "first site on again to in sync", Got: time.Since(began).Seconds(), Unit: "s"})
+}
+
+// awaitA is AwaitGroup at a, whose controller was off.
+func (d *disaster) awaitA(group, what string, ok func(*v1alpha1.ConsistencyGroupStatus) error) {
+	d.t.Helper()
+	WaitFor(d.t, returnTimeout, "group "+group+" of a "+what, func(ctx context.Context) error {
+		g, err := d.a.Group(ctx, group)
+		if err != nil {
+			return err
+		}
+		return ok(&g.Status)
+	})
+}
+
+// scale gives the StatefulSet of a site a size and waits until its pods are
+// gone, if that is 0.
+func (d *disaster) scale(at *Namespace, replicas int) {
+	d.t.Helper()
+	patch := fmt.Appendf(nil, `{"spec": {"replicas": %d}}`, replicas)
+	if _, err := at.Client.AppsV1().StatefulSets(at.Namespace).Patch(d.t.Context(), "shop", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		d.t.Fatal(err)
+	}
+	if replicas == 0 {
+		at.AwaitPodGone("shop-0")
+	}
+}
+
+// failBack stops b in order, makes a primary again, and compares.
+func (d *disaster) failBack(onB *Postgres, payments *harness.Ledger) {
+	d.t.Helper()
+	payments.Stop()
+	if err := payments.Err(); err != nil {
+		d.t.Error(err)
+	}
+	was := d.digest(onB)
+	d.scale(d.b, 0)
+	stopped := time.Now()
+	d.a.AwaitPoint("shop", stopped)
+	back := d.a.Recover("failover", "shop", "--yes")
+	d.scale(d.a, 1)
+	d.onA.Await()
+	Report(d.t, Figure{Name: "failback: command to PostgreSQL ready at the first site", Got: time.Since(stopped).Seconds(), Unit: "s"})
+	if now := d.digest(d.onA); now != was {
+		d.t.Errorf("after the failback the tables are %s, and were %s at b", now, was)
+	}
+	if _, err := payments.Check(d.t.Context(), d.onA, back.Time); err != nil {
+		d.t.Error(err)
+	}
+	if err := harness.CheckPgbench(d.t.Context(), d.onA); err != nil {
+		d.t.Error(err)
+	}
+	d.b.AwaitGroup("shop", "to be a replica again", func(s *v1alpha1.ConsistencyGroupStatus) error {
+		return errors.Join(isReplica(s), streaming(s))
+	})
+}
+
+// partition cuts the sites off from each other, and fails over to b while a goes
+// on. When they see each other again, a gives up, and takes no write more.
+func (d *disaster) partition() {
+	d.t.Helper()
+	a, b := d.a.Kit(d.t), d.b.Kit(d.t)
+	stale := d.onA.StartLedger("stale", 2)
+	a.CutLink(d.t, b)
+	cut := time.Now()
+	d.b.AwaitGroup("shop", "to miss its primary", func(s *v1alpha1.ConsistencyGroupStatus) error {
+		r := s.Replication
+		if r == nil || r.State != v1alpha1.ReplicationDisconnected || r.Since == nil || r.Since.After(time.Now()) || !strings.Contains(r.Message, "last heard of") {
+			return fmt.Errorf("its replication is %+v", r)
+		}
+		return nil
+	})
+	Report(d.t, Figure{Name: "link cut to the replica saying so", Got: time.Since(cut).Seconds(), Target: 15, Unit: "s"})
+	d.b.Recover("failover", "shop", "--yes")
+	awaitOrders(d.t, stale, 20) // a cannot know
+	a.MendLink(d.t, b)
+	mended := time.Now()
+	d.awaitA("shop", "to be a replica", isReplica)
+	Report(d.t, Figure{Name: "link mended to the stale primary demoted", Got: time.Since(mended).Seconds(), Unit: "s"})
+	acked := stale.Acked()
+	ctx, cancel := context.WithTimeout(d.t.Context(), 10*time.Second)
+	defer cancel()
+	if out, err := d.a.Exec(ctx, d.a.Namespace, d.onA.Pod, "sh", "-c", "echo x > /pgdata/refused && sync /pgdata/refused"); err == nil {
+		d.t.Errorf("a stale primary took a write: %s", out)
+	} else {
+		d.t.Logf("a write at the stale primary: %v", err)
+	}
+	if now := stale.Acked(); now != acked {
+		d.t.Errorf("a stale primary acknowledged %d orders after it was demoted", now-acked)
+	}
+	stale.Stop()
+}
+
+// isReplica says that a group has another primary.
+func isReplica(s *v1alpha1.ConsistencyGroupStatus) error {
+	if s.Role != v1alpha1.RoleReplica {
+		return fmt.Errorf("its role is %s, term %d", s.Role, s.Term)
+	}
+	return nil
+}
+
+// digest is a checksum of every table.
+func (d *disaster) digest(p *Postgres) string {
+	d.t.Helper()
+	var parts []string
+	for _, table := range []string{"orders", "payments", "pgbench_accounts", "pgbench_tellers", "pgbench_branches", "pgbench_history"} {
+		got, err := p.Query(d.t.Context(), "SELECT md5(string_agg(md5(t::text), '' ORDER BY t::text)) FROM "+table+" t")
+		if err != nil || got == "" {
+			d.t.Fatalf("digest of %s: %q, %v", table, got, err)
+		}
+		parts = append(parts, table+" "+got)
+	}
+	return strings.Join(parts, ", ")
+}
