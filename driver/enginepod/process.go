@@ -21,6 +21,7 @@ import (
 	"github.com/lockstep-csi/lockstep/engine/lease/leaseapi"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/rpc"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/replication"
@@ -192,7 +193,7 @@ func (p *process) dialEngine(address string) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return replication.Dial("passthrough:"+address, config)
+	return rpc.Dial("passthrough:"+address, config)
 }
 
 func (p *process) dialPeer(site, address string) (*grpc.ClientConn, error) {
