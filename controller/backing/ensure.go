@@ -126,14 +126,7 @@ func (c *Claims) correct(ctx context.Context, claim, wanted *corev1.PersistentVo
 	if !moves && sameLabels(claim.Labels, wanted.Labels) {
 		return claim, nil
 	}
-	changed := claim.DeepCopy()
-	for key, value := range wanted.Labels {
-		changed.Labels[key] = value
-	}
-	if changed.Annotations == nil {
-		changed.Annotations = map[string]string{}
-	}
-	changed.Annotations[kubenames.AnnotationGroup] = wanted.Annotations[kubenames.AnnotationGroup]
+	changed := relabelled(claim, wanted.Labels, wanted.Annotations[kubenames.AnnotationGroup])
 	if moves {
 		changed.Annotations[annotationSelectedNode] = wantedNode
 	}

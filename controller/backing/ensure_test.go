@@ -317,3 +317,25 @@ func TestCutOffAtEveryWrite(t *testing.T) {
 		}
 	}
 }
+
+// A volume that has moved to another group says so, and nothing else of its
+// claim changes.
+func TestLabelFollowsTheGroup(t *testing.T) {
+	r := newRig(t)
+	s := r.spec()
+	r.check(r.claims.Label(t.Context(), s)) // of no claim
+	r.ensure(s)
+	before := r.store()
+	s.Group = "shop/other"
+	for range 2 {
+		r.check(r.claims.Label(t.Context(), s))
+		after := r.store()
+		if after.Labels[kubenames.LabelGroup] != kubenames.GroupHash("shop/other") || after.Annotations[kubenames.AnnotationGroup] != "shop/other" {
+			t.Errorf("labels %v, annotations %v", after.Labels, after.Annotations)
+		}
+		after.Labels[kubenames.LabelGroup], after.Annotations[kubenames.AnnotationGroup] = before.Labels[kubenames.LabelGroup], before.Annotations[kubenames.AnnotationGroup]
+		if !reflect.DeepEqual(after.Spec, before.Spec) || !reflect.DeepEqual(after.Labels, before.Labels) || !reflect.DeepEqual(after.Annotations, before.Annotations) {
+			t.Errorf("more than the group has changed: %+v", after)
+		}
+	}
+}

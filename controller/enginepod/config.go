@@ -12,12 +12,13 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/lockstep-csi/lockstep/engine/lease"
+	"github.com/lockstep-csi/lockstep/internal/kubenames"
 )
 
 // Config is what Engines needs; all but Log is required.
 type Config struct {
-	// Client needs, in the namespace, the rights get, list, watch, create and
-	// delete on pods, get, create and delete on disruption budgets, get, watch,
+	// Client needs, in the namespace, the rights get, list, watch, create, patch
+	// and delete on pods, get, create and delete on disruption budgets, get, watch,
 	// create, update and delete on leases, get on claims, and list on events;
 	// and, of the cluster, list and watch on volume attachments, and get on
 	// nodes.
@@ -51,6 +52,7 @@ func (c *Config) validate() error {
 type Spec struct {
 	Volume string // 32 hexadecimal digits
 	Claim  string // NAMESPACE/NAME of the claim that it is for; for people
+	Group  string // that the volume is in; for people
 	// Store and Journal are the names of its backing claims; Journal may be
 	// empty.
 	Store   string
@@ -86,6 +88,7 @@ const (
 	labelManagedBy  = "app.kubernetes.io/managed-by"
 	labelVolume     = "lockstep.dev/volume"
 	labelSite       = "lockstep.dev/site"
+	labelGroup      = kubenames.LabelGroup
 	annotationClaim = "lockstep.dev/claim"
 
 	componentEngine = "engine"

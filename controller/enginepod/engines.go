@@ -2,6 +2,7 @@ package enginepod
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -41,6 +43,9 @@ func (e *Engines) Run(ctx context.Context, s Spec) (Endpoint, error) {
 	}
 	for {
 		pod, err := e.ensurePod(ctx, s)
+		if err == nil {
+			err = e.relabel(ctx, s, pod)
+		}
 		if err != nil {
 			return Endpoint{}, err
 		}
@@ -94,6 +99,23 @@ func (e *Engines) ensurePod(ctx context.Context, s Spec) (*corev1.Pod, error) {
 			return pod, nil
 		}
 	}
+}
+
+// relabel has a pod say which group its volume is in now.
+func (e *Engines) relabel(ctx context.Context, s Spec, pod *corev1.Pod) error {
+	wanted := groupLabel(s)
+	if wanted == nil || pod.Labels[labelGroup] == wanted[labelGroup] {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID, "labels": wanted}})
+	if err != nil {
+		return fmt.Errorf("encode label: %w", err)
+	}
+	_, err = e.cfg.Client.CoreV1().Pods(e.cfg.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("label engine pod %s: %w", pod.Name, err)
+	}
+	return nil
 }
 
 // ended reports whether a pod will never run again: evicted, for example.

@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/lockstep-csi/lockstep/internal/kubenames"
 )
 
 // build makes the pod of an engine. Its backing claim is its controller: the
@@ -34,6 +36,7 @@ func (e *Engines) build(ctx context.Context, s Spec) (*corev1.Pod, error) {
 		pod.Labels = map[string]string{}
 	}
 	maps.Copy(pod.Labels, e.labels(s.Volume))
+	maps.Copy(pod.Labels, groupLabel(s))
 	if s.Claim != "" {
 		if pod.Annotations == nil {
 			pod.Annotations = map[string]string{}
@@ -62,6 +65,14 @@ func (e *Engines) build(ctx context.Context, s Spec) (*corev1.Pod, error) {
 
 func (e *Engines) labels(volume string) map[string]string {
 	return map[string]string{labelComponent: componentEngine, labelManagedBy: managedBy, labelVolume: volume, labelSite: e.cfg.Site}
+}
+
+// groupLabel is the label of the group that a volume is in.
+func groupLabel(s Spec) map[string]string {
+	if s.Group == "" {
+		return nil
+	}
+	return map[string]string{labelGroup: kubenames.GroupHash(s.Group)}
 }
 
 // mount adds a claim to the pod's one container.

@@ -45,6 +45,11 @@ func (c claims) Expand(ctx context.Context, s fleet.BackingSpec) error {
 	return backingError(c.claims.Expand(ctx, c.spec(s)))
 }
 
+// Label implements fleet.Backing.
+func (c claims) Label(ctx context.Context, s fleet.BackingSpec) error {
+	return c.claims.Label(ctx, c.spec(s))
+}
+
 // Delete implements fleet.Backing. The engine is stopped for good by then.
 func (c claims) Delete(ctx context.Context, volume journal.VolumeID) error {
 	if err := c.claims.Delete(ctx, volume.String()); err != nil {
@@ -74,7 +79,7 @@ var _ fleet.Engines = pods{}
 
 // Run implements fleet.Engines.
 func (p pods) Run(ctx context.Context, s fleet.EngineSpec) (fleet.Endpoint, error) {
-	at, err := p.engines.Run(ctx, enginepod.Spec{Volume: s.Volume.String(), Claim: s.Claim, Store: kubenames.BackingClaim(s.Volume.String()),
+	at, err := p.engines.Run(ctx, enginepod.Spec{Volume: s.Volume.String(), Claim: s.Claim, Group: s.Group, Store: kubenames.BackingClaim(s.Volume.String()),
 		Node: s.Node, Attached: s.Attached, Lease: s.Lease})
 	if errors.Is(err, enginepod.ErrElsewhere) {
 		err = fmt.Errorf("%w: %w", fleet.ErrElsewhere, err)

@@ -109,6 +109,9 @@ type Backing interface {
 	// Expand makes room for a bigger volume. ErrExhausted; ErrNeedsEngine when
 	// it has to be repeated while the engine runs.
 	Expand(ctx context.Context, spec BackingSpec) error
+	// Label has it say for people which group its volume is in; no error if it
+	// does not exist.
+	Label(ctx context.Context, spec BackingSpec) error
 	// Delete returns when it is gone; no error if it never was.
 	Delete(ctx context.Context, volume journal.VolumeID) error
 }
@@ -117,6 +120,7 @@ type Backing interface {
 type EngineSpec struct {
 	Volume journal.VolumeID
 	Claim  string // NAMESPACE/NAME of the claim that it is for; for people
+	Group  string // that the volume is in; for people
 	Node   string // that it must run on; empty: any that reaches the backing volume
 	// Attached protects the engine from being evicted.
 	Attached bool

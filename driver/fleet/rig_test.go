@@ -51,6 +51,7 @@ type cluster struct {
 	mu      sync.Mutex
 	backing map[journal.VolumeID]*vfs.Mem
 	classes map[journal.VolumeID]string // of the backing volumes
+	groups  map[journal.VolumeID]string // that these say they are in
 	engines map[journal.VolumeID]*process
 	starts  int // engines started so far
 	full    bool
@@ -68,7 +69,7 @@ type process struct {
 }
 
 func newCluster(t *testing.T) *cluster {
-	c := &cluster{t: t, site: "a", peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, engines: map[journal.VolumeID]*process{}}
+	c := &cluster{t: t, site: "a", peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, groups: map[journal.VolumeID]string{}, engines: map[journal.VolumeID]*process{}}
 	t.Cleanup(func() {
 		for id := range c.engines {
 			c.kill(id)
@@ -101,6 +102,14 @@ func (c *cluster) Ensure(_ context.Context, spec fleet.BackingSpec) (fleet.Place
 
 // Expand implements fleet.Backing.
 func (c *cluster) Expand(context.Context, fleet.BackingSpec) error { return nil }
+
+// Label implements fleet.Backing.
+func (c *cluster) Label(_ context.Context, spec fleet.BackingSpec) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.groups[spec.Volume] = spec.Group
+	return nil
+}
 
 // Delete implements fleet.Backing.
 func (c *cluster) Delete(_ context.Context, id journal.VolumeID) error {

@@ -31,6 +31,9 @@ type volume struct {
 	// set it is done.
 	abandoned bool
 	changed   chan struct{} // closed and replaced when client or state changes
+
+	// labelled is the group that the backing volume says it is in. It is tend's.
+	labelled string
 }
 
 func newVolume(r record, running bool) *volume {
@@ -67,7 +70,7 @@ func (f *Fleet) plan(v *volume) plan {
 	defer f.mu.Unlock()
 	r := &v.record
 	// Until it is known what fences the backing volume, a lease does.
-	p := plan{spec: EngineSpec{Volume: r.ID, Claim: r.Backing.Claim, Lease: r.Placement == nil || r.Placement.Lease}}
+	p := plan{spec: EngineSpec{Volume: r.ID, Claim: r.Backing.Claim, Group: r.Group, Lease: r.Placement == nil || r.Placement.Lease}}
 	switch {
 	case v.gone, v.abandoned:
 	case r.Attach != nil:
@@ -106,6 +109,7 @@ const retryPause = time.Second
 // it is not.
 func (f *Fleet) tend(v *volume) {
 	for f.ctx.Err() == nil {
+		f.label(v)
 		p := f.plan(v)
 		f.mu.Lock()
 		running, gone := v.running, v.gone
@@ -193,6 +197,7 @@ func (f *Fleet) serve(v *volume, p plan) {
 			f.sleep(v, f.cfg.Clock.Now().Add(retryPause))
 			return
 		}
+		f.label(v)
 		next := f.plan(v)
 		if !next.run || f.mustMove(v, next) || next.spec != p.spec && !f.answers(v) {
 			cancel()
