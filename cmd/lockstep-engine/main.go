@@ -69,7 +69,8 @@ func newCommand(stderr io.Writer, run func(context.Context, enginepod.ProcessCon
 mounted at --store-dir. The controller starts it in a pod and orders it to serve its
 device on the node, to send its records to a peer, or to take a peer's.
 
-On SIGINT or SIGTERM everything is made durable; the device waits for the next engine.`,
+Of several engines on one backing volume one serves, and one waits to be the next. On
+SIGINT or SIGTERM everything is made durable; the device waits for the next engine.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -94,6 +95,7 @@ On SIGINT or SIGTERM everything is made durable; the device waits for the next e
 	f.StringVar(&config.Lease, "lease", "", "Lease that this engine must hold to write; empty: none")
 	f.StringVar(&config.Namespace, "namespace", "", "of the Lease; empty: this pod's")
 	f.StringVar(&config.LeaseID, "lease-id", enginepod.PodID(), "this pod in the lease, the same after a restart in it")
+	f.DurationVar(&config.HandoverWait, "handover-wait", 0, "how long an engine with a device that is told to end serves on until its successor is there")
 	f.StringVar(&config.NBDListen, "nbd-listen", "127.0.0.1:10809", "host:port that shows volume and views to tools; empty: none")
 	probes.Register(f)
 	log.Register(f)

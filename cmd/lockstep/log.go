@@ -3,8 +3,6 @@ package main
 import (
 	"io"
 	"log/slog"
-	"maps"
-	"slices"
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
@@ -25,8 +23,4 @@ func (f *logFlags) install(w io.Writer) error {
 	}
 	klog.SetSlogLogger(slog.Default())
 	return nil
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	return slices.Sorted(maps.Keys(m))
 }

@@ -90,13 +90,9 @@ func (c *Claims) ensurePart(ctx context.Context, s Spec, p part) (Placement, err
 // by an earlier call that failed, is waited for first.
 func (c *Claims) ensureClaim(ctx context.Context, s Spec, p part, class *storagev1.StorageClass) (*corev1.PersistentVolumeClaim, error) {
 	claims := c.config.Client.CoreV1().PersistentVolumeClaims(c.config.Namespace)
-	mode, err := c.accessMode(ctx, class.Provisioner)
-	if err != nil {
-		return nil, err
-	}
-	wanted := c.claim(s, p, class, mode)
+	wanted := c.claim(s, p, class)
 	var claim *corev1.PersistentVolumeClaim
-	err = kubewait.Until(ctx, func(ctx context.Context) (bool, error) {
+	err := kubewait.Until(ctx, func(ctx context.Context) (bool, error) {
 		var err error
 		if claim, err = c.get(ctx, s.Volume, p.name); err != nil {
 			return false, err

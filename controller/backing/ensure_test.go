@@ -52,7 +52,7 @@ func TestEnsureMakesABoundClaim(t *testing.T) {
 	r.expectClaims(kubenames.BackingClaim(volume))
 }
 
-func TestCSIVolumesGetOncePodAndTheAttachmentFence(t *testing.T) {
+func TestCSIVolumesGetTheAttachmentFence(t *testing.T) {
 	r := newRig(t)
 	no := false
 	for name, c := range map[string]struct {
@@ -72,8 +72,9 @@ func TestCSIVolumesGetOncePodAndTheAttachmentFence(t *testing.T) {
 			if p.Fence != c.want {
 				t.Errorf("fence %s, want %s", p.Fence, c.want)
 			}
-			if modes := r.store().Spec.AccessModes; modes[0] != corev1.ReadWriteOncePod {
-				t.Errorf("access modes %v, want ReadWriteOncePod", modes)
+			// An engine and its successor are two pods.
+			if modes := r.store().Spec.AccessModes; len(modes) != 1 || modes[0] != corev1.ReadWriteOnce {
+				t.Errorf("access modes %v, want ReadWriteOnce", modes)
 			}
 			r.check(r.claims.Delete(t.Context(), volume))
 		})

@@ -16,7 +16,12 @@ import (
 // claim is there as long as the pod is, and `kubectl drain` evicts no pod that
 // has none.
 func (e *Engines) build(ctx context.Context, s Spec) (*corev1.Pod, error) {
-	t, err := e.cfg.template()
+	file, err := e.cfg.template()
+	if err != nil {
+		return nil, err
+	}
+	t := &file.Template
+	digest, err := digestOf(t)
 	if err != nil {
 		return nil, err
 	}
@@ -37,14 +42,18 @@ func (e *Engines) build(ctx context.Context, s Spec) (*corev1.Pod, error) {
 	}
 	maps.Copy(pod.Labels, e.labels(s.Volume))
 	maps.Copy(pod.Labels, groupLabel(s))
+	if pod.Annotations == nil {
+		pod.Annotations = map[string]string{}
+	}
+	pod.Annotations[annotationTemplate] = digest
 	if s.Claim != "" {
-		if pod.Annotations == nil {
-			pod.Annotations = map[string]string{}
-		}
 		pod.Annotations[annotationClaim] = s.Claim
 	}
 	c := &pod.Spec.Containers[0]
 	c.Args = append(c.Args, "--volume="+s.Volume, "--store-dir="+storeDir)
+	if sharable(claim) {
+		c.Args = append(c.Args, "--handover-wait="+handoverWait.String())
+	}
 	c.Env = append(c.Env, corev1.EnvVar{Name: "POD_UID", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.uid"}}})
 	mount(pod, "store", s.Store, storeDir)
 	if s.Journal != "" {

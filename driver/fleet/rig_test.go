@@ -56,11 +56,19 @@ type cluster struct {
 	starts  int // engines started so far
 	full    bool
 	deaf    bool // engines do not answer
+	// template is what engines are made of, manual that those that run keep
+	// theirs. handOver, unless nil, is called by each handover before it does
+	// anything; handed are the volumes of those that were done.
+	template string
+	manual   bool
+	handOver func(ctx context.Context, spec fleet.EngineSpec) error
+	handed   []journal.VolumeID
 }
 
 // process is one engine.
 type process struct {
 	node  string
+	made  string // of which template
 	pod   *enginepod.Pod
 	srv   *grpc.Server
 	l     *bufconn.Listener
@@ -134,9 +142,9 @@ func (c *cluster) Run(_ context.Context, spec fleet.EngineSpec) (fleet.Endpoint,
 		if spec.Node != "" && p.node != spec.Node {
 			return fleet.Endpoint{}, fleet.ErrElsewhere
 		}
-		return fleet.Endpoint{Address: spec.Volume.String(), Node: p.node}, nil
+		return fleet.Endpoint{Address: spec.Volume.String(), Node: p.node, Template: p.made}, nil
 	}
-	p := &process{node: node}
+	p := &process{node: node, made: c.template}
 	fs := c.backing[spec.Volume]
 	if fs == nil {
 		return fleet.Endpoint{}, errors.New("no backing volume")
@@ -153,7 +161,34 @@ func (c *cluster) Run(_ context.Context, spec fleet.EngineSpec) (fleet.Endpoint,
 	p.ended.Go(func() { _ = p.srv.Serve(p.l) })
 	c.engines[spec.Volume] = p
 	c.starts++
-	return fleet.Endpoint{Address: spec.Volume.String(), Node: node}, nil
+	return fleet.Endpoint{Address: spec.Volume.String(), Node: node, Template: p.made}, nil
+}
+
+// HandOver implements fleet.Engines: the engine ends, and Run starts its
+// successor.
+func (c *cluster) HandOver(ctx context.Context, spec fleet.EngineSpec) error {
+	if c.handOver != nil {
+		if err := c.handOver(ctx, spec); err != nil {
+			return err
+		}
+	}
+	c.kill(spec.Volume)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.handed = append(c.handed, spec.Volume)
+	return nil
+}
+
+// Upgrade implements fleet.Engines.
+func (c *cluster) Upgrade(ctx context.Context, spec fleet.EngineSpec) error {
+	return c.HandOver(ctx, spec)
+}
+
+// Template implements fleet.Engines.
+func (c *cluster) Template() (template string, manual bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.template, c.manual, nil
 }
 
 // Stop implements fleet.Engines.
@@ -255,7 +290,7 @@ func (c *cluster) open() *fleet.Fleet {
 			}
 			return fleet.BackingClass{Class: "of-" + site}, nil
 		},
-		Linger: 20 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+		Linger: 20 * time.Millisecond, UpgradeEvery: 5 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -18,15 +18,20 @@ type volume struct {
 
 	// Guarded by Fleet.mu.
 	record  record
-	holds   int             // operations that need the engine
-	until   time.Time       // an engine that nothing wants is kept till then
-	running bool            // a process may run
-	node    string          // that it runs on, or was asked to; empty: not known
-	address string          // of its control API
-	client  *control.Client // nil while the engine does not answer
-	state   control.State   // newest, of client
-	failure error           // why there is no client
-	gone    bool            // deleted: tend ends
+	holds   int       // operations that need the engine
+	until   time.Time // an engine that nothing wants is kept till then
+	running bool      // a process may run
+	node    string    // that it runs on, or was asked to; empty: not known
+	address string    // of its control API
+	// template is what the engine was made of, outdated that it is to be upgraded,
+	// and held until when it is not to be.
+	template string
+	outdated bool
+	held     time.Time
+	client   *control.Client // nil while the engine does not answer
+	state    control.State   // newest, of client
+	failure  error           // why there is no client
+	gone     bool            // deleted: tend ends
 	// abandoned: the engine is to be stopped, and none to run, until whoever
 	// set it is done.
 	abandoned bool
@@ -186,25 +191,32 @@ func (f *Fleet) serve(v *volume, p plan) {
 	f.mu.Unlock()
 	ended, first := make(chan error, 1), p.spec
 	f.joined.Go(func() { ended <- f.watch(ctx, v, first) })
+	h := f.newHandover(ctx, v)
+	defer h.giveUp()
 	for {
-		err, over := f.await(v, ended, p.again)
+		err, over := f.await(v, ended, h, p.again)
 		if over {
+			began := h.giveUp()
 			f.lost(v, err)
 			if errors.Is(err, ErrElsewhere) {
 				f.stopEngine(v)
 				return
 			}
-			f.sleep(v, f.cfg.Clock.Now().Add(retryPause))
+			if !began { // otherwise the successor is there, or soon
+				f.sleep(v, f.cfg.Clock.Now().Add(retryPause))
+			}
 			return
 		}
 		f.label(v)
 		next := f.plan(v)
 		if !next.run || f.mustMove(v, next) || next.spec != p.spec && !f.answers(v) {
+			h.giveUp()
 			cancel()
 			f.lost(v, <-ended)
 			return
 		}
 		if next.spec != p.spec {
+			h.giveUp()
 			// The connection stays: operations may be using it.
 			if _, err := f.cfg.Engines.Run(ctx, next.spec); err != nil {
 				f.cfg.Log.Warn("engine is not brought up to date", "volume", next.spec.Volume, "error", err)
@@ -212,6 +224,7 @@ func (f *Fleet) serve(v *volume, p plan) {
 			}
 		}
 		p = next
+		h.consider(p.spec)
 	}
 }
 
@@ -232,7 +245,7 @@ func (f *Fleet) mustMove(v *volume, p plan) bool {
 
 // await waits until the engine is gone, which is over, or until the plan is to
 // be looked at again.
-func (f *Fleet) await(v *volume, ended <-chan error, again time.Time) (err error, over bool) {
+func (f *Fleet) await(v *volume, ended <-chan error, h *handover, again time.Time) (err error, over bool) {
 	var alarm <-chan time.Time
 	if !again.IsZero() {
 		timer := f.cfg.Clock.NewTimer(again.Sub(f.cfg.Clock.Now()))
@@ -242,6 +255,8 @@ func (f *Fleet) await(v *volume, ended <-chan error, again time.Time) (err error
 	select {
 	case err := <-ended:
 		return err, true
+	case err := <-h.done:
+		h.ended(err)
 	case <-v.wake:
 	case <-alarm:
 	}
@@ -259,7 +274,7 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 		return fmt.Errorf("run engine: %w", err)
 	}
 	f.mu.Lock()
-	v.node, v.address = at.Node, at.Address
+	v.node, v.address, v.template = at.Node, at.Address, at.Template
 	f.mu.Unlock()
 	if placement.Pending {
 		if _, err := f.ensureBacking(ctx, v); err != nil {
@@ -279,6 +294,9 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 		v.client, v.state, v.failure = client, s, nil
 		v.notifyLocked()
 		f.mu.Unlock()
+		if s.Leaving {
+			v.poke()
+		}
 		if !met {
 			met = true
 			greeting.Go(func() { f.greet(ctx, v, client) })
