@@ -27,8 +27,8 @@ setup: ## Install what building, testing and the demo need (apt, as root)
 	@tests/setup.sh
 
 .PHONY: build
-build: ## Build bin/lockstep, static
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/lockstep ./cmd/lockstep
+build: ## Build bin/lockstep and bin/lockstep-engine, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/lockstep ./cmd/lockstep-engine
 
 .PHONY: test
 test: setup build ## Run all tests (as root); ends with "N passed, N failed, N skipped"

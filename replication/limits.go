@@ -3,6 +3,7 @@ package replication
 import (
 	"time"
 
+	"github.com/lockstep-csi/lockstep/internal/rpc"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -64,13 +65,8 @@ const (
 	// callTimeout bounds one announcement. It covers a demotion on the other
 	// side, which has to stop engines.
 	callTimeout = 30 * time.Second
-	// minBackoff and maxBackoff bound the pause before a reconnect. The longest
-	// one is what a replica that came back may have to wait before it catches up;
-	// one attempt a second is nothing to a peer that is there or not.
-	minBackoff = 100 * time.Millisecond
-	maxBackoff = time.Second
-	// keepaliveTime and keepaliveTimeout find a dead peer: silence for the
-	// first, then no answer to a ping for the second.
-	keepaliveTime    = 10 * time.Second
-	keepaliveTimeout = 5 * time.Second
+	// minBackoff and maxBackoff bound the pause before a stream is opened again,
+	// as they do that before a reconnect.
+	minBackoff = rpc.MinBackoff
+	maxBackoff = rpc.MaxBackoff
 )

@@ -8,11 +8,11 @@ import (
 	"fmt"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+
+	"github.com/lockstep-csi/lockstep/internal/rpc"
 )
 
 // streamWindowBytes is the HTTP/2 window of one stream: a full message may be
@@ -22,33 +22,14 @@ const streamWindowBytes = 2 * MaxMessageBytes
 // ServerOptions are the options of the grpc.Server that a Server is
 // registered with. config must demand and verify client certificates.
 func ServerOptions(config *tls.Config) []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.Creds(credentials.NewTLS(config)),
-		grpc.MaxRecvMsgSize(MaxMessageBytes),
-		grpc.InitialWindowSize(streamWindowBytes),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
-	}
+	return append(rpc.ServerOptions(config), grpc.MaxRecvMsgSize(MaxMessageBytes), grpc.InitialWindowSize(streamWindowBytes))
 }
 
-// Dial prepares a connection to a peer's gateway; it connects with the first
-// call and again after every loss. One connection serves all groups of a
-// peer. The caller closes it after the Senders that use it have returned. More
-// options come behind these.
+// Dial prepares a connection to a peer's gateway, as rpc.Dial does. One
+// connection serves all groups of a peer. The caller closes it after the
+// Senders that use it have returned. More options come behind these.
 func Dial(address string, config *tls.Config, more ...grpc.DialOption) (*grpc.ClientConn, error) {
-	retry := backoff.DefaultConfig
-	retry.BaseDelay, retry.MaxDelay = minBackoff, maxBackoff
-	options := append([]grpc.DialOption{
-		grpc.WithTransportCredentials(credentials.NewTLS(config)),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes)),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: keepaliveTimeout}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
-	}, more...)
-	conn, err := grpc.NewClient(address, options...)
-	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", address, err)
-	}
-	return conn, nil
+	return rpc.Dial(address, config, append([]grpc.DialOption{grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes))}, more...)...)
 }
 
 // TLSPeer returns the function that reads the peer's site from the verified

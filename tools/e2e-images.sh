@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Usage: tools/e2e-images.sh DIR LOCKSTEP_IMAGE TOOLS_IMAGE
 #
-# Writes DIR/lockstep.tar and DIR/tools.tar, the two images that tests/e2e needs, from bin/lockstep and from what is
+# Writes DIR/lockstep.tar and DIR/tools.tar, the two images that tests/e2e needs, from bin and from what is
 # installed on this machine. tests/e2e/tools.Dockerfile makes the same tools image where there is a registry.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,8 @@ cluster=tests/cluster/cluster
 mkdir -p "$dir"
 
 "$cluster" image "$dir/lockstep.tar" "$lockstep" '["/usr/local/bin/lockstep"]' base \
-	bin/lockstep:/usr/local/bin/lockstep=755 link:lockstep:/usr/local/bin/kubectl-lockstep
+	bin/lockstep:/usr/local/bin/lockstep=755 link:lockstep:/usr/local/bin/kubectl-lockstep \
+	bin/lockstep-engine:/usr/local/bin/lockstep-engine=755
 
 bin=$(find /usr/lib/postgresql -mindepth 2 -maxdepth 2 -name bin | sort -V | tail -n 1)
 if [ ! -x "$bin/postgres" ]; then

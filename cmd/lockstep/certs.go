@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lockstep-csi/lockstep/cmd/roleflags"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 )
 
@@ -55,7 +56,7 @@ takes up files that are replaced.`
 		if len(args) > 0 || command.Flags().NFlag() == 0 {
 			return parentRun(command, args)
 		}
-		if err := requireFlags(map[string]string{"--out": out, "--site": strings.Join(sites, " ")}); err != nil {
+		if err := roleflags.Require(map[string]string{"--out": out, "--site": strings.Join(sites, " ")}); err != nil {
 			return err
 		}
 		return a.makeCertificates(&output, out, sites, force)

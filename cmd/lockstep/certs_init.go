@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/lockstep-csi/lockstep/cmd/roleflags"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 )
 
@@ -15,7 +16,7 @@ func (a *app) newCertsInitCommand() *cobra.Command {
 		Short: "Make an authority",
 		Args:  wantArgs(),
 		RunE: a.runs(func(*cobra.Command, []string) error {
-			if err := requireFlags(map[string]string{"--dir": dir}); err != nil {
+			if err := roleflags.Require(map[string]string{"--dir": dir}); err != nil {
 				return err
 			}
 			if !force {

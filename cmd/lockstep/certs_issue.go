@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lockstep-csi/lockstep/cmd/roleflags"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 )
 
@@ -43,7 +44,7 @@ func (a *app) newCertsIssueCommand() *cobra.Command {
 }
 
 func (a *app) issueCertificate(f *certsIssueFlags) error {
-	if err := requireFlags(map[string]string{"--dir": f.dir, "--site": f.site}); err != nil {
+	if err := roleflags.Require(map[string]string{"--dir": f.dir, "--site": f.site}); err != nil {
 		return err
 	}
 	if f.days < 1 || f.days > maxLeafDays {

@@ -7,6 +7,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/lockstep-csi/lockstep/cmd/roleflags"
 	"github.com/lockstep-csi/lockstep/controller/orphan"
 	"github.com/lockstep-csi/lockstep/driver/controllerrole"
 	"github.com/lockstep-csi/lockstep/driver/csiserver"
@@ -24,7 +25,9 @@ const (
 
 // newControllerCommand runs the controller role of a cluster.
 func (a *app) newControllerCommand() *cobra.Command {
-	config, flags, kubeconfig := controllerrole.Config{Version: version}, roleFlags{}, ""
+	config, kubeconfig := controllerrole.Config{Version: version}, ""
+	var probes roleflags.Probes
+	var log logFlags
 	command := &cobra.Command{
 		Use:   "controller --site NAME --csi-endpoint unix:///PATH --engine-template FILE",
 		Short: "Run a cluster's controller",
@@ -39,17 +42,17 @@ one ends.`,
 			if err := completeController(&config); err != nil {
 				return err
 			}
-			if err := flags.validate(); err != nil {
+			if err := probes.Validate(); err != nil {
 				return err
 			}
-			if err := flags.log.install(a.stderr); err != nil {
+			if err := log.install(a.stderr); err != nil {
 				return err
 			}
 			var err error
 			if config.Cluster, err = clusterConfig(kubeconfig); err != nil {
 				return err
 			}
-			config.MetricsAddr, config.HealthAddr = flags.metricsAddr, flags.healthAddr
+			config.MetricsAddr, config.HealthAddr = probes.MetricsAddr, probes.HealthAddr
 			return a.roles.controller(command.Context(), config)
 		}),
 	}
@@ -67,13 +70,14 @@ one ends.`,
 	f.StringVar(&config.PeerTLSDir, "peer-tls-dir", "", "ca.crt, tls.crt and tls.key between sites, see the certs command")
 	f.StringVar(&config.PeerTLSSecret, "peer-tls-secret", operator.DefaultPeerSecret, "name of the Secret that is mounted there")
 	f.StringVar(&kubeconfig, "kubeconfig", "", "file that leads to the cluster; empty: the one that this runs in")
-	flags.register(command)
+	probes.Register(command.Flags())
+	log.register(command)
 	return command
 }
 
 // completeController checks everything before any effect.
 func completeController(c *controllerrole.Config) error {
-	err := requireFlags(map[string]string{"--site": c.Site, "--csi-endpoint": c.CSIEndpoint, "--namespace": c.Namespace, "--engine-template": c.EngineTemplate,
+	err := roleflags.Require(map[string]string{"--site": c.Site, "--csi-endpoint": c.CSIEndpoint, "--namespace": c.Namespace, "--engine-template": c.EngineTemplate,
 		"--listen": c.Listen, "--admin-listen": c.AdminListen, "--tls-dir": c.TLSDir})
 	if err != nil {
 		return err
@@ -93,7 +97,7 @@ func completeController(c *controllerrole.Config) error {
 	if c.TLSDir, err = filepath.Abs(c.TLSDir); err != nil {
 		return err
 	}
-	return validateAddresses(map[string]string{"--listen": c.Listen, "--admin-listen": c.AdminListen})
+	return roleflags.ValidateAddresses(map[string]string{"--listen": c.Listen, "--admin-listen": c.AdminListen})
 }
 
 // clusterConfig leads to the cluster that this process runs in, or to that of a

@@ -2,7 +2,8 @@ package main
 
 import (
 	"errors"
-	"fmt"
+
+	"github.com/lockstep-csi/lockstep/cmd/roleflags"
 )
 
 // Exit statuses.
@@ -18,12 +19,7 @@ var errDeclined = errors.New("not confirmed: nothing was changed")
 // errInterrupted is returned when a signal ended a wait for a person.
 var errInterrupted = errors.New("interrupted: nothing was changed")
 
-// usageError is a command line that cannot be understood or may not be obeyed
-// as it stands: exit status 2.
-type usageError struct{ message string }
+// usageError means exit status 2.
+type usageError = roleflags.UsageError
 
-func (e *usageError) Error() string { return e.message }
-
-func misuse(format string, args ...any) error {
-	return &usageError{message: fmt.Sprintf(format, args...)}
-}
+func misuse(format string, args ...any) error { return roleflags.Misuse(format, args...) }

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/lockstep-csi/lockstep/cmd/roleflags"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 )
 
@@ -89,7 +90,7 @@ connect again, to another gateway or to the next.`,
 
 // complete checks everything before any effect.
 func (c *gatewayConfig) complete(limit string) error {
-	err := requireFlags(map[string]string{"--namespace": c.Namespace, "--listen": c.Listen, "--peer-tls-dir": c.PeerTLSDir,
+	err := roleflags.Require(map[string]string{"--namespace": c.Namespace, "--listen": c.Listen, "--peer-tls-dir": c.PeerTLSDir,
 		"--tls-dir": c.TLSDir, "--controller": c.Controller})
 	if err != nil {
 		return err
@@ -103,7 +104,7 @@ func (c *gatewayConfig) complete(limit string) error {
 		if address == "" {
 			continue
 		}
-		if err := validateAddress(address); err != nil {
+		if err := roleflags.ValidateAddress(address); err != nil {
 			return misuse("%s %s: %v", flag, address, err)
 		}
 	}

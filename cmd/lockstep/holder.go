@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lockstep-csi/lockstep/cmd/roleflags"
 )
 
 // newHolderCommand runs the process that keeps device descriptors while an
@@ -17,7 +19,7 @@ func (a *app) newHolderCommand() *cobra.Command {
 		Hidden: true,
 		Args:   wantArgs(),
 		RunE: a.runs(func(command *cobra.Command, _ []string) error {
-			if err := requireFlags(map[string]string{"--socket": socket, "--dir": dir}); err != nil {
+			if err := roleflags.Require(map[string]string{"--socket": socket, "--dir": dir}); err != nil {
 				return err
 			}
 			if !filepath.IsAbs(socket) || !filepath.IsAbs(dir) {

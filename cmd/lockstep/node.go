@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lockstep-csi/lockstep/cmd/roleflags"
 	"github.com/lockstep-csi/lockstep/internal/csikeys"
 	"github.com/lockstep-csi/lockstep/node/holder"
 )
@@ -81,7 +82,7 @@ volumes as they are; engines bring their descriptors to the next one.`,
 
 // complete checks everything before any effect and completes the paths.
 func (c *nodeConfig) complete() error {
-	err := requireFlags(map[string]string{
+	err := roleflags.Require(map[string]string{
 		"--csi-endpoint": c.CSIEndpoint, "--driver-name": c.DriverName, "--node-id": c.NodeID,
 		"--holder-socket": c.HolderSocket, "--devices-dir": c.DevicesDir, "--state-dir": c.StateDir,
 	})
@@ -106,7 +107,7 @@ func (c *nodeConfig) complete() error {
 		if address == "" {
 			continue
 		}
-		if err := validateAddress(address); err != nil {
+		if err := roleflags.ValidateAddress(address); err != nil {
 			return misuse("%s %s: %v", flag, address, err)
 		}
 	}

@@ -34,7 +34,6 @@ func (a *app) newRootCommand() *cobra.Command {
 			a.newStandaloneCommand(),
 			a.newControllerCommand(),
 			a.newNodeCommand(),
-			a.newEngineCommand(),
 			a.newGatewayCommand(),
 			a.newHolderCommand(),
 			a.newVolumeCommand(), // in a cluster, engines that failed are started again by themselves
@@ -85,7 +84,7 @@ func unknownCommand(parent *cobra.Command, name string) error {
 	if near := parent.SuggestionsFor(name); len(near) > 0 {
 		message += ": did you mean " + strings.Join(near, " or ") + "?"
 	}
-	return &usageError{message: message}
+	return misuse("%s", message)
 }
 
 func childNames(parent *cobra.Command) string {

@@ -5,11 +5,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lockstep-csi/lockstep/cmd/roleflags"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 )
 
@@ -102,7 +102,7 @@ func hostname() string {
 // validate checks everything before any effect and completes the paths.
 func (f *standaloneFlags) validate() (standaloneConfig, error) {
 	config := f.config
-	if err := requireFlags(map[string]string{"--site": config.Site, "--root": config.Root, "--csi-endpoint": config.CSIEndpoint, "--node-id": config.NodeID}); err != nil {
+	if err := roleflags.Require(map[string]string{"--site": config.Site, "--root": config.Root, "--csi-endpoint": config.CSIEndpoint, "--node-id": config.NodeID}); err != nil {
 		return config, err
 	}
 	if err := certs.ValidateSite(config.Site); err != nil {
@@ -128,7 +128,7 @@ func (f *standaloneFlags) validate() (standaloneConfig, error) {
 		if address == "" {
 			continue
 		}
-		if err := validateAddress(address); err != nil {
+		if err := roleflags.ValidateAddress(address); err != nil {
 			return config, misuse("%s %s: %v", flag, address, err)
 		}
 	}
@@ -139,15 +139,6 @@ func (f *standaloneFlags) validate() (standaloneConfig, error) {
 		return config, err
 	}
 	return config, config.validateTLS()
-}
-
-func requireFlags(values map[string]string) error {
-	for _, flag := range sortedKeys(values) {
-		if values[flag] == "" {
-			return misuse("%s is missing", flag)
-		}
-	}
-	return nil
 }
 
 // csiEndpoint accepts unix:///PATH, unix:PATH and an absolute path, the forms
@@ -190,7 +181,7 @@ func parsePeers(self string, texts []string) (map[string]string, error) {
 			err = fmt.Errorf("the host is missing")
 		}
 		if err == nil {
-			err = validateAddress(address)
+			err = roleflags.ValidateAddress(address)
 		}
 		if err != nil {
 			return nil, misuse("--peer %q: %v", text, err)
@@ -198,19 +189,6 @@ func parsePeers(self string, texts []string) (map[string]string, error) {
 		peers[name] = address
 	}
 	return peers, nil
-}
-
-// validateAddress accepts host:port with a numeric port. The host may be empty,
-// which means every address of this machine.
-func validateAddress(address string) error {
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("want host:port")
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return fmt.Errorf("port %q is not a number from 0 to 65535", port)
-	}
-	return nil
 }
 
 // validateTLS demands certificates where other sites are spoken to, and that

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"k8s.io/klog/v2"
+
+	"github.com/lockstep-csi/lockstep/cmd/roleflags"
 )
 
 // keepLoggers puts the process's loggers back when the test ends.
@@ -147,7 +149,7 @@ func TestLogFlags(t *testing.T) {
 func TestKlogFollows(t *testing.T) {
 	keepLoggers(t)
 	var log bytes.Buffer
-	if err := (&logFlags{format: "text", level: "info"}).install(&log); err != nil {
+	if err := (&logFlags{roleflags.Log{Format: "text", Level: "info"}}).install(&log); err != nil {
 		t.Fatal(err)
 	}
 	klog.InfoS("mounted", "target", "/x")

@@ -47,7 +47,7 @@ runs on. A view that is open keeps its point; close it when done.`,
 				}
 				err = a.printOpenedView(&output, &admin, answer.GetView())
 				if err == nil && a.isPlugin() && output.forPeople() {
-					a.hintForward(answer.GetView())
+					a.hintForward(command.Context(), answer.GetView())
 				}
 				return err
 			})

@@ -26,9 +26,13 @@ func exportName(e *adminv1.ViewExport) string {
 
 // hintForward tells how to reach the images of a view in a cluster. Each is on
 // the loopback interface of its engine's pod.
-func (a *app) hintForward(view *adminv1.View) {
+func (a *app) hintForward(ctx context.Context, view *adminv1.View) {
+	c, err := a.inCluster()
 	for _, e := range view.GetExports() {
 		pod := kubenames.Engine(e.GetVolumeId())
+		if err == nil {
+			pod = c.EnginePod(ctx, e.GetVolumeId())
+		}
 		a.hint("to reach %s: `%s`, then nbd://127.0.0.1:%d/%s", firstOf(e.GetVolumeName(), e.GetVolumeId()),
 			a.kubectlCommand(a.kubectl.options.DriverNamespace, fmt.Sprintf("port-forward pod/%s %d", pod, cluster.NBDPort)), cluster.NBDPort, exportName(e))
 	}
@@ -37,7 +41,7 @@ func (a *app) hintForward(view *adminv1.View) {
 
 // forwardView shows each image of a view on a local port. It returns the view
 // with the URIs of these, and what ends the forwarding.
-func (a *app) forwardView(c *cluster.Cluster, view *adminv1.View) (*adminv1.View, func() error, error) {
+func (a *app) forwardView(ctx context.Context, c *cluster.Cluster, view *adminv1.View) (*adminv1.View, func() error, error) {
 	local := proto.CloneOf(view)
 	var listeners []*cluster.Listener
 	stop := func() error {
@@ -48,7 +52,7 @@ func (a *app) forwardView(c *cluster.Cluster, view *adminv1.View) (*adminv1.View
 		return errors.Join(errs...)
 	}
 	for _, e := range local.GetExports() {
-		pod := kubenames.Engine(e.GetVolumeId())
+		pod := c.EnginePod(ctx, e.GetVolumeId())
 		l, err := c.Listen(pod, cluster.NBDPort, func(err error) { a.tell("%s: %v\n", pod, err) })
 		if err != nil {
 			return nil, nil, errors.Join(err, stop())
@@ -66,7 +70,7 @@ func (a *app) openForwarded(ctx context.Context, output *outputFlag, admin *admi
 	if err != nil {
 		return err
 	}
-	local, stop, err := a.forwardView(c, view)
+	local, stop, err := a.forwardView(ctx, c, view)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/lockstep-csi/lockstep/driver"
 	"github.com/lockstep-csi/lockstep/driver/controllerrole"
-	"github.com/lockstep-csi/lockstep/driver/enginepod"
 	"github.com/lockstep-csi/lockstep/driver/gatewaypod"
 	"github.com/lockstep-csi/lockstep/driver/noderole"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -23,7 +22,6 @@ type roles struct {
 	node          func(ctx context.Context, config nodeConfig) error
 	holder        func(ctx context.Context, socket, dir string) error
 	controller    func(ctx context.Context, config controllerrole.Config) error
-	engine        func(ctx context.Context, config enginepod.ProcessConfig) error
 	dumpJournal   func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error
 	verifyJournal func(ctx context.Context, dir string) (journal.Report, error)
 }
@@ -37,7 +35,6 @@ func linkedRoles() roles {
 			return holder.Run(ctx, holder.Config{Socket: socket, Dir: dir, Log: slog.Default()})
 		},
 		controller: controllerrole.Run,
-		engine:     enginepod.Run,
 		dumpJournal: func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error {
 			return journal.Dump(ctx, vfs.OS{}, dir, w, options)
 		},

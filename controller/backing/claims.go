@@ -13,7 +13,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/lockstep-csi/lockstep/internal/kubenames"
@@ -84,7 +83,7 @@ func delaysBinding(class *storagev1.StorageClass) bool {
 }
 
 // claim returns the object that is wanted.
-func (c *Claims) claim(s Spec, p part, class *storagev1.StorageClass, mode corev1.PersistentVolumeAccessMode) *corev1.PersistentVolumeClaim {
+func (c *Claims) claim(s Spec, p part, class *storagev1.StorageClass) *corev1.PersistentVolumeClaim {
 	filesystem := corev1.PersistentVolumeFilesystem
 	claim := &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{
@@ -96,7 +95,7 @@ func (c *Claims) claim(s Spec, p part, class *storagev1.StorageClass, mode corev
 			Annotations: map[string]string{kubenames.AnnotationGroup: s.Group},
 		},
 		Spec: corev1.PersistentVolumeClaimSpec{
-			AccessModes:      []corev1.PersistentVolumeAccessMode{mode},
+			AccessModes:      []corev1.PersistentVolumeAccessMode{accessMode},
 			StorageClassName: &class.Name,
 			VolumeMode:       &filesystem,
 			Resources: corev1.VolumeResourceRequirements{
@@ -113,22 +112,10 @@ func (c *Claims) claim(s Spec, p part, class *storagev1.StorageClass, mode corev
 	return claim
 }
 
-// accessMode is ReadWriteOncePod with CSI drivers, whose provisioner translates
-// it, and ReadWriteOnce with all others, which may not know it.
-func (c *Claims) accessMode(ctx context.Context, provisioner string) (corev1.PersistentVolumeAccessMode, error) {
-	if len(validation.IsDNS1123Subdomain(provisioner)) > 0 {
-		// It cannot be a CSI driver's: "kubernetes.io/…", for example.
-		return corev1.ReadWriteOnce, nil
-	}
-	_, err := c.config.Client.StorageV1().CSIDrivers().Get(ctx, provisioner, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		return corev1.ReadWriteOnce, nil
-	case err != nil:
-		return "", fmt.Errorf("get CSIDriver %s: %w", provisioner, err)
-	}
-	return corev1.ReadWriteOncePod, nil
-}
+// accessMode lets two pods of one node use a claim, as an engine and its
+// successor do in a handover (docs/decisions/0008). That no other pod does is
+// what the engine's own locks see to, and that no other node does the fence.
+const accessMode = corev1.ReadWriteOnce
 
 // get returns a claim of the volume; nil when there is none.
 func (c *Claims) get(ctx context.Context, volume, name string) (*corev1.PersistentVolumeClaim, error) {

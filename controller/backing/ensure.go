@@ -90,13 +90,9 @@ func (c *Claims) ensurePart(ctx context.Context, s Spec, p part) (Placement, err
 // by an earlier call that failed, is waited for first.
 func (c *Claims) ensureClaim(ctx context.Context, s Spec, p part, class *storagev1.StorageClass) (*corev1.PersistentVolumeClaim, error) {
 	claims := c.config.Client.CoreV1().PersistentVolumeClaims(c.config.Namespace)
-	mode, err := c.accessMode(ctx, class.Provisioner)
-	if err != nil {
-		return nil, err
-	}
-	wanted := c.claim(s, p, class, mode)
+	wanted := c.claim(s, p, class)
 	var claim *corev1.PersistentVolumeClaim
-	err = kubewait.Until(ctx, func(ctx context.Context) (bool, error) {
+	err := kubewait.Until(ctx, func(ctx context.Context) (bool, error) {
 		var err error
 		if claim, err = c.get(ctx, s.Volume, p.name); err != nil {
 			return false, err
@@ -126,14 +122,7 @@ func (c *Claims) correct(ctx context.Context, claim, wanted *corev1.PersistentVo
 	if !moves && sameLabels(claim.Labels, wanted.Labels) {
 		return claim, nil
 	}
-	changed := claim.DeepCopy()
-	for key, value := range wanted.Labels {
-		changed.Labels[key] = value
-	}
-	if changed.Annotations == nil {
-		changed.Annotations = map[string]string{}
-	}
-	changed.Annotations[kubenames.AnnotationGroup] = wanted.Annotations[kubenames.AnnotationGroup]
+	changed := relabelled(claim, wanted.Labels, wanted.Annotations[kubenames.AnnotationGroup])
 	if moves {
 		changed.Annotations[annotationSelectedNode] = wantedNode
 	}

@@ -52,7 +52,7 @@ func TestEnsureMakesABoundClaim(t *testing.T) {
 	r.expectClaims(kubenames.BackingClaim(volume))
 }
 
-func TestCSIVolumesGetOncePodAndTheAttachmentFence(t *testing.T) {
+func TestCSIVolumesGetTheAttachmentFence(t *testing.T) {
 	r := newRig(t)
 	no := false
 	for name, c := range map[string]struct {
@@ -72,8 +72,9 @@ func TestCSIVolumesGetOncePodAndTheAttachmentFence(t *testing.T) {
 			if p.Fence != c.want {
 				t.Errorf("fence %s, want %s", p.Fence, c.want)
 			}
-			if modes := r.store().Spec.AccessModes; modes[0] != corev1.ReadWriteOncePod {
-				t.Errorf("access modes %v, want ReadWriteOncePod", modes)
+			// An engine and its successor are two pods.
+			if modes := r.store().Spec.AccessModes; len(modes) != 1 || modes[0] != corev1.ReadWriteOnce {
+				t.Errorf("access modes %v, want ReadWriteOnce", modes)
 			}
 			r.check(r.claims.Delete(t.Context(), volume))
 		})
@@ -314,6 +315,28 @@ func TestCutOffAtEveryWrite(t *testing.T) {
 					r.expectClaims()
 				})
 			}
+		}
+	}
+}
+
+// A volume that has moved to another group says so, and nothing else of its
+// claim changes.
+func TestLabelFollowsTheGroup(t *testing.T) {
+	r := newRig(t)
+	s := r.spec()
+	r.check(r.claims.Label(t.Context(), s)) // of no claim
+	r.ensure(s)
+	before := r.store()
+	s.Group = "shop/other"
+	for range 2 {
+		r.check(r.claims.Label(t.Context(), s))
+		after := r.store()
+		if after.Labels[kubenames.LabelGroup] != kubenames.GroupHash("shop/other") || after.Annotations[kubenames.AnnotationGroup] != "shop/other" {
+			t.Errorf("labels %v, annotations %v", after.Labels, after.Annotations)
+		}
+		after.Labels[kubenames.LabelGroup], after.Annotations[kubenames.AnnotationGroup] = before.Labels[kubenames.LabelGroup], before.Annotations[kubenames.AnnotationGroup]
+		if !reflect.DeepEqual(after.Spec, before.Spec) || !reflect.DeepEqual(after.Labels, before.Labels) || !reflect.DeepEqual(after.Annotations, before.Annotations) {
+			t.Errorf("more than the group has changed: %+v", after)
 		}
 	}
 }

@@ -1,26 +1,32 @@
 package enginepod
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"strconv"
+	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
 	"github.com/lockstep-csi/lockstep/engine/lease"
+	"github.com/lockstep-csi/lockstep/internal/kubenames"
 )
 
 // Config is what Engines needs; all but Log is required.
 type Config struct {
-	// Client needs, in the namespace, the rights get, list, watch, create and
-	// delete on pods, get, create and delete on disruption budgets, get, watch,
+	// Client needs, in the namespace, the rights get, list, watch, create, patch
+	// and delete on pods, get, create and delete on disruption budgets, get, watch,
 	// create, update and delete on leases, get on claims, and list on events;
-	// and, of the cluster, list and watch on volume attachments, and get on
-	// nodes.
+	// and, of the cluster, list and watch on volume attachments, get on nodes
+	// and claims, and create on events.
 	Client    kubernetes.Interface
 	Namespace string
 	Site      string
@@ -51,6 +57,7 @@ func (c *Config) validate() error {
 type Spec struct {
 	Volume string // 32 hexadecimal digits
 	Claim  string // NAMESPACE/NAME of the claim that it is for; for people
+	Group  string // that the volume is in; for people
 	// Store and Journal are the names of its backing claims; Journal may be
 	// empty.
 	Store   string
@@ -66,6 +73,10 @@ type Spec struct {
 type Endpoint struct {
 	Address string // of its control API
 	Node    string
+	// Template is what its pod is made of; see Engines.Template. Empty for one
+	// that cannot be handed over, because a version made it that did not know
+	// how.
+	Template string
 }
 
 var (
@@ -76,6 +87,11 @@ var (
 	ErrNotFenced = errors.New("engine may still write")
 	// ErrNoClaim: the volume has no backing claim.
 	ErrNoClaim = errors.New("volume has no backing claim")
+	// ErrHeld: the engine is not to be replaced for an upgrade.
+	ErrHeld = errors.New("engine is held back from upgrades")
+	// ErrAlone: the backing claim can be used by one pod at a time, so that an
+	// engine must be gone before the next one starts.
+	ErrAlone = errors.New("backing claim is for one pod at a time")
 	// ErrForeign: a pod of the engine's name is not this driver's.
 	ErrForeign = errors.New("pod belongs to somebody else")
 )
@@ -86,7 +102,16 @@ const (
 	labelManagedBy  = "app.kubernetes.io/managed-by"
 	labelVolume     = "lockstep.dev/volume"
 	labelSite       = "lockstep.dev/site"
+	labelGroup      = kubenames.LabelGroup
 	annotationClaim = "lockstep.dev/claim"
+	// annotationTemplate is a digest of the template that a pod was made of.
+	annotationTemplate = "lockstep.dev/template"
+	// annotationSucceeds is the uid of the pod that a successor follows.
+	annotationSucceeds = "lockstep.dev/succeeds"
+	// annotationUpgrade with upgradeManual, at an engine's pod or at the
+	// PodTemplate, keeps engines that run from being upgraded.
+	annotationUpgrade = "lockstep.dev/upgrade"
+	upgradeManual     = "Manual"
 
 	componentEngine = "engine"
 	managedBy       = "lockstep"
@@ -94,14 +119,42 @@ const (
 
 	storeDir   = "/store"
 	journalDir = "/journal"
+
+	// handoverWait is how long an engine that is deleted serves on until its
+	// successor runs: several times what a pod takes to start.
+	handoverWait = 15 * time.Second
 )
 
-// Name is the name of a volume's engine pod, of its disruption budget and of
-// its lease.
-func Name(volume string) string { return "engine-" + volume }
+// Name is the name of a volume's disruption budget and of its lease, and of its
+// engine pod, unless that has followed another one.
+func Name(volume string) string { return kubenames.Engine(volume) }
+
+// cutClaim splits NAMESPACE/NAME.
+func cutClaim(claim string) (namespace, name string, found bool) { return strings.Cut(claim, "/") }
+
+// Template is a digest of what engine pods are made from now. Engines of
+// another one are to be handed over, one after the other, unless manual says
+// that they are left alone.
+func (e *Engines) Template() (digest string, manual bool, err error) {
+	t, err := e.cfg.template()
+	if err != nil {
+		return "", false, err
+	}
+	digest, err = digestOf(&t.Template)
+	return digest, t.Annotations[annotationUpgrade] == upgradeManual, err
+}
+
+func digestOf(t *corev1.PodTemplateSpec) (string, error) {
+	raw, err := json.Marshal(t)
+	if err != nil {
+		return "", fmt.Errorf("encode template of engine pods: %w", err)
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:8]), nil
+}
 
 // template reads what engine pods are made from.
-func (c *Config) template() (*corev1.PodTemplateSpec, error) {
+func (c *Config) template() (*corev1.PodTemplate, error) {
 	raw, err := os.ReadFile(c.Template)
 	if err != nil {
 		return nil, fmt.Errorf("read template of engine pods: %w", err)
@@ -113,7 +166,7 @@ func (c *Config) template() (*corev1.PodTemplateSpec, error) {
 	if len(t.Template.Spec.Containers) != 1 || t.Template.Spec.Containers[0].Name != containerName {
 		return nil, fmt.Errorf("read template of engine pods %s: want one container, named %s", c.Template, containerName)
 	}
-	return &t.Template, nil
+	return &t, nil
 }
 
 func (c *Config) port() string { return strconv.Itoa(c.Port) }

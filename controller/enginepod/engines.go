@@ -2,6 +2,7 @@ package enginepod
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -41,6 +43,9 @@ func (e *Engines) Run(ctx context.Context, s Spec) (Endpoint, error) {
 	}
 	for {
 		pod, err := e.ensurePod(ctx, s)
+		if err == nil {
+			err = e.relabel(ctx, s, pod)
+		}
 		if err != nil {
 			return Endpoint{}, err
 		}
@@ -52,48 +57,91 @@ func (e *Engines) Run(ctx context.Context, s Spec) (Endpoint, error) {
 	}
 }
 
-// ensurePod returns the engine's pod, which is made if there is none or if the
-// one that there is has ended.
+// ensurePod returns the pod that has the volume or is about to have it. It is
+// made if there is none, or if the one that there is has ended; also on the node
+// of one that is being deleted, whose place it takes.
 func (e *Engines) ensurePod(ctx context.Context, s Spec) (*corev1.Pod, error) {
-	pods := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace)
 	for {
-		pod, err := pods.Get(ctx, Name(s.Volume), metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			if err := e.awaitDetached(ctx, s.Volume, s.Node); err != nil {
-				return nil, err
-			}
-			if pod, err = e.build(ctx, s); err != nil {
-				return nil, err
-			}
-			if pod, err = pods.Create(ctx, pod, metav1.CreateOptions{}); err == nil {
-				return pod, nil
-			}
-			if apierrors.IsAlreadyExists(err) {
-				continue
-			}
-		}
+		p, err := e.podsOf(ctx, s.Volume)
 		if err != nil {
-			return nil, fmt.Errorf("make engine pod %s: %w", Name(s.Volume), err)
+			return nil, err
 		}
-		if pod.Labels[labelVolume] != s.Volume {
-			return nil, fmt.Errorf("pod %s/%s: %w: remove it", pod.Namespace, pod.Name, ErrForeign)
-		}
-		switch node := boundTo(pod); {
-		case pod.DeletionTimestamp == nil && (ended(pod) || heldBack(pod)), pod.DeletionTimestamp == nil && pod.Spec.NodeName == "" && node != s.Node:
-			// It is over, or held back, or it never began and waits for another node.
-			if err := e.remove(ctx, pod); err != nil {
+		if any, err := e.removeStrays(ctx, p); any || err != nil {
+			if err != nil {
 				return nil, err
 			}
-		case pod.DeletionTimestamp != nil:
-			if err := e.awaitGone(ctx, pod); err != nil {
-				return nil, err
-			}
-		case s.Node != "" && node != s.Node:
-			return nil, fmt.Errorf("engine pod %s is on node %s: %w", pod.Name, node, ErrElsewhere)
-		default:
-			return pod, nil
+			continue
+		}
+		var pod *corev1.Pod
+		if p.engine == nil {
+			pod, err = e.first(ctx, s)
+		} else {
+			pod, err = e.present(ctx, s, p)
+		}
+		if pod != nil || err != nil {
+			return pod, err
 		}
 	}
+}
+
+// first makes a pod for a volume that has none; nil if one has come meanwhile.
+func (e *Engines) first(ctx context.Context, s Spec) (*corev1.Pod, error) {
+	if err := e.awaitDetached(ctx, s.Volume, s.Node); err != nil {
+		return nil, err
+	}
+	pod, err := e.build(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return e.create(ctx, pod)
+}
+
+// present returns the pod that is wanted of those that there are; nil after
+// something was removed that was in its way.
+func (e *Engines) present(ctx context.Context, s Spec, p pods) (*corev1.Pod, error) {
+	pod := p.engine
+	leaving, node := pod.DeletionTimestamp != nil, boundTo(pod)
+	elsewhere := s.Node != "" && node != s.Node
+	switch {
+	case !leaving && (ended(pod) || heldBack(pod)):
+		// Its successor need not wait until it is gone.
+		return nil, e.release(ctx, pod)
+	case !leaving && pod.Spec.NodeName == "" && node != s.Node:
+		// It never began, and waits for another node.
+		return nil, e.remove(ctx, pod)
+	case leaving && (elsewhere || pod.Spec.NodeName == ""):
+		return nil, e.awaitGone(ctx, pod)
+	case leaving:
+		next, err := e.succeed(ctx, s, p)
+		if errors.Is(err, ErrAlone) {
+			return nil, e.awaitGone(ctx, pod)
+		}
+		return next, err
+	case elsewhere:
+		return nil, fmt.Errorf("engine pod %s is on node %s: %w", pod.Name, node, ErrElsewhere)
+	case p.successor != nil:
+		// A handover was given up. Whichever of the two has the place now, the
+		// engine's own process has it or is the next.
+		return nil, e.remove(ctx, p.successor)
+	}
+	return pod, nil
+}
+
+// relabel has a pod say which group its volume is in now.
+func (e *Engines) relabel(ctx context.Context, s Spec, pod *corev1.Pod) error {
+	wanted := groupLabel(s)
+	if wanted == nil || pod.Labels[labelGroup] == wanted[labelGroup] {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID, "labels": wanted}})
+	if err != nil {
+		return fmt.Errorf("encode label: %w", err)
+	}
+	_, err = e.cfg.Client.CoreV1().Pods(e.cfg.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("label engine pod %s: %w", pod.Name, err)
+	}
+	return nil
 }
 
 // ended reports whether a pod will never run again: evicted, for example.
@@ -139,7 +187,7 @@ func (e *Engines) awaitRunning(ctx context.Context, pod *corev1.Pod) (at Endpoin
 	if gone {
 		return Endpoint{}, true, nil
 	}
-	return Endpoint{Address: net.JoinHostPort(last.Status.PodIP, e.cfg.port()), Node: last.Spec.NodeName}, false, nil
+	return Endpoint{Address: net.JoinHostPort(last.Status.PodIP, e.cfg.port()), Node: last.Spec.NodeName, Template: last.Annotations[annotationTemplate]}, false, nil
 }
 
 // started reports whether the engine's container runs and can be reached. Its
@@ -163,15 +211,25 @@ func started(pod *corev1.Pod) bool {
 // ctx allows, and then says in ErrNotFenced for what.
 func (e *Engines) Stop(ctx context.Context, volume string) error {
 	seen := e.seeLease(ctx, volume)
-	pod, err := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace).Get(ctx, Name(volume), metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-	case err != nil:
-		return fmt.Errorf("stop engine pod %s: %w", Name(volume), err)
-	case pod.Labels[labelVolume] != volume:
-		return fmt.Errorf("pod %s/%s: %w: remove it", pod.Namespace, pod.Name, ErrForeign)
-	default:
-		if err := e.remove(ctx, pod); err != nil {
+	p, err := e.podsOf(ctx, volume)
+	if err != nil {
+		return err
+	}
+	// Who waits goes first, or it would be handed the volume.
+	all := p.strays
+	if p.successor != nil {
+		all = append(all, p.successor)
+	}
+	if p.engine != nil {
+		all = append(all, p.engine)
+	}
+	for _, pod := range all {
+		if err := e.release(ctx, pod); err != nil {
+			return err
+		}
+	}
+	for _, pod := range all {
+		if err := e.awaitGone(ctx, pod); err != nil {
 			return err
 		}
 	}
@@ -195,9 +253,8 @@ func (e *Engines) Forget(ctx context.Context, volume string) error {
 
 // remove deletes a pod and waits until its object is gone.
 func (e *Engines) remove(ctx context.Context, pod *corev1.Pod) error {
-	err := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("delete engine pod %s: %w", pod.Name, err)
+	if err := e.release(ctx, pod); err != nil {
+		return err
 	}
 	return e.awaitGone(ctx, pod)
 }

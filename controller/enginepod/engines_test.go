@@ -51,10 +51,16 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigOn(t, corev1.ReadWriteOnce)
+}
+
+// newRigOn has a backing claim of an access mode.
+func newRigOn(t *testing.T, mode corev1.PersistentVolumeAccessMode) *rig {
+	t.Helper()
 	server := apitest.Start(t)
 	r := &rig{t: t, server: server, client: server.Client(), ns: server.Namespace(t), file: filepath.Join(t.TempDir(), "pod.yaml"), clock: &jumping{}}
 	r.template(template)
-	r.claim()
+	r.claim(mode)
 	var err error
 	r.engines, err = enginepod.New(enginepod.Config{Client: r.client, Namespace: r.ns, Site: "a", Template: r.file, Port: 7443, Clock: r.clock})
 	if err != nil {
@@ -158,7 +164,7 @@ func TestAnEnginePodIsWhatTheTemplateSaysAndNoMore(t *testing.T) {
 	done := r.start(s)
 	pod := r.pod(exists)
 	r.run(pod, "node1")
-	if out := <-done; out.err != nil || out.at != (enginepod.Endpoint{Address: "10.0.0.7:7443", Node: "node1"}) {
+	if out := <-done; out.err != nil || out.at.Address != "10.0.0.7:7443" || out.at.Node != "node1" {
 		t.Fatalf("run: %+v", out)
 	}
 	args := strings.Join(pod.Spec.Containers[0].Args, " ")
@@ -276,13 +282,14 @@ func TestAnEngineThatRanWellIsNotHeldBack(t *testing.T) {
 	r.run(first, "node1")
 	<-done
 	r.crash(time.Minute)
-	done = r.start(spec("node1"))
-	r.confirm()
-	second := r.pod(func(p *corev1.Pod) bool { return p.UID != first.UID })
-	r.run(second, "node1")
-	if out := <-done; out.err != nil {
-		t.Error(out.err)
+	k := r.kubelet(first.Name)
+	k.set(k.kept, first.Name, true)
+	if _, err := r.engines.Run(r.ctx(), spec("node1")); err != nil {
+		t.Error(err)
 	}
+	r.named(t, otherName, isRunning) // while the first one is not gone
+	k.set(k.kept, first.Name, false)
+	r.only(func(p *corev1.Pod) bool { return p.UID != first.UID })
 }
 
 func TestAnEngineThatEndsAtOnceIsLeftToTheKubelet(t *testing.T) {

@@ -52,12 +52,12 @@ func (r *rig) pv() string              { return "pv-" + r.ns }
 func (r *rig) node(name string) string { return r.ns + "-" + name }
 
 // claim makes the volume's backing claim, bound.
-func (r *rig) claim() {
+func (r *rig) claim(mode corev1.PersistentVolumeAccessMode) {
 	r.t.Helper()
 	_, err := r.client.CoreV1().PersistentVolumeClaims(r.ns).Create(r.ctx(), &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: kubenames.BackingClaim(volume)},
 		Spec: corev1.PersistentVolumeClaimSpec{
-			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, VolumeName: r.pv(),
+			AccessModes: []corev1.PersistentVolumeAccessMode{mode}, VolumeName: r.pv(),
 			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
 		},
 	}, metav1.CreateOptions{})

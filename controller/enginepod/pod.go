@@ -8,13 +8,20 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/lockstep-csi/lockstep/internal/kubenames"
 )
 
 // build makes the pod of an engine. Its backing claim is its controller: the
 // claim is there as long as the pod is, and `kubectl drain` evicts no pod that
 // has none.
 func (e *Engines) build(ctx context.Context, s Spec) (*corev1.Pod, error) {
-	t, err := e.cfg.template()
+	file, err := e.cfg.template()
+	if err != nil {
+		return nil, err
+	}
+	t := &file.Template
+	digest, err := digestOf(t)
 	if err != nil {
 		return nil, err
 	}
@@ -34,14 +41,19 @@ func (e *Engines) build(ctx context.Context, s Spec) (*corev1.Pod, error) {
 		pod.Labels = map[string]string{}
 	}
 	maps.Copy(pod.Labels, e.labels(s.Volume))
+	maps.Copy(pod.Labels, groupLabel(s))
+	if pod.Annotations == nil {
+		pod.Annotations = map[string]string{}
+	}
+	pod.Annotations[annotationTemplate] = digest
 	if s.Claim != "" {
-		if pod.Annotations == nil {
-			pod.Annotations = map[string]string{}
-		}
 		pod.Annotations[annotationClaim] = s.Claim
 	}
 	c := &pod.Spec.Containers[0]
 	c.Args = append(c.Args, "--volume="+s.Volume, "--store-dir="+storeDir)
+	if sharable(claim) {
+		c.Args = append(c.Args, "--handover-wait="+handoverWait.String())
+	}
 	c.Env = append(c.Env, corev1.EnvVar{Name: "POD_UID", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.uid"}}})
 	mount(pod, "store", s.Store, storeDir)
 	if s.Journal != "" {
@@ -62,6 +74,14 @@ func (e *Engines) build(ctx context.Context, s Spec) (*corev1.Pod, error) {
 
 func (e *Engines) labels(volume string) map[string]string {
 	return map[string]string{labelComponent: componentEngine, labelManagedBy: managedBy, labelVolume: volume, labelSite: e.cfg.Site}
+}
+
+// groupLabel is the label of the group that a volume is in.
+func groupLabel(s Spec) map[string]string {
+	if s.Group == "" {
+		return nil
+	}
+	return map[string]string{labelGroup: kubenames.GroupHash(s.Group)}
 }
 
 // mount adds a claim to the pod's one container.

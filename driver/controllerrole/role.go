@@ -28,6 +28,7 @@ import (
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/rpc"
 	"github.com/lockstep-csi/lockstep/replication"
 )
 
@@ -150,7 +151,7 @@ func (r *role) openFleet() error {
 		Site: cfg.Site, DB: r.db, Backing: claims{volumes, engines, cfg.Site}, Engines: pods{engines}, Linger: cfg.EngineLinger, Log: cfg.Log,
 		Dial: func(address string) (*grpc.ClientConn, error) {
 			// It notices within seconds that a node no longer answers: a call to one that was cut off ends.
-			return replication.Dial("passthrough:"+address, inside)
+			return rpc.Dial("passthrough:"+address, inside)
 		},
 		Peer: r.peers.Peer, ReplicaBacking: r.replicaBacking,
 	})

@@ -45,6 +45,11 @@ func (c claims) Expand(ctx context.Context, s fleet.BackingSpec) error {
 	return backingError(c.claims.Expand(ctx, c.spec(s)))
 }
 
+// Label implements fleet.Backing.
+func (c claims) Label(ctx context.Context, s fleet.BackingSpec) error {
+	return c.claims.Label(ctx, c.spec(s))
+}
+
 // Delete implements fleet.Backing. The engine is stopped for good by then.
 func (c claims) Delete(ctx context.Context, volume journal.VolumeID) error {
 	if err := c.claims.Delete(ctx, volume.String()); err != nil {
@@ -72,17 +77,38 @@ type pods struct{ engines *enginepod.Engines }
 
 var _ fleet.Engines = pods{}
 
+func podOf(s fleet.EngineSpec) enginepod.Spec {
+	return enginepod.Spec{Volume: s.Volume.String(), Claim: s.Claim, Group: s.Group, Store: kubenames.BackingClaim(s.Volume.String()),
+		Node: s.Node, Attached: s.Attached, Lease: s.Lease}
+}
+
 // Run implements fleet.Engines.
 func (p pods) Run(ctx context.Context, s fleet.EngineSpec) (fleet.Endpoint, error) {
-	at, err := p.engines.Run(ctx, enginepod.Spec{Volume: s.Volume.String(), Claim: s.Claim, Store: kubenames.BackingClaim(s.Volume.String()),
-		Node: s.Node, Attached: s.Attached, Lease: s.Lease})
+	at, err := p.engines.Run(ctx, podOf(s))
 	if errors.Is(err, enginepod.ErrElsewhere) {
 		err = fmt.Errorf("%w: %w", fleet.ErrElsewhere, err)
 	}
-	return fleet.Endpoint{Address: at.Address, Node: at.Node}, err
+	return fleet.Endpoint{Address: at.Address, Node: at.Node, Template: at.Template}, err
 }
 
 // Stop implements fleet.Engines.
 func (p pods) Stop(ctx context.Context, volume journal.VolumeID) error {
 	return p.engines.Stop(ctx, volume.String())
 }
+
+// HandOver implements fleet.Engines.
+func (p pods) HandOver(ctx context.Context, s fleet.EngineSpec) error {
+	return p.engines.HandOver(ctx, podOf(s))
+}
+
+// Upgrade implements fleet.Engines.
+func (p pods) Upgrade(ctx context.Context, s fleet.EngineSpec) error {
+	err := p.engines.Upgrade(ctx, podOf(s))
+	if errors.Is(err, enginepod.ErrHeld) {
+		err = fmt.Errorf("%w: %w", fleet.ErrHeld, err)
+	}
+	return err
+}
+
+// Template implements fleet.Engines.
+func (p pods) Template() (template string, manual bool, err error) { return p.engines.Template() }

@@ -51,6 +51,7 @@ func (p *Pod) attach(ctx context.Context, eng *engine.Engine, how control.Attach
 	if err != nil {
 		return fmt.Errorf("attach volume %s: %w", p.cfg.Volume, err)
 	}
+	p.cfg.Log.Info("engine serves its device", "volume", p.cfg.Volume, "device", device.Path())
 	watching, unwatch := context.WithCancel(p.ctx)
 	p.mu.Lock()
 	p.device, p.attached, p.unwatch = device, &how, unwatch
@@ -97,6 +98,19 @@ func (p *Pod) release() error {
 	}
 	unwatch()
 	return device.Release()
+}
+
+// wantsDevice reports whether the volume is ordered to have a device: somebody
+// may be using it.
+func (p *Pod) wantsDevice() bool { return p.recordNow().Orders.Attach != nil }
+
+// Leave shows that the process was told to end, and serves on until a successor
+// waits for its place.
+func (p *Pod) Leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.leaving = true
+	p.notifyLocked()
 }
 
 // isAttached reports whether there is a device.

@@ -20,8 +20,9 @@ func (p *Pod) Ready() error {
 	return nil
 }
 
-// collector reads an engine's figures when metrics are asked for.
-type collector struct{ pod *Pod }
+// collector reads an engine's figures when metrics are asked for, once it is
+// open.
+type collector struct{ open func() *Pod }
 
 var (
 	labels       = []string{"volume"}
@@ -34,7 +35,9 @@ var (
 	replicating  = prometheus.NewDesc("lockstep_volume_replicating", "1 while the replica is connected.", labels, nil)
 )
 
-func metricsOf(p *Pod) []prometheus.Collector { return []prometheus.Collector{collector{p}} }
+func metricsOf(open func() *Pod) []prometheus.Collector {
+	return []prometheus.Collector{collector{open}}
+}
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
@@ -45,7 +48,11 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
-	s, _ := c.pod.State()
+	pod := c.open()
+	if pod == nil {
+		return
+	}
+	s, _ := pod.State()
 	gauge := func(d *prometheus.Desc, v float64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, s.Volume.String())
 	}

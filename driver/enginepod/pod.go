@@ -43,6 +43,7 @@ type Pod struct {
 	done     control.Orders           // guarded by mu; carried out last
 	failure  error                    // guarded by mu; why orders are not carried out
 	filling  bool                     // guarded by mu
+	leaving  bool                     // guarded by mu; told to end, and waits for a successor
 	eng      *engine.Engine           // guarded by mu; nil while no store is open
 	upkeep   *upkeep                  // of eng; changes with the turn held
 	device   Device                   // guarded by mu; nil while detached
@@ -55,9 +56,13 @@ type Pod struct {
 
 var _ control.Volume = (*Pod)(nil)
 
-// startRetry is the pause between two attempts to carry out the orders that
-// were found at the start.
-const startRetry = time.Second
+// The pause between two attempts to carry out the orders that were found at the
+// start: startRetryMin at first, since the holder may be about to notice that
+// the engine before has ended, then twice as long each time up to startRetry.
+const (
+	startRetryMin = 10 * time.Millisecond
+	startRetry    = time.Second
+)
 
 // Open opens a backing volume and begins to carry out the orders that it
 // holds, if any. Call Close at the end.
@@ -90,7 +95,7 @@ func Open(cfg Config) (*Pod, error) {
 // resume carries out the orders of an earlier process until that succeeds or
 // newer ones have come.
 func (p *Pod) resume() {
-	for {
+	for pause := startRetryMin; ; pause = min(2*pause, startRetry) {
 		<-p.turn
 		p.mu.Lock()
 		o, superseded := p.record.Orders, p.done.Term != 0
@@ -104,7 +109,7 @@ func (p *Pod) resume() {
 			return
 		}
 		p.cfg.Log.Warn("orders of an earlier start are not carried out yet", "volume", p.cfg.Volume, "error", err)
-		timer := p.cfg.Clock.NewTimer(startRetry)
+		timer := p.cfg.Clock.NewTimer(pause)
 		select {
 		case <-timer.C():
 		case <-p.ctx.Done():
@@ -299,6 +304,7 @@ func (p *Pod) Close() error {
 	if p.streams != nil {
 		errs = append(errs, p.streams.Close())
 	}
+	p.settle()
 	errs = append(errs, p.release(), p.closeViews(), p.closeEngine(), p.db.Close())
 	return errors.Join(errs...)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/lockstep-csi/lockstep/engine/lease/leaseapi"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/rpc"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/replication"
@@ -40,6 +41,10 @@ type ProcessConfig struct {
 	LeaseID string
 	// Namespace of the Lease; empty: the pod's.
 	Namespace string
+	// HandoverWait is how long an engine that has a device and is told to end
+	// goes on for the sake of I/O until another process waits for its place. 0:
+	// it ends at once.
+	HandoverWait time.Duration
 	// NBDListen is where views and the live volume are shown to tools; empty:
 	// nowhere. Whoever can connect can write to a volume that is not attached.
 	NBDListen   string
@@ -60,6 +65,8 @@ func (c *ProcessConfig) Validate() error {
 		return errors.New("engine configuration: Listen, HolderSocket and TLSDir are required")
 	case c.Lease != "" && c.LeaseID == "":
 		return errors.New("engine configuration: a lease needs the pod's id")
+	case c.HandoverWait < 0:
+		return fmt.Errorf("engine configuration: handover wait %v is negative", c.HandoverWait)
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -67,30 +74,126 @@ func (c *ProcessConfig) Validate() error {
 	return nil
 }
 
-// Run runs an engine until ctx ends, its lease is lost, or its journal fails.
-// On its way out it makes everything durable and leaves its device to the next
-// engine.
+// Run runs an engine: it waits for its place, and then serves until ctx ends,
+// its lease is lost, or its journal fails. On its way out it makes everything
+// durable and leaves its device to the next engine; see ProcessConfig for
+// whether it waits for that one.
 func Run(ctx context.Context, cfg ProcessConfig) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	files, release, err := keepLease(ctx, cfg, end)
+	p := &process{cfg: cfg}
+	running, alive := errgroup.WithContext(context.WithoutCancel(ctx))
+	running.Go(func() error {
+		return probes.Run(alive, probes.Config{MetricsAddr: cfg.MetricsAddr, HealthAddr: cfg.HealthAddr, Metrics: metricsOf(p.open), Ready: p.ready})
+	})
+	running.Go(func() error { return p.untilToLeave(ctx, alive) })
+	var served error
+	running.Go(func() error {
+		if served = p.serveInTurn(alive); served != nil {
+			return served
+		}
+		return errLeaves
+	})
+	if err := running.Wait(); !errors.Is(err, errLeaves) && !errors.Is(err, served) {
+		return errors.Join(err, served)
+	}
+	return served
+}
+
+// errLeaves ends what runs beside the engine.
+var errLeaves = errors.New("engine leaves")
+
+// process is a running engine.
+type process struct {
+	cfg ProcessConfig
+
+	mu    sync.Mutex
+	place *place // guarded by mu; nil while it is waited for
+	pod   *Pod   // guarded by mu; nil while the backing volume is not open
+}
+
+// open is the engine once it is open, or nil.
+func (p *process) open() *Pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pod
+}
+
+// ready is Pod.Ready, and an error before there is one.
+func (p *process) ready() error {
+	if pod := p.open(); pod != nil {
+		return pod.Ready()
+	}
+	return fmt.Errorf("volume %s waits for its lease, or for the engine before this one to end", p.cfg.Volume)
+}
+
+// leaveEvery is the time between two looks for who waits to be the next.
+const leaveEvery = 10 * time.Millisecond
+
+// untilToLeave returns errLeaves when the engine is to end after it was told
+// to, and nil when it has ended before.
+func (p *process) untilToLeave(told, alive context.Context) error {
+	select {
+	case <-told.Done():
+	case <-alive.Done():
+		return nil
+	}
+	p.mu.Lock()
+	pod, place := p.pod, p.place
+	p.mu.Unlock()
+	if pod == nil || p.cfg.HandoverWait == 0 || !pod.wantsDevice() {
+		return errLeaves
+	}
+	p.cfg.Log.Info("engine was told to end, and serves on until its successor is there", "volume", p.cfg.Volume, "longest", p.cfg.HandoverWait)
+	pod.Leave()
+	over := time.NewTimer(p.cfg.HandoverWait)
+	defer over.Stop()
+	tick := time.NewTicker(leaveEvery)
+	defer tick.Stop()
+	for !place.awaited() {
+		select {
+		case <-tick.C:
+		case <-over.C:
+			p.cfg.Log.Warn("no successor came: the device waits for the next engine", "volume", p.cfg.Volume)
+			return errLeaves
+		case <-alive.Done():
+			return nil
+		}
+	}
+	return errLeaves
+}
+
+// serveInTurn serves once no other process of this machine does, and holds the
+// lease, if there is one, meanwhile.
+func (p *process) serveInTurn(ctx context.Context) error {
+	place, err := takePlace(ctx, p.cfg.StoreDir)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
-	p := &process{cfg: cfg}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	files, release, err := keepLease(ctx, p.cfg, end)
+	if err != nil {
+		return errors.Join(err, place.leave())
+	}
+	p.cfg.Log.Info("engine has its place", "volume", p.cfg.Volume)
+	p.mu.Lock()
+	p.place = place
+	p.mu.Unlock()
 	err = p.serve(ctx, files)
 	if cause := context.Cause(ctx); errors.Is(cause, lease.ErrLost) {
 		err = errors.Join(cause, err)
 	}
+	// The lease goes before the place: whoever has the place finds it free.
 	release()
+	err = errors.Join(err, place.leave())
+	p.cfg.Log.Info("engine has left its place", "volume", p.cfg.Volume)
 	return err
 }
-
-// process is the parts of a running engine.
-type process struct{ cfg ProcessConfig }
 
 // keepLease begins to renew the lease, if there is one, and returns files that
 // change only while it is valid. A lease that is lost ends everything. release
@@ -170,12 +273,12 @@ func (p *process) serve(ctx context.Context, files vfs.FS) error {
 	server := grpc.NewServer(options...)
 	control.NewServer(pod, clock.Wall{}).Register(server)
 	pod.RegisterStreams(server)
+	p.mu.Lock()
+	p.pod = pod
+	p.mu.Unlock()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serveGRPC(ctx, server, p.cfg.Listen) })
 	group.Go(func() error { return p.serveNBD(ctx, shown) })
-	group.Go(func() error {
-		return probes.Run(ctx, probes.Config{MetricsAddr: p.cfg.MetricsAddr, HealthAddr: p.cfg.HealthAddr, Metrics: metricsOf(pod), Ready: pod.Ready})
-	})
 	group.Go(func() error {
 		select {
 		case err := <-pod.Fatal():
@@ -184,7 +287,9 @@ func (p *process) serve(ctx context.Context, files vfs.FS) error {
 			return nil
 		}
 	})
-	return errors.Join(group.Wait(), pod.Close())
+	err = group.Wait()
+	p.cfg.Log.Info("engine closes its volume", "volume", p.cfg.Volume)
+	return errors.Join(err, pod.Close())
 }
 
 func (p *process) dialEngine(address string) (*grpc.ClientConn, error) {
@@ -192,7 +297,7 @@ func (p *process) dialEngine(address string) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return replication.Dial("passthrough:"+address, config)
+	return rpc.Dial("passthrough:"+address, config)
 }
 
 func (p *process) dialPeer(site, address string) (*grpc.ClientConn, error) {

@@ -128,17 +128,24 @@ func freeAddress(t *testing.T) string {
 // start starts the engine's process.
 func (n *node) start() {
 	n.t.Helper()
-	raw, err := json.Marshal(n.cfg)
+	n.proc = n.spawn(n.cfg)
+}
+
+// spawn starts an engine's process, which is killed at the end of the test.
+func (n *node) spawn(cfg enginepod.ProcessConfig) *exec.Cmd {
+	n.t.Helper()
+	raw, err := json.Marshal(cfg)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.proc = exec.Command(os.Args[0])
-	n.proc.Env = append(os.Environ(), processEnv+"="+string(raw))
-	n.proc.Stderr = os.Stderr
-	if err := n.proc.Start(); err != nil {
+	proc := exec.Command(os.Args[0])
+	proc.Env = append(os.Environ(), processEnv+"="+string(raw))
+	proc.Stderr = os.Stderr
+	if err := proc.Start(); err != nil {
 		n.t.Fatal(err)
 	}
-	n.t.Cleanup(n.kill)
+	n.t.Cleanup(func() { kill(proc) })
+	return proc
 }
 
 // kill ends the process without a word and waits for it.
@@ -146,9 +153,13 @@ func (n *node) kill() {
 	if n.proc == nil {
 		return
 	}
-	_ = n.proc.Process.Kill() // it may have ended
-	_ = n.proc.Wait()         // it reports the kill
+	kill(n.proc)
 	n.proc = nil
+}
+
+func kill(proc *exec.Cmd) {
+	_ = proc.Process.Kill() // it may have ended
+	_ = proc.Wait()         // it reports the kill
 }
 
 // dial connects to the engine with the certificate of a role.

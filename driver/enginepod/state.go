@@ -13,7 +13,7 @@ func (p *Pod) State() (control.State, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := control.State{Volume: p.cfg.Volume, Incarnation: p.incarnation, Version: p.cfg.Version, Term: p.done.Term, Revision: p.done.Revision,
-		FencedBelow: p.record.FencedBelow}
+		FencedBelow: p.record.FencedBelow, Leaving: p.leaving}
 	if p.device != nil {
 		s.Device = p.device.Path()
 	}

@@ -193,6 +193,21 @@ func (p *Pod) observe(ctx context.Context, store *journal.Store) {
 	}
 }
 
+// settle does what closing the store takes and can be done while the device is
+// still served: once it is not, I/O waits. p.ctx has ended.
+func (p *Pod) settle() {
+	p.mu.Lock()
+	eng, up := p.eng, p.upkeep
+	p.mu.Unlock()
+	if eng == nil {
+		return
+	}
+	up.joined.Wait()
+	if err := eng.Flush(context.Background()); err != nil {
+		p.cfg.Log.Warn("flush before the end failed", "volume", p.cfg.Volume, "error", err)
+	}
+}
+
 // closeEngine stops the upkeep and closes the store. Nobody may use the engine
 // any more. storeTurn must be held, or nobody else be there any more.
 func (p *Pod) closeEngine() error {

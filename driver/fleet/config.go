@@ -13,7 +13,7 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// Config is what a Fleet needs. All but Clock, Log and Linger is required.
+// Config is what a Fleet needs. All but Linger, UpgradeEvery, Clock and Log is required.
 type Config struct {
 	Site    string
 	DB      kv.DB // stays the caller's
@@ -32,8 +32,11 @@ type Config struct {
 	// Linger is how long an engine that nothing wants any more is kept; 0:
 	// DefaultLinger.
 	Linger time.Duration
-	Clock  clock.Clock  // nil: the machine's
-	Log    *slog.Logger // nil: discarded
+	// UpgradeEvery is the time between two looks for engines of an old template;
+	// 0: DefaultUpgradeEvery.
+	UpgradeEvery time.Duration
+	Clock        clock.Clock  // nil: the machine's
+	Log          *slog.Logger // nil: discarded
 }
 
 // Peer is another site.
@@ -47,12 +50,18 @@ type Peer struct {
 // DefaultLinger is long enough for a pod that is rescheduled on its node.
 const DefaultLinger = time.Minute
 
+// DefaultUpgradeEvery is how soon a changed template counts.
+const DefaultUpgradeEvery = 2 * time.Second
+
 func (c *Config) validate() error {
 	if c.Site == "" || c.DB == nil || c.Backing == nil || c.Engines == nil || c.Dial == nil || c.Peer == nil || c.ReplicaBacking == nil {
 		return errors.New("fleet configuration: a required field is missing")
 	}
 	if c.Linger == 0 {
 		c.Linger = DefaultLinger
+	}
+	if c.UpgradeEvery == 0 {
+		c.UpgradeEvery = DefaultUpgradeEvery
 	}
 	if c.Clock == nil {
 		c.Clock = clock.Wall{}
@@ -109,6 +118,9 @@ type Backing interface {
 	// Expand makes room for a bigger volume. ErrExhausted; ErrNeedsEngine when
 	// it has to be repeated while the engine runs.
 	Expand(ctx context.Context, spec BackingSpec) error
+	// Label has it say for people which group its volume is in; no error if it
+	// does not exist.
+	Label(ctx context.Context, spec BackingSpec) error
 	// Delete returns when it is gone; no error if it never was.
 	Delete(ctx context.Context, volume journal.VolumeID) error
 }
@@ -117,6 +129,7 @@ type Backing interface {
 type EngineSpec struct {
 	Volume journal.VolumeID
 	Claim  string // NAMESPACE/NAME of the claim that it is for; for people
+	Group  string // that the volume is in; for people
 	Node   string // that it must run on; empty: any that reaches the backing volume
 	// Attached protects the engine from being evicted.
 	Attached bool
@@ -127,9 +140,12 @@ type EngineSpec struct {
 type Endpoint struct {
 	Address string // of its control API, host:port
 	Node    string
+	// Template is what it was made of; empty: it cannot be upgraded under I/O.
+	Template string
 }
 
-// Engines runs the processes of engines. Its calls are idempotent by volume.
+// Engines runs the processes of engines. Its calls are idempotent by volume, and
+// no two that concern one volume are made at a time.
 type Engines interface {
 	// Run has the engine run and returns where it is once it serves. It waits
 	// as long as ctx allows. ErrElsewhere when it runs on another node than
@@ -138,6 +154,15 @@ type Engines interface {
 	// Stop ends the engine and returns when it can never write again; no error
 	// if there is none.
 	Stop(ctx context.Context, volume journal.VolumeID) error
+	// HandOver has another process on the engine's node take its place, for
+	// which I/O waits for a moment, and returns when Run would return that one.
+	// When it fails the engine runs on, or Run has one run. Upgrade is HandOver
+	// because the engine's template is an old one; ErrHeld.
+	HandOver(ctx context.Context, spec EngineSpec) error
+	Upgrade(ctx context.Context, spec EngineSpec) error
+	// Template is what engines are made of now. manual: those that run keep
+	// theirs.
+	Template() (template string, manual bool, err error)
 }
 
 var (
@@ -147,6 +172,8 @@ var (
 	ErrExhausted = errors.New("no room for the backing volume")
 	// ErrElsewhere: the engine runs on another node.
 	ErrElsewhere = errors.New("engine runs on another node")
+	// ErrHeld: the engine is held back from upgrades.
+	ErrHeld = errors.New("engine is held back from upgrades")
 	// ErrNeedsEngine: the backing volume grows only while the engine runs.
 	ErrNeedsEngine = errors.New("backing volume grows while the engine runs")
 	// ErrNoEngine: the volume's engine does not answer.

@@ -31,6 +31,7 @@ type Fleet struct {
 	views   map[string]*openView         // guarded by mu
 	// promotes counts those under way, by group.
 	promotes map[string]int // guarded by mu
+	upgrades upgrades       // guarded by mu
 }
 
 // Open reads what the site knows and begins to look after its volumes. Engines
@@ -60,6 +61,7 @@ func Open(cfg Config) (*Fleet, error) {
 		f.joined.Go(func() { f.tend(v) })
 	}
 	f.joined.Go(func() { f.groups.TellEnds(f.ctx) })
+	f.joined.Go(f.keepUpgraded)
 	for _, st := range f.groups.States() {
 		if st.Role == group.RoleReplica {
 			if err := f.groups.Start(f.ctx, st.Name); err != nil {

@@ -51,15 +51,24 @@ type cluster struct {
 	mu      sync.Mutex
 	backing map[journal.VolumeID]*vfs.Mem
 	classes map[journal.VolumeID]string // of the backing volumes
+	groups  map[journal.VolumeID]string // that these say they are in
 	engines map[journal.VolumeID]*process
 	starts  int // engines started so far
 	full    bool
 	deaf    bool // engines do not answer
+	// template is what engines are made of, manual that those that run keep
+	// theirs. handOver, unless nil, is called by each handover before it does
+	// anything; handed are the volumes of those that were done.
+	template string
+	manual   bool
+	handOver func(ctx context.Context, spec fleet.EngineSpec) error
+	handed   []journal.VolumeID
 }
 
 // process is one engine.
 type process struct {
 	node  string
+	made  string // of which template
 	pod   *enginepod.Pod
 	srv   *grpc.Server
 	l     *bufconn.Listener
@@ -68,7 +77,7 @@ type process struct {
 }
 
 func newCluster(t *testing.T) *cluster {
-	c := &cluster{t: t, site: "a", peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, engines: map[journal.VolumeID]*process{}}
+	c := &cluster{t: t, site: "a", peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, groups: map[journal.VolumeID]string{}, engines: map[journal.VolumeID]*process{}}
 	t.Cleanup(func() {
 		for id := range c.engines {
 			c.kill(id)
@@ -102,6 +111,14 @@ func (c *cluster) Ensure(_ context.Context, spec fleet.BackingSpec) (fleet.Place
 // Expand implements fleet.Backing.
 func (c *cluster) Expand(context.Context, fleet.BackingSpec) error { return nil }
 
+// Label implements fleet.Backing.
+func (c *cluster) Label(_ context.Context, spec fleet.BackingSpec) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.groups[spec.Volume] = spec.Group
+	return nil
+}
+
 // Delete implements fleet.Backing.
 func (c *cluster) Delete(_ context.Context, id journal.VolumeID) error {
 	c.mu.Lock()
@@ -125,9 +142,9 @@ func (c *cluster) Run(_ context.Context, spec fleet.EngineSpec) (fleet.Endpoint,
 		if spec.Node != "" && p.node != spec.Node {
 			return fleet.Endpoint{}, fleet.ErrElsewhere
 		}
-		return fleet.Endpoint{Address: spec.Volume.String(), Node: p.node}, nil
+		return fleet.Endpoint{Address: spec.Volume.String(), Node: p.node, Template: p.made}, nil
 	}
-	p := &process{node: node}
+	p := &process{node: node, made: c.template}
 	fs := c.backing[spec.Volume]
 	if fs == nil {
 		return fleet.Endpoint{}, errors.New("no backing volume")
@@ -144,7 +161,34 @@ func (c *cluster) Run(_ context.Context, spec fleet.EngineSpec) (fleet.Endpoint,
 	p.ended.Go(func() { _ = p.srv.Serve(p.l) })
 	c.engines[spec.Volume] = p
 	c.starts++
-	return fleet.Endpoint{Address: spec.Volume.String(), Node: node}, nil
+	return fleet.Endpoint{Address: spec.Volume.String(), Node: node, Template: p.made}, nil
+}
+
+// HandOver implements fleet.Engines: the engine ends, and Run starts its
+// successor.
+func (c *cluster) HandOver(ctx context.Context, spec fleet.EngineSpec) error {
+	if c.handOver != nil {
+		if err := c.handOver(ctx, spec); err != nil {
+			return err
+		}
+	}
+	c.kill(spec.Volume)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.handed = append(c.handed, spec.Volume)
+	return nil
+}
+
+// Upgrade implements fleet.Engines.
+func (c *cluster) Upgrade(ctx context.Context, spec fleet.EngineSpec) error {
+	return c.HandOver(ctx, spec)
+}
+
+// Template implements fleet.Engines.
+func (c *cluster) Template() (template string, manual bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.template, c.manual, nil
 }
 
 // Stop implements fleet.Engines.
@@ -262,7 +306,7 @@ func (c *cluster) open() *fleet.Fleet {
 			}
 			return fleet.BackingClass{Class: "of-" + site}, nil
 		},
-		Linger: 20 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+		Linger: 20 * time.Millisecond, UpgradeEvery: 5 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -18,15 +18,20 @@ type volume struct {
 
 	// Guarded by Fleet.mu.
 	record  record
-	holds   int             // operations that need the engine
-	until   time.Time       // an engine that nothing wants is kept till then
-	running bool            // a process may run
-	node    string          // that it runs on, or was asked to; empty: not known
-	address string          // of its control API
-	client  *control.Client // nil while the engine does not answer
-	state   control.State   // newest, of client
-	failure error           // why there is no client
-	gone    bool            // deleted: tend ends
+	holds   int       // operations that need the engine
+	until   time.Time // an engine that nothing wants is kept till then
+	running bool      // a process may run
+	node    string    // that it runs on, or was asked to; empty: not known
+	address string    // of its control API
+	// template is what the engine was made of, outdated that it is to be upgraded,
+	// and held until when it is not to be.
+	template string
+	outdated bool
+	held     time.Time
+	client   *control.Client // nil while the engine does not answer
+	state    control.State   // newest, of client
+	failure  error           // why there is no client
+	gone     bool            // deleted: tend ends
 	// delivered is the peer that was last known to hold all that is durable, and
 	// the term; zero: none is known to.
 	delivered delivery
@@ -34,6 +39,9 @@ type volume struct {
 	// set it is done.
 	abandoned bool
 	changed   chan struct{} // closed and replaced when client or state changes
+
+	// labelled is the group that the backing volume says it is in. It is tend's.
+	labelled string
 }
 
 // delivery is who has everything of a volume.
@@ -76,7 +84,7 @@ func (f *Fleet) plan(v *volume) plan {
 	defer f.mu.Unlock()
 	r := &v.record
 	// Until it is known what fences the backing volume, a lease does.
-	p := plan{spec: EngineSpec{Volume: r.ID, Claim: r.Backing.Claim, Lease: r.Placement == nil || r.Placement.Lease}}
+	p := plan{spec: EngineSpec{Volume: r.ID, Claim: r.Backing.Claim, Group: r.Group, Lease: r.Placement == nil || r.Placement.Lease}}
 	switch {
 	case v.gone, v.abandoned:
 	case r.Attach != nil:
@@ -138,6 +146,7 @@ const retryPause = time.Second
 // it is not.
 func (f *Fleet) tend(v *volume) {
 	for f.ctx.Err() == nil {
+		f.label(v)
 		p := f.plan(v)
 		f.mu.Lock()
 		running, gone := v.running, v.gone
@@ -219,24 +228,32 @@ func (f *Fleet) serve(v *volume, p plan) {
 	f.mu.Unlock()
 	ended, first := make(chan error, 1), p.spec
 	f.joined.Go(func() { ended <- f.watch(ctx, v, first) })
+	h := f.newHandover(ctx, v)
+	defer h.giveUp()
 	for {
-		err, over := f.await(v, ended, p.again)
+		err, over := f.await(v, ended, h, p.again)
 		if over {
+			began := h.giveUp()
 			f.lost(v, err)
 			if errors.Is(err, ErrElsewhere) {
 				f.stopEngine(v)
 				return
 			}
-			f.sleep(v, f.cfg.Clock.Now().Add(retryPause))
+			if !began { // otherwise the successor is there, or soon
+				f.sleep(v, f.cfg.Clock.Now().Add(retryPause))
+			}
 			return
 		}
+		f.label(v)
 		next := f.plan(v)
 		if !next.run || f.mustMove(v, next) || next.spec != p.spec && !f.answers(v) {
+			h.giveUp()
 			cancel()
 			f.lost(v, <-ended)
 			return
 		}
 		if next.spec != p.spec {
+			h.giveUp()
 			// The connection stays: operations may be using it.
 			if _, err := f.cfg.Engines.Run(ctx, next.spec); err != nil {
 				f.cfg.Log.Warn("engine is not brought up to date", "volume", next.spec.Volume, "error", err)
@@ -244,6 +261,7 @@ func (f *Fleet) serve(v *volume, p plan) {
 			}
 		}
 		p = next
+		h.consider(p.spec)
 	}
 }
 
@@ -264,7 +282,7 @@ func (f *Fleet) mustMove(v *volume, p plan) bool {
 
 // await waits until the engine is gone, which is over, or until the plan is to
 // be looked at again.
-func (f *Fleet) await(v *volume, ended <-chan error, again time.Time) (err error, over bool) {
+func (f *Fleet) await(v *volume, ended <-chan error, h *handover, again time.Time) (err error, over bool) {
 	var alarm <-chan time.Time
 	if !again.IsZero() {
 		timer := f.cfg.Clock.NewTimer(again.Sub(f.cfg.Clock.Now()))
@@ -274,6 +292,8 @@ func (f *Fleet) await(v *volume, ended <-chan error, again time.Time) (err error
 	select {
 	case err := <-ended:
 		return err, true
+	case err := <-h.done:
+		h.ended(err)
 	case <-v.wake:
 	case <-alarm:
 	}
@@ -291,7 +311,7 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 		return fmt.Errorf("run engine: %w", err)
 	}
 	f.mu.Lock()
-	v.node, v.address = at.Node, at.Address
+	v.node, v.address, v.template = at.Node, at.Address, at.Template
 	f.mu.Unlock()
 	if placement.Pending {
 		if _, err := f.ensureBacking(ctx, v); err != nil {
@@ -312,6 +332,9 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 		v.noteDelivery()
 		v.notifyLocked()
 		f.mu.Unlock()
+		if s.Leaving {
+			v.poke()
+		}
 		if !met {
 			met = true
 			greeting.Go(func() { f.greet(ctx, v, client) })

@@ -85,20 +85,28 @@ func (p *podEngines) Resolve(_ context.Context, volume journal.VolumeID) (string
 	if err != nil {
 		return "", fmt.Errorf("look for pod: %w", err)
 	}
-	var newest *corev1.Pod
+	var serving *corev1.Pod
 	for _, obj := range found {
-		pod, ok := obj.(*corev1.Pod)
-		if ok && (newest == nil || newest.CreationTimestamp.Before(&pod.CreationTimestamp)) {
-			newest = pod
+		if pod, ok := obj.(*corev1.Pod); ok && (serving == nil || servesBefore(pod, serving)) {
+			serving = pod
 		}
 	}
 	switch {
-	case newest == nil:
+	case serving == nil:
 		return "", gateway.ErrNoEngine
-	case newest.DeletionTimestamp != nil:
-		return "", fmt.Errorf("pod %s is being stopped: %w", newest.Name, gateway.ErrNoEngine)
-	case newest.Status.Phase != corev1.PodRunning || newest.Status.PodIP == "":
-		return "", fmt.Errorf("pod %s is %s: %w", newest.Name, newest.Status.Phase, gateway.ErrNoEngine)
+	case serving.DeletionTimestamp != nil:
+		return "", fmt.Errorf("pod %s is being stopped: %w", serving.Name, gateway.ErrNoEngine)
+	case serving.Status.Phase != corev1.PodRunning || serving.Status.PodIP == "":
+		return "", fmt.Errorf("pod %s is %s: %w", serving.Name, serving.Status.Phase, gateway.ErrNoEngine)
 	}
-	return net.JoinHostPort(newest.Status.PodIP, p.port), nil
+	return net.JoinHostPort(serving.Status.PodIP, p.port), nil
+}
+
+// servesBefore tells, of two pods of one volume, which one serves: in the middle
+// of a handover the older one, until it is being stopped.
+func servesBefore(a, b *corev1.Pod) bool {
+	if leaves := a.DeletionTimestamp != nil; leaves != (b.DeletionTimestamp != nil) {
+		return !leaves
+	}
+	return a.CreationTimestamp.Before(&b.CreationTimestamp)
 }

@@ -114,6 +114,37 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// In the middle of a handover there are two: the older one serves until it is
+// being stopped.
+func TestResolveInAHandover(t *testing.T) {
+	now, later := metav1.Now(), metav1.NewTime(time.Now().Add(time.Minute))
+	for name, c := range map[string]struct {
+		leaves bool
+		want   string
+	}{"begun": {false, "10.0.0.7:7444"}, "on its way": {true, "10.0.0.8:7444"}} {
+		t.Run(name, func(t *testing.T) {
+			old, next := enginePod(volume, "10.0.0.7"), enginePod(volume, "10.0.0.8")
+			old.CreationTimestamp, next.CreationTimestamp, next.Name = now, later, next.Name+"-b"
+			if c.leaves {
+				old.DeletionTimestamp, old.Finalizers = &later, []string{"x/y"}
+			}
+			engines, err := newPodEngines(fake.NewClientset(old, next), namespace, 7444)
+			must(t, err)
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				engines.run(ctx)
+			}()
+			defer func() { cancel(); <-done }()
+			until(t, "pods are known", engines.ready)
+			if address, err := engines.Resolve(ctx, volume); err != nil || address != c.want {
+				t.Errorf("got %q, %v; want %q", address, err, c.want)
+			}
+		})
+	}
+}
+
 // siteDirs is certificates of sites a and b, and of the roles of b.
 func siteDirs(t *testing.T) map[string]string {
 	t.Helper()

@@ -133,8 +133,11 @@ type State struct {
 	Store       *StoreState // nil until there is a store
 	Device      string      // path on the engine's node; empty while detached
 	Replication *ReplicationState
-	Reason      Reason // empty while all is as ordered
-	Error       string // for people
+	// Leaving is set when the process was told to end and serves on until
+	// another one waits for its place.
+	Leaving bool
+	Reason  Reason // empty while all is as ordered
+	Error   string // for people
 }
 
 // StoreState is a store at one moment.

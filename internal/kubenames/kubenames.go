@@ -48,6 +48,10 @@ func JournalClaim(volume string) string { return "lockstep-" + volume + "-journa
 // disruption budget.
 func Engine(volume string) string { return "engine-" + volume }
 
+// EngineB is the other name of a volume's engine pod: a handover goes from the
+// one to the other.
+func EngineB(volume string) string { return Engine(volume) + "-b" }
+
 // GroupHash is a label value for a group's name: 16 hexadecimal digits.
 func GroupHash(group string) string {
 	sum := sha256.Sum256([]byte(group))

@@ -42,12 +42,13 @@ func TestLockstepUnderFire(t *testing.T) {
 		do     func(t *testing.T)
 	}{
 		{"nothing", 0, killPause, func(*testing.T) {}},
-		{"engine killed", killPause, 3 * killPause, func(t *testing.T) { ns.killProcess("[-]-volume=" + volume) }},
+		{"engine killed", killPause, 3 * killPause, func(t *testing.T) { ns.killEngine(t, volume) }},
 		// The kubelet waits before it starts a container again that ends often.
-		{"engine killed again", killPause, 3 * killPause, func(t *testing.T) { ns.killProcess("[-]-volume=" + volume) }},
-		{"engine handed over", handoverPause, killPause, func(t *testing.T) { ns.replace(t, "engine-"+volume, metav1.DeleteOptions{}) }},
+		{"engine killed again", killPause, 3 * killPause, func(t *testing.T) { ns.killEngine(t, volume) }},
+		{"engine handed over", handoverPause, killPause, func(t *testing.T) { ns.replaceEngine(t, volume, metav1.DeleteOptions{}) }},
+		{"engine handed over again", handoverPause, killPause, func(t *testing.T) { ns.replaceEngine(t, volume, metav1.DeleteOptions{}) }},
 		{"engine deleted by force", killPause, 3 * killPause, func(t *testing.T) {
-			ns.replace(t, "engine-"+volume, metav1.DeleteOptions{GracePeriodSeconds: &now})
+			ns.replaceEngine(t, volume, metav1.DeleteOptions{GracePeriodSeconds: &now})
 		}},
 		{"node plugin killed", quietPause, killPause, func(t *testing.T) { ns.killProcess("[-]-holder-socket=.* --devices-dir=") }},
 		{"node plugin replaced", quietPause, killPause, func(t *testing.T) { ns.replacePlugin(t, node) }},
@@ -70,6 +71,29 @@ func TestLockstepUnderFire(t *testing.T) {
 			ns.DeletePod(name)
 		})
 	}
+}
+
+// killEngine kills a volume's engine and waits until another process of it is
+// there.
+func (n *Namespace) killEngine(t *testing.T, volume string) {
+	t.Helper()
+	process := func(pod *corev1.Pod) string {
+		if len(pod.Status.ContainerStatuses) != 1 || pod.Status.ContainerStatuses[0].State.Running == nil {
+			return ""
+		}
+		return pod.Status.ContainerStatuses[0].ContainerID
+	}
+	before, err := n.EnginePod(t.Context(), volume)
+	if err != nil || before == nil || process(before) == "" {
+		t.Fatalf("engine of volume %s: %v, %v", volume, before, err)
+	}
+	n.killProcess("[-]-volume=" + volume)
+	n.awaitEngine(t, volume, func(pod *corev1.Pod) error {
+		if now := process(pod); now == "" || now == process(before) {
+			return errors.New("the one that was killed has no successor")
+		}
+		return nil
+	})
 }
 
 // killProcess kills, on the pod killer's node, the one process whose command
@@ -107,6 +131,48 @@ func (n *Namespace) replace(t *testing.T, name string, how metav1.DeleteOptions)
 	t.Logf("another pod %s was ready after %s", name, time.Since(began))
 }
 
+// replaceEngine deletes the pod of a volume's engine and waits until its
+// successor, on the same node, is ready and alone.
+func (n *Namespace) replaceEngine(t *testing.T, volume string, how metav1.DeleteOptions) {
+	t.Helper()
+	before, err := n.EnginePod(t.Context(), volume)
+	if err == nil && before == nil {
+		err = errors.New("there is none")
+	}
+	if err == nil {
+		err = n.Client.CoreV1().Pods(SystemNamespace).Delete(t.Context(), before.Name, how)
+	}
+	if err != nil {
+		t.Fatalf("delete the engine pod of volume %s: %v", volume, err)
+	}
+	began := time.Now()
+	n.awaitEngine(t, volume, func(pod *corev1.Pod) error {
+		if pod.UID == before.UID {
+			return errors.New("the old one is there")
+		}
+		return nil
+	})
+	t.Logf("another pod was ready after %s", time.Since(began))
+}
+
+// awaitEngine waits until a volume's engine is as wanted, and ready.
+func (n *Namespace) awaitEngine(t *testing.T, volume string, wanted func(*corev1.Pod) error) {
+	t.Helper()
+	WaitFor(t, podTimeout, "another engine of volume "+volume+" to be ready", func(ctx context.Context) error {
+		pod, err := n.EnginePod(ctx, volume)
+		if err == nil && pod == nil {
+			err = errors.New("there is none")
+		}
+		if err == nil {
+			err = wanted(pod)
+		}
+		if err != nil {
+			return err
+		}
+		return podReady(pod)
+	})
+}
+
 // replacePlugin deletes a node's plugin and waits until the next one is ready.
 func (n *Namespace) replacePlugin(t *testing.T, node string) {
 	t.Helper()
@@ -140,7 +206,11 @@ func TestLockstepEviction(t *testing.T) {
 	ns.CreateClaim(Claim{Name: "data", Class: ns.Class(Class{Over: env.BackingClasses[0]})})
 	ns.RunPod(Pod{Name: "user", Mounts: []Mount{{Claim: "data", Path: "/data"}}})
 	volume := ns.VolumeID("data")
-	eviction := &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: "engine-" + volume, Namespace: SystemNamespace}}
+	pod, err := ns.EnginePod(t.Context(), volume)
+	if err != nil || pod == nil {
+		t.Fatalf("engine of volume %s: %v", volume, err)
+	}
+	eviction := &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: SystemNamespace}}
 	WaitFor(t, podTimeout, "the disruption budget to be known", func(ctx context.Context) error {
 		budget, err := ns.Client.PolicyV1().PodDisruptionBudgets(SystemNamespace).Get(ctx, "engine-"+volume, metav1.GetOptions{})
 		if err == nil && budget.Status.CurrentHealthy != 1 {
@@ -150,10 +220,6 @@ func TestLockstepEviction(t *testing.T) {
 	})
 	if err := ns.Client.CoreV1().Pods(SystemNamespace).EvictV1(t.Context(), eviction); !apierrors.IsTooManyRequests(err) {
 		t.Errorf("evict the engine of a volume in use: %v", err)
-	}
-	pod, err := ns.EnginePod(t.Context(), volume)
-	if err != nil || pod == nil {
-		t.Fatalf("engine of volume %s: %v", volume, err)
 	}
 	Report(t, Figure{Name: "memory of an idle engine", Got: ns.memory(t, pod, "engine"), Target: 40, Unit: "MiB"})
 	controller, err := ns.Client.CoreV1().Pods(SystemNamespace).Get(t.Context(), release+"-controller-0", metav1.GetOptions{})

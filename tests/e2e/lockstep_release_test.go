@@ -171,13 +171,24 @@ func (n *Namespace) VolumeID(claim string) string {
 	return volume.Spec.CSI.VolumeHandle
 }
 
-// EnginePod returns the pod of a volume's engine, or nil.
+// EnginePod returns the pod of a volume's engine, or nil. Of two, in the middle
+// of a handover, it is the one that stays, or else the one that was there first.
 func (c *Cluster) EnginePod(ctx context.Context, volume string) (*corev1.Pod, error) {
-	pod, err := c.Client.CoreV1().Pods(SystemNamespace).Get(ctx, "engine-"+volume, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil, nil
+	list, err := c.Client.CoreV1().Pods(SystemNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=engine," + volumeLabel + "=" + volume})
+	if err != nil {
+		return nil, err
 	}
-	return pod, err
+	var found *corev1.Pod
+	for i := range list.Items {
+		pod := &list.Items[i]
+		switch {
+		case found == nil, found.DeletionTimestamp != nil && pod.DeletionTimestamp == nil:
+			found = pod
+		case pod.DeletionTimestamp == nil && pod.CreationTimestamp.Before(&found.CreationTimestamp):
+			found = pod
+		}
+	}
+	return found, nil
 }
 
 // nodePlugins returns the pods of the node plugin by node.

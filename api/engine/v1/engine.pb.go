@@ -433,7 +433,10 @@ type State struct {
 	// A word for error: Damaged, Poisoned, Full, LeaseLost, Filling, NotOpen.
 	Reason string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Replication of lower terms is refused.
-	FencedBelow   uint64 `protobuf:"varint,11,opt,name=fenced_below,json=fencedBelow,proto3" json:"fenced_below,omitempty"`
+	FencedBelow uint64 `protobuf:"varint,11,opt,name=fenced_below,json=fencedBelow,proto3" json:"fenced_below,omitempty"`
+	// The process was told to end, and serves its device on until a successor
+	// waits for its place.
+	Leaving       bool `protobuf:"varint,12,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -543,6 +546,13 @@ func (x *State) GetFencedBelow() uint64 {
 		return x.FencedBelow
 	}
 	return 0
+}
+
+func (x *State) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
 }
 
 type Store struct {
@@ -2581,7 +2591,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x18\n" +
 	"\amembers\x18\x04 \x03(\fR\amembers\x128\n" +
 	"\bposition\x18\x05 \x01(\v2\x1c.lockstep.engine.v1.PositionR\bposition\"\x0e\n" +
-	"\fWatchRequest\"\xe8\x02\n" +
+	"\fWatchRequest\"\x82\x03\n" +
 	"\x05State\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x18\n" +
@@ -2594,7 +2604,8 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x05error\x18\t \x01(\tR\x05error\x12\x16\n" +
 	"\x06reason\x18\n" +
 	" \x01(\tR\x06reason\x12!\n" +
-	"\ffenced_below\x18\v \x01(\x04R\vfencedBelow\"\xb3\x05\n" +
+	"\ffenced_below\x18\v \x01(\x04R\vfencedBelow\x12\x18\n" +
+	"\aleaving\x18\f \x01(\bR\aleaving\"\xb3\x05\n" +
 	"\x05Store\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\x12.\n" +

@@ -48,6 +48,26 @@ func (c *Cluster) ControllerPod(ctx context.Context) (*corev1.Pod, error) {
 	}
 }
 
+// EnginePod is the name of the pod that a volume's engine is in: a handover makes
+// another one, with another name. Without an answer it is the usual one.
+func (c *Cluster) EnginePod(ctx context.Context, volume string) string {
+	pods, err := c.Kube.CoreV1().Pods(c.DriverNamespace).List(ctx, metav1.ListOptions{
+		LabelSelector: kubenames.LabelComponent + "=" + kubenames.ComponentEngine + "," + kubenames.LabelVolume + "=" + volume})
+	if err != nil {
+		return kubenames.Engine(volume)
+	}
+	var found *corev1.Pod
+	for i := range pods.Items {
+		if pod := &pods.Items[i]; found == nil || ready(pod) && !ready(found) {
+			found = pod
+		}
+	}
+	if found == nil {
+		return kubenames.Engine(volume)
+	}
+	return found.Name
+}
+
 // ready reports a pod's Ready condition.
 func ready(pod *corev1.Pod) bool {
 	for _, condition := range pod.Status.Conditions {
