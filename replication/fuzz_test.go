@@ -18,7 +18,7 @@ import (
 // keeps the limits.
 func FuzzAnnouncement(f *testing.F) {
 	seed, err := proto.Marshal(encodeAnnouncement(Announcement{Group: "shop", Term: 3, NewestCheckpoint: 7, Deleted: []journal.VolumeID{{1}, {2}},
-		Members:  []Member{{Volume: volumeOne, Name: "pgdata", SizeBytes: 1 << 20, Attributes: map[string]string{AttributeName: "pgdata"},
+		Members: []Member{{Volume: volumeOne, Name: "pgdata", SizeBytes: 1 << 20, Attributes: map[string]string{AttributeName: "pgdata"},
 			Progress: &Progress{Connected: true, LagRecords: 1, LagBytes: 2, ImageBytes: 3, ImageSizeBytes: 4}}, {Volume: volumeTwo, SizeBytes: 512}},
 		Settings: group.Settings{CheckpointInterval: 1e9}}))
 	if err != nil {
