@@ -58,6 +58,7 @@ func Open(cfg Config) (*Fleet, error) {
 	}
 	for _, v := range f.volumes {
 		f.joined.Go(func() { f.tend(v) })
+		f.followSize(v)
 	}
 	f.joined.Go(func() { f.groups.TellEnds(f.ctx) })
 	for _, st := range f.groups.States() {
