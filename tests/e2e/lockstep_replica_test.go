@@ -23,7 +23,8 @@ func TestLockstepReplica(t *testing.T) {
 	a, b := lockstepOnBoth(t)
 	here := a.NewNamespace(t)
 	there := here.Twin(b)
-	class := here.Class(Class{Over: over, Parameters: map[string]string{"replicateTo": "b"}})
+	// ext4 grows under a mount only where a container may have CAP_SYS_RESOURCE.
+	class := here.Class(Class{Over: over, Parameters: map[string]string{"replicateTo": "b", "csi.storage.k8s.io/fstype": "xfs"}})
 	there.Class(Class{Over: over})
 	here.CreateClaim(Claim{Name: "data", Class: class, Annotations: inGroup})
 	here.RunPod(Pod{Name: "user", Mounts: []Mount{{Claim: "data", Path: "/data"}}})
