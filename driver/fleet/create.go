@@ -307,26 +307,8 @@ func (f *Fleet) ExpandVolume(ctx context.Context, id journal.VolumeID, sizeBytes
 		return err
 	}
 	defer f.hold(v)()
-	r := f.recordOf(v)
-	if r.SizeBytes < sizeBytes {
-		st, err := f.groups.State(r.Group)
-		if err != nil {
-			return err
-		}
-		next := r.Backing
-		next.VolumeBytes, next.JournalBytes = sizeBytes, journalBytes(st.Settings, sizeBytes)
-		next.Group = r.Group
-		err = f.cfg.Backing.Expand(ctx, next)
-		if errors.Is(err, ErrNeedsEngine) {
-			if _, err := f.connected(ctx, v); err != nil {
-				return err
-			}
-			err = f.cfg.Backing.Expand(ctx, next)
-		}
-		if err != nil {
-			return fmt.Errorf("expand backing volume of volume %s: %w", id, err)
-		}
-		if err := f.change(ctx, v, func(r *record) { r.SizeBytes, r.Backing = sizeBytes, next }); err != nil {
+	if f.recordOf(v).SizeBytes < sizeBytes {
+		if err := f.growBacking(ctx, v, sizeBytes); err != nil {
 			return err
 		}
 	}

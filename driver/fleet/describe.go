@@ -23,6 +23,7 @@ type Volume struct {
 	Connected  bool   // State is what the engine says now; else what it said last
 	State      control.State
 	Err        error // why the engine does not answer; nil if it is not wanted
+	Trouble    error // why a replica's backing volume is smaller than its primary wants it
 }
 
 // Volumes describes all volumes, by id.
@@ -51,7 +52,7 @@ func (f *Fleet) Volume(id journal.VolumeID) (Volume, error) {
 func describe(v *volume) Volume {
 	r := v.record
 	out := Volume{ID: r.ID, Name: r.Name, Group: r.Group, SizeBytes: r.SizeBytes, Claim: r.Backing.Claim, Retired: r.Retired,
-		Placement: r.Placement, Attach: r.Attach, Attributes: r.Attributes, Connected: v.client != nil, State: v.state}
+		Placement: r.Placement, Attach: r.Attach, Attributes: r.Attributes, Connected: v.client != nil, State: v.state, Trouble: v.trouble}
 	if v.running {
 		out.Node, out.Err = v.node, v.failure
 	}

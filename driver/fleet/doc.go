@@ -10,6 +10,12 @@
 // volume's record exists before, and until after, anything of it exists
 // elsewhere.
 //
-// Goroutines: one per volume that keeps its engine running and watches it.
-// Close ends and joins them; engines go on without the controller.
+// A volume of a group that is replicated keeps its engine until the peer has
+// everything of it. A replica is its primary's: it is not deleted here as long as
+// that feeds it, and stays when that has deleted it, until RemoveReplica.
+//
+// Goroutines: one per volume that keeps its engine running and watches it, one
+// per replica whose backing volume has to grow, one that tells peers of groups
+// that have ended. Close ends and joins them; engines go on without the
+// controller.
 package fleet

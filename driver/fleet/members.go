@@ -173,12 +173,17 @@ func (f members) followMember(ctx context.Context, peer string, a replication.An
 	}
 	r := f.recordOf(v)
 	if r.Name == m.Name && r.Group == a.Group && r.SizeBytes == m.SizeBytes && !r.Retired && maps.Equal(r.Attributes, m.Attributes) {
+		f.followSize(v)
 		return nil
 	}
-	return f.change(ctx, v, func(r *record) {
+	err = f.change(ctx, v, func(r *record) {
 		r.enter(a.Group)
 		r.Name, r.SizeBytes, r.Retired, r.Attributes = m.Name, m.SizeBytes, false, m.Attributes
 	})
+	if err == nil {
+		f.followSize(v)
+	}
+	return err
 }
 
 // journalBytes is the journal budget that a backing volume has to find room

@@ -305,3 +305,35 @@ func TestEveryReplicaOfANewGroupIsServed(t *testing.T) {
 		}
 	})
 }
+
+// A volume that grows at its primary has a bigger backing volume at its replica
+// before long, also where the first attempt fails and the controller is restarted.
+func TestAReplicasBackingVolumeGrowsWithItsPrimary(t *testing.T) {
+	a, b, fa, fb := newPair(t)
+	defer closeFleet(t, fa)
+	replicated(t, a, fa, fb, 1)
+	b.mu.Lock()
+	b.refusals = 1
+	b.mu.Unlock()
+	if err := fa.ExpandVolume(bounded(t), id(1), 2*volumeBytes); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the replica to know of it", func() bool {
+		v, err := fb.Volume(id(1))
+		return err == nil && v.SizeBytes == 2*volumeBytes
+	})
+	until(t, "its backing volume to be expanded", func() bool { return b.expandedTo(id(1)) == 2*volumeBytes })
+	write(t, a.device(id(1)), 4)
+	p := takePoint(t, fa, "shop")
+	until(t, "the replica to hold a point of the bigger volume", func() bool {
+		points, err := fb.Groups().Points(bounded(t), "shop")
+		return err == nil && len(points) > 0 && points[len(points)-1].Checkpoint >= p.Checkpoint
+	})
+	if _, err := fb.Groups().Failover(bounded(t), "shop", "latest", false); err != nil {
+		t.Fatal(err)
+	}
+	mustAttach(t, fb, 1, "node9")
+	if got := b.device(id(1)).SizeBytes(); got != 2*volumeBytes {
+		t.Errorf("after a failover the device has %d bytes, want %d", got, 2*volumeBytes)
+	}
+}

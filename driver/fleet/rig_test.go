@@ -52,6 +52,10 @@ type cluster struct {
 	backing map[journal.VolumeID]*vfs.Mem
 	classes map[journal.VolumeID]string // of the backing volumes
 	groups  map[journal.VolumeID]string // that these say they are in
+	// expanded is what backing volumes were expanded for; the next refusals
+	// expansions fail.
+	expanded map[journal.VolumeID]int64
+	refusals int
 	engines map[journal.VolumeID]*process
 	starts  int // engines started so far
 	full    bool
@@ -77,7 +81,7 @@ type process struct {
 }
 
 func newCluster(t *testing.T) *cluster {
-	c := &cluster{t: t, site: "a", peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, groups: map[journal.VolumeID]string{}, engines: map[journal.VolumeID]*process{}}
+	c := &cluster{t: t, site: "a", peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, groups: map[journal.VolumeID]string{}, expanded: map[journal.VolumeID]int64{}, engines: map[journal.VolumeID]*process{}}
 	t.Cleanup(func() {
 		for id := range c.engines {
 			c.kill(id)
@@ -109,7 +113,24 @@ func (c *cluster) Ensure(_ context.Context, spec fleet.BackingSpec) (fleet.Place
 }
 
 // Expand implements fleet.Backing.
-func (c *cluster) Expand(context.Context, fleet.BackingSpec) error { return nil }
+func (c *cluster) Expand(_ context.Context, spec fleet.BackingSpec) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refusals > 0 {
+		c.refusals--
+		return fleet.ErrExhausted
+	}
+	c.expanded[spec.Volume] = spec.VolumeBytes
+	return nil
+}
+
+// expandedTo is the size of a volume that its backing volume was last made big
+// enough for; 0: it never was.
+func (c *cluster) expandedTo(id journal.VolumeID) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.expanded[id]
+}
 
 // Label implements fleet.Backing.
 func (c *cluster) Label(_ context.Context, spec fleet.BackingSpec) error {

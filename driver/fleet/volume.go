@@ -31,6 +31,8 @@ type volume struct {
 	client   *control.Client // nil while the engine does not answer
 	state    control.State   // newest, of client
 	failure  error           // why there is no client
+	trouble  error           // why a replica's backing volume is too small
+	growing  bool            // it is being expanded
 	gone     bool            // deleted: tend ends
 	// delivered is the peer that was last known to hold all that is durable, and
 	// the term; zero: none is known to.

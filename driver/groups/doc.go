@@ -10,7 +10,7 @@
 // also after a crash.
 //
 // Goroutines: per primary group one coordinator and, where it replicates, one
-// replication. Close ends and joins them all.
+// replication. Close ends and joins them all. TellEnds runs in its caller's.
 //
 // It knows nothing of CSI, of Kubernetes, or of where a store's files are.
 package groups

@@ -224,3 +224,33 @@ func TestAFailoverFindsWhatIsThere(t *testing.T) {
 		t.Errorf("%+v, %v", st, err)
 	}
 }
+
+// Two failovers of one group that are made at once take turns: the first is done,
+// and the second says that there is nothing left to do.
+func TestTwoFailoversAtOnce(t *testing.T) {
+	s := newReplica(t)
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	names := []string{"one", "two"}
+	for _, name := range names {
+		s.make(&v1alpha1.Recovery{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.RecoverySpec{Action: v1alpha1.ActionFailover, Group: "shop"}})
+	}
+	status := map[string]v1alpha1.RecoveryStatus{}
+	until(t, "both failovers to end", func() bool {
+		for _, name := range names {
+			var rec v1alpha1.Recovery
+			if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: s.namespace, Name: name}}); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.get(name, &rec); err != nil {
+				t.Fatal(err)
+			}
+			status[name] = rec.Status
+		}
+		s.bindAll()
+		return status["one"].Phase.Ended() && status["two"].Phase.Ended()
+	})
+	s.check(status["one"])
+	if st := status["two"]; st.Phase != v1alpha1.PhaseFailed || !strings.Contains(st.Message, "role") {
+		t.Errorf("the second one: %+v", st)
+	}
+}

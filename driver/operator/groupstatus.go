@@ -27,6 +27,7 @@ const (
 	reasonFed          = "FedByPeer"
 	reasonNoMembers    = "NoMembers"
 	reasonEngine       = "EngineNotRunning"
+	reasonTooSmall     = "BackingTooSmall"
 	reasonMissed       = "CheckpointMissed"
 	reasonNoPoint      = "NoPointYet"
 	reasonAchieved     = "Achieved"
@@ -135,6 +136,8 @@ func memberOf(v *fleet.Volume, lags map[journal.VolumeID]v1alpha1.Lag) v1alpha1.
 		out.Reason, out.Message = string(v.State.Reason), v.State.Error
 	case !v.Connected && v.Err != nil:
 		out.Reason, out.Message = reasonEngine, v.Err.Error()
+	case v.Trouble != nil:
+		out.Reason, out.Message = reasonTooSmall, v.Trouble.Error()
 	}
 	return out
 }

@@ -55,6 +55,10 @@ func TestConditions(t *testing.T) {
 		{"replica of nobody heard of", func(v *view) {
 			fed(v).Heard = v.now.Add(-time.Minute)
 		}, reasonFed, reasonAchieved, "!" + reasonDisconnected, v1alpha1.ReplicationDisconnected},
+		{"replica without room", func(v *view) {
+			fed(v)
+			v.volumes[0].Trouble = errors.New("the class cannot expand")
+		}, "!" + reasonEngine, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
 		{"orphaned replica", func(v *view) {
 			fed(v)
 			v.summary.State.Orphaned = v.now

@@ -159,6 +159,19 @@ func (l *Ledger) ackedBefore(t time.Time) []int {
 	return counts
 }
 
+// LastAcked is when the newest acknowledgement came; zero: there is none.
+func (l *Ledger) LastAcked() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var last time.Time
+	for _, s := range l.sessions {
+		if n := len(s.acked); n > 0 && s.acked[n-1].After(last) {
+			last = s.acked[n-1]
+		}
+	}
+	return last
+}
+
 // LongestPause is the longest time between two acknowledgements of one
 // session in [from, to).
 func (l *Ledger) LongestPause(from, to time.Time) time.Duration {
