@@ -55,6 +55,11 @@ const (
 // present.
 const ParameterAsOf = "asOf"
 
+// parameterDeletion is what the External Storage suite of Kubernetes puts among
+// the parameters of its group snapshot classes, beside the class's field of that
+// name, which is the one that counts. It has the field's values.
+const parameterDeletion = "deletionPolicy"
+
 // Keys that only describe a request; accepted and not interpreted.
 var (
 	volumeDescriptions   = []string{"csi.storage.k8s.io/pvc/name", "csi.storage.k8s.io/pvc/namespace", "csi.storage.k8s.io/pv/name"}
@@ -237,6 +242,12 @@ func parseSnapshotParameters(parameters map[string]string) (Moment, error) {
 	rest := maps.Clone(parameters)
 	for _, key := range snapshotDescriptions {
 		delete(rest, key)
+	}
+	if policy, ok := rest[parameterDeletion]; ok {
+		if policy != "Delete" && policy != "Retain" {
+			return Moment{}, invalid("parameter %s=%q: want Delete or Retain, and as a field of the class", parameterDeletion, policy)
+		}
+		delete(rest, parameterDeletion)
 	}
 	var at Moment
 	if text, ok := rest[ParameterAsOf]; ok {

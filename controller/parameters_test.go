@@ -119,6 +119,11 @@ func TestSnapshotParameters(t *testing.T) {
 			t.Errorf("asOf %q: %v, want ErrInvalid", text, err)
 		}
 	}
+	for policy, want := range map[string]error{"Delete": nil, "Retain": nil, "Recycle": ErrInvalid} {
+		if _, err := parseSnapshotParameters(map[string]string{"deletionPolicy": policy}); !errors.Is(err, want) {
+			t.Errorf("deletionPolicy %s: %v, want %v", policy, err, want)
+		}
+	}
 	if _, err := parseSnapshotParameters(map[string]string{"asof": "1"}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("unknown key: %v, want ErrInvalid", err)
 	}

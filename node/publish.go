@@ -145,7 +145,7 @@ func (s *Server) restage(ctx context.Context, volume string, device Device, stag
 }
 
 func (s *Server) publishBlock(device Device, target string, a access) error {
-	if a.readOnly && !device.ReadOnly {
+	if a.readOnly && !device.ReadOnly && !s.cfg.DevicesByCaller {
 		// A read-only mount of a device node does not make the device read-only.
 		return fmt.Errorf("read-only block access needs a volume that the controller published read-only: %w", ErrPrecondition)
 	}

@@ -57,6 +57,11 @@ type Config struct {
 	// UnmountWait is how long an unmount may take before the call that wants it
 	// is answered Unavailable; it goes on behind. 0: 20 s.
 	UnmountWait time.Duration
+	// DevicesByCaller: whoever calls keeps users from writing to a device that they
+	// have read-only, as a kubelet does by the permissions of the container's
+	// device. Where nobody does, a raw block volume that can be written to is not
+	// published read-only.
+	DevicesByCaller bool
 	// Topology returns the segments of this node beside its id, with the keys
 	// that the cluster uses (topology.kubernetes.io/zone); nil: none.
 	Topology func(context.Context) (map[string]string, error)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -296,6 +297,29 @@ func TestReadOnlyStaging(t *testing.T) {
 	}
 	wantCode(t, v.stage(m.Server, c), codes.AlreadyExists)
 	wantCode(t, v.publish(m.Server, c, v.target, false), codes.FailedPrecondition)
+}
+
+// TestReadOnlyBlock: a device that can be written to is published read-only where
+// whoever calls keeps its user from writing, to several users at a time, and
+// nowhere else.
+func TestReadOnlyBlock(t *testing.T) {
+	needRoot(t)
+	m := newMachine(t)
+	v := m.attach("a", 32*mib)
+	c := blockCapability()
+	c.AccessMode.Mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
+	ok(t, v.stage(m.Server, c))
+	wantCode(t, v.publish(m.Server, c, v.target, true), codes.FailedPrecondition)
+	trusting, err := New(Config{NodeID: "node-1", Devices: m, StateDir: m.dir, DevicesByCaller: true, Log: slog.New(slog.DiscardHandler)})
+	ok(t, err)
+	other := v.target + "-2"
+	for range 2 {
+		ok(t, v.publish(trusting, c, v.target, true), v.publish(trusting, c, other, true))
+	}
+	if content, err := os.ReadFile(other); err != nil || len(content) != 32<<20 {
+		t.Errorf("a device that is published read-only has %d bytes (%v)", len(content), err)
+	}
+	ok(t, v.unpublish(trusting, v.target), v.unpublish(trusting, other))
 }
 
 func TestHealth(t *testing.T) {

@@ -56,10 +56,10 @@ type cluster struct {
 	// expansions fail.
 	expanded map[journal.VolumeID]int64
 	refusals int
-	engines map[journal.VolumeID]*process
-	starts  int // engines started so far
-	full    bool
-	deaf    bool // engines do not answer
+	engines  map[journal.VolumeID]*process
+	starts   int // engines started so far
+	full     bool
+	deaf     bool // engines do not answer
 	// template is what engines are made of, manual that those that run keep
 	// theirs. handOver, unless nil, is called by each handover before it does
 	// anything; handed are the volumes of those that were done.

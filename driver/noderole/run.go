@@ -35,7 +35,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	service, err := node.New(node.Config{
 		NodeID: cfg.NodeID, MaxVolumesPerNode: cfg.MaxVolumes, Devices: devices{kept, cfg.StageWait},
-		StateDir: cfg.StateDir, Topology: cfg.Topology, Log: cfg.Log,
+		StateDir: cfg.StateDir, Topology: cfg.Topology, DevicesByCaller: true, Log: cfg.Log,
 	})
 	if err != nil {
 		return err

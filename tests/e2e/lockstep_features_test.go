@@ -37,6 +37,21 @@ func TestLockstepMount(t *testing.T) {
 	}
 }
 
+// TestLockstepReadOnlyBlock checks that pods can have a device read-only beside
+// one that writes to it.
+func TestLockstepReadOnlyBlock(t *testing.T) {
+	t.Parallel()
+	lockstepOn(t, env.A)
+	ns := env.A.NewNamespace(t)
+	ns.CreateClaim(Claim{Name: "raw", Class: ns.Class(Class{Over: env.BackingClasses[0]}), Block: true})
+	writer := ns.RunPod(Pod{Name: "writer", Mounts: []Mount{{Claim: "raw", Path: "/dev/raw", Block: true}}})
+	ns.Sh("writer", "echo mine | dd of=/dev/raw bs=512 conv=sync,fsync,notrunc 2>/dev/null")
+	ns.RunPod(Pod{Name: "reader", Node: writer.Spec.NodeName, Mounts: []Mount{{Claim: "raw", Path: "/dev/raw", Block: true, ReadOnly: true}}})
+	if got := ns.Sh("reader", "dd if=/dev/raw bs=512 count=1 2>/dev/null | tr -d '\\0'; if echo other > /dev/raw; then echo written; else echo refused; fi 2>/dev/null"); got != "mine\nrefused" {
+		t.Errorf("a pod that has a device read-only reads and writes: %q", got)
+	}
+}
+
 // TestLockstepOncePod checks that a ReadWriteOncePod volume is one pod's.
 func TestLockstepOncePod(t *testing.T) {
 	t.Parallel()
