@@ -118,9 +118,12 @@ var pageDamage = map[string]damage{
 	"no element in a leaf below": inNode("branch", "page header", func(im image, n *node) {
 		im.put16(int64(n.element(1).child)*samplePage+atCount, 0)
 	}),
-	"position":       inNode("large", "element", func(im image, n *node) { im[n.elementOffset(1)+4]++ }),
-	"position far":   inNode("large", "element", func(im image, n *node) { im.put32(n.elementOffset(1)+4, 1<<32-1) }),
-	"no key":         inNode("large", "element", func(im image, n *node) { im.put32(n.elementOffset(0)+8, 0) }),
+	"position":     inNode("large", "element", func(im image, n *node) { im[n.elementOffset(1)+4]++ }),
+	"position far": inNode("large", "element", func(im image, n *node) { im.put32(n.elementOffset(1)+4, 1<<32-1) }),
+	"no key": inNode("large", "element", func(im image, n *node) {
+		im.put32(n.elementOffset(0)+8, 0)
+		im.put32(n.elementOffset(0)+12, uint32(n.element(0).valueBytes+6)) // the next one still follows it
+	}),
 	"long key":       inNode("large", "element", func(im image, n *node) { im.put32(n.elementOffset(0)+8, MaxKeyBytes+1) }),
 	"value too long": inNode("large", "element", func(im image, n *node) { im.put32(n.elementOffset(1)+12, 1<<32-1) }),
 	"value over page": inNode("large", "element", func(im image, n *node) {
@@ -188,7 +191,12 @@ var bucketDamage = map[string]damage{
 	"one element less":        inSmall("element", func(im image, value int64) { im[value+bucketBytes+atCount]-- }),
 	"position":                inSmall("element", func(im image, value int64) { im[value+bucketBytes+headerBytes+4]++ }),
 	"value beyond the bucket": inSmall("element", func(im image, value int64) { im[value+bucketBytes+headerBytes+2*elementBytes+13] = 1 }),
-	"bucket in a small one":   inSmall("element", func(im image, value int64) { im[value+bucketBytes+headerBytes] = bucketFlag }),
+	"bucket in a small one": inSmall("element", func(im image, value int64) {
+		first := value + bucketBytes + headerBytes
+		im[first] = bucketFlag
+		im.put32(first+8, im.get32(first+8)+4) // a value of the size of a bucket's header
+		im.put32(first+12, bucketBytes)
+	}),
 	"keys out of order": inSmall("element", func(im image, value int64) {
 		im[value+bucketBytes+headerBytes+3*elementBytes] = 'z'
 	}),
