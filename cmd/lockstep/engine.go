@@ -43,6 +43,7 @@ func validateAddresses(addresses map[string]string) error {
 // newEngineCommand runs the engine role of a cluster.
 func (a *app) newEngineCommand() *cobra.Command {
 	config, flags, volume := enginepod.ProcessConfig{Version: version}, roleFlags{}, ""
+	var index string
 	command := &cobra.Command{
 		Use:   "engine --volume ID --store-dir DIR --holder-socket PATH --tls-dir DIR",
 		Short: "Run one volume's engine in a cluster",
@@ -56,6 +57,10 @@ On SIGINT or SIGTERM everything is made durable; the device waits for the next e
 			if err := completeEngine(&config, volume); err != nil {
 				return err
 			}
+			var err error
+			if config.IndexMemory, err = parseIndexMemory(index); err != nil {
+				return err
+			}
 			if err := flags.validate(); err != nil {
 				return err
 			}
@@ -67,6 +72,7 @@ On SIGINT or SIGTERM everything is made durable; the device waits for the next e
 		}),
 	}
 	f := command.Flags()
+	registerIndexMemory(f, &index)
 	f.StringVar(&volume, "volume", "", "the volume's 32 hexadecimal digits")
 	f.StringVar(&config.StoreDir, "store-dir", "", "where the backing volume is mounted")
 	f.StringVar(&config.Listen, "listen", ":7443", "host:port that serves controller and gateway")
