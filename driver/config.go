@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lockstep-csi/lockstep/internal/certs"
+	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // StandaloneConfig is what RunStandalone needs.
@@ -23,6 +24,7 @@ type StandaloneConfig struct {
 	RateLimit   int64             // bytes per second sent to each peer; 0: unlimited
 	Compress    bool              // what is sent to peers
 	MetricsAddr string            // host:port; empty: no metrics are served
+	IndexMemory int64             // bytes for the index of each volume; 0: the journal's default
 	Version     string            // of the program
 	MaxVolumes  int64             // that can be attached at a time; 0: DefaultMaxVolumes
 	// HolderArgs are the arguments that make the program at HolderExe run a
@@ -52,6 +54,8 @@ func (c *StandaloneConfig) Validate() error {
 		return fmt.Errorf("standalone configuration: admin socket %q is not an absolute path", c.Admin)
 	case c.MaxVolumes < 0:
 		return fmt.Errorf("standalone configuration: %d volumes at most is negative", c.MaxVolumes)
+	case c.IndexMemory != 0 && c.IndexMemory < journal.MinIndexMemory:
+		return fmt.Errorf("standalone configuration: %d bytes for an index, want at least %d", c.IndexMemory, int64(journal.MinIndexMemory))
 	case c.RateLimit < 0:
 		return fmt.Errorf("standalone configuration: rate limit of %d bytes per second is negative", c.RateLimit)
 	case (c.Listen != "" || len(c.Peers) > 0) && c.TLSDir == "":

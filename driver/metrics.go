@@ -17,7 +17,7 @@ var (
 	groupLabels  = []string{"group"}
 
 	journalBytes   = prometheus.NewDesc("lockstep_volume_journal_bytes", "Room taken by segments that hold records.", volumeLabels, nil)
-	indexExtents   = prometheus.NewDesc("lockstep_volume_index_extents", "Extents in the index of the live view.", volumeLabels, nil)
+	indexExtents   = prometheus.NewDesc("lockstep_volume_index_extents", "Extents of the live view's index that are in memory.", volumeLabels, nil)
 	volumeFailed   = prometheus.NewDesc("lockstep_volume_failed", "1 if an error stopped the volume.", volumeLabels, nil)
 	newestPoint    = prometheus.NewDesc("lockstep_group_newest_point_timestamp_seconds", "Newest moment that the group can be recovered to.", groupLabels, nil)
 	oldestPoint    = prometheus.NewDesc("lockstep_group_oldest_point_timestamp_seconds", "Oldest moment that the group can be recovered to: the achieved window's begin.", groupLabels, nil)

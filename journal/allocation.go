@@ -14,12 +14,38 @@ func (s *Store) Allocation(off, length int64, limit int) ([]AllocatedRange, erro
 	if err := s.checkRange(off, length); err != nil {
 		return nil, err
 	}
+	for {
+		out, err := s.tryAllocation(off, length, limit)
+		if !s.healed(err) {
+			return out, err
+		}
+		if err := s.refreshLive(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// allocationExtents bounds what is copied of the index in memory to describe
+// a range without holding up appends.
+const allocationExtents = 4096
+
+func (s *Store) tryAllocation(off, length int64, limit int) ([]AllocatedRange, error) {
 	s.mu.RLock()
-	defer s.mu.RUnlock()
 	if err := s.usable(); err != nil {
+		s.mu.RUnlock()
 		return nil, err
 	}
-	return collectAllocation(s.index, s.base, off, length, limit)
+	if s.index.stack == nil {
+		defer s.mu.RUnlock()
+		return collectAllocation(s.index, s.base, off, length, limit)
+	}
+	st := s.index.stack
+	st.users.Add(1)
+	memory, upTo := s.index.collect(uint64(off)/SectorBytes, uint64(off+length)/SectorBytes, allocationExtents)
+	s.mu.RUnlock()
+	defer s.releaseStack(st)
+	all := &stack{layers: append([]layer{memory}, st.layers...), oldest: st.oldest}
+	return collectAllocation(all, s.base, off, int64(upTo)*SectorBytes-off, limit)
 }
 
 // collectAllocation merges neighbours of one state, up to limit ranges.
@@ -39,9 +65,11 @@ func collectAllocation(ix lookuper, base vfs.File, off, length int64, limit int)
 	return out, err
 }
 
-// lookuper is an index: the live extentMap or a view's table.
+// lookuper is an index: the live one's part in memory, or a stack.
 type lookuper interface {
-	lookup(start, end uint64, fn func(extent) bool)
+	// lookup calls fn for the mapped parts of [start, end) in ascending order
+	// until fn returns false.
+	lookup(start, end uint64, fn func(extent) bool) error
 }
 
 // allocation walks [off, off+length) of a view in ascending order: what the
@@ -74,13 +102,16 @@ func allocation(ix lookuper, base vfs.File, off, length int64, fn func(Allocated
 			emit(min(to, stop), false)
 		}
 	}
-	ix.lookup(uint64(off)/SectorBytes, uint64(end)/SectorBytes, func(e extent) bool {
+	err := ix.lookup(uint64(off)/SectorBytes, uint64(end)/SectorBytes, func(e extent) bool {
 		fromBase(int64(e.start()) * SectorBytes)
 		if failed == nil {
 			emit(int64(e.end())*SectorBytes, e.loc.isZeroes())
 		}
 		return going && failed == nil
 	})
+	if err != nil {
+		return err
+	}
 	fromBase(end)
 	return failed
 }

@@ -172,12 +172,16 @@ func (c *crowd) pinAWhile() error {
 // TestEverybodyAtOnce is meant for the race detector. LOCKSTEP_TEST_SECONDS
 // makes it longer.
 func TestEverybodyAtOnce(t *testing.T) {
-	for name, fs := range map[string]vfs.FS{"os": vfs.OS{}, "mem": vfs.NewMem()} {
+	for name, fs := range map[string]vfs.FS{"os": vfs.OS{}, "mem": vfs.NewMem(), "small index": vfs.OS{}} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig(t)
 			cfg.FS, cfg.JournalBytes = fs, 3*MinSegmentBytes
-			if name == "mem" {
+			switch name {
+			case "mem":
 				cfg.Dir = "v"
+			case "small index":
+				smallIndex(&cfg)
+				cfg.JournalBytes = 12 * MinSegmentBytes
 			}
 			if err := Create(cfg, Spec{testVolume, crowdVolumeBytes}); err != nil {
 				t.Fatal(err)
@@ -191,11 +195,7 @@ func TestEverybodyAtOnce(t *testing.T) {
 				}
 			}
 			c.run(t, time.Duration(seconds)*time.Second)
-			for _, g := range c.s.segments {
-				if n := g.users.Load(); n != 1 {
-					t.Errorf("segment %s has %d users", g.name, n)
-				}
-			}
+			checkNothingHeld(t, c.s)
 			mustClose(t, c.s)
 			c.s = mustOpen(t, cfg)
 			c.checkAll(t)

@@ -16,6 +16,13 @@ import (
 // recover in a moment, large enough that rotation costs nothing.
 const DefaultSegmentBytes = 64 << 20
 
+// DefaultIndexMemory is Config.IndexMemory unless configured: the index of about
+// 8 GiB in 4 KiB writes at random places is in memory as a whole.
+const (
+	DefaultIndexMemory = 128 << 20
+	MinIndexMemory     = 1 << 20
+)
+
 // Config says where a store lives and how long its history is.
 type Config struct {
 	FS  vfs.FS
@@ -35,8 +42,16 @@ type Config struct {
 	// Window is how long records are kept before they are destaged; 0 keeps
 	// them until JournalBytes forces them out.
 	Window time.Duration
+	// IndexMemory bounds, in bytes, what the index of the live volume and
+	// cached blocks of index runs take, as long as the runs keep up; at least
+	// MinIndexMemory, 0 is DefaultIndexMemory. What does not fit is read from
+	// disk when it is needed.
+	IndexMemory int64
 	// Log receives what an operator should know; nil discards it.
 	Log *slog.Logger
+
+	youngExtents int   // see liveIndex; set by Validate, unless by a test
+	runStep      uint8 // see defaultRunStep; set by Validate, unless by a test
 }
 
 // Validate checks the configuration and fills in the defaults.
@@ -61,6 +76,25 @@ func (c *Config) Validate() error {
 	}
 	if c.JournalBytes < 0 || c.Window < 0 {
 		return fmt.Errorf("validate journal configuration: JournalBytes and Window must not be negative")
+	}
+	return c.validateIndex()
+}
+
+// validateIndex divides the index's memory: a quarter is for blocks of runs, the
+// rest for what was written lately, twice over: the older half is put aside
+// until it is on disk.
+func (c *Config) validateIndex() error {
+	if c.IndexMemory == 0 {
+		c.IndexMemory = DefaultIndexMemory
+	}
+	if c.IndexMemory < MinIndexMemory {
+		return fmt.Errorf("validate journal configuration: IndexMemory is %d, want at least %d", c.IndexMemory, MinIndexMemory)
+	}
+	if c.youngExtents == 0 {
+		c.youngExtents = int(c.IndexMemory * 3 / 8 / indexBytesPerExtent)
+	}
+	if c.runStep == 0 {
+		c.runStep = defaultRunStep
 	}
 	return nil
 }

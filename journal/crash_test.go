@@ -4,7 +4,10 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"path"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -48,6 +51,9 @@ func TestCrashAtEveryOperation(t *testing.T) {
 				if err := errors.Join(dry.closeViews(), dry.s.Close()); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
+				if load.name == "index runs" && len(dry.runs(t)) < 3 {
+					t.Fatalf("seed %d: the workload makes index runs %v only", seed, dry.runs(t))
+				}
 				for k := int64(1); k <= dry.fault.Count(); k++ {
 					w := newWorld(t, seed, load.change)
 					w.crashAt(load.steps, seed, k)
@@ -55,6 +61,16 @@ func TestCrashAtEveryOperation(t *testing.T) {
 			}
 		})
 	}
+}
+
+// runs are the names of the index runs on the disk.
+func (w *world) runs(t *testing.T) (names []string) {
+	t.Helper()
+	all, err := w.mem.ReadDir(path.Join(worldDir, journalDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(all, func(name string) bool { return !strings.HasSuffix(name, runSuffix) })
 }
 
 // crashAt runs the workload into a crash and checks both outcomes.

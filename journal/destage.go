@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
@@ -56,7 +57,14 @@ func (s *Store) destageBatch(ctx context.Context) (more bool, err error) {
 		return false, fmt.Errorf("destage up to %s: %w", to, err)
 	}
 	s.forgetDestaged(merged, parts[len(parts)-1].id)
-	return true, s.dropBatch(parts, to)
+	if err := s.dropBatch(parts, to); err != nil {
+		return false, err
+	}
+	s.pruneRuns()
+	if err := s.refreshLive(); err != nil {
+		return false, fmt.Errorf("let go of what was destaged up to %s: %w", to, err)
+	}
+	return true, nil
 }
 
 // chooseBatch picks sealed segments from the base on that are over the budget
@@ -232,6 +240,17 @@ func verifyPart(ctx context.Context, part pathPart, pace *pacer) error {
 // forgetChunk bounds the extents that leave the live index in one go, while
 // foreground requests wait.
 const forgetChunk = 64
+
+// pruneRuns removes the index runs that no segment is left of.
+func (s *Store) pruneRuns() {
+	s.mu.RLock()
+	ids := slices.Sorted(maps.Keys(s.segments))
+	s.mu.RUnlock()
+	s.runs.prune(func(key runKey) bool {
+		i, _ := slices.BinarySearch(ids, key.start)
+		return i < len(ids) && ids[i] < key.end()
+	})
+}
 
 // forgetDestaged is the first half of step 3.
 func (s *Store) forgetDestaged(merged table, last segmentID) {

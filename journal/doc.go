@@ -26,6 +26,8 @@
 //   - After a write, sync or commit of unknown outcome the store is poisoned:
 //     nothing more is acknowledged until it has been closed and opened again.
 //   - A lack of space is ErrFull, before anything was written.
+//   - An index run is derived and never believed without its checksums: one that
+//     is missing, stale or damaged costs time and changes no answer.
 //   - A position that a View, a pin or a RecordReader holds stays open:
 //     destage waits for it. A segment's file is reused when its last user lets
 //     go of it.

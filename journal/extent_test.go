@@ -14,14 +14,10 @@ func (m modelIndex) insert(start, end uint64, loc location) {
 	}
 }
 
-type index interface {
-	lookup(start, end uint64, fn func(extent) bool)
-}
-
-func checkAgainst(t *testing.T, ix index, model modelIndex, sectors uint64) {
+func checkAgainst(t *testing.T, ix lookuper, model modelIndex, sectors uint64) {
 	t.Helper()
 	next := uint64(0)
-	ix.lookup(0, sectors, func(e extent) bool {
+	err := ix.lookup(0, sectors, func(e extent) bool {
 		for ; next < e.start(); next++ {
 			if _, ok := model[next]; ok {
 				t.Fatalf("sector %d: mapped in the model, missing in the index", next)
@@ -34,11 +30,23 @@ func checkAgainst(t *testing.T, ix index, model modelIndex, sectors uint64) {
 		}
 		return true
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for ; next < sectors; next++ {
 		if _, ok := model[next]; ok {
 			t.Fatalf("sector %d: mapped in the model, missing at the index's end", next)
 		}
 	}
+}
+
+// stackOf makes a stack of layers, given from newest to oldest.
+func stackOf(layers ...table) *stack {
+	st := &stack{}
+	for _, t := range layers {
+		st.layers = append(st.layers, t)
+	}
+	return st
 }
 
 func randomRun(rng *rand.Rand, sectors uint64) (start, end uint64) {
@@ -71,7 +79,7 @@ func TestExtentMapEqualsModel(t *testing.T) {
 			model.insert(start, end, loc)
 		}
 		checkAgainst(t, m, model, sectors)
-		checkAgainst(t, m.table(), model, sectors)
+		checkAgainst(t, stackOf(m.table()), model, sectors)
 		checkAgainst(t, loadExtentMap(m.table()), model, sectors)
 	}
 }
@@ -92,7 +100,7 @@ func TestOverlayAllEqualsModel(t *testing.T) {
 			}
 			tables = append(tables, m.table())
 		}
-		checkAgainst(t, overlayAll(tables), model, sectors)
+		checkAgainst(t, stackOf(overlayAll(tables)), model, sectors)
 	}
 }
 
@@ -101,7 +109,9 @@ func TestLongRunsAreSplit(t *testing.T) {
 	const end = 3*maxExtentSectors + 5
 	m.insert(0, end, makeLocation(1, 0))
 	var covered uint64
-	m.lookup(0, end, func(e extent) bool { covered += e.sectors(); return true })
+	if err := m.lookup(0, end, func(e extent) bool { covered += e.sectors(); return true }); err != nil {
+		t.Fatal(err)
+	}
 	if covered != end || m.len() != 4 {
 		t.Fatalf("covered %d sectors in %d extents, want %d in 4", covered, m.len(), uint64(end))
 	}

@@ -78,11 +78,12 @@ func (m *extentMap) cut(start, end uint64) {
 }
 
 // lookup calls fn for the mapped parts of [start, end) in ascending order
-// until fn returns false.
-func (m *extentMap) lookup(start, end uint64, fn func(extent) bool) {
+// until fn returns false. It never fails.
+func (m *extentMap) lookup(start, end uint64, fn func(extent) bool) error {
 	m.tree.Ascend(makeExtent(start+1, start+1, 0), func(e extent) bool {
 		return e.start() < end && fn(e.slice(start, end))
 	})
+	return nil
 }
 
 func (m *extentMap) len() int { return m.tree.Len() }

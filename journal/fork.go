@@ -93,12 +93,16 @@ func (s *Store) activate(line Timeline) error {
 		}
 	}
 	s.retireActive()
-	return s.changeState(
+	var replaced *stack
+	err := s.changeState(
 		func(next *catalogState) { next.Active, next.CleanTip = line.ID, nil },
 		func(tx kv.Tx) error { return s.cat.saveTimeline(tx, line) },
 		func() {
 			if _, known := s.tree.timelines[line.ID]; !known {
 				s.tree.add(line)
+			}
+			if s.index != index {
+				replaced = s.index.stack
 			}
 			s.index, s.tipBytes = index, size
 			s.forks++
@@ -106,4 +110,9 @@ func (s *Store) activate(line Timeline) error {
 			s.durableSeq.Store(uint64(s.durable.Seq))
 			s.announceLocked()
 		})
+	if err != nil && start != tip {
+		replaced = index.stack
+	}
+	s.releaseStack(replaced)
+	return err
 }

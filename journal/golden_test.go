@@ -2,13 +2,17 @@ package journal
 
 import (
 	"bytes"
+	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // update rewrites what the encoders produce now below testdata:
@@ -99,6 +103,7 @@ func goldens() []golden {
 		golden{"v1/checkpoint-info.bin", func() []byte { return goldenInfo.appendEncoded(nil) },
 			func(b []byte) (any, error) { return decodeCheckpointInfo(b) }, goldenInfo, func(int) bool { return true }},
 		golden{"v1/segment-footer.bin", func() []byte { return append(bytes.Clone(body), block...) }, decodeGoldenFooter, f, nil},
+		golden{"v2/index-run.bin", func() []byte { return encodeGoldenRun(goldenRunTable()) }, decodeGoldenRun, goldenRunTable(), nil},
 		golden{"v1/volume.json", nil, func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(1), nil},
 		golden{"v2/volume.json", func() []byte {
 			b, err := newIdentity(goldenVolume, goldenTime).encode()
@@ -132,6 +137,57 @@ func decodeGoldenFooter(b []byte) (any, error) {
 		return nil, err
 	}
 	return t.decodeBody(b[:split])
+}
+
+func goldenRunTable() table {
+	return table{
+		makeExtent(8, 9, makeLocation(4, 0)), makeExtent(16, 18, makeLocation(5, 4160)), makeExtent(18, 20, makeLocation(7, 8240)),
+	}
+}
+
+// encodeGoldenRun is the file of a run of goldenRunJob.
+func encodeGoldenRun(extents table) []byte {
+	mem := vfs.NewMem()
+	f, err := mem.Create("run")
+	if err != nil {
+		panic(err)
+	}
+	w := newRunWriter(f, goldenVolume, goldenRunJob())
+	err = errors.Join(w.copy(extents.cursor(), func(int64) error { return nil }), w.finish())
+	size, sizeErr := f.Size()
+	b := make([]byte, size)
+	if err := errors.Join(err, sizeErr, readFull(f, b, 0)); err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// decodeGoldenRun reads a file and returns its extents, if the list of segments
+// is the right one.
+func decodeGoldenRun(b []byte) (any, error) {
+	h, err := decodeRunHeader(b[:min(len(b), blockBytes)], int64(len(b)))
+	if err != nil {
+		return nil, err
+	}
+	fences, segments, err := decodeRunTail(&h, b[blockBytes*(1+h.blocks):])
+	if err != nil {
+		return nil, err
+	}
+	var all table
+	for n := range h.blocks {
+		if all, err = decodeRunBlock(all, b[blockBytes*(1+n):][:blockBytes], &h, n); err != nil {
+			return nil, err
+		}
+		if fences[n] != all[len(all)-1].end() {
+			return nil, wireCorrupt("fence", fmt.Sprint(all[len(all)-1].end()), fmt.Sprint(fences[n]))
+		}
+	}
+	for i, part := range goldenRunJob().parts {
+		if segments[i] != runSegmentOf(part.segment, part.last) {
+			return nil, wireCorrupt("segment", fmt.Sprint(part.id), fmt.Sprintf("%+v", segments[i]))
+		}
+	}
+	return all, nil
 }
 
 func decodeGoldenEntry(b []byte) (any, error) {

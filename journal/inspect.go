@@ -28,10 +28,11 @@ type Report struct {
 	Timelines []TimelineReport `json:"timelines"`
 	Pins      []PinReport      `json:"pins"`
 	Segments  []SegmentReport  `json:"segments"`
+	IndexRuns []RunReport      `json:"indexRuns"`
 	Damage    []Damage         `json:"damage"`
 }
 
-// OK reports whether nothing is damaged.
+// OK reports whether nothing is damaged that is not made again.
 func (r *Report) OK() bool { return len(r.Damage) == 0 }
 
 // TimelineReport is a timeline as the catalog knows it.
@@ -85,7 +86,7 @@ func Verify(ctx context.Context, fs vfs.FS, dir string) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("verify store %s: %w", dir, err)
 	}
-	err = in.verifySegments(ctx)
+	err = errors.Join(in.verifySegments(ctx), in.verifyRuns(ctx))
 	if err = errors.Join(err, in.close()); err != nil {
 		return Report{}, fmt.Errorf("verify store %s: %w", dir, err)
 	}
@@ -108,9 +109,9 @@ func inspect(fs vfs.FS, dir string) (*inspector, error) {
 		return nil, err
 	}
 	in := &inspector{
-		s: &Store{cfg: cfg, segments: map[segmentID]*segment{}, tree: newTree(map[TimelineID]Timeline{})},
+		s: &Store{cfg: cfg, runs: newRunSet(&cfg, VolumeID{}, 0), segments: map[segmentID]*segment{}, tree: newTree(map[TimelineID]Timeline{})},
 		report: Report{Dir: dir, Version: StoreFormatVersion,
-			Timelines: []TimelineReport{}, Pins: []PinReport{}, Segments: []SegmentReport{}, Damage: []Damage{}},
+			Timelines: []TimelineReport{}, Pins: []PinReport{}, Segments: []SegmentReport{}, IndexRuns: []RunReport{}, Damage: []Damage{}},
 	}
 	id, err := readIdentity(&cfg)
 	if errors.Is(err, ErrNotStore) {

@@ -35,6 +35,7 @@ func (in *inspector) openOthers() error {
 	if err != nil {
 		return err
 	}
+	s.runs.find(names)
 	for _, name := range names {
 		id, ok := parseSegmentName(name)
 		if _, known := s.segments[id]; !ok || known {
@@ -144,10 +145,15 @@ func (in *inspector) verifyRecords(g *segment, r *SegmentReport) error {
 	if err != nil || !g.sealed {
 		return err
 	}
-	f, err := g.readFooter()
+	t, err := g.readTrailer()
 	if err != nil {
 		return in.damage(err)
 	}
+	f, err := g.readFooterBody(&t)
+	if err != nil {
+		return in.damage(err)
+	}
+	g.extents, g.footerCRC = len(f.extents), t.bodyCRC
 	bad := func(what string, wanted, found any) error {
 		return in.damage(&CorruptError{File: g.name, Offset: f.offset(), What: what, Wanted: fmt.Sprint(wanted), Found: fmt.Sprint(found)})
 	}

@@ -87,13 +87,14 @@ func TestDumpRecords(t *testing.T) {
 
 // TestReportFieldNames: tools read them.
 func TestReportFieldNames(t *testing.T) {
-	b, err := json.Marshal(Report{Timelines: []TimelineReport{{}}, Pins: []PinReport{{}}, Segments: []SegmentReport{{Timeline: "t"}}, Damage: []Damage{{}}})
+	b, err := json.Marshal(Report{Timelines: []TimelineReport{{}}, Pins: []PinReport{{}}, Segments: []SegmentReport{{Timeline: "t"}}, IndexRuns: []RunReport{{Damage: "d"}}, Damage: []Damage{{}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	const want = `{"dir":"","volume":"","version":0,"sizeBytes":0,"baseBytes":0,"active":"","base":"","horizon":"","tip":"","clean":false,` +
 		`"timelines":[{"id":"","parent":"","last":0,"created":"0001-01-01T00:00:00Z","reason":""}],"pins":[{"name":"","position":""}],` +
 		`"segments":[{"file":"","state":"","timeline":"t","first":0,"last":0,"bytes":0,"endBytes":0,"records":0,"checkpoints":0,"damaged":false}],` +
+		`"indexRuns":[{"file":"","first":0,"last":0,"extents":0,"segments":0,"damage":"d"}],` +
 		`"damage":[{"file":"","offset":0,"what":"","wanted":"","found":"","kind":""}]}`
 	if string(b) != want {
 		t.Fatalf("got  %s\nwant %s", b, want)

@@ -14,15 +14,17 @@ import (
 const maintainEvery = 5 * time.Second
 
 // Run keeps the journal in shape until ctx ends: seals complete segments,
-// has the next one ready, destages what left the window. A lack of space is
+// has the next one ready, destages what left the window, merges indexes. A lack of space is
 // logged and tried again; the first other error ends Run.
 //
 // The supply of segments has a goroutine of its own: an append that needs the
-// next one must not wait until a batch has been destaged.
+// next one must not wait until a batch has been destaged. So has the making of
+// index runs, which nobody waits for.
 func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.repeat(ctx, s.wakeSupply, s.supply) })
-	g.Go(func() error { return s.repeat(ctx, s.wake, s.Maintain) })
+	g.Go(func() error { return s.repeat(ctx, s.wake, s.destageDue) })
+	g.Go(func() error { return s.repeat(ctx, s.wakeRuns, s.buildRuns) })
 	return g.Wait()
 }
 
@@ -67,14 +69,39 @@ func (s *Store) supply(context.Context) error {
 			return sealErr
 		}
 		s.wakeRun() // more may be due now
+		if refreshErr := s.settleLive(); refreshErr != nil {
+			return refreshErr
+		}
 	}
 	return err
+}
+
+// settleLive lets go of what the live index has put aside, if that is sealed.
+func (s *Store) settleLive() error {
+	s.mu.RLock()
+	waits := s.index.old != nil
+	s.mu.RUnlock()
+	if !waits {
+		return nil
+	}
+	if err := s.refreshLive(); err != nil {
+		return fmt.Errorf("settle the index: %w", err)
+	}
+	return nil
 }
 
 // Maintain does what is due now and returns. Errors: ErrFull when the backing
 // volume has no room (call again later), ErrCorrupt when a record that had to
 // be destaged is damaged, ErrPoisoned, ErrClosed.
 func (s *Store) Maintain(ctx context.Context) error {
+	if err := s.destageDue(ctx); err != nil {
+		return err
+	}
+	return s.buildRuns(ctx)
+}
+
+// destageDue is Maintain but for index runs.
+func (s *Store) destageDue(ctx context.Context) error {
 	s.maintainMu.Lock()
 	defer s.maintainMu.Unlock()
 	// A file that cannot be made for lack of space may be there once something
@@ -102,8 +129,8 @@ func (s *Store) Maintain(ctx context.Context) error {
 type Stats struct {
 	Segments     int
 	JournalBytes int64 // room taken by segments that hold records
-	IndexExtents int64 // of the live view
-	IndexBytes   int64 // estimate of their memory
+	IndexExtents int64 // of the live view that are in memory
+	IndexBytes   int64 // estimate of the memory that they and cached blocks of index runs take
 	Timelines    int
 	Appended     uint64 // records since Open
 	Unflushed    uint64 // of them, not yet durable
@@ -118,7 +145,7 @@ func (s *Store) Stats() Stats {
 	defer s.mu.RUnlock()
 	st := Stats{
 		Segments: len(s.segments), Timelines: len(s.tree.timelines),
-		IndexExtents: int64(s.index.len()), IndexBytes: int64(s.index.len()) * indexBytesPerExtent,
+		IndexExtents: int64(s.index.len()), IndexBytes: int64(s.index.len())*indexBytesPerExtent + s.runs.cache.bytes(),
 		JournalBytes: s.journalBytesLocked(), Appended: s.appended, Unflushed: s.appended - s.flushed,
 	}
 	return st

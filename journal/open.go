@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
@@ -26,8 +29,9 @@ func Open(cfg Config) (*Store, error) {
 		cfg: cfg, volume: id.Volume,
 		segments: map[segmentID]*segment{}, holds: map[*hold]struct{}{},
 		changed: make(chan struct{}), wake: make(chan struct{}, 1), wakeSupply: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
-		headers: make([]byte, 0, MaxBatch*frameHeaderBytes),
+		headers: make([]byte, 0, MaxBatch*frameHeaderBytes), wakeRuns: make(chan struct{}, 1),
 	}
+	s.runs = newRunSet(&s.cfg, s.volume, cfg.IndexMemory/4)
 	if err := s.open(id); err != nil {
 		return nil, fmt.Errorf("open store of volume %s: %w", id.Volume, errors.Join(err, s.release(s.segments)))
 	}
@@ -67,6 +71,7 @@ func (s *Store) open(id identity) error {
 	if err := s.checkPaths(); err != nil {
 		return err
 	}
+	s.pruneRuns()
 	return s.buildLive()
 }
 
@@ -104,14 +109,14 @@ func (s *Store) openBase(sizeBytes int64) error {
 	return nil
 }
 
+// openReaders is how many segments are checked at once, because each is three
+// reads from all over the disk.
+const openReaders = 8
+
 // openSealed opens the segments that the catalog knows and checks that they
 // follow one another without a gap on each timeline.
 func (s *Store) openSealed(entries map[segmentID]segmentEntry) error {
-	ids := make([]segmentID, 0, len(entries))
-	for id := range entries {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
+	ids := slices.Sorted(maps.Keys(entries))
 	for _, id := range ids {
 		e := entries[id]
 		g := &segment{
@@ -123,24 +128,49 @@ func (s *Store) openSealed(entries map[segmentID]segmentEntry) error {
 			return err
 		}
 		s.segments[id] = g
-		if err := g.checkHeader(); err != nil {
-			return err
+	}
+	failed := make([]error, len(ids))
+	var readers errgroup.Group
+	readers.SetLimit(openReaders)
+	for i, id := range ids {
+		readers.Go(func() error {
+			failed[i] = s.segments[id].checkSealed()
+			return failed[i]
+		})
+	}
+	_ = readers.Wait() // the error that counts is that of the oldest segment
+	for i, id := range ids {
+		if failed[i] != nil {
+			return failed[i]
 		}
-		f, err := g.readFooter()
-		if err != nil {
-			return err
-		}
-		if f.last != g.last || f.end != g.end {
-			return &CorruptError{File: g.name, Offset: g.bytes - blockBytes, What: "segment trailer",
-				Wanted: fmt.Sprintf("last %d end %d", g.last, g.end), Found: fmt.Sprintf("last %d end %d", f.last, f.end)}
-		}
-		g.checkpoints = f.checkpoints
-		if err := s.extendLine(g); err != nil {
+		if err := s.extendLine(s.segments[id]); err != nil {
 			return err
 		}
 		s.nextID = max(s.nextID, id+1)
 	}
 	s.nextID = max(s.nextID, 1)
+	return nil
+}
+
+// checkSealed reads and verifies all of a segment that the catalog knows but
+// its records, and takes the checkpoints from its footer.
+func (g *segment) checkSealed() error {
+	if err := g.checkHeader(); err != nil {
+		return err
+	}
+	t, err := g.readTrailer()
+	if err != nil {
+		return err
+	}
+	f, err := g.readFooterBody(&t)
+	if err != nil {
+		return err
+	}
+	if f.last != g.last || f.end != g.end {
+		return &CorruptError{File: g.name, Offset: g.bytes - blockBytes, What: "segment trailer",
+			Wanted: fmt.Sprintf("last %d end %d", g.last, g.end), Found: fmt.Sprintf("last %d end %d", f.last, f.end)}
+	}
+	g.checkpoints, g.extents, g.footerCRC = f.checkpoints, len(f.extents), t.bodyCRC
 	return nil
 }
 
@@ -203,26 +233,4 @@ func (s *Store) buildLive() error {
 	s.durable = tip
 	s.durableSeq.Store(uint64(tip.Seq))
 	return nil
-}
-
-// indexAt builds the index of the view at a position of the tree, and returns
-// the volume's size there.
-func (s *Store) indexAt(at Position) (*extentMap, int64, error) {
-	s.mu.RLock()
-	parts, err := s.holdPathLocked(at)
-	size := s.sizeOfLocked(parts)
-	s.mu.RUnlock()
-	if err != nil {
-		return nil, 0, err
-	}
-	defer func() {
-		for _, part := range parts {
-			s.releaseSegment(part.segment)
-		}
-	}()
-	t, err := tableOf(parts)
-	if err != nil {
-		return nil, 0, err
-	}
-	return loadExtentMap(t), size, nil
 }

@@ -19,16 +19,18 @@ const (
 	maxRest = 250 * time.Millisecond
 )
 
-// pacer holds back one batch of destage.
+// pacer holds back one batch of destage, or the making of one index run.
 type pacer struct {
 	s        *Store
-	began    time.Time // of the present step
-	bytes    int64     // done in it
-	requests uint64    // Store.requests when it began
+	began    time.Time       // of the present step
+	bytes    int64           // done in it
+	requests uint64          // Store.requests when it began
+	hurry    <-chan struct{} // ends a rest; nil: nothing does
+	duty     func() float64
 }
 
 func (s *Store) newPacer() *pacer {
-	return &pacer{s: s, began: s.cfg.Clock.Now(), requests: s.requests.Load()}
+	return &pacer{s: s, began: s.cfg.Clock.Now(), requests: s.requests.Load(), hurry: s.hurry, duty: s.duty}
 }
 
 // did counts bytes that were read or written, and rests if it is time to.
@@ -40,13 +42,13 @@ func (p *pacer) did(ctx context.Context, bytes int64) error {
 	now, requests := s.cfg.Clock.Now(), s.requests.Load()
 	rest := time.Duration(0)
 	if requests != p.requests && s.impatient.Load() == 0 {
-		rest = restAfter(now.Sub(p.began), s.duty())
+		rest = restAfter(now.Sub(p.began), p.duty())
 	}
 	if rest > 0 {
 		timer := s.cfg.Clock.NewTimer(rest)
 		select {
 		case <-timer.C():
-		case <-s.hurry:
+		case <-p.hurry:
 			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()

@@ -139,7 +139,12 @@ func TestRandomOperations(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"all history": nil,
 		"budget":      shortJournal,
-		"window":      func(cfg *Config) { cfg.Window = 40 * time.Second },
+		"small index": smallIndex,
+		"small index and budget": func(cfg *Config) {
+			smallIndex(cfg)
+			cfg.JournalBytes = 6 * MinSegmentBytes
+		},
+		"window": func(cfg *Config) { cfg.Window = 40 * time.Second },
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, seed := range rounds(t) {
@@ -178,7 +183,7 @@ func (w *wanderer) live(seed uint64) {
 	if err := w.closeViews(); err != nil {
 		w.t.Fatalf("seed %d: %v", seed, err)
 	}
-	w.checkNothingHeld()
+	checkNothingHeld(w.t, w.s)
 	mustClose(w.t, w.s)
 	report, err := Verify(context.Background(), w.mem, worldDir)
 	if err != nil || !report.OK() {
@@ -187,15 +192,28 @@ func (w *wanderer) live(seed uint64) {
 }
 
 // checkNothingHeld makes sure that no reference to a segment was leaked: once
-// nobody uses the store, each has the store's own.
-func (w *wanderer) checkNothingHeld() {
-	w.t.Helper()
-	for _, g := range w.s.segments {
-		if n := g.users.Load(); n != 1 {
-			w.t.Fatalf("segment %s has %d users", g.name, n)
+// nobody uses the store, each has the store's own, and the live index's.
+func checkNothingHeld(t *testing.T, s *Store) {
+	t.Helper()
+	st := s.index.stack
+	if st != nil && st.users.Load() != 1 {
+		t.Fatalf("the live stack has %d users", st.users.Load())
+	}
+	for _, g := range s.segments {
+		want := int64(1)
+		if st != nil && st.held[g.id] != nil {
+			want = 2
+		}
+		if n := g.users.Load(); n != want {
+			t.Fatalf("segment %s has %d users, want %d", g.name, n, want)
 		}
 	}
-	if n := len(w.s.holds); n != 0 {
-		w.t.Fatalf("%d positions are held", n)
+	for key, r := range s.runs.open {
+		if r.users != 1 || st == nil {
+			t.Fatalf("index run %s has %d users", key.name(), r.users)
+		}
+	}
+	if n := len(s.holds); n != 0 {
+		t.Fatalf("%d positions are held", n)
 	}
 }

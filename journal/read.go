@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -14,7 +15,10 @@ type piece struct {
 	nil bool     // zeroes
 }
 
-type pieces struct{ list []piece }
+type pieces struct {
+	list []piece
+	rest []piece // scratch of fill
+}
 
 var piecesPool = sync.Pool{New: func() any { return &pieces{list: make([]piece, 0, 16)} }}
 
@@ -27,8 +31,17 @@ func (s *Store) ReadAt(p []byte, off int64) error {
 	}
 	ps := piecesPool.Get().(*pieces)
 	defer piecesPool.Put(ps)
-	if err := s.plan(ps, p, off); err != nil {
-		return err
+	for {
+		err := s.plan(ps, p, off, true)
+		if err == nil {
+			break
+		}
+		if !s.healed(err) {
+			return err
+		}
+		if err := s.refreshLive(); err != nil {
+			return err
+		}
 	}
 	defer s.finish(ps)
 	return s.readPieces(ps)
@@ -42,7 +55,10 @@ func (s *Store) TryReadAt(p []byte, off int64) (done bool, err error) {
 	}
 	ps := piecesPool.Get().(*pieces)
 	defer piecesPool.Put(ps)
-	if err := s.plan(ps, p, off); err != nil {
+	switch err := s.plan(ps, p, off, false); {
+	case errors.Is(err, errWouldWait), isRunDamage(err): // ReadAt sees to it
+		return false, nil
+	case err != nil:
 		return false, err
 	}
 	defer s.finish(ps)
@@ -62,24 +78,67 @@ func (s *Store) TryReadAt(p []byte, off int64) (done bool, err error) {
 	return true, nil
 }
 
-// plan looks p up in the index and holds the segments it needs.
-func (s *Store) plan(ps *pieces, p []byte, off int64) error {
-	ps.list = ps.list[:0]
+// plan looks p up in the index and holds the segments it needs. Errors of an
+// index run are *runDamage; without wait, errWouldWait where it is not in memory.
+func (s *Store) plan(ps *pieces, p []byte, off int64, wait bool) error {
 	s.requests.Add(1)
+	st, err := s.planInMemory(ps, p, off)
+	if st == nil || err != nil {
+		return err
+	}
+	defer s.releaseStack(st)
+	if err := ps.fill(st, wait); err != nil {
+		s.finish(ps)
+		return err
+	}
+	return nil
+}
+
+// planInMemory looks p up in what is in memory of the index. The pieces that
+// are then of the base may be in the stack, which is held; nil if there is
+// none.
+func (s *Store) planInMemory(ps *pieces, p []byte, off int64) (*stack, error) {
+	ps.list = ps.list[:0]
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if err := s.usable(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := ps.split(p, off, s.index, s.segments); err != nil {
-		return err
+		return nil, err
 	}
 	for _, x := range ps.list {
 		if x.g != nil {
 			x.g.users.Add(1)
 		}
 	}
-	return nil
+	st := s.index.stack
+	if st != nil {
+		st.users.Add(1)
+	}
+	return st, nil
+}
+
+// fill looks up in a stack what is of the base so far, and holds the segments
+// that it finds.
+func (ps *pieces) fill(st *stack, wait bool) (err error) {
+	ps.rest = append(ps.rest[:0], ps.list...)
+	defer func() { clear(ps.rest) }()
+	ps.list = ps.list[:0]
+	for _, x := range ps.rest {
+		if x.g != nil || x.nil || err != nil {
+			ps.list = append(ps.list, x)
+			continue
+		}
+		n := len(ps.list)
+		err = ps.split(x.dst, x.off, patient{st, wait}, st.held)
+		for _, found := range ps.list[n:] {
+			if found.g != nil {
+				found.g.users.Add(1)
+			}
+		}
+	}
+	return err
 }
 
 func (s *Store) finish(ps *pieces) {
@@ -127,7 +186,7 @@ func (ps *pieces) split(p []byte, off int64, ix lookuper, segments map[segmentID
 		at += n
 		return x
 	}
-	ix.lookup(uint64(off)/SectorBytes, uint64(end)/SectorBytes, func(e extent) bool {
+	failed := ix.lookup(uint64(off)/SectorBytes, uint64(end)/SectorBytes, func(e extent) bool {
 		if start := int64(e.start()) * SectorBytes; start > at {
 			ps.list = append(ps.list, next(start-at))
 		}
@@ -144,7 +203,7 @@ func (ps *pieces) split(p []byte, off int64, ix lookuper, segments map[segmentID
 		ps.list = append(ps.list, x)
 		return true
 	})
-	if err != nil {
+	if err = errors.Join(failed, err); err != nil {
 		return err
 	}
 	if at < end {

@@ -145,6 +145,7 @@ func (s *Store) findUnsealed() (found []*candidate, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("list journal: %w", err)
 	}
+	s.runs.find(names)
 	for _, name := range names {
 		id, ok := parseSegmentName(name)
 		if _, sealed := s.segments[id]; !ok || sealed {

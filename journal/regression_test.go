@@ -36,7 +36,9 @@ func TestVeryLongDiscards(t *testing.T) {
 		t.Fatalf("last sector of the largest volume: %d, %v", got[0], err)
 	}
 	var covered uint64
-	s.index.lookup(0, length/SectorBytes, func(e extent) bool { covered += e.sectors(); return e.loc.isZeroes() })
+	if err := s.index.lookup(0, length/SectorBytes, func(e extent) bool { covered += e.sectors(); return e.loc.isZeroes() }); err != nil {
+		t.Fatal(err)
+	}
 	if covered != length/SectorBytes {
 		t.Fatalf("%d sectors are discarded, want %d", covered, uint64(length/SectorBytes))
 	}

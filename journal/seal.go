@@ -62,5 +62,6 @@ func (s *Store) sealOne(g *segment) error {
 	defer s.mu.Unlock()
 	g.sealed, g.changes = true, nil
 	s.dropPendingLocked(g)
+	wake(s.wakeRuns)
 	return nil
 }

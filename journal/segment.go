@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,8 @@ type segment struct {
 	inherited bool
 	sizes     []sizeChange // ascending in both fields
 	sealed    bool
+	extents   int       // in the footer, once sealed
+	footerCRC uint32    // of the footer's body, once sealed
 	closedAt  time.Time // when the last record was appended, or nearly
 
 	// users counts the store itself and everyone who may read the file. Who
@@ -173,9 +176,11 @@ func (g *segment) makeFooter(snap segmentSnapshot) (footer, error) {
 	}, err
 }
 
-// writeFooter writes a segment's footer; not durable.
+// writeFooter writes a segment's footer, which nobody else knows of before it
+// is sealed; not durable.
 func (g *segment) writeFooter(f footer) error {
 	body, trailer := f.encode()
+	g.extents, g.footerCRC = len(f.extents), crc32.Checksum(body, castagnoli)
 	if f.offset()+int64(len(body)) > g.bytes-blockBytes {
 		return fmt.Errorf("seal segment %s: footer of %d bytes at %d does not fit", g.name, len(body), f.offset())
 	}
@@ -215,20 +220,34 @@ func foreignSegment(name string, wanted, found VolumeID) error {
 
 // readFooter reads and verifies a sealed segment's footer.
 func (g *segment) readFooter() (footer, error) {
+	t, err := g.readTrailer()
+	if err != nil {
+		return footer{}, err
+	}
+	return g.readFooterBody(&t)
+}
+
+// readTrailer reads and verifies a sealed segment's last block.
+func (g *segment) readTrailer() (trailer, error) {
 	at := g.bytes - blockBytes
 	block := make([]byte, blockBytes)
 	if err := readFull(g.file, block, at); err != nil {
-		return footer{}, fmt.Errorf("read trailer of %s: %w", g.name, err)
+		return trailer{}, fmt.Errorf("read trailer of %s: %w", g.name, err)
 	}
 	t, err := decodeTrailer(block, g.bytes)
 	if err != nil {
-		return footer{}, locate(err, g.name, at)
+		return trailer{}, locate(err, g.name, at)
 	}
 	if t.id != g.id || t.timeline != g.timeline || t.first != g.first {
-		return footer{}, &CorruptError{File: g.name, Offset: at, What: "segment trailer",
+		return trailer{}, &CorruptError{File: g.name, Offset: at, What: "segment trailer",
 			Wanted: fmt.Sprintf("segment %d of %s from %d", g.id, g.timeline, g.first),
 			Found:  fmt.Sprintf("segment %d of %s from %d", t.id, t.timeline, t.first)}
 	}
+	return t, nil
+}
+
+// readFooterBody reads and verifies what a trailer describes.
+func (g *segment) readFooterBody(t *trailer) (footer, error) {
 	body := make([]byte, t.bodyBytes)
 	if err := readFull(g.file, body, t.offset); err != nil {
 		return footer{}, fmt.Errorf("read footer of %s: %w", g.name, err)

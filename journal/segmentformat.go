@@ -12,10 +12,10 @@ import (
 // sealed the footer (extents, checkpoints, infos) and in the last block the
 // trailer.
 const (
-	blockBytes           = 4096
-	segmentFormatVersion = 1
-	footerExtentBytes    = 16
-	footerPointBytes     = 32
+	blockBytes         = 4096
+	blockFormatVersion = 1 // of the header blocks and trailers of all files
+	footerExtentBytes  = 16
+	footerPointBytes   = 32
 	// MinSegmentBytes and MaxSegmentBytes bound Config.SegmentBytes.
 	MinSegmentBytes = 256 << 10
 	MaxSegmentBytes = maxSegmentBytes / 2
@@ -40,7 +40,7 @@ type segmentHeader struct {
 // begin at offset 16. The checksum covers all but the magic and itself.
 func sealBlock(b []byte, magic [8]byte) {
 	copy(b, magic[:])
-	binary.LittleEndian.PutUint32(b[12:], segmentFormatVersion)
+	binary.LittleEndian.PutUint32(b[12:], blockFormatVersion)
 	sealChecksum(b)
 }
 
@@ -61,8 +61,8 @@ func openBlock(b []byte, magic [8]byte, what string) error {
 	if got := crc32.Checksum(b[12:], castagnoli); got != want {
 		return wireCorrupt(what, fmt.Sprintf("crc %08x", want), fmt.Sprintf("crc %08x", got))
 	}
-	if v := binary.LittleEndian.Uint32(b[12:]); v != segmentFormatVersion {
-		return &CorruptError{File: "wire", What: what, Wanted: fmt.Sprintf("version %d", segmentFormatVersion), Found: fmt.Sprint(v), Kind: ErrVersion}
+	if v := binary.LittleEndian.Uint32(b[12:]); v != blockFormatVersion {
+		return &CorruptError{File: "wire", What: what, Wanted: fmt.Sprintf("version %d", blockFormatVersion), Found: fmt.Sprint(v), Kind: ErrVersion}
 	}
 	return nil
 }

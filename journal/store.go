@@ -16,8 +16,9 @@ import (
 // appending. Its methods may be called concurrently. It owns no goroutine:
 // call Run, or Maintain from time to time.
 //
-// Locks, in the order in which they nest: maintainMu, appendMu, sealMu,
-// spareMu, stateMu, flushMu, baseSyncMu and segment.syncMu, mu, holdMu.
+// Locks, in the order in which they nest: maintainMu, appendMu, buildMu,
+// refreshMu, sealMu, spareMu, stateMu, flushMu, baseSyncMu and segment.syncMu,
+// mu, holdMu and those of runSet and blockCache.
 type Store struct {
 	cfg    Config
 	volume VolumeID
@@ -62,7 +63,7 @@ type Store struct {
 	tree     *tree
 	pins     map[string]Position
 	segments map[segmentID]*segment
-	index    *extentMap
+	index    *liveIndex
 	appended uint64     // records appended since Open
 	flushed  uint64     // how many of them are durable
 	durable  Position   // on the active timeline's path
@@ -82,6 +83,13 @@ type Store struct {
 	impatient    atomic.Int32  // callers that wait for maintainMu
 	hurry        chan struct{} // ends a pause of destage; capacity 1
 	wakeSupply   chan struct{} // asks Run to seal and to have a segment ready; capacity 1
+
+	buildMu    sync.Mutex // one making of index runs at a time
+	runTrouble string     // what was last logged of it; guarded by buildMu
+	refreshMu  sync.Mutex // one making of the live index's stack at a time
+	runs       *runSet
+	wakeRuns   chan struct{} // asks Run to make index runs; capacity 1
+	closing    atomic.Bool   // ends the making of one
 
 	holdMu sync.Mutex
 	holds  map[*hold]struct{}
@@ -249,6 +257,11 @@ func (s *Store) Close() error {
 	defer s.maintainMu.Unlock()
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
+	s.closing.Store(true)
+	s.buildMu.Lock()
+	defer s.buildMu.Unlock()
+	s.refreshMu.Lock()
+	defer s.refreshMu.Unlock()
 	s.mu.RLock()
 	closed, failed := s.closed, s.failed
 	s.mu.RUnlock()
@@ -268,8 +281,10 @@ func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.announceLocked()
-	segments := s.segments
+	segments, stack := s.segments, s.index.stack
+	s.index.stack = nil
 	s.mu.Unlock()
+	s.releaseStack(stack)
 	return errors.Join(err, s.release(segments))
 }
 
@@ -296,6 +311,7 @@ func (s *Store) closeCleanly() error {
 // find nobody writing.
 func (s *Store) release(segments map[segmentID]*segment) error {
 	var errs []error
+	errs = append(errs, s.runs.closeAll())
 	for _, g := range segments {
 		errs = append(errs, g.file.Close())
 	}

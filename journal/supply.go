@@ -59,7 +59,11 @@ func (s *Store) room(r *Record) error {
 	s.mu.Lock()
 	s.segments[g.id] = g
 	s.unsynced = append(s.unsynced, g)
+	rotated := s.index.rotate(g.id, s.cfg.youngExtents)
 	s.mu.Unlock()
+	if rotated {
+		wake(s.wakeRuns)
+	}
 	s.active = g
 	wake(s.wakeSupply)
 	return nil

@@ -3,19 +3,20 @@ package journal
 import "sort"
 
 // table is an immutable index: disjoint extents in ascending order. Sealed
-// segments carry one, and a view's is merged from those on its path.
+// segments carry one.
 type table []extent
 
-// lookup calls fn for the mapped parts of [start, end) in ascending order
-// until fn returns false.
-func (t table) lookup(start, end uint64, fn func(extent) bool) {
+// first returns the first mapped part of [start, end); ok is false if there is
+// none. It implements layer.
+func (t table) first(start, end uint64, _ bool) (e extent, ok bool, err error) {
 	i := sort.Search(len(t), func(i int) bool { return t[i].end() > start })
-	for ; i < len(t) && t[i].start() < end; i++ {
-		if !fn(t[i].slice(start, end)) {
-			return
-		}
+	if i == len(t) || t[i].start() >= end {
+		return extent{}, false, nil
 	}
+	return t[i].slice(start, end), true, nil
 }
+
+func (t table) cursor() cursor { return &tableCursor{t} }
 
 // overlay merges two tables; where both map a sector, newer wins.
 func overlay(older, newer table) table {

@@ -11,18 +11,21 @@ import (
 // needs, and the horizon from passing its position, until Close. Its methods
 // may be called concurrently.
 type View struct {
-	s     *Store
-	at    Position
-	size  int64
-	index table
-	held  map[segmentID]*segment
-	hold  *hold
-	once  sync.Once
+	s    *Store
+	at   Position
+	size int64
+	hold *hold
+	once sync.Once
+
+	mu    sync.Mutex
+	index *stack // replaced where a run of it is damaged; guarded by mu
 }
 
 // View opens the image at a position. ErrHorizon if it is too old,
-// ErrUnknownPosition if no known timeline has it. Nothing is copied: the cost
-// is reading the indexes of the segments between the base and the position.
+// ErrUnknownPosition if no known timeline has it. Nothing is copied, and no
+// data is read but that of a segment that the position is in the middle of: the
+// cost is opening the index runs that lead there, and reading the indexes of
+// the last segments.
 func (s *Store) View(at Position) (*View, error) {
 	s.mu.RLock()
 	err := s.usable()
@@ -30,7 +33,7 @@ func (s *Store) View(at Position) (*View, error) {
 	if err == nil {
 		parts, err = s.holdPathLocked(at)
 	}
-	v := &View{s: s, at: at, size: s.sizeOfLocked(parts), held: map[segmentID]*segment{}}
+	v := &View{s: s, at: at, size: s.sizeOfLocked(parts)}
 	if err == nil {
 		v.hold = s.addHold(at, false)
 	}
@@ -38,14 +41,54 @@ func (s *Store) View(at Position) (*View, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open view at %s: %w", at, err)
 	}
-	for _, part := range parts {
-		v.held[part.id] = part.segment
-	}
-	v.index, err = tableOf(parts)
+	v.index, err = s.newStack(parts, maxRunLevel+1, nil)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open view at %s: %w", at, err), v.Close())
 	}
 	return v, nil
+}
+
+// with calls use with the view's index, and once more with another index where
+// a run of it turned out to be damaged.
+func (v *View) with(use func(*stack) error) error {
+	for {
+		v.mu.Lock()
+		st := v.index
+		if st != nil {
+			st.users.Add(1)
+		}
+		v.mu.Unlock()
+		if st == nil {
+			return ErrClosed
+		}
+		err := use(st)
+		v.s.releaseStack(st)
+		if !v.s.healed(err) {
+			return err
+		}
+		if err := v.renew(st); err != nil {
+			return err
+		}
+	}
+}
+
+// renew makes the index anew, unless somebody else has done that by now.
+func (v *View) renew(broken *stack) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.index != broken {
+		return nil
+	}
+	for _, part := range broken.parts {
+		part.users.Add(1)
+	}
+	st, err := v.s.newStack(broken.parts, maxRunLevel+1, broken)
+	if err != nil {
+		return fmt.Errorf("renew index of view at %s: %w", v.at, err)
+	}
+	v.index = st
+	v.s.releaseStack(broken)
+	return nil
 }
 
 // pathPart is a segment, or the part of one, on a path.
@@ -133,12 +176,14 @@ func (v *View) ReadAt(p []byte, off int64) error {
 	}
 	ps := piecesPool.Get().(*pieces)
 	defer piecesPool.Put(ps)
-	ps.list = ps.list[:0]
 	defer func() { clear(ps.list) }()
-	if err := ps.split(p, off, v.index, v.held); err != nil {
-		return err
-	}
-	return v.s.readPieces(ps)
+	return v.with(func(st *stack) error {
+		ps.list = ps.list[:0]
+		if err := ps.split(p, off, st, st.held); err != nil {
+			return err
+		}
+		return v.s.readPieces(ps)
+	})
 }
 
 // Allocation describes a range of the view as Store.Allocation does.
@@ -146,21 +191,29 @@ func (v *View) Allocation(off, length int64, limit int) ([]AllocatedRange, error
 	if off < 0 || length <= 0 || off > v.size-length {
 		return nil, fmt.Errorf("describe %d bytes at %d of a view of %d: %w", length, off, v.size, ErrRange)
 	}
-	return collectAllocation(v.index, v.s.base, off, length, limit)
+	var out []AllocatedRange
+	err := v.with(func(st *stack) (err error) {
+		out, err = collectAllocation(st, v.s.base, off, length, limit)
+		return err
+	})
+	return out, err
 }
 
 // NextData returns the first run at or after off that may hold other bytes
 // than zeroes; length 0 means that there is none.
 func (v *View) NextData(off int64) (start, length int64, err error) {
-	err = allocation(v.index, v.s.base, off, v.size-off, func(r AllocatedRange) bool {
-		if r.Zero {
-			return length == 0
-		}
-		if length == 0 {
-			start = r.Offset
-		}
-		length += r.Length
-		return true
+	err = v.with(func(st *stack) error {
+		length = 0
+		return allocation(st, v.s.base, off, v.size-off, func(r AllocatedRange) bool {
+			if r.Zero {
+				return length == 0
+			}
+			if length == 0 {
+				start = r.Offset
+			}
+			length += r.Length
+			return true
+		})
 	})
 	if errors.Is(err, io.EOF) {
 		err = nil
@@ -171,10 +224,12 @@ func (v *View) NextData(off int64) (start, length int64, err error) {
 // Close releases what the view holds. Idempotent.
 func (v *View) Close() error {
 	v.once.Do(func() {
+		v.mu.Lock()
+		st := v.index
+		v.index = nil
+		v.mu.Unlock()
 		v.s.dropHold(v.hold)
-		for _, g := range v.held {
-			v.s.releaseSegment(g)
-		}
+		v.s.releaseStack(st)
 	})
 	return nil
 }

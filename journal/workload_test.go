@@ -291,11 +291,17 @@ var workloads = []struct {
 	{"fork and destage", shortJournal, []step{{12, (*world).write}, {1, (*world).fork}, {1, (*world).flush}, {2, (*world).maintain}, {1, (*world).hold}}},
 	{"resize", nil, []step{{4, (*world).write}, {2, (*world).resize}, {1, (*world).flush}, {1, (*world).checkpoint}}},
 	{"close and open", shortJournal, []step{{10, (*world).write}, {2, (*world).reopen}, {1, (*world).fork}, {1, (*world).maintain}}},
+	{"index runs", smallIndex, []step{
+		{8, (*world).write}, {1, (*world).discard}, {4, (*world).reopen}, {2, (*world).maintain}, {1, (*world).flush}, {1, (*world).fork}, {1, (*world).hold},
+	}},
 	{"everything", shortJournal, []step{
 		{16, (*world).write}, {4, (*world).discard}, {1, (*world).resize}, {2, (*world).checkpoint}, {2, (*world).flush}, {2, (*world).maintain},
 		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpin}, {1, (*world).reopen}, {1, (*world).hold},
 	}},
 }
+
+// smallIndex has little of the index in memory, and many levels of runs.
+func smallIndex(cfg *Config) { cfg.youngExtents, cfg.runStep = 8, 1 }
 
 // shortJournal makes destage come early.
 func shortJournal(cfg *Config) { cfg.JournalBytes = 2 * MinSegmentBytes }

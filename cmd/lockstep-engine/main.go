@@ -61,6 +61,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer, run f
 // newCommand is the command line.
 func newCommand(stderr io.Writer, run func(context.Context, enginepod.ProcessConfig) error) *cobra.Command {
 	config, probes, log, volume := enginepod.ProcessConfig{Version: version}, roleflags.Probes{}, roleflags.Log{}, ""
+	var index roleflags.IndexMemory
 	command := &cobra.Command{
 		Use:     "lockstep-engine --volume ID --store-dir DIR --holder-socket PATH --tls-dir DIR",
 		Short:   "Run one volume's engine in a cluster",
@@ -78,6 +79,10 @@ SIGINT or SIGTERM everything is made durable; the device waits for the next engi
 			if err := complete(&config, volume); err != nil {
 				return err
 			}
+			var err error
+			if config.IndexMemory, err = index.Bytes(); err != nil {
+				return err
+			}
 			if err := errors.Join(probes.Validate(), log.Install(stderr)); err != nil {
 				return err
 			}
@@ -86,6 +91,7 @@ SIGINT or SIGTERM everything is made durable; the device waits for the next engi
 		},
 	}
 	f := command.Flags()
+	index.Register(f)
 	f.StringVar(&volume, "volume", "", "the volume's 32 hexadecimal digits")
 	f.StringVar(&config.StoreDir, "store-dir", "", "where the backing volume is mounted")
 	f.StringVar(&config.Listen, "listen", ":7443", "host:port that serves controller and gateway")

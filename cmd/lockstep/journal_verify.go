@@ -62,6 +62,11 @@ func verifyResult(r *journal.Report) result {
 				{"Tip", text(r.Tip)}, {"Horizon", text(r.Horizon)}, {"Timelines", text(fmt.Sprint(len(r.Timelines)))},
 				{"Segments", text(fmt.Sprint(len(r.Segments)))}, {"Records", text(fmt.Sprint(records))}, {"Checkpoints", text(fmt.Sprint(checkpoints))},
 			})
+			for _, run := range r.IndexRuns {
+				if run.Damage != "" {
+					p.line("  %s", oneLine(fmt.Sprintf("%s is made again when it is needed: %s", run.File, run.Damage)))
+				}
+			}
 			for _, d := range r.Damage {
 				p.line("  %s", p.paint(cell{oneLine(fmt.Sprintf("%s: %s at offset %d of %s: wanted %s, found %s", d.Kind, d.What, d.Offset, d.File, d.Wanted, d.Found)), toneBad}))
 			}

@@ -42,6 +42,8 @@ type standaloneConfig struct {
 	Compress bool
 	// MetricsAddr is host:port of the metrics; empty: none are served.
 	MetricsAddr string
+	// IndexMemory bounds the memory of each volume's index, in bytes.
+	IndexMemory int64
 }
 
 // standaloneFlags are the raw flags of `lockstep standalone`.
@@ -49,6 +51,7 @@ type standaloneFlags struct {
 	config standaloneConfig
 	peers  []string
 	limit  string
+	index  roleflags.IndexMemory
 	log    logFlags
 }
 
@@ -84,6 +87,7 @@ Kubernetes. It stops in order on SIGINT or SIGTERM: volumes are flushed first.`,
 	flags.StringArrayVar(&f.peers, "peer", nil, "another site as name=host:port, repeatable; needs --tls-dir")
 	flags.StringVar(&f.limit, "rate-limit", "0", "bytes per second that may be sent to each peer, such as 20Mi; 0: unlimited")
 	flags.BoolVar(&f.config.Compress, "compress", true, "compress what is sent to peers")
+	f.index.Register(flags)
 	flags.StringVar(&f.config.MetricsAddr, "metrics-addr", "", "host:port that serves Prometheus metrics; empty: none")
 	registerAdminSocket(a, command, &f.config.Admin)
 	f.log.register(command)
@@ -136,6 +140,9 @@ func (f *standaloneFlags) validate() (standaloneConfig, error) {
 		return config, err
 	}
 	if config.RateLimit, err = parseRate("--rate-limit", f.limit); err != nil {
+		return config, err
+	}
+	if config.IndexMemory, err = f.index.Bytes(); err != nil {
 		return config, err
 	}
 	return config, config.validateTLS()

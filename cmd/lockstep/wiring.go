@@ -48,7 +48,7 @@ func linkedRoles() roles {
 func runStandalone(ctx context.Context, c standaloneConfig) error {
 	return driver.RunStandalone(ctx, driver.StandaloneConfig{
 		Site: c.Site, Root: c.Root, CSIEndpoint: c.CSIEndpoint, NodeID: c.NodeID, Admin: c.Admin,
-		Listen: c.Listen, TLSDir: c.TLSDir, Peers: c.Peers, RateLimit: c.RateLimit, Compress: c.Compress, MetricsAddr: c.MetricsAddr,
+		Listen: c.Listen, TLSDir: c.TLSDir, Peers: c.Peers, RateLimit: c.RateLimit, Compress: c.Compress, MetricsAddr: c.MetricsAddr, IndexMemory: c.IndexMemory,
 		Version: version, Log: slog.Default(),
 		HolderArgs: func(socket, dir string) []string { return []string{"holder", "--socket", socket, "--dir", dir} },
 	})

@@ -37,10 +37,13 @@ type Config struct {
 	Exports Exporter
 	// SegmentBytes is the size of journal segments; 0: the journal's default.
 	SegmentBytes int64
-	Version      string      // of the program
-	FS           vfs.FS      // nil: the operating system's
-	Clock        clock.Clock // nil: the machine's
-	Log          *slog.Logger
+	// IndexMemory bounds the memory of the volume's index, in bytes; 0: the
+	// journal's default.
+	IndexMemory int64
+	Version     string      // of the program
+	FS          vfs.FS      // nil: the operating system's
+	Clock       clock.Clock // nil: the machine's
+	Log         *slog.Logger
 }
 
 // Exporter shows devices over the network block device protocol; *nbd.Server

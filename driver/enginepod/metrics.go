@@ -27,7 +27,7 @@ type collector struct{ open func() *Pod }
 var (
 	labels       = []string{"volume"}
 	journalBytes = prometheus.NewDesc("lockstep_volume_journal_bytes", "Room taken by segments that hold records.", labels, nil)
-	indexExtents = prometheus.NewDesc("lockstep_volume_index_extents", "Extents in the index of the live view.", labels, nil)
+	indexExtents = prometheus.NewDesc("lockstep_volume_index_extents", "Extents of the live view's index that are in memory.", labels, nil)
 	failed       = prometheus.NewDesc("lockstep_volume_failed", "1 if the volume is not served as ordered.", labels, nil)
 	freeBytes    = prometheus.NewDesc("lockstep_backing_free_bytes", "Free space of the backing volume.", labels, nil)
 	lagSeconds   = prometheus.NewDesc("lockstep_volume_lag_seconds", "How far the replica is behind.", labels, nil)

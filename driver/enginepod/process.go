@@ -51,6 +51,7 @@ type ProcessConfig struct {
 	MetricsAddr string
 	HealthAddr  string
 	Version     string
+	IndexMemory int64        // bytes for the volume's index; 0: the journal's default
 	Log         *slog.Logger // nil: slog.Default()
 }
 
@@ -67,6 +68,8 @@ func (c *ProcessConfig) Validate() error {
 		return errors.New("engine configuration: a lease needs the pod's id")
 	case c.HandoverWait < 0:
 		return fmt.Errorf("engine configuration: handover wait %v is negative", c.HandoverWait)
+	case c.IndexMemory != 0 && c.IndexMemory < journal.MinIndexMemory:
+		return fmt.Errorf("engine configuration: %d bytes for the index, want at least %d", c.IndexMemory, int64(journal.MinIndexMemory))
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -262,7 +265,7 @@ func (p *process) serve(ctx context.Context, files vfs.FS) error {
 		return err
 	}
 	pod, err := Open(Config{
-		Volume: p.cfg.Volume, Dir: p.cfg.StoreDir, FS: files, Version: p.cfg.Version, Log: p.cfg.Log, Exports: shown, Site: site,
+		Volume: p.cfg.Volume, Dir: p.cfg.StoreDir, FS: files, IndexMemory: p.cfg.IndexMemory, Version: p.cfg.Version, Log: p.cfg.Log, Exports: shown, Site: site,
 		Devices:    HolderDevices{Volume: p.cfg.Volume, Socket: p.cfg.HolderSocket, Log: p.cfg.Log},
 		DialEngine: p.dialEngine, DialPeer: p.dialPeer, Peer: replication.GatewayPeer(certs.RequireRole(site, certs.RoleGateway)),
 	})

@@ -120,7 +120,7 @@ func (p *Pod) removeStrayStores() {
 
 // storeConfig is how every store of the pod is made and opened.
 func (p *Pod) storeConfig(dir string) journal.Config {
-	return journal.Config{FS: p.cfg.FS, Clock: p.cfg.Clock, Log: p.cfg.Log, SegmentBytes: p.cfg.SegmentBytes, Dir: dir}
+	return journal.Config{FS: p.cfg.FS, Clock: p.cfg.Clock, Log: p.cfg.Log, SegmentBytes: p.cfg.SegmentBytes, IndexMemory: p.cfg.IndexMemory, Dir: dir}
 }
 
 // openEngine opens the store and begins to maintain it, unless it is open. It

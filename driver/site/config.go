@@ -26,9 +26,12 @@ type Config struct {
 	Exports Exporter
 	// SegmentBytes is the size of journal segments; 0: the journal's default.
 	SegmentBytes int64
-	FS           vfs.FS      // nil: the operating system's
-	Clock        clock.Clock // nil: the machine's
-	Log          *slog.Logger
+	// IndexMemory bounds the memory of each volume's index, in bytes; 0: the
+	// journal's default.
+	IndexMemory int64
+	FS          vfs.FS      // nil: the operating system's
+	Clock       clock.Clock // nil: the machine's
+	Log         *slog.Logger
 }
 
 // Exporter shows devices over the network block device protocol; *nbd.Server

@@ -48,7 +48,7 @@ func (s *Site) openStore(v *volume, settings group.Settings) error {
 
 // storeConfig is how every store of the site is made and opened.
 func (s *Site) storeConfig(dir string) journal.Config {
-	return journal.Config{FS: s.cfg.FS, Clock: s.cfg.Clock, Log: s.cfg.Log, SegmentBytes: s.cfg.SegmentBytes, Dir: dir}
+	return journal.Config{FS: s.cfg.FS, Clock: s.cfg.Clock, Log: s.cfg.Log, SegmentBytes: s.cfg.SegmentBytes, IndexMemory: s.cfg.IndexMemory, Dir: dir}
 }
 
 // serveStore makes an open store the volume's. Changes are refused until its

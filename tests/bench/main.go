@@ -33,6 +33,11 @@ type options struct {
 	kinds      string
 	out        string
 	picture    string
+
+	depthRecords int
+	depthStore   string
+	depthChild   string
+	indexMiB     int
 }
 
 func main() {
@@ -48,13 +53,21 @@ func main() {
 	flag.StringVar(&o.kinds, "devices", strings.Join(kinds, ","), "comma-separated devices that the part devices measures")
 	flag.StringVar(&o.out, "out", "out/bench.json", "file for the raw samples as JSON; empty: none")
 	flag.StringVar(&o.picture, "picture", "out/bench.svg", "file for the picture of the ratios; empty: none")
+	flag.IntVar(&o.depthRecords, "depth-records", 2_000_000, "records of the store that the part depth opens; 100000000 takes some minutes and 20 GiB")
+	flag.StringVar(&o.depthStore, "depth-store", "", "directory of that store, kept and used again if it is there; empty: a temporary one")
+	flag.IntVar(&o.indexMiB, "index-mib", 64, "memory for the index of that store")
+	flag.StringVar(&o.depthChild, "depth-child", "", "what this process does for the part depth: build or open; empty: it is the bench")
 	flag.Parse()
 	if o.quick {
 		o.rounds, o.seconds, o.journalGiB = 1, 2, 1
 	}
 	ctx, out, stop := harness.Interruptible()
 	defer stop()
-	if err := run(ctx, out, o); err != nil {
+	do := func() error { return run(ctx, out, o) }
+	if o.depthChild != "" {
+		do = func() error { return runDepthChild(ctx, o) }
+	}
+	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -77,6 +90,7 @@ var parts = []part{
 	{"postgres", (*bench).postgres},
 	{"checkpoints", (*bench).checkpoints},
 	{"views", (*bench).views},
+	{"depth", (*bench).depth},
 }
 
 func partNames() (names []string) {
