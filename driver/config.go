@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/journal"
 )
@@ -27,6 +28,9 @@ type StandaloneConfig struct {
 	IndexMemory int64             // bytes for the index of each volume; 0: the journal's default
 	Version     string            // of the program
 	MaxVolumes  int64             // that can be attached at a time; 0: DefaultMaxVolumes
+	// Transport is a wish for how devices' requests come; empty:
+	// fuse.TransportDevice.
+	Transport fuse.Transport
 	// HolderArgs are the arguments that make the program at HolderExe run a
 	// device holder for the socket and directory given behind them. An empty
 	// HolderExe is this program.
@@ -62,6 +66,9 @@ func (c *StandaloneConfig) Validate() error {
 		return errors.New("standalone configuration: other sites are spoken to with certificates only: TLSDir is missing")
 	case c.HolderArgs == nil:
 		return errors.New("standalone configuration: HolderArgs is missing")
+	}
+	if _, err := fuse.ParseTransport(string(c.Transport)); err != nil {
+		return fmt.Errorf("standalone configuration: %w", err)
 	}
 	return nil
 }

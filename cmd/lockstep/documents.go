@@ -96,6 +96,9 @@ type volumeDocument struct {
 	Store        string            `json:"store"`
 	Lag          *lagDocument      `json:"lag"`
 	Error        string            `json:"error"`
+	// Transport and its fallback are empty where they are not known.
+	Transport         string `json:"transport"`
+	TransportFallback string `json:"transportFallback"`
 }
 
 type timelineDocument struct {
@@ -231,6 +234,7 @@ func volumeOf(m *adminv1.Volume) volumeDocument {
 		Tip: positionOf(m.GetTip()), Durable: positionOf(m.GetDurable()), Horizon: positionOf(m.GetHorizon()),
 		JournalBytes: m.GetJournalBytes(), IndexExtents: m.GetIndexExtents(), IndexBytes: m.GetIndexBytes(),
 		Store: m.GetStore(), Lag: lagOf(m.GetLag()), Error: m.GetError(),
+		Transport: m.GetTransport(), TransportFallback: m.GetTransportFallback(),
 	}
 }
 

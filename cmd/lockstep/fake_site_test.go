@@ -79,7 +79,8 @@ func (f *fakeSite) volumes() []*adminv1.Volume {
 			Id: "v-0a1b", Name: "pgdata", Group: "shop", SizeBytes: 10 << 30, Role: f.group.GetRole(), Device: "/dev/loop7",
 			Tip: &adminv1.Position{Timeline: 1, Seq: 51200}, Durable: &adminv1.Position{Timeline: 1, Seq: 51190}, Horizon: &adminv1.Position{Timeline: 1, Seq: 7},
 			JournalBytes: 3 << 29, IndexExtents: 40960, IndexBytes: 1 << 20, Store: "/var/lib/lockstep/volumes/v-0a1b",
-			Lag: &adminv1.Lag{Records: 12, Bytes: 49152, Time: durationpb.New(340 * time.Millisecond)},
+			Lag:       &adminv1.Lag{Records: 12, Bytes: 49152, Time: durationpb.New(340 * time.Millisecond)},
+			Transport: "dev-fuse", TransportFallback: "kernel does not offer FUSE over io_uring",
 		},
 		{
 			Id: "v-2c3d", Name: "pgwal", Group: "shop", SizeBytes: 1 << 30, Role: f.group.GetRole(),

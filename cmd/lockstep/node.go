@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lockstep-csi/lockstep/cmd/roleflags"
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/internal/csikeys"
 	"github.com/lockstep-csi/lockstep/node/holder"
 )
@@ -29,6 +30,8 @@ type nodeConfig struct {
 	MaxVolumes int64
 	// StageWait is how long a volume's engine is waited for.
 	StageWait time.Duration
+	// Transport is a wish for how devices' requests come.
+	Transport fuse.Transport
 	// HealthAddr and MetricsAddr are host:port; empty: not served.
 	HealthAddr, MetricsAddr string
 }
@@ -76,6 +79,7 @@ volumes as they are; engines bring their descriptors to the next one.`,
 	flags.DurationVar(&config.StageWait, "stage-wait", 90*time.Second, "how long staging a volume waits for its engine; the kubelet waits 2m")
 	flags.StringVar(&config.HealthAddr, "health-addr", "", "host:port that serves /healthz and /readyz; empty: none")
 	flags.StringVar(&config.MetricsAddr, "metrics-addr", "", "host:port that serves Prometheus metrics; empty: none")
+	registerTransport(flags, &config.Transport)
 	log.register(command)
 	return command
 }
@@ -91,6 +95,9 @@ func (c *nodeConfig) complete() error {
 	}
 	if err := csikeys.CheckNodeID(c.NodeID); err != nil {
 		return misuse("--node-id: %v", err)
+	}
+	if c.Transport, err = fuse.ParseTransport(string(c.Transport)); err != nil {
+		return misuse("--fuse-transport: %v", err)
 	}
 	if c.CSIEndpoint, err = csiEndpoint(c.CSIEndpoint); err != nil {
 		return err

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 )
 
 // recordingNode returns a shell whose node role keeps what it was given, on a
@@ -26,10 +28,10 @@ const nodeBase = "node --node-id n1 --csi-endpoint unix:///run/csi.sock --holder
 
 func TestNodeFlagsTakeEffect(t *testing.T) {
 	s, got := recordingNode(t)
-	s.must(t, strings.Fields(nodeBase+" --driver-name x.example --holder-group 65532 --max-volumes 20 --stage-wait 5s --health-addr :8080 --metrics-addr :9090")...)
+	s.must(t, strings.Fields(nodeBase+" --driver-name x.example --holder-group 65532 --max-volumes 20 --stage-wait 5s --health-addr :8080 --metrics-addr :9090 --fuse-transport io-uring")...)
 	want := nodeConfig{
 		CSIEndpoint: "unix:///run/csi.sock", DriverName: "x.example", NodeID: "n1", HolderSocket: "/run/h/holder.sock", HolderGroup: 65532,
-		DevicesDir: "/run/devices", StateDir: "/var/s", MaxVolumes: 20, StageWait: 5 * time.Second, HealthAddr: ":8080", MetricsAddr: ":9090",
+		DevicesDir: "/run/devices", StateDir: "/var/s", MaxVolumes: 20, StageWait: 5 * time.Second, HealthAddr: ":8080", MetricsAddr: ":9090", Transport: fuse.TransportRing,
 	}
 	if *got != want {
 		t.Errorf("got %+v\nwant %+v", *got, want)
@@ -37,7 +39,7 @@ func TestNodeFlagsTakeEffect(t *testing.T) {
 	s.must(t, strings.Fields(nodeBase)...)
 	want = nodeConfig{
 		CSIEndpoint: "unix:///run/csi.sock", DriverName: "csi.lockstep.dev", NodeID: "n1", HolderSocket: "/run/h/holder.sock",
-		DevicesDir: "/run/devices", StateDir: "/var/s", StageWait: 90 * time.Second,
+		DevicesDir: "/run/devices", StateDir: "/var/s", StageWait: 90 * time.Second, Transport: fuse.TransportDevice,
 	}
 	if *got != want {
 		t.Errorf("defaults: got %+v\nwant %+v", *got, want)
@@ -53,6 +55,7 @@ func TestNodeRefuses(t *testing.T) {
 		{nodeBase + " --holder-socket /" + strings.Repeat("x", 108), "has room for 107"},
 		{nodeBase + " --max-volumes 257", "want 0 to 256"},
 		{nodeBase + " --holder-group -1", "is negative"},
+		{nodeBase + " --fuse-transport uring", `must be "dev-fuse" or "io-uring"`},
 		{nodeBase + " --stage-wait 0s", "want more than 0"},
 		{nodeBase + " --health-addr 8080", "want host:port"},
 	} {

@@ -8,8 +8,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/lockstep-csi/lockstep/cmd/roleflags"
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 )
 
@@ -44,6 +46,8 @@ type standaloneConfig struct {
 	MetricsAddr string
 	// IndexMemory bounds the memory of each volume's index, in bytes.
 	IndexMemory int64
+	// Transport is a wish for how devices' requests come.
+	Transport fuse.Transport
 }
 
 // standaloneFlags are the raw flags of `lockstep standalone`.
@@ -89,9 +93,17 @@ Kubernetes. It stops in order on SIGINT or SIGTERM: volumes are flushed first.`,
 	flags.BoolVar(&f.config.Compress, "compress", true, "compress what is sent to peers")
 	f.index.Register(flags)
 	flags.StringVar(&f.config.MetricsAddr, "metrics-addr", "", "host:port that serves Prometheus metrics; empty: none")
+	registerTransport(flags, &f.config.Transport)
 	registerAdminSocket(a, command, &f.config.Admin)
 	f.log.register(command)
 	return command
+}
+
+// registerTransport adds the flag for the transport of devices.
+func registerTransport(flags *pflag.FlagSet, to *fuse.Transport) {
+	flags.StringVar((*string)(to), "fuse-transport", string(fuse.TransportDevice),
+		"how requests of new devices come from the kernel: dev-fuse, or io-uring for speed where the kernel has it and its switch is on; "+
+			"a device over io-uring fails when its engine ends, instead of waiting for the next one")
 }
 
 // hostname is empty when the host has none; --node-id is then demanded.
@@ -116,6 +128,9 @@ func (f *standaloneFlags) validate() (standaloneConfig, error) {
 		return config, misuse("--node-id is %d bytes long, %d are allowed", len(config.NodeID), maxNodeIDBytes)
 	}
 	var err error
+	if config.Transport, err = fuse.ParseTransport(string(config.Transport)); err != nil {
+		return config, misuse("--fuse-transport: %v", err)
+	}
 	if config.Root, err = filepath.Abs(config.Root); err != nil {
 		return config, fmt.Errorf("resolve --root: %w", err)
 	}

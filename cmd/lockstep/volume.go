@@ -7,7 +7,8 @@ import (
 )
 
 // showVolumes writes one row for each volume, and below the table the error of
-// each that has failed: an error does not fit into a column.
+// each that has failed, or is not served as was asked for: that does not fit into a
+// column.
 func (p *page) showVolumes(indent string, volumes []*adminv1.Volume, withGroup bool) {
 	columns := []column{
 		left("VOLUME"), left("GROUP"), right("SIZE"), left("ROLE"), left("DEVICE"), right("TIP"), wide(right("DURABLE")), wide(right("HORIZON")),
@@ -33,6 +34,9 @@ func (p *page) showVolumes(indent string, volumes []*adminv1.Volume, withGroup b
 	for _, v := range volumes {
 		if v.GetError() != "" {
 			p.line("%s%s", indent, p.paint(cell{v.GetName() + ": " + oneLine(v.GetError()), toneBad}))
+		}
+		if why := v.GetTransportFallback(); why != "" {
+			p.line("%s%s", indent, p.paint(cell{v.GetName() + ": served over " + v.GetTransport() + ": " + oneLine(why), toneNote}))
 		}
 	}
 }

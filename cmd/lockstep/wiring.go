@@ -48,7 +48,7 @@ func linkedRoles() roles {
 func runStandalone(ctx context.Context, c standaloneConfig) error {
 	return driver.RunStandalone(ctx, driver.StandaloneConfig{
 		Site: c.Site, Root: c.Root, CSIEndpoint: c.CSIEndpoint, NodeID: c.NodeID, Admin: c.Admin,
-		Listen: c.Listen, TLSDir: c.TLSDir, Peers: c.Peers, RateLimit: c.RateLimit, Compress: c.Compress, MetricsAddr: c.MetricsAddr, IndexMemory: c.IndexMemory,
+		Listen: c.Listen, TLSDir: c.TLSDir, Peers: c.Peers, RateLimit: c.RateLimit, Compress: c.Compress, MetricsAddr: c.MetricsAddr, IndexMemory: c.IndexMemory, Transport: c.Transport,
 		Version: version, Log: slog.Default(),
 		HolderArgs: func(socket, dir string) []string { return []string{"holder", "--socket", socket, "--dir", dir} },
 	})
@@ -77,7 +77,7 @@ func runNode(ctx context.Context, c nodeConfig) error {
 	return noderole.Run(ctx, noderole.Config{
 		CSIEndpoint: c.CSIEndpoint, DriverName: c.DriverName, NodeID: c.NodeID,
 		HolderSocket: c.HolderSocket, HolderGroup: c.HolderGroup, DevicesDir: c.DevicesDir, StateDir: c.StateDir,
-		MaxVolumes: c.MaxVolumes, StageWait: c.StageWait, Topology: topology,
+		MaxVolumes: c.MaxVolumes, StageWait: c.StageWait, Topology: topology, Transport: c.Transport,
 		HealthAddr: c.HealthAddr, MetricsAddr: c.MetricsAddr, Version: version, Log: slog.Default(),
 	})
 }

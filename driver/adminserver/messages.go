@@ -122,6 +122,10 @@ func (s *Server) volume(v Volume) *adminv1.Volume {
 	if v.Err != nil {
 		out.Error = v.Err.Error()
 	}
+	out.Transport = v.Transport
+	if v.Fallback != nil {
+		out.TransportFallback = v.Fallback.Error()
+	}
 	st, err := s.cfg.Site.Groups().State(v.Group)
 	if err != nil {
 		return out

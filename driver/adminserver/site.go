@@ -49,6 +49,10 @@ type Volume struct {
 	Node      string // that its engine runs on; empty: this one, or none
 	SizeBytes int64
 	Device    string // path while attached
+	// Transport is how the device's requests come, and Fallback why that is not
+	// what was asked for; empty and nil where it is not known.
+	Transport string
+	Fallback  error
 	Store     string // directory; empty: elsewhere, or none
 	Err       error  // why it is not served; nil while healthy
 	Orphaned  bool   // no primary feeds this replica any more

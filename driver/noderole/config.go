@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/internal/csikeys"
 	"github.com/lockstep-csi/lockstep/node/holder"
 )
@@ -38,6 +39,9 @@ type Config struct {
 	// StageWait is how long NodeStageVolume waits for the volume's engine; 0:
 	// DefaultStageWait.
 	StageWait time.Duration
+	// Transport is how requests of new devices are to come; empty:
+	// fuse.TransportDevice. A wish, see holder.Config.
+	Transport fuse.Transport
 	// Topology returns further segments of the node; nil: none.
 	Topology func(context.Context) (map[string]string, error)
 	// HealthAddr and MetricsAddr are host:port; empty: not served.
@@ -64,6 +68,9 @@ func (c *Config) Validate() error {
 		return errors.New("node role: the wait for engines is negative")
 	}
 	if err := csikeys.CheckNodeID(c.NodeID); err != nil {
+		return fmt.Errorf("node role: %w", err)
+	}
+	if _, err := fuse.ParseTransport(string(c.Transport)); err != nil {
 		return fmt.Errorf("node role: %w", err)
 	}
 	return nil

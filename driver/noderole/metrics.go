@@ -3,6 +3,7 @@ package noderole
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/node/holder"
 )
 
@@ -11,6 +12,7 @@ type collector struct{ holder *holder.Holder }
 
 var (
 	nodeVolumes  = prometheus.NewDesc("lockstep_node_volumes", "Volumes that the holder keeps, by whether an engine serves them (served), none does (waiting), or it has not come back to this process (away).", []string{"state"}, nil)
+	nodeDevices  = prometheus.NewDesc("lockstep_node_devices", "Devices that are attached, by how their requests come from the kernel (dev-fuse, io-uring).", []string{"transport"}, nil)
 	nodeAttaches = prometheus.NewDesc("lockstep_node_attaches_total", "Devices made.", nil, nil)
 	takeovers    = prometheus.NewDesc("lockstep_node_takeovers_total", "Descriptors handed to another engine than the first.", nil, nil)
 	restores     = prometheus.NewDesc("lockstep_node_restores_total", "Descriptors that engines brought back to this process, by outcome.", []string{"outcome"}, nil)
@@ -18,7 +20,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{nodeVolumes, nodeAttaches, takeovers, restores} {
+	for _, d := range []*prometheus.Desc{nodeVolumes, nodeDevices, nodeAttaches, takeovers, restores} {
 		ch <- d
 	}
 }
@@ -26,7 +28,11 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	states := map[string]int{"served": 0, "waiting": 0, "away": 0}
+	transports := map[fuse.Transport]int{fuse.TransportDevice: 0, fuse.TransportRing: 0}
 	for _, v := range c.holder.Volumes() {
+		if v.Transport != "" {
+			transports[v.Transport]++
+		}
 		switch {
 		case v.Leased:
 			states["served"]++
@@ -38,6 +44,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for state, n := range states {
 		ch <- prometheus.MustNewConstMetric(nodeVolumes, prometheus.GaugeValue, float64(n), state)
+	}
+	for transport, n := range transports {
+		ch <- prometheus.MustNewConstMetric(nodeDevices, prometheus.GaugeValue, float64(n), string(transport))
 	}
 	counts := c.holder.Counters()
 	count := func(d *prometheus.Desc, n uint64, labels ...string) {

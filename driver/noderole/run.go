@@ -27,7 +27,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	kept, err := holder.New(holder.Config{
-		Socket: cfg.HolderSocket, Dir: cfg.DevicesDir, Group: cfg.HolderGroup, IdleTimeout: -1, Keep: true,
+		Socket: cfg.HolderSocket, Dir: cfg.DevicesDir, Group: cfg.HolderGroup, IdleTimeout: -1, Keep: true, Transport: cfg.Transport,
 		Log: cfg.Log.With("component", "holder"),
 	})
 	if err != nil {

@@ -61,7 +61,9 @@ func (s *Site) attach(ctx context.Context, v *volume, config holder.AttachConfig
 	if err != nil {
 		return "", err
 	}
-	session, err := s.cfg.Holder.Attach(ctx, config)
+	wish := config // without the transport: it is the site's, and no option of the attachment
+	wish.Transport = s.cfg.Transport
+	session, err := s.cfg.Holder.Attach(ctx, wish)
 	if err != nil {
 		return "", err
 	}
@@ -156,7 +158,8 @@ func (s *Site) releaseDevice(v *volume) error {
 }
 
 // resumeAttachments takes over the devices that the holder kept while no
-// engine ran; I/O on them has been waiting since.
+// engine ran; I/O on them has been waiting since. Those over io_uring have failed;
+// their next attach makes new ones.
 func (s *Site) resumeAttachments(ctx context.Context) error {
 	if s.cfg.Holder == nil {
 		return nil
@@ -175,6 +178,11 @@ func (s *Site) resumeAttachments(ctx context.Context) error {
 		v, err := s.volumeOf(id)
 		if err != nil {
 			s.cfg.Log.Warn("holder keeps a device of an unknown volume", "volume", id)
+			continue
+		}
+		if k.Transport == fuse.TransportRing {
+			// It failed when its engine ended.
+			s.cfg.Log.Error("device over io_uring ended with its engine: what is mounted from it must be unmounted, and staged again", "volume", id, "device", k.Device)
 			continue
 		}
 		resuming.Go(func() {

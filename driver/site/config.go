@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/node/holder"
@@ -18,6 +19,9 @@ type Config struct {
 	Root string // directory of everything durable
 	// Holder attaches devices; nil: volumes cannot be attached.
 	Holder *holder.Client
+	// Transport is a wish for how requests of devices come; see
+	// holder.AttachConfig. Empty is fuse.TransportDevice.
+	Transport fuse.Transport
 	// Peers leads to the other sites by name; nil or empty: nothing is
 	// replicated.
 	Peers map[string]Peer

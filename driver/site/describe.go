@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -14,6 +15,10 @@ type Volume struct {
 	Group     string
 	SizeBytes int64
 	Device    string // /dev/loopN while attached
+	// Transport is how the device's requests come, and Fallback why that is not
+	// what was asked for; empty and nil while it is not attached.
+	Transport fuse.Transport
+	Fallback  error
 	StoreDir  string // empty while a replica holds nothing
 	Retired   bool
 	Open      bool  // the fields below are set
@@ -48,7 +53,7 @@ func (s *Site) Volume(id journal.VolumeID) (Volume, error) {
 	r, eng, failed, a := v.record, v.eng, v.failed, v.attachment
 	out := Volume{ID: r.ID, Name: r.Name, Group: r.Group, SizeBytes: r.SizeBytes, Retired: r.Retired, Err: failed}
 	if a != nil {
-		out.Device = a.device
+		out.Device, out.Transport, out.Fallback = a.device, a.session.Init.Transport(), a.session.Fallback
 	}
 	s.mu.Unlock()
 	if r.Store != "" {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/node/holder"
@@ -32,6 +33,12 @@ type attached struct {
 // attach makes a site below a temporary directory, with a holder of its own.
 func attach(t *testing.T) *attached {
 	t.Helper()
+	return attachOver(t, "")
+}
+
+// attachOver is attach with a wish for a transport.
+func attachOver(t *testing.T, transport fuse.Transport) *attached {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("not tested: a store that is replaced under its block device; needs root")
 	}
@@ -47,7 +54,7 @@ func attach(t *testing.T) *attached {
 	a := &attached{t: t, ctx: ctx, fault: vfs.NewFault(vfs.OS{}), root: t.TempDir()}
 	client := a.startHolder()
 	ex := &exports{}
-	s, err := site.Open(ctx, site.Config{Name: "a", Root: a.root, FS: a.fault, Exports: ex, Holder: client, SegmentBytes: journal.MinSegmentBytes})
+	s, err := site.Open(ctx, site.Config{Name: "a", Root: a.root, FS: a.fault, Exports: ex, Holder: client, Transport: transport, SegmentBytes: journal.MinSegmentBytes})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,5 +245,20 @@ func TestAnImageUnderADevice(t *testing.T) {
 	}
 	if err := a.write(f, 4); err == nil {
 		t.Error("a replica's device took a write")
+	}
+}
+
+// TestTransportIsTold: a site that wishes for io_uring says of each device whether
+// it has it, and why not; one that does not wish has nothing to say.
+func TestTransportIsTold(t *testing.T) {
+	plain := attach(t)
+	v, err := plain.Volume(volumeA)
+	if err != nil || v.Transport != fuse.TransportDevice || v.Fallback != nil {
+		t.Errorf("without a wish: %s, fallback %v, %v", v.Transport, v.Fallback, err)
+	}
+	wishing := attachOver(t, fuse.TransportRing)
+	v, err = wishing.Volume(volumeA)
+	if err != nil || v.Transport != fuse.TransportRing && v.Fallback == nil || v.Transport == fuse.TransportRing && v.Fallback != nil {
+		t.Errorf("with one: %s, fallback %v, %v", v.Transport, v.Fallback, err)
 	}
 }

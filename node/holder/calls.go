@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 )
 
 // call performs one request, with the descriptor that came with it, which it
@@ -25,7 +27,7 @@ func (h *Holder) call(ctx context.Context, c *connection, req request, given des
 	case opResize:
 		rep.SizeBytes, err = h.resize(ctx, c, req.Volume)
 	case opRelease:
-		h.endLease(c, req.Volume)
+		h.release(c, req.Volume)
 	case opDetach:
 		err = h.detachFor(ctx, c, req.Volume, req.Force)
 	case opList:
@@ -48,11 +50,19 @@ func (h *Holder) attach(ctx context.Context, c *connection, req request) (reply,
 	if err != nil {
 		return reply{}, noDescriptor, err
 	}
-	rep, conn, err := h.handOut(ctx, v)
+	wanted, granted := h.config.Transport, fuse.TransportDevice
+	if req.Transport != "" {
+		wanted = req.Transport
+	}
+	if req.Ring {
+		granted = wanted
+	}
+	rep, conn, err := h.handOut(ctx, v, granted)
 	if err != nil {
 		h.endLease(c, req.Volume)
 		return reply{}, noDescriptor, err
 	}
+	rep.Wanted = wanted
 	return rep, conn, nil
 }
 
@@ -119,7 +129,7 @@ func (h *Holder) tryLease(c *connection, req request) (v *volume, lessee *connec
 }
 
 // handOut prepares the descriptor of a leased volume for its lessee.
-func (h *Holder) handOut(ctx context.Context, v *volume) (reply, descriptor, error) {
+func (h *Holder) handOut(ctx context.Context, v *volume, transport fuse.Transport) (reply, descriptor, error) {
 	rep, conn, err := v.handOut()
 	if conn != noDescriptor || err != nil {
 		return rep, conn, err
@@ -135,7 +145,7 @@ func (h *Holder) handOut(ctx context.Context, v *volume) (reply, descriptor, err
 	if conn != noDescriptor || err != nil {
 		return rep, conn, err
 	}
-	if err := v.remount(ctx); err != nil {
+	if err := v.remount(ctx, transport); err != nil {
 		if !v.mounted() {
 			h.forget(v)
 		}
@@ -159,6 +169,30 @@ func (h *Holder) forget(v *volume) {
 	h.announce()
 	h.mu.Unlock()
 	h.touch()
+}
+
+// release takes the volume back from c, whose engine serves it no more.
+func (h *Holder) release(c *connection, id string) {
+	h.mu.Lock()
+	v := h.volumes[id]
+	leased := v != nil && v.lessee == c
+	h.mu.Unlock()
+	if leased {
+		h.giveUp(v)
+		h.endLease(c, id)
+	}
+}
+
+// giveUp comes when nobody serves v any more and before its lease ends. If no
+// engine can take over, I/O fails from now on, which would wait in vain.
+func (h *Holder) giveUp(v *volume) {
+	if v.transport() != fuse.TransportRing || !v.connected() {
+		return
+	}
+	h.config.Log.Error("device over io_uring has lost its engine, its I/O fails now", "volume", v.id)
+	if err := abort(v.dir); err != nil {
+		h.config.Log.Error("device over io_uring could not be made to fail, its I/O hangs until it is detached", "volume", v.id, "error", err)
+	}
 }
 
 // endLease takes the volume back from c. It is no error if c does not have it.
@@ -353,6 +387,7 @@ func (h *Holder) describe(v *volume) Volume {
 	h.mu.Lock()
 	d := Volume{ID: v.id, BlockBytes: v.blockBytes, ReadOnly: v.readOnly, Leased: v.lessee != nil}
 	h.mu.Unlock()
+	d.Transport = v.transport()
 	d.Away = !d.Leased && !v.mounted()
 	if device, err := v.find(); err == nil && device != nil {
 		d.Device = device.Path()

@@ -80,6 +80,10 @@ type AttachConfig struct {
 	Volume     string // at most 128 of A-Z a-z 0-9 . _ -, not starting with . or -
 	BlockBytes int    // logical block size: a power of two from 512 to 4096
 	ReadOnly   bool
+	// Transport is a wish; empty leaves it to the holder (Config.Transport). Where
+	// the kernel, this process or the present mount of the volume does not have
+	// what is wanted, the session's Fallback says why.
+	Transport fuse.Transport
 }
 
 // Attach makes the volume's file system if there is none and leases its
@@ -96,8 +100,9 @@ func (c *Client) Attach(ctx context.Context, config AttachConfig) (fuse.Session,
 
 // attach also returns the number of the lease.
 func (c *Client) attach(ctx context.Context, config AttachConfig) (fuse.Session, uint64, error) {
+	unable := fuse.ProbeRing() // the holder's process may be allowed what this one is not
 	a, err := c.call(ctx, request{
-		Op: opAttach, Volume: config.Volume, BlockBytes: config.BlockBytes, ReadOnly: config.ReadOnly,
+		Op: opAttach, Volume: config.Volume, BlockBytes: config.BlockBytes, ReadOnly: config.ReadOnly, Transport: config.Transport, Ring: unable == nil,
 	}, nil)
 	if err != nil {
 		return fuse.Session{}, 0, fmt.Errorf("attach volume %s: %w", config.Volume, err)
@@ -107,7 +112,22 @@ func (c *Client) attach(ctx context.Context, config AttachConfig) (fuse.Session,
 		return fuse.Session{}, 0, fmt.Errorf("attach volume %s: %w: no descriptor in reply", config.Volume, ErrVersion)
 	}
 	conn := os.NewFile(uintptr(a.conn), "/dev/fuse")
-	return fuse.Session{Conn: conn, Init: *a.Init, Takeover: a.Takeover}, a.Lease, nil
+	return fuse.Session{Conn: conn, Init: *a.Init, Takeover: a.Takeover, Fallback: a.fallback(unable)}, a.Lease, nil
+}
+
+// fallback is why the session that an attach was answered with is not over
+// io_uring although it was to be.
+func (a *answer) fallback(unable error) error {
+	switch {
+	case a.Wanted != fuse.TransportRing || a.Init.Transport() == fuse.TransportRing:
+		return nil
+	case unable != nil:
+		return fmt.Errorf("this process cannot use io_uring: %w", unable)
+	case a.Takeover:
+		return fmt.Errorf("its device was made over %s, and is still there", a.Init.Transport())
+	default:
+		return fuse.ErrNotOffered
+	}
 }
 
 // restore gives the descriptor of a session back to a holder, which keeps a copy

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"time"
+
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 )
 
 // Config is what a holder needs to know.
@@ -36,6 +38,9 @@ type Config struct {
 	// Group is the id of a group whose processes may connect, beside this user's;
 	// 0: none.
 	Group int
+	// Transport is how requests of new mounts are to come where an engine does not
+	// say; default fuse.TransportDevice. It is a wish, see AttachConfig.
+	Transport fuse.Transport
 	// Log is told what no caller learns; default: nobody.
 	Log *slog.Logger
 }
@@ -60,6 +65,9 @@ func (c Config) withDefaults() Config {
 	if c.EndGrace == 0 {
 		c.EndGrace = DefaultEndGrace
 	}
+	if c.Transport == "" {
+		c.Transport = fuse.TransportDevice
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -79,6 +87,9 @@ func (c Config) Validate() error {
 		return errors.New("check holder timeouts: negative")
 	case c.Group < 0:
 		return fmt.Errorf("check holder socket group %d: negative", c.Group)
+	}
+	if _, err := fuse.ParseTransport(string(c.Transport)); err != nil {
+		return fmt.Errorf("check holder: %w", err)
 	}
 	return nil
 }

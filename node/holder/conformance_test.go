@@ -22,6 +22,15 @@ import (
 // client: over the block device, as volumes are used, and over the file below
 // it, where the loop driver's own limits do not apply.
 func TestConformance(t *testing.T) {
+	runConformance(t, startNode)
+}
+
+// TestConformanceOverRing is TestConformance with requests that come over io_uring.
+func TestConformanceOverRing(t *testing.T) {
+	runConformance(t, startRingNode)
+}
+
+func runConformance(t *testing.T, startNode func(testing.TB) *node) {
 	requireKernel(t)
 	t.Run("loop", func(t *testing.T) {
 		conformance.Run(t, func(t *testing.T, dev engine.Device) conformance.Target {

@@ -33,7 +33,9 @@
 //
 // # What happens when a process dies
 //
-// Engine: I/O waits for a successor. Holder: volumes that are being served work
+// Engine: I/O waits for a successor; over io_uring (fuse.TransportRing) nobody can
+// succeed, and the holder aborts the connection before the lease ends, so that I/O
+// fails and the next attach mounts anew. Holder: volumes that are being served work
 // on, because the engine has the descriptor as well. An engine with a Keeper gives
 // it to the next holder (restore). Both: the connection is gone with the last copy
 // of its descriptor, and the devices answer every request with an I/O error; nothing
@@ -91,7 +93,7 @@
 // a node that was upgraded knows that it must drain before it restarts the holder.
 // Descriptors travel in SCM_RIGHTS.
 //
-//	attach       volume, blockBytes, readOnly -> descriptor, init, takeover, lease
+//	attach       volume, blockBytes, readOnly, transport, ring -> descriptor, init, takeover, lease, wanted
 //	restore      volume, blockBytes, readOnly, init, lease, descriptor -> device
 //	attach-loop  volume -> device
 //	resize       volume -> sizeBytes
@@ -99,6 +101,11 @@
 //	detach       volume, force
 //	list         -> volumes
 //	shutdown
+//
+// An attach wishes for a transport, or leaves it to the holder's configuration, and
+// says with ring that its process can use io_uring; the reply's wanted is what was
+// wished for, and its init what the kernel granted. Holders and engines that do not
+// know these fields get along over /dev/fuse.
 //
 // Version 1 had neither restore nor lease, and loop devices over V/device.
 //

@@ -266,6 +266,17 @@ func (h *Holder) closeConnections() {
 // other side.
 func (h *Holder) disconnected(c *connection) {
 	h.mu.Lock()
+	var left []*volume
+	for _, v := range h.volumes {
+		if v.lessee == c && !h.ending { // at the holder's end, engines go on
+			left = append(left, v)
+		}
+	}
+	h.mu.Unlock()
+	for _, v := range left {
+		h.giveUp(v)
+	}
+	h.mu.Lock()
 	delete(h.conns, c)
 	for _, v := range h.volumes {
 		if v.lessee == c {
@@ -307,7 +318,7 @@ func (h *Holder) endangered() []string {
 	h.mu.Lock()
 	var unserved []*volume
 	for _, v := range h.volumes {
-		if v.lessee == nil && v.mounted() {
+		if v.lessee == nil && v.connected() {
 			unserved = append(unserved, v)
 		}
 	}

@@ -35,7 +35,8 @@ func playKeepingEngine(socket, volume, path string) error {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("engine", os.Getpid())
 	keeper, err := holder.Keep(ctx, holder.KeeperConfig{
-		Socket: socket, AttachConfig: holder.AttachConfig{Volume: volume, BlockBytes: 512}, Log: log,
+		Socket: socket, Log: log,
+		AttachConfig: holder.AttachConfig{Volume: volume, BlockBytes: 512, Transport: fuse.Transport(os.Getenv(transportEnv))},
 	})
 	if err != nil {
 		return err

@@ -29,6 +29,9 @@ import (
 // the tests can kill one.
 const roleEnv = "LOCKSTEP_TEST_ROLE"
 
+// transportEnv is the transport that an engine process asks for.
+const transportEnv = "LOCKSTEP_TEST_TRANSPORT"
+
 func TestMain(m *testing.M) {
 	var err error
 	switch role := os.Getenv(roleEnv); role {
@@ -66,6 +69,7 @@ func playHolder(socket, dir, idle string, keep bool) error {
 	if keep {
 		config.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 		config.Group = unprivilegedID
+		config.Transport = fuse.Transport(os.Getenv(transportEnv))
 	}
 	return holder.Run(ctx, config)
 }
@@ -83,7 +87,8 @@ func playEngine(socket, volume, path string) error {
 	if err != nil {
 		return err
 	}
-	session, err := client.Attach(ctx, holder.AttachConfig{Volume: volume, BlockBytes: 512})
+	config := holder.AttachConfig{Volume: volume, BlockBytes: 512, Transport: fuse.Transport(os.Getenv(transportEnv))}
+	session, err := client.Attach(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -115,6 +120,51 @@ func requireKernel(t testing.TB) {
 	}
 }
 
+// startRingNode is startNode for volumes over io_uring, for which it sets the
+// kernel's switch until the end of the test.
+func startRingNode(t testing.TB) *node {
+	t.Helper()
+	requireKernel(t)
+	enableRing(t)
+	n := startNode(t)
+	n.transport = fuse.TransportRing
+	return n
+}
+
+// enableRing skips where the kernel has no FUSE over io_uring. Of tests in several
+// processes one at a time has the switch.
+func enableRing(t testing.TB) {
+	t.Helper()
+	setRing(t, "Y")
+}
+
+// setRing sets the kernel's switch to Y or N until the end of the test.
+func setRing(t testing.TB, value string) {
+	t.Helper()
+	if err := fuse.ProbeRing(); err != nil {
+		t.Skipf("not tested: FUSE over io_uring; this process cannot use io_uring: %v", err)
+	}
+	f, err := os.OpenFile("/sys/module/fuse/parameters/enable_uring", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("not tested: FUSE over io_uring; needs Linux 6.14 and its switch: %v", err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	before := make([]byte, 1)
+	if _, err := f.ReadAt(before, 0); err != nil {
+		t.Fatal(err)
+	}
+	write := func(value string) {
+		if _, err := f.WriteAt([]byte(value), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(func() { write(string(before)) })
+	write(value)
+}
+
 // requireTools skips a test of other programs that are not installed.
 func requireTools(t testing.TB, tools ...string) {
 	t.Helper()
@@ -135,6 +185,8 @@ type node struct {
 	// a mount namespace of its own, with the named propagation.
 	keep    bool
 	unshare string
+	// transport is what volumes are attached with.
+	transport fuse.Transport
 }
 
 // testContext bounds every call of a test: a hang must fail it.
@@ -270,10 +322,13 @@ func (n *node) serve(volume string, dev engine.Device, blockBytes int) served {
 	n.Helper()
 	ctx := testContext(n)
 	session, err := n.client.Attach(ctx, holder.AttachConfig{
-		Volume: volume, BlockBytes: blockBytes, ReadOnly: dev.ReadOnly(),
+		Volume: volume, BlockBytes: blockBytes, ReadOnly: dev.ReadOnly(), Transport: n.transport,
 	})
 	if err != nil {
 		n.Fatal(err)
+	}
+	if got := session.Init.Transport(); n.transport != "" && got != n.transport {
+		n.Fatalf("attached over %s, want %s: %v", got, n.transport, session.Fallback)
 	}
 	serving, cancel := context.WithCancel(context.Background())
 	result := make(chan error, 1)

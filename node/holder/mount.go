@@ -17,9 +17,9 @@ import (
 const mountType = "fuse.lockstep"
 
 // mountVolume mounts the file system of a volume at dir, an existing directory,
-// and negotiates it. The returned descriptor keeps the connection alive: when
+// and negotiates it, over transport if the kernel grants that. The returned descriptor keeps the connection alive: when
 // its last copy is closed, the kernel aborts.
-func mountVolume(id, dir string) (descriptor, fuse.InitState, error) {
+func mountVolume(id, dir string, transport fuse.Transport) (descriptor, fuse.InitState, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return noDescriptor, fuse.InitState{}, fmt.Errorf("open /dev/fuse: %w", err)
@@ -34,7 +34,7 @@ func mountVolume(id, dir string) (descriptor, fuse.InitState, error) {
 		conn.close()
 		return noDescriptor, fuse.InitState{}, fmt.Errorf("mount %s: %w", dir, os.NewSyscallError("mount", err))
 	}
-	init, err := negotiate(conn)
+	init, err := negotiate(conn, transport)
 	if err != nil {
 		conn.close()
 		return noDescriptor, fuse.InitState{}, errors.Join(fmt.Errorf("negotiate %s: %w", dir, err), unmount(dir))
@@ -42,14 +42,14 @@ func mountVolume(id, dir string) (descriptor, fuse.InitState, error) {
 	return conn, init, nil
 }
 
-func negotiate(conn descriptor) (fuse.InitState, error) {
+func negotiate(conn descriptor, transport fuse.Transport) (fuse.InitState, error) {
 	twin, err := conn.copy()
 	if err != nil {
 		return fuse.InitState{}, err
 	}
 	file := os.NewFile(uintptr(twin), "/dev/fuse")
 	defer file.Close()
-	return fuse.Handshake(file)
+	return fuse.Handshake(file, transport)
 }
 
 // connectionAt returns the number of the FUSE connection whose file system is

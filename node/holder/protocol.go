@@ -42,6 +42,12 @@ type request struct {
 	BlockBytes    int       `json:"blockBytes,omitempty"`
 	ReadOnly      bool      `json:"readOnly,omitempty"`
 	Force         bool      `json:"force,omitempty"`
+	// Transport is what an attach wishes for; empty: as the holder is set up. Ring
+	// tells that the engine's process can serve over io_uring. A holder that does
+	// not know these fields mounts over /dev/fuse, and for an engine that does not
+	// send them one does.
+	Transport fuse.Transport `json:"transport,omitempty"`
+	Ring      bool           `json:"ring,omitempty"`
 	// Init and Lease are what the attach was answered, for restore. The
 	// descriptor comes with the packet.
 	Init  *fuse.InitState `json:"init,omitempty"`
@@ -58,7 +64,9 @@ type reply struct {
 	Lease     uint64          `json:"lease,omitempty"`
 	Device    string          `json:"device,omitempty"`
 	SizeBytes int64           `json:"sizeBytes,omitempty"`
-	Volumes   []Volume        `json:"volumes,omitempty"`
+	// Wanted is the transport that a new mount was to have; Init tells what it has.
+	Wanted  fuse.Transport `json:"wanted,omitempty"`
+	Volumes []Volume       `json:"volumes,omitempty"`
 }
 
 // Volume describes one volume that a holder keeps.
@@ -68,6 +76,8 @@ type Volume struct {
 	ReadOnly   bool   `json:"readOnly,omitempty"`
 	Leased     bool   `json:"leased,omitempty"` // an engine holds its descriptor now
 	Device     string `json:"device,omitempty"` // /dev/loopN once attached
+	// Transport is how the present mount's requests come; empty without one.
+	Transport fuse.Transport `json:"transport,omitempty"`
 	// Away: an earlier holder attached it, and its engine has not brought the
 	// descriptor back. While that engine lives the device works; without it the
 	// device fails every request until the volume is attached again.
@@ -96,6 +106,9 @@ func decodeRequest(packet []byte) (request, error) {
 	case opAttach, opRestore:
 		if b := r.BlockBytes; b < 512 || b > 4096 || b&(b-1) != 0 {
 			return r, fmt.Errorf("%w: block size %d", ErrInvalid, b)
+		}
+		if _, err := fuse.ParseTransport(string(r.Transport)); err != nil {
+			return r, fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 		if r.Op == opRestore && (r.Init == nil || r.Lease == 0) {
 			return r, fmt.Errorf("%w: restore without the answer to an attach", ErrInvalid)

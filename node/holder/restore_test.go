@@ -43,7 +43,7 @@ func mountServed(t *testing.T, h *Holder, id string) *volume {
 	v := h.newVolume(id, 512, false)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := v.remount(ctx); err != nil {
+	if err := v.remount(ctx, fuse.TransportDevice); err != nil {
 		t.Fatal(err)
 	}
 	twin, err := v.conn.copy()

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/node/loop"
 )
 
@@ -87,12 +88,14 @@ func (v *volume) leaveBehind(ctx context.Context, fn func() error) error {
 
 // handOut returns a copy of the descriptor with the reply that goes with it, and
 // records that it was handed out. The copy is noDescriptor if the volume is not
-// mounted or its connection was aborted. The caller has leased the volume, so
-// that nobody reads from it.
+// mounted, its connection was aborted, or nobody can take over from the process
+// that had it (fuse.TransportRing). The caller has leased the volume, so that
+// nobody reads from it.
 func (v *volume) handOut() (reply, descriptor, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.conn == noDescriptor || !v.conn.connected() {
+	spent := v.rec.Lease > 0 && v.rec.Init.Transport() == fuse.TransportRing
+	if v.conn == noDescriptor || !v.conn.connected() || spent {
 		return reply{}, noDescriptor, nil
 	}
 	// A copy of its own: a Detach may close the volume's while it is sent.
@@ -123,10 +126,27 @@ func (v *volume) mounted() bool {
 	return v.conn != noDescriptor
 }
 
-// remount mounts the volume anew. The caller has the token and has seen that
+// connected reports whether the volume's I/O waits for an engine, or has one.
+func (v *volume) connected() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.conn != noDescriptor && v.conn.connected()
+}
+
+// transport is that of the present mount; empty when there is none.
+func (v *volume) transport() fuse.Transport {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.rec.Volume == "" {
+		return ""
+	}
+	return v.rec.Init.Transport()
+}
+
+// remount mounts the volume anew, over transport if the kernel grants that. The caller has the token and has seen that
 // handOut returns no descriptor. ErrLeased if a process that this holder does
 // not know keeps the present mount alive.
-func (v *volume) remount(ctx context.Context) error {
+func (v *volume) remount(ctx context.Context, transport fuse.Transport) error {
 	number, present, err := connectionAt(v.dir)
 	if err != nil {
 		return err
@@ -142,7 +162,7 @@ func (v *volume) remount(ctx context.Context) error {
 	if err := os.MkdirAll(v.dir, 0o700); err != nil {
 		return fmt.Errorf("make mount point: %w", err)
 	}
-	conn, init, err := mountVolume(v.id, v.dir)
+	conn, init, err := mountVolume(v.id, v.dir, transport)
 	if err != nil {
 		return err
 	}

@@ -20,9 +20,10 @@ const (
 	onOurs = "lockstep"
 	onBase = "lockstep-base"
 	onQemu = "qemu-fuse"
+	onRing = "lockstep-uring"
 )
 
-var kinds = []string{onLoop, onOurs, onBase, onQemu}
+var kinds = []string{onLoop, onOurs, onBase, onQemu, onRing}
 
 // job is one fio workload with its target against the plain loop device.
 type job struct {
@@ -77,6 +78,7 @@ func (b *bench) devices() error {
 	}
 	for _, j := range jobs {
 		b.ratio(j.name, j.name, onOurs, onLoop, j.target)
+		b.ratio(j.name+", over io_uring", j.name, onRing, onLoop, j.target)
 		if j.base {
 			b.ratio(j.name+", of the base", j.name, onBase, onLoop, j.target)
 		}
@@ -114,6 +116,8 @@ func (b *bench) openDevice(kind string) (string, error) {
 		return b.plainLoop("plain")
 	case onQemu:
 		return b.qemuExport()
+	case onRing:
+		return b.overRing()
 	}
 	parameters := map[string]string{"blockSize": "4096"}
 	if kind == onBase {

@@ -50,7 +50,7 @@ func main() {
 	flag.IntVar(&o.journalGiB, "journal-gib", 10, "size of the journal whose views are opened")
 	flag.StringVar(&o.parts, "parts", "", "comma-separated parts to measure, of "+strings.Join(partNames(), ", ")+"; empty: all")
 	flag.StringVar(&o.jobs, "jobs", "", "of the part devices, measure only the jobs whose name contains this")
-	flag.StringVar(&o.kinds, "devices", strings.Join(kinds, ","), "comma-separated devices that the part devices measures")
+	flag.StringVar(&o.kinds, "devices", strings.Join(defaultKinds(), ","), "comma-separated devices that the part devices measures")
 	flag.StringVar(&o.out, "out", "out/bench.json", "file for the raw samples as JSON; empty: none")
 	flag.StringVar(&o.picture, "picture", "out/bench.svg", "file for the picture of the ratios; empty: none")
 	flag.IntVar(&o.depthRecords, "depth-records", 2_000_000, "records of the store that the part depth opens; 100000000 takes some minutes and 20 GiB")

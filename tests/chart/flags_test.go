@@ -32,7 +32,7 @@ func TestFlagsAreSpecified(t *testing.T) {
 		}
 	}
 	flag := regexp.MustCompile("^--[a-z-]+")
-	values := everything + "node: {maxVolumes: 100}\n"
+	values := everything + "node: {maxVolumes: 100, fuseTransport: io-uring}\n"
 	for _, p := range pods(t, mustRender(t, values)) {
 		c := p.Spec.Containers[0]
 		if c.Name != p.role || p.role == "snapshot-controller" {

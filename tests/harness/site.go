@@ -33,6 +33,8 @@ type SiteConfig struct {
 	Listen string            // host:port; empty: no gateway
 	Peers  map[string]string // host:port by site
 	TLSDir string
+	// Transport is the site's --fuse-transport; empty: the default.
+	Transport string
 }
 
 // Site is a lockstep process.
@@ -129,6 +131,9 @@ func (s *Site) Args() []string {
 	}
 	if s.Config.TLSDir != "" {
 		args = append(args, "--tls-dir", s.Config.TLSDir)
+	}
+	if s.Config.Transport != "" {
+		args = append(args, "--fuse-transport", s.Config.Transport)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Config.Peers)) {
 		args = append(args, "--peer", name+"="+s.Config.Peers[name])

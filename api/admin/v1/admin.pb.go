@@ -625,9 +625,14 @@ type Volume struct {
 	Node  string `protobuf:"bytes,17,opt,name=node,proto3" json:"node,omitempty"`
 	// A replica that no primary feeds any more: its group has ended there, or it
 	// has left the group there. It stays until it is removed.
-	Orphaned      bool `protobuf:"varint,18,opt,name=orphaned,proto3" json:"orphaned,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Orphaned bool `protobuf:"varint,18,opt,name=orphaned,proto3" json:"orphaned,omitempty"`
+	// How the device's requests come from the kernel while it is attached
+	// ("dev-fuse" or "io-uring"), and why that is not what was asked for. Empty in
+	// a cluster, where the node's metrics tell.
+	Transport         string `protobuf:"bytes,19,opt,name=transport,proto3" json:"transport,omitempty"`
+	TransportFallback string `protobuf:"bytes,20,opt,name=transport_fallback,json=transportFallback,proto3" json:"transport_fallback,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
@@ -784,6 +789,20 @@ func (x *Volume) GetOrphaned() bool {
 		return x.Orphaned
 	}
 	return false
+}
+
+func (x *Volume) GetTransport() string {
+	if x != nil {
+		return x.Transport
+	}
+	return ""
+}
+
+func (x *Volume) GetTransportFallback() string {
+	if x != nil {
+		return x.TransportFallback
+	}
+	return ""
 }
 
 type Point struct {
@@ -2617,7 +2636,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xca\x04\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\x97\x05\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -2639,7 +2658,9 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x05error\x18\x0f \x01(\tR\x05error\x12\x14\n" +
 	"\x05claim\x18\x10 \x01(\tR\x05claim\x12\x12\n" +
 	"\x04node\x18\x11 \x01(\tR\x04node\x12\x1a\n" +
-	"\borphaned\x18\x12 \x01(\bR\borphaned\"\xc2\x01\n" +
+	"\borphaned\x18\x12 \x01(\bR\borphaned\x12\x1c\n" +
+	"\ttransport\x18\x13 \x01(\tR\ttransport\x12-\n" +
+	"\x12transport_fallback\x18\x14 \x01(\tR\x11transportFallback\"\xc2\x01\n" +
 	"\x05Point\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\x04R\n" +

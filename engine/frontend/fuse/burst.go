@@ -4,20 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/lockstep-csi/lockstep/engine"
 )
 
 // maxBurst is how many requests a reader takes at once. Each is read into a
 // receiver's buffer, because only the kernel knows how long the next one is.
 const maxBurst = 8
-
-// maxBatchedBytes bounds a write that is served together with others; for a
-// longer one the system calls matter little.
-const maxBatchedBytes = 16 << 10
 
 // burst is what the reader that holds a receiver has read and not answered.
 type burst struct {
@@ -26,6 +19,8 @@ type burst struct {
 	want    int                 // how many requests to ask for next, at least 1
 	replies [][]byte            // in the slots, not sent yet; capacity maxBurst
 	ops     []operation         // capacity 2*maxBurst
+	writes  writeBatch
+	server  *server // since the first exchange
 }
 
 // reply queues a reply that lies in one of the slots. It is sent before the slot
@@ -44,7 +39,7 @@ func (b *burst) reply(msg []byte) {
 // most (docs/performance.md).
 func (s *server) exchange(r *receiver) (got int, err error) {
 	b := &r.burst
-	b.slots[0] = r
+	b.slots[0], b.server = r, s
 	held := b.closeGaps()
 	for ; held < b.want; held++ {
 		if b.slots[held] = s.buffers.takeSpare(); b.slots[held] == nil {
@@ -182,7 +177,8 @@ func (s *server) serve(r *receiver, got int) (kept bool, err error) {
 // serveQuick answers the requests of a burst but for the last one that may
 // wait, which it returns unless it found a buffer for that one too.
 func (s *server) serveQuick(b *burst) (last task, err error) {
-	var writes writeBatch
+	writes := &b.writes
+	writes.reset()
 	for i, n := range b.bytes {
 		if n == 0 {
 			continue
@@ -193,9 +189,11 @@ func (s *server) serveQuick(b *burst) (last task, err error) {
 			return task{}, err
 		}
 		if h.op == opWrite {
-			if err := s.addWrite(&writes, slot, h, body); err != nil {
+			refusal, err := s.addWrite(writes, i, slot, h, body)
+			if err != nil {
 				return task{}, err
 			}
+			b.reply(refusal)
 			continue
 		}
 		t, err := s.handle(slot, h, body)
@@ -211,7 +209,7 @@ func (s *server) serveQuick(b *burst) (last task, err error) {
 		}
 		last = t
 	}
-	if writes.count == 0 {
+	if len(writes.writes) == 0 {
 		return last, nil
 	}
 	if last.wait != nil {
@@ -220,8 +218,19 @@ func (s *server) serveQuick(b *burst) (last task, err error) {
 			last = task{}
 		}
 	}
-	return last, s.storeWrites(b, &writes)
+	// Storing is expected to be quick; if it is not, what is done already must
+	// not wait for it.
+	if err := s.flushReplies(b); err != nil {
+		return task{}, err
+	}
+	s.busy()
+	return last, s.storeWrites(writes, b)
 }
+
+// queue and send make a burst the place for the replies to its writes.
+func (b *burst) queue(_ int, msg []byte) { b.reply(msg) }
+
+func (b *burst) send() error { return b.server.flushReplies(b) }
 
 // leaseFor finds a buffer for t, which waits. The slot of the request that was
 // decoded last, which waits too and so has no reply in it, can always be had:
@@ -236,85 +245,3 @@ func (s *server) leaseFor(b *burst, decoded int, t task) lease {
 	b.slots[decoded], b.bytes[decoded] = nil, 0
 	return lease{buffer: &r.buffer, receiver: r}
 }
-
-// writeBatch collects the writes of a burst.
-type writeBatch struct {
-	count  int
-	writes [maxBurst]engine.Write
-	sync   [maxBurst]bool // must be durable before it is answered
-	slots  [maxBurst]*buffer
-	unique [maxBurst]uint64
-}
-
-// addWrite decodes a write and adds it, or answers it if it is refused.
-func (s *server) addWrite(w *writeBatch, slot *buffer, h inHeader, body []byte) error {
-	in, err := decodeWrite(body)
-	if err != nil {
-		return err
-	}
-	if errno := s.inRange(in.offset, int64(len(in.data))); errno != 0 {
-		return s.write(slot.reply(h.unique, 0, errno))
-	}
-	i := w.count
-	w.writes[i] = engine.Write{Offset: in.offset, Data: in.data}
-	w.sync[i], w.slots[i], w.unique[i] = in.isSync(), slot, h.unique
-	w.count++
-	return nil
-}
-
-// storeWrites stores the writes in their order, runs of small ones together,
-// and queues their replies.
-func (s *server) storeWrites(b *burst, w *writeBatch) error {
-	// Storing is expected to be quick; if it is not, what is done already must
-	// not wait for it.
-	if err := s.flushReplies(b); err != nil {
-		return err
-	}
-	s.busy()
-	for first := 0; first < w.count; {
-		end := first
-		for s.batch != nil && end < w.count && !w.sync[end] && len(w.writes[end].Data) <= maxBatchedBytes {
-			end++
-		}
-		if end-first < 2 || s.batch.WriteBatch(s.ctx, w.writes[first:end]) != nil {
-			// Also after a batch that failed, so that each write gets its own
-			// answer. What the batch stored is stored again, in its order.
-			end = max(end, first+1)
-			if err := s.storeSingly(b, w, first, end); err != nil {
-				return err
-			}
-		} else {
-			for i := first; i < end; i++ {
-				b.reply(w.reply(i, 0))
-			}
-		}
-		first = end
-	}
-	return nil
-}
-
-// storeSingly stores the writes from first to before end.
-func (s *server) storeSingly(b *burst, w *writeBatch, first, end int) error {
-	for i := first; i < end; i++ {
-		errno := errnoOf(s.dev.WriteAt(s.ctx, w.writes[i].Data, w.writes[i].Offset, w.sync[i]))
-		b.reply(w.reply(i, errno))
-		if w.sync[i] || len(w.writes[i].Data) > maxBatchedBytes { // took long enough
-			if err := s.flushReplies(b); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// reply makes the reply to the i-th write, over its data.
-func (w *writeBatch) reply(i int, errno syscall.Errno) []byte {
-	slot := w.slots[i]
-	if errno != 0 {
-		return slot.reply(w.unique[i], 0, errno)
-	}
-	return slot.reply(w.unique[i], putWriteOut(slot.data(), len(w.writes[i].Data)), 0)
-}
-
-// isSync reports whether a write must be durable before it is answered.
-func (in *writeIn) isSync() bool { return in.openFlags&unix.O_DSYNC != 0 }

@@ -29,6 +29,13 @@
 //     not there yet would turn that request into EIO instead of leaving it to
 //     be resent.
 //
+// # Over io_uring
+//
+// Where it is wanted and the kernel has it (TransportRing), requests come through
+// io_uring instead: ringReader describes how. Interrupts and inodes that are forgotten
+// still come through /dev/fuse, which is read as ever. Such a session cannot be handed
+// over: of the requests that a process has taken the kernel gives none to another.
+//
 // # Goroutines
 //
 // Serve owns every goroutine of a session and returns after all of them have

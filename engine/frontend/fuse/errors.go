@@ -17,4 +17,10 @@ var (
 	// process had read can never be answered; the connection has to be
 	// aborted.
 	ErrNoResend = errors.New("kernel cannot resend pending FUSE requests")
+	// ErrNoTakeover: a session over io_uring was to be taken over. Requests that
+	// its process had taken are lost to every other one; the connection has to be
+	// aborted.
+	ErrNoTakeover = errors.New("a session over io_uring cannot be taken over")
+	// ErrNotOffered: the kernel does not offer a transport for new mounts.
+	ErrNotOffered = errors.New("kernel does not offer FUSE over io_uring (needs Linux 6.14 and Y in /sys/module/fuse/parameters/enable_uring)")
 )

@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"context"
 	"math"
 	"syscall"
 
@@ -29,9 +30,25 @@ func decodeRequest(msg []byte) (inHeader, []byte, error) {
 	return h, msg[inHeaderBytes:], nil
 }
 
+// service answers requests with a device, whichever way they came. It is
+// constant.
+type service struct {
+	ctx   context.Context // for calls of dev; never cancelled
+	dev   engine.Device
+	try   TryReader          // dev, or nil
+	batch engine.BatchWriter // dev, or nil
+}
+
+func newService(ctx context.Context, dev engine.Device) service {
+	s := service{ctx: ctx, dev: dev}
+	s.try, _ = dev.(TryReader)
+	s.batch, _ = dev.(engine.BatchWriter)
+	return s
+}
+
 // handle serves the request in b, which is no WRITE, as far as that needs no
 // waiting. An error ends the session.
-func (s *server) handle(b *buffer, h inHeader, body []byte) (task, error) {
+func (s *service) handle(b *buffer, h inHeader, body []byte) (task, error) {
 	switch h.op {
 	case opRead:
 		return s.handleRead(b, h, body)
@@ -56,7 +73,7 @@ func (s *server) handle(b *buffer, h inHeader, body []byte) (task, error) {
 
 // inRange checks what the kernel asks for against the device before the device
 // does, and in a way that cannot overflow.
-func (s *server) inRange(off, length int64) syscall.Errno {
+func (s *service) inRange(off, length int64) syscall.Errno {
 	if off < 0 || length < 0 || off > math.MaxInt64-length {
 		return unix.EINVAL
 	}
@@ -69,12 +86,12 @@ func (s *server) inRange(off, length int64) syscall.Errno {
 	return 0
 }
 
-func (s *server) handleRead(b *buffer, h inHeader, body []byte) (task, error) {
+func (s *service) handleRead(b *buffer, h inHeader, body []byte) (task, error) {
 	in, err := decodeRead(body)
 	if err != nil {
 		return task{}, err
 	}
-	if in.size > maxWriteBytes {
+	if in.size > len(b.data()) {
 		return task{reply: b.reply(h.unique, 0, unix.EINVAL)}, nil
 	}
 	// A read that starts before the end and reaches beyond it is cut short, as
@@ -106,7 +123,7 @@ func replyRead(b *buffer, h inHeader, in readIn, failure error) []byte {
 	return b.reply(h.unique, in.size, 0)
 }
 
-func (s *server) handleFallocate(b *buffer, h inHeader, body []byte) (task, error) {
+func (s *service) handleFallocate(b *buffer, h inHeader, body []byte) (task, error) {
 	in, err := decodeFallocate(body)
 	if err != nil {
 		return task{}, err
@@ -160,7 +177,7 @@ func (s *server) spawn(t task, l lease) {
 
 // handleNode serves the requests about names and attributes. It puts the
 // reply's data into b and returns its length.
-func (s *server) handleNode(b *buffer, h inHeader, body []byte) (int, syscall.Errno, error) {
+func (s *service) handleNode(b *buffer, h inHeader, body []byte) (int, syscall.Errno, error) {
 	out := b.data()
 	switch h.op {
 	case opLookup:
@@ -204,7 +221,7 @@ func (s *server) handleNode(b *buffer, h inHeader, body []byte) (int, syscall.Er
 }
 
 // attr describes a node as it is now.
-func (s *server) attr(node uint64) attr {
+func (s *service) attr(node uint64) attr {
 	switch {
 	case node == nodeRoot:
 		return attr{node: nodeRoot, mode: modeDir}

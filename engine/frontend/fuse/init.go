@@ -27,10 +27,20 @@ type InitState struct {
 	MaxBackground     uint16 `json:"maxBackground"` // requests
 }
 
+// Transport is how requests come from the kernel.
+func (s InitState) Transport() Transport {
+	if s.Flags&flagOverRing != 0 {
+		return TransportRing
+	}
+	return TransportDevice
+}
+
 // CanResend reports whether the kernel can queue again the requests of a
-// process that died (Linux 6.9 and later). Without it a session must not be
-// taken over.
-func (s InitState) CanResend() bool { return s.Flags&flagHasResend != 0 }
+// process that died (Linux 6.9 and later; over io_uring none can). Without it a
+// session must not be taken over.
+func (s InitState) CanResend() bool {
+	return s.Flags&flagHasResend != 0 && s.Transport() == TransportDevice
+}
 
 // Validate reports ErrVersion for a state that this package cannot serve: of
 // another protocol version, or with longer requests than its buffers hold.
@@ -48,15 +58,24 @@ func (s InitState) Validate() error {
 // taken that a block device gains from: long requests, asynchronous direct I/O
 // and resending. The write-back cache stays off: a second cache below the page
 // cache of the loop device would acknowledge writes that no engine has seen.
-func negotiate(in initIn) (InitState, error) {
+//
+// Once io_uring is agreed on, the kernel keeps every request back until it has
+// entries of all queues. So it is asked for only if it is wanted.
+func negotiate(in initIn, transport Transport) (InitState, error) {
 	if in.major != protocolMajor || in.minor < protocolMinorMin {
 		return InitState{}, fmt.Errorf("%w: kernel speaks %d.%d", ErrVersion, in.major, in.minor)
 	}
-	const wanted = flagAsyncRead | flagBigWrites | flagAsyncDIO | flagMaxPages | flagInitExt | flagHasResend
+	wanted := flagAsyncRead | flagBigWrites | flagAsyncDIO | flagMaxPages | flagInitExt | flagHasResend
+	if transport == TransportRing {
+		wanted |= flagOverRing
+	}
 	flags := in.flags & wanted
 	maxWrite := uint32(maxWriteBytes)
-	if flags&flagMaxPages == 0 {
+	switch {
+	case flags&flagMaxPages == 0:
 		maxWrite = 32 * 4096 // FUSE_DEFAULT_MAX_PAGES_PER_REQ
+	case flags&flagOverRing != 0:
+		maxWrite = ringPayloadBytes
 	}
 	return InitState{
 		Major:             protocolMajor,
@@ -73,9 +92,12 @@ func negotiate(in initIn) (InitState, error) {
 // kernel has sent INIT, which it does at once after mount(2). Call it once for
 // a mount, before any Serve; nothing else may read conn meanwhile.
 //
+// TransportRing is a wish, which the kernel may not grant: InitState.Transport
+// tells. It must be one that the process which is to serve can do (ProbeRing).
+//
 // It returns ErrVersion for a kernel that is too old (the kernel has then been
 // refused and the mount is unusable), ErrUnmounted when the mount is gone.
-func Handshake(conn *os.File) (InitState, error) {
+func Handshake(conn *os.File, transport Transport) (InitState, error) {
 	fd := int(conn.Fd())
 	// The kernel refuses a read with a buffer under 8 KiB (FUSE_MIN_READ_BUFFER).
 	msg := make([]byte, 8<<10)
@@ -94,7 +116,7 @@ func Handshake(conn *os.File) (InitState, error) {
 	if err != nil {
 		return InitState{}, err
 	}
-	state, refusal := negotiate(in)
+	state, refusal := negotiate(in, transport)
 	reply := make([]byte, outHeaderBytes+initOutBytes)
 	if refusal != nil {
 		reply = reply[:outHeaderBytes]

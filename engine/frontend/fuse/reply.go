@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"encoding/binary"
+	"os"
 	"syscall"
 )
 
@@ -140,7 +141,8 @@ func putInitOut(p []byte, s InitState) int {
 	binary.LittleEndian.PutUint16(p[18:], s.MaxBackground) // congestion threshold
 	binary.LittleEndian.PutUint32(p[20:], s.MaxWriteBytes)
 	binary.LittleEndian.PutUint32(p[24:], 1) // time granularity, nanoseconds
-	binary.LittleEndian.PutUint16(p[28:], maxWritePages)
+	// Also how much memory the kernel wants for each request over io_uring.
+	binary.LittleEndian.PutUint16(p[28:], uint16(max(int(s.MaxWriteBytes)/os.Getpagesize(), 1)))
 	binary.LittleEndian.PutUint32(p[32:], uint32(s.Flags>>32))
 	return initOutBytes
 }

@@ -21,6 +21,15 @@ const (
 	ringLinkedFile = 1 << 12 // Linux 5.19, which also has what follows
 	ringOpCancel   = 14
 	ringCancelAll  = 1<<0 | 1<<2 // every operation of the ring
+
+	ringOpPoll    = 6
+	ringPollMulti = 1 << 0 // goes on after the first event
+	ringOpCommand = 46     // what a command means is up to the descriptor's driver
+
+	ringMoreFollows = 1 << 1 // flag of a completion: its operation goes on
+
+	ringSetupCoop = 1 << 8  // completions do not interrupt a running thread, Linux 5.19
+	ringSetupWide = 1 << 10 // submissions of 128 bytes, which commands need, Linux 5.19
 )
 
 // ringParams is struct io_uring_params.
@@ -41,7 +50,8 @@ type submission struct {
 	length    uint32
 	rwFlags   uint32
 	user      uint64
-	_         [3]uint64
+	_         uint64
+	command   [2]uint64 // how a command's own parameters begin; on a wide ring they go on in the next entry
 }
 
 // completion is struct io_uring_cqe.
@@ -51,10 +61,8 @@ type completion struct {
 	flags uint32
 }
 
-// ring is an io_uring that runs a list of reads and writes of a non-blocking
-// descriptor in one system call. It is not asynchronous: a read that would have
-// to wait is cancelled in the same system call, so that no operation outlives
-// do, and nothing reads a request that nobody asked for.
+// ring is an io_uring. It is used in one of two ways: do runs a list of reads and
+// writes, and push, submit and pop are for operations that complete some time.
 type ring struct {
 	fd      int
 	rings   []byte // both rings
@@ -64,18 +72,27 @@ type ring struct {
 
 	sqTail, cqHead, cqTail *uint32 // shared with the kernel
 	sqMask, cqMask         uint32
+	stride                 uint32 // entries of sqes to a submission: 2 on a wide ring
 }
 
-// newRing makes a ring for up to operations operations. It fails where the
-// kernel is older than 5.19 and cannot cancel them all at once, or where io_uring is forbidden, as in containers with the usual seccomp profile.
+// newRing makes a ring for lists of up to operations operations; see setUpRing.
 func newRing(operations uint32) (*ring, error) {
-	var p ringParams
-	entries := operations + 1 // and the one that cancels
+	return setUpRing(operations+1, 0) // and the one that cancels
+}
+
+// setUpRing makes a ring with room for entries submissions at once. It fails where
+// the kernel is older than 5.19 or where io_uring is forbidden, as in containers
+// with the usual seccomp profile.
+func setUpRing(entries, flags uint32) (*ring, error) {
+	p := ringParams{flags: flags}
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(entries), uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil, os.NewSyscallError("io_uring_setup", errno)
 	}
-	r := &ring{fd: int(fd)}
+	r := &ring{fd: int(fd), stride: 1}
+	if flags&ringSetupWide != 0 {
+		r.stride = 2
+	}
 	if p.features&ringSingleMmap == 0 || p.features&ringLinkedFile == 0 {
 		r.free()
 		return nil, fmt.Errorf("set up io_uring: features %#x: %w", p.features, unix.ENOSYS)
@@ -93,14 +110,14 @@ func (r *ring) mapMemory(p *ringParams) (err error) {
 	if r.rings, err = unix.Mmap(r.fd, ringOffSQ, int(ringBytes), protection, kind); err != nil {
 		return fmt.Errorf("map io_uring: %w", os.NewSyscallError("mmap", err))
 	}
-	entryBytes := int(p.sqEntries) * int(unsafe.Sizeof(submission{}))
+	entryBytes := int(p.sqEntries*r.stride) * int(unsafe.Sizeof(submission{}))
 	if r.entries, err = unix.Mmap(r.fd, ringOffSQEs, entryBytes, protection, kind); err != nil {
 		return fmt.Errorf("map io_uring: %w", os.NewSyscallError("mmap", err))
 	}
 	word := func(off uint32) *uint32 { return (*uint32)(unsafe.Pointer(&r.rings[off])) }
 	r.sqTail, r.sqMask = word(p.sq.tail), *word(p.sq.mask)
 	r.cqHead, r.cqTail, r.cqMask = word(p.cq.head), word(p.cq.tail), *word(p.cq.mask)
-	r.sqes = unsafe.Slice((*submission)(unsafe.Pointer(&r.entries[0])), p.sqEntries)
+	r.sqes = unsafe.Slice((*submission)(unsafe.Pointer(&r.entries[0])), p.sqEntries*r.stride)
 	r.cqes = unsafe.Slice((*completion)(unsafe.Pointer(&r.rings[p.cq.cqes])), p.cqEntries)
 	for i := range p.sqEntries { // each place of the ring always names the same entry
 		*word(p.sq.array + 4*i) = i
@@ -130,7 +147,11 @@ type operation struct {
 // cancelled is the user field of the submission that ends every list.
 const cancelled = ^uint64(0)
 
-// do runs the operations, at most as many as newRing was told, on fd in their
+// do is not asynchronous: a read that would have to wait is cancelled in the same
+// system call, so that no operation outlives it, and nothing reads a request that
+// nobody asked for.
+//
+// It runs the operations, at most as many as newRing was told, on fd in their
 // order and sets the outcome of each; that of a read which found nothing is
 // ECANCELED. An error is of the ring itself; which operations were then done is
 // not known.
@@ -161,8 +182,47 @@ func (r *ring) do(fd int, ops []operation) error {
 	return nil
 }
 
-// push puts a submission into the i-th free place.
-func (r *ring) push(i int, s submission) { r.sqes[(*r.sqTail+uint32(i))&r.sqMask] = s }
+// push puts a submission into the i-th free place, and on a wide ring clears what
+// is behind it, of which it returns the first word.
+func (r *ring) push(i int, s submission) *uint64 {
+	at := (*r.sqTail + uint32(i)) & r.sqMask * r.stride
+	r.sqes[at] = s
+	if r.stride == 1 {
+		return nil
+	}
+	r.sqes[at+1] = submission{}
+	return (*uint64)(unsafe.Pointer(&r.sqes[at+1]))
+}
+
+// submit hands the first n places to the kernel and waits until there are at
+// least wait completions.
+func (r *ring) submit(n, wait int) error {
+	atomic.StoreUint32(r.sqTail, *r.sqTail+uint32(n))
+	for {
+		done, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(n), uintptr(wait), ringGetEvents, 0, 0)
+		switch errno {
+		case 0:
+			n -= int(done)
+		case unix.EINTR, unix.EAGAIN, unix.EBUSY:
+		default:
+			return os.NewSyscallError("io_uring_enter", errno)
+		}
+		if n == 0 && (wait == 0 || *r.cqHead != atomic.LoadUint32(r.cqTail)) {
+			return nil
+		}
+	}
+}
+
+// pop takes the next completion, if there is one.
+func (r *ring) pop() (c completion, ok bool) {
+	head := *r.cqHead
+	if head == atomic.LoadUint32(r.cqTail) {
+		return completion{}, false
+	}
+	c = r.cqes[head&r.cqMask]
+	atomic.StoreUint32(r.cqHead, head+1)
+	return c, true
+}
 
 // enter submits what was pushed, of which the last cancels, and returns how
 // many operations have completed when the cancellation has.
@@ -187,10 +247,12 @@ func (r *ring) enter(ops []operation, pushed int) (done int, err error) {
 // reap takes what has completed; cancel tells whether that includes a
 // cancellation.
 func (r *ring) reap(ops []operation) (done int, cancel bool) {
-	head, tail := *r.cqHead, atomic.LoadUint32(r.cqTail)
-	for ; head != tail; head++ {
-		c := &r.cqes[head&r.cqMask]
-		if c.user == cancelled {
+	for {
+		c, ok := r.pop()
+		switch {
+		case !ok:
+			return done, cancel
+		case c.user == cancelled:
 			cancel = true
 			continue
 		}
@@ -200,6 +262,4 @@ func (r *ring) reap(ops []operation) (done int, cancel bool) {
 		}
 		done++
 	}
-	atomic.StoreUint32(r.cqHead, head)
-	return done, cancel
 }

@@ -405,6 +405,8 @@ func TestServeRefuses(t *testing.T) {
 	k := newFakeKernel(t)
 	old := testInit
 	old.Flags = 0
+	ring := testInit
+	ring.Flags |= flagOverRing
 	newer := testInit
 	newer.Minor = protocolMinor + 1
 	for name, c := range map[string]struct {
@@ -413,6 +415,7 @@ func TestServeRefuses(t *testing.T) {
 		want    error
 	}{
 		"takeover without resend": {Session{Conn: k.conn, Init: old, Takeover: true}, Options{}, ErrNoResend},
+		"takeover over io_uring":  {Session{Conn: k.conn, Init: ring, Takeover: true}, Options{}, ErrNoTakeover},
 		"unknown minor version":   {Session{Conn: k.conn, Init: newer}, Options{}, ErrVersion},
 		"no init state":           {Session{Conn: k.conn}, Options{}, ErrVersion},
 		"fewer receivers":         {Session{Conn: k.conn, Init: testInit}, Options{Readers: 4, Receivers: 2}, errAny},
@@ -455,22 +458,27 @@ func TestHandshake(t *testing.T) {
 	const all = 0xffffffff
 	cases := map[string]struct {
 		in        kernelInit
+		wish      Transport
 		wantErr   error
 		maxWrite  uint32
 		minor     uint32
 		canResend bool
+		got       Transport
 	}{
-		"newest kernel": {kernelInit{Major: 7, Minor: 99, Flags: all, Flags2: all}, nil, 1 << 20, protocolMinor, true},
-		"before resend": {kernelInit{Major: 7, Minor: 38, Flags: all}, nil, 1 << 20, 38, false},
-		"no max_pages":  {kernelInit{Major: 7, Minor: 31}, nil, 128 << 10, 31, false},
-		"too old":       {kernelInit{Major: 7, Minor: 30, Flags: all}, ErrVersion, 0, 0, false},
-		"other major":   {kernelInit{Major: 8, Minor: 40, Flags: all}, ErrVersion, 0, 0, false},
+		"newest kernel":  {kernelInit{Major: 7, Minor: 99, Flags: all, Flags2: all}, TransportDevice, nil, 1 << 20, protocolMinor, true, TransportDevice},
+		"over io_uring":  {kernelInit{Major: 7, Minor: 99, Flags: all, Flags2: all}, TransportRing, nil, ringPayloadBytes, protocolMinor, false, TransportRing},
+		"not offered":    {kernelInit{Major: 7, Minor: 41, Flags: all, Flags2: uint32((all << 32 &^ flagOverRing) >> 32)}, TransportRing, nil, 1 << 20, protocolMinor, true, TransportDevice},
+		"without flags2": {kernelInit{Major: 7, Minor: 41, Flags: all &^ uint32(flagInitExt), Flags2: all}, TransportRing, nil, 1 << 20, protocolMinor, false, TransportDevice},
+		"before resend":  {kernelInit{Major: 7, Minor: 38, Flags: all}, TransportDevice, nil, 1 << 20, 38, false, TransportDevice},
+		"no max_pages":   {kernelInit{Major: 7, Minor: 31}, TransportDevice, nil, 128 << 10, 31, false, TransportDevice},
+		"too old":        {kernelInit{Major: 7, Minor: 30, Flags: all}, TransportDevice, ErrVersion, 0, 0, false, ""},
+		"other major":    {kernelInit{Major: 8, Minor: 40, Flags: all}, TransportDevice, ErrVersion, 0, 0, false, ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			k := newFakeKernel(t)
 			k.send(message(opInit, 2, 0, c.in))
-			s, err := Handshake(k.conn)
+			s, err := Handshake(k.conn, c.wish)
 			if !errors.Is(err, c.wantErr) {
 				t.Fatalf("Handshake: %v, want %v", err, c.wantErr)
 			}
@@ -481,10 +489,14 @@ func TestHandshake(t *testing.T) {
 				}
 				return
 			}
+			if s.Transport() != c.got || s.Validate() != nil {
+				t.Errorf("agreed on %s: %v, want %s", s.Transport(), s.Validate(), c.got)
+			}
 			if s.MaxWriteBytes != c.maxWrite || s.Minor != c.minor || s.CanResend() != c.canResend {
 				t.Errorf("agreed on %+v", s)
 			}
-			if len(a.body) != initOutBytes || binary.LittleEndian.Uint32(a.body[20:]) != c.maxWrite {
+			if len(a.body) != initOutBytes || binary.LittleEndian.Uint32(a.body[20:]) != c.maxWrite ||
+				binary.LittleEndian.Uint16(a.body[28:]) != uint16(int(c.maxWrite)/os.Getpagesize()) {
 				t.Errorf("reply % x", a.body)
 			}
 		})

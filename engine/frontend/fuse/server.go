@@ -15,12 +15,9 @@ import (
 
 // server is one running Serve.
 type server struct {
-	ctx     context.Context // for calls of dev; never cancelled
+	service
 	fd      int
 	stop    int // eventfd: readable from the moment the session is to end
-	dev     engine.Device
-	try     TryReader          // dev, or nil
-	batch   engine.BatchWriter // dev, or nil
 	buffers *pool
 	readers int64 // Options.Readers
 
@@ -32,13 +29,11 @@ type server struct {
 	idle atomic.Int64
 	// active counts the receivers whose holders may read.
 	active atomic.Int64
-	// reading counts the goroutines that are reading a request or waiting for
-	// one, and so will take the next.
-	reading atomic.Int64
-	// served counts requests, for the stall watcher.
-	served atomic.Uint64
+	stallWatch
+	// rings is how requests come over io_uring, beside those that still come
+	// over fd; empty without that transport. Constant.
+	rings []*ringReader
 
-	stalls  stallWatch
 	ending  atomic.Bool
 	done    chan struct{} // closed with ending
 	failure error         // why the session ends; written once, before done is closed
@@ -48,18 +43,15 @@ type server struct {
 
 func newServer(ctx context.Context, fd, stop int, dev engine.Device, buffers *pool, opts Options) *server {
 	s := &server{
-		ctx:     ctx,
+		service: newService(ctx, dev),
 		fd:      fd,
 		stop:    stop,
-		dev:     dev,
 		buffers: buffers,
 		readers: int64(opts.Readers),
 		passed:  make(chan *receiver, opts.Receivers),
-		stalls:  stallWatch{wake: make(chan struct{}, 1)},
 		done:    make(chan struct{}),
 	}
-	s.try, _ = dev.(TryReader)
-	s.batch, _ = dev.(engine.BatchWriter)
+	s.prepare(s.addReader)
 	return s
 }
 
@@ -69,7 +61,10 @@ func (s *server) run(ctx context.Context) error {
 		s.active.Add(1)
 		s.passOn(s.buffers.takeReceiver())
 	}
-	s.wg.Go(s.watchStalls)
+	s.wg.Go(func() { s.watchStalls(s.done) })
+	for _, r := range s.rings {
+		r.start()
+	}
 	select {
 	case <-ctx.Done():
 		s.end(nil)
@@ -88,8 +83,28 @@ func (s *server) end(cause error) {
 		close(s.done)
 		// Never read back, so that it wakes every waiting receiver. A write of
 		// 1 to a fresh eventfd cannot fail.
-		_, _ = unix.Write(s.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		signal(s.stop)
+		for _, r := range s.rings {
+			signal(r.bell)
+		}
 	})
+}
+
+func (s *server) freeRings() {
+	for _, r := range s.rings {
+		r.free()
+	}
+}
+
+// signal adds 1 to an eventfd.
+func signal(eventfd int) { _, _ = unix.Write(eventfd, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
+
+// addReader takes one more receiver into use, if one is left.
+func (s *server) addReader() {
+	if r := s.buffers.takeReceiver(); r != nil {
+		s.active.Add(1)
+		s.passOn(r)
+	}
 }
 
 // passOn gives r, and with it the permission to read, to another goroutine: to

@@ -25,9 +25,17 @@ type Session struct {
 	// unanswered are then asked for again. Never set it while that other
 	// Serve still runs: both would apply the same requests.
 	Takeover bool
+	// Fallback is why the session has another transport than was asked for; nil if
+	// it has not. Serve warns of it.
+	Fallback error
 }
 
 // Options bounds the resources of one session. The zero value means defaults.
+//
+// Over TransportRing only Readers matters, as the number of threads among which the
+// queues of the CPUs are shared. How many requests can be in service follows from
+// the number of CPUs: 16 of up to 256 KiB for each, fewer if that were more
+// than 32 MiB of locked memory, but one at least.
 type Options struct {
 	// Readers is how many goroutines read requests while none of them waits
 	// for the device; at least 1. The default is 1 on up to three CPUs and 2
@@ -44,9 +52,14 @@ type Options struct {
 	// locked memory. At least 1, default DefaultWaiters. When no buffer is
 	// left, further requests wait in the kernel.
 	Waiters int
-	// Log is told when the memory cannot be locked; nil: nobody.
+	// Log is told when the memory cannot be locked, and of a Session.Fallback; nil:
+	// nobody.
 	Log *slog.Logger
 }
+
+// ringOptions are for what still comes over /dev/fuse when requests come over
+// io_uring: interrupts and inodes that are forgotten.
+var ringOptions = Options{Readers: 1, Receivers: 1, Waiters: 1}
 
 // Defaults of Options: 10.2 MiB of locked memory for a volume, for which a
 // process needs CAP_IPC_LOCK or a RLIMIT_MEMLOCK as high. It serves without, at
@@ -95,12 +108,16 @@ type TryReader interface {
 // every request that it had read has been answered, none of its goroutines is
 // left, and the same connection can be served again with Takeover set.
 //
+// Over TransportRing the connection cannot be served again. Requests that come
+// while ctx is being cancelled, or later, wait until the connection is aborted and
+// fail then, and so do those that the process has taken when it dies.
+//
 // Serve adds no durability of its own: a flush from the kernel is acknowledged
 // when dev.Flush has returned. A device that fails does not end the session;
 // its errors go to whoever uses the block device. dev is called with a context
 // that is not cancelled with ctx.
 //
-// Other errors: ErrNoResend, ErrVersion, ErrProtocol, and those of system
+// Other errors: ErrNoResend, ErrNoTakeover, ErrVersion, ErrProtocol, and those of system
 // calls that should not fail. One Serve at a time may run on a connection.
 func Serve(ctx context.Context, s Session, dev engine.Device, opts Options) error {
 	opts, err := opts.withDefaults()
@@ -110,7 +127,10 @@ func Serve(ctx context.Context, s Session, dev engine.Device, opts Options) erro
 	if err := s.Init.Validate(); err != nil {
 		return err
 	}
-	if s.Takeover && !s.Init.CanResend() {
+	switch {
+	case s.Takeover && s.Init.Transport() == TransportRing:
+		return ErrNoTakeover
+	case s.Takeover && !s.Init.CanResend():
 		return ErrNoResend
 	}
 	fd := int(s.Conn.Fd())
@@ -123,16 +143,23 @@ func Serve(ctx context.Context, s Session, dev engine.Device, opts Options) erro
 		return os.NewSyscallError("eventfd", err)
 	}
 	defer func() { _ = unix.Close(stop) }()
-	buffers, err := newPool(fd, stop, opts.Receivers, opts.Waiters)
+	forDevice := opts
+	if s.Init.Transport() == TransportRing {
+		forDevice = ringOptions
+	}
+	buffers, err := newPool(fd, stop, forDevice.Receivers, forDevice.Waiters)
 	if err != nil {
 		return err
 	}
 	defer buffers.free()
-	if buffers.unlocked != nil {
-		opts.Log.Warn("request buffers are not locked in memory, so that a request can fail if this process is killed while it is short of memory: "+
-			"grant CAP_IPC_LOCK or raise RLIMIT_MEMLOCK", "neededBytes", buffers.bytes, "error", buffers.unlocked)
+	srv := newServer(context.WithoutCancel(ctx), fd, stop, dev, buffers, forDevice)
+	if s.Init.Transport() == TransportRing {
+		if srv.rings, err = newRingReaders(srv, opts.Readers, int(s.Init.MaxWriteBytes)); err != nil {
+			return fmt.Errorf("set up io_uring: %w", err)
+		}
+		defer srv.freeRings()
 	}
-	srv := newServer(context.WithoutCancel(ctx), fd, stop, dev, buffers, opts)
+	srv.warn(s, opts.Log)
 	// The resend goes out before the first read. After it, requests of the
 	// process before would be mixed with ours, and ours resent too.
 	if s.Takeover {
@@ -141,6 +168,25 @@ func Serve(ctx context.Context, s Session, dev engine.Device, opts Options) erro
 		}
 	}
 	return srv.run(ctx)
+}
+
+// warn tells log what a session has to do without.
+func (s *server) warn(session Session, log *slog.Logger) {
+	if session.Fallback != nil {
+		log.Warn("serving over another transport than was asked for", "transport", session.Init.Transport(), "reason", session.Fallback)
+	}
+	bytes, unlocked := s.buffers.bytes, s.buffers.unlocked
+	for _, r := range s.rings {
+		more, failure := r.memory()
+		bytes += more
+		if unlocked == nil {
+			unlocked = failure
+		}
+	}
+	if unlocked != nil {
+		log.Warn("request buffers are not locked in memory, so that a request can fail if this process is killed while it is short of memory: "+
+			"grant CAP_IPC_LOCK or raise RLIMIT_MEMLOCK", "neededBytes", bytes, "error", unlocked)
+	}
 }
 
 // gone tells the errors that /dev/fuse gives once its mount is no more: ENODEV

@@ -70,6 +70,7 @@ const (
 	flagMaxPages  uint64 = 1 << 22
 	flagInitExt   uint64 = 1 << 30
 	flagHasResend uint64 = 1 << 39
+	flagOverRing  uint64 = 1 << 41 // FUSE_OVER_IO_URING, Linux 6.14
 )
 
 // Flags of an OPEN reply.
@@ -118,10 +119,6 @@ func isFileName(name []byte) bool {
 	return found && (len(rest) == 0 || rest[0] == '-')
 }
 
-// maxWriteBytes is the longest READ or WRITE that is negotiated, and
-// maxWritePages the same in pages: the kernel refuses more than 256 pages
-// unless fs.fuse.max_pages_limit was raised.
-const (
-	maxWriteBytes = 1 << 20
-	maxWritePages = 256
-)
+// maxWriteBytes is the longest READ or WRITE that is negotiated: the kernel
+// refuses more than 256 pages unless fs.fuse.max_pages_limit was raised.
+const maxWriteBytes = 1 << 20

@@ -235,7 +235,7 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("name %q holds its terminator", name)
 		}
 		if in, err := decodeInit(body); err == nil {
-			if s, err := negotiate(in); err == nil && s.Validate() != nil {
+			if s, err := negotiate(in, TransportRing); err == nil && s.Validate() != nil {
 				t.Fatalf("negotiated %+v, which is not valid", s)
 			}
 		}
