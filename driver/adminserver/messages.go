@@ -86,6 +86,8 @@ func (s *Server) conditions(g *groups.Group) []*adminv1.Condition {
 		add("Ready", false, "OperationPending", "a "+string(g.State.Pending.Kind)+" was interrupted and could not be finished: see the site's log, then restart the site")
 	case g.Stats.LastError != nil:
 		add("Ready", false, "CheckpointMissed", g.Stats.LastError.Error())
+	case len(g.Points) == 0 && g.Resting:
+		add("Ready", true, "Resting", "no volume of the group is in use: its newest point stays true")
 	case len(g.Points) == 0:
 		add("Ready", false, "NoRecoveryPoint", "no recovery point exists yet: wait for the first checkpoint")
 	default:
@@ -98,7 +100,26 @@ func (s *Server) conditions(g *groups.Group) []*adminv1.Condition {
 			add("Replicating", true, "Connected", "site "+m.Peer+" is being fed")
 		}
 	}
+	if g.State.Role == group.RoleReplica {
+		ok, reason, message := s.fed(g)
+		add("Replicating", ok, reason, message)
+	}
 	return out
+}
+
+// fed tells how a replica is fed.
+func (s *Server) fed(g *groups.Group) (ok bool, reason, message string) {
+	source := g.State.Source
+	if !g.State.Orphaned.IsZero() {
+		return false, "Orphaned", "the group has ended at site " + source + ": fail over to what is here, or remove it, see `orphans`"
+	}
+	if g.Receiving == nil {
+		return false, "Disconnected", "the replica has not been started"
+	}
+	if since := g.Receiving.SilentSince(s.cfg.Clock.Now()); !since.IsZero() {
+		return false, "Disconnected", "site " + source + " has not been heard of since " + since.UTC().Format(time.RFC3339)
+	}
+	return true, "FedByPeer", "site " + source + " feeds this replica"
 }
 
 func sendingError(m *replication.Metrics) error {

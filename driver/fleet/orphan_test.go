@@ -3,6 +3,10 @@ package fleet_test
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/lockstep-csi/lockstep/driver/fleet"
 	"github.com/lockstep-csi/lockstep/group"
@@ -189,4 +193,31 @@ func TestDeletingAReplicasClaimLeavesTheReplica(t *testing.T) {
 		return err == nil && len(points) > 1 && points[len(points)-1].Checkpoint >= p.Checkpoint
 	})
 
+}
+
+// A volume that nobody has used has nothing to send, and no engine that would be
+// on another node than its first user.
+func TestAVolumeThatNobodyHasUsedHasNoEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		conn, err := grpc.NewClient("passthrough:b", grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := conn.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		c.setPeer("b", fleet.Peer{Address: "b", Conn: conn})
+		f := c.open()
+		defer closeFleet(t, f)
+		v := newVolume(1, "shop")
+		v.Settings.ReplicateTo = "b"
+		mustCreate(t, f, v)
+		synctest.Wait()
+		if on := c.node(id(1)); on != "" {
+			t.Errorf("its engine runs on %s", on)
+		}
+	})
 }

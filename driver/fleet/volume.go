@@ -119,9 +119,10 @@ func (f *Fleet) attachedLocked(name string) bool {
 }
 
 // owesLocked reports whether a primary's volume holds what its peer is not known
-// to hold. That does not wait until somebody uses the volume again. mu is held.
+// to hold. That does not wait until somebody uses the volume again. One that had
+// no engine yet holds nothing. mu is held.
 func (f *Fleet) owesLocked(v *volume, st group.State) bool {
-	if st.Settings.ReplicateTo == "" || v.delivered == (delivery{st.Settings.ReplicateTo, st.Term}) {
+	if v.record.Orders.Term == 0 || st.Settings.ReplicateTo == "" || v.delivered == (delivery{st.Settings.ReplicateTo, st.Term}) {
 		return false
 	}
 	_, isPeer := f.cfg.Peer(st.Settings.ReplicateTo)

@@ -16,6 +16,10 @@ type Group struct {
 	Stats group.CoordinatorStats
 	// Sending is nil where nothing is replicated from here.
 	Sending *replication.Metrics
+	// Receiving is nil where nothing is fed from a peer.
+	Receiving *Receiving
+	// Resting says of a primary that nothing of it is in use.
+	Resting bool
 }
 
 // AchievedWindow is how far back the group can be opened at a moment.
@@ -36,7 +40,8 @@ func (g *Groups) Group(ctx context.Context, name string) (Group, error) {
 	if out.Points, err = g.pointsOf(ctx, st); err != nil {
 		return Group{}, err
 	}
-	out.Sending = g.Sending(name)
+	out.Sending, out.Receiving = g.Sending(name), g.receiving(st)
+	out.Resting = st.Role == group.RolePrimary && !g.cfg.Members.Serving(st)
 	if r := g.runningOf(name); r != nil && r.coord != nil {
 		out.Stats = r.coord.Stats()
 	}

@@ -57,6 +57,23 @@ func (g *Groups) receiving(st group.State) *Receiving {
 	return out
 }
 
+// silence is how long a primary, which announces its groups every second, is not
+// heard of before its replica counts as disconnected.
+const silence = 5 * replication.DefaultHeartbeat
+
+// SilentSince is since when a primary is silent that should not be; zero: it is
+// not.
+func (r *Receiving) SilentSince(now time.Time) time.Time {
+	last := r.Heard
+	if last.IsZero() {
+		last = r.Begun
+	}
+	if r.Resting || now.Sub(last) <= silence {
+		return time.Time{}
+	}
+	return last
+}
+
 // AchievedWindow is how far back the group can be opened at a moment.
 func (s *Summary) AchievedWindow(now time.Time) time.Duration {
 	if s.Oldest == nil {

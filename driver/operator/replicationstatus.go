@@ -13,10 +13,6 @@ import (
 	"github.com/lockstep-csi/lockstep/replication"
 )
 
-// silence is how long a primary, which announces its groups every second, is not
-// heard of before its replica counts as disconnected.
-const silence = 5 * replication.DefaultHeartbeat
-
 // lagsOf is how far each member's replica is behind, at either site.
 func lagsOf(v *view) map[journal.VolumeID]v1alpha1.Lag {
 	lags := map[journal.VolumeID]v1alpha1.Lag{}
@@ -145,12 +141,12 @@ func receivingState(v *view) *v1alpha1.GroupReplication {
 		out.State, out.Message = v1alpha1.ReplicationDisconnected, "another site is primary, and has not announced itself yet"
 	case r.Resting:
 		out.State, out.Message = v1alpha1.ReplicationSynced, fmt.Sprintf("no volume of the group is in use at site %s", st.Source)
-	case r.Heard.IsZero() && v.now.Sub(r.Begun) > silence:
-		out.State, out.Since = v1alpha1.ReplicationDisconnected, since(r.Begun)
-		out.Message = fmt.Sprintf("site %s has not been heard of since this controller was started", st.Source)
-	case !r.Heard.IsZero() && v.now.Sub(r.Heard) > silence:
-		out.State, out.Since = v1alpha1.ReplicationDisconnected, since(r.Heard)
+	case !r.SilentSince(v.now).IsZero():
+		out.State, out.Since = v1alpha1.ReplicationDisconnected, since(r.SilentSince(v.now))
 		out.Message = fmt.Sprintf("site %s was last heard of at %s", st.Source, r.Heard.UTC().Format(timeLayout))
+		if r.Heard.IsZero() {
+			out.Message = fmt.Sprintf("site %s has not been heard of since this controller was started", st.Source)
+		}
 	case !connected && out.State != v1alpha1.ReplicationCopying:
 		out.State, out.Message = v1alpha1.ReplicationDisconnected, fmt.Sprintf("site %s announces the group, and does not send all of its members", st.Source)
 	case len(r.Progress) == 0:

@@ -331,6 +331,10 @@ func (d *disaster) outlive(primary, replica *Namespace, p *Postgres, how string,
 		return nil
 	})
 	Report(d.t, Figure{Name: "primary " + how + " to its replica saying so", Got: time.Since(severed).Seconds(), Target: 15, Unit: "s"})
+	out, err := replica.Plugin(d.t.Context(), "--namespace", replica.Namespace, "group", "describe", "shop")
+	if err != nil || !strings.Contains(out, "has not been heard of since") {
+		d.t.Errorf("the plugin says of a replica without its primary (%v)\n%s", err, out)
+	}
 	replica.Recover("failover", "shop", "--yes")
 	awaitOrders(d.t, stale, 20) // it cannot know
 	restore()

@@ -19,6 +19,7 @@ import (
 // TestLockstepReplica expands a replicated volume, whose replica's backing volume
 // follows, and deletes it, whose replica stays until it is removed.
 func TestLockstepReplica(t *testing.T) {
+	t.Parallel()
 	over := backingClass(t, "backing-shared") // which can grow
 	a, b := lockstepOnBoth(t)
 	here := a.NewNamespace(t)
