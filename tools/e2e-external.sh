@@ -32,8 +32,10 @@ module build -trimpath -ldflags '-s -w' -o "$out/ginkgo" github.com/onsi/ginkgo/
 if [ -n "${LOCKSTEP_KIT:-}" ]; then
 	module build -trimpath -ldflags '-s -w' -o "$out/agnhost" k8s.io/kubernetes/test/images/agnhost
 	"$LOCKSTEP_KIT" image "$out/agnhost.tar" "$(image Agnhost),$(image AgnhostPrev)" '["/agnhost"]' base "$out/agnhost:/agnhost"
-	# Of the others the suite uses the shell and its tools. It reads past the page cache, which busybox's dd cannot.
-	"$LOCKSTEP_KIT" image "$out/shell.tar" "$(image BusyBox),$(image Nginx),$(image GlibcDnsTesting)" '[]' tool:dd tool:sha256sum tool:base64 base
+	# Of the others the suite uses the shell and its tools. It counts with let, which Debian's sh has not, and reads past
+	# the page cache, which busybox's dd cannot.
+	"$LOCKSTEP_KIT" image "$out/shell.tar" "$(image BusyBox),$(image Nginx),$(image GlibcDnsTesting)" '[]' \
+		tool:bash link:bash:/usr/bin/sh tool:dd tool:sha256sum tool:base64 base
 	for image in agnhost shell; do
 		"$LOCKSTEP_KIT" load "$out/$image.tar" --site "${LOCKSTEP_KIT_SITES%% *}"
 	done
