@@ -51,8 +51,15 @@ func (e *Engines) HandOver(ctx context.Context, s Spec) error {
 	case gone:
 		return fmt.Errorf("hand over from engine pod %s: %s has ended: %s", p.engine.Name, next.Name, Waiting(next))
 	}
-	return e.release(ctx, p.engine)
+	// What it comes to has to be known: the end of the engine, which may follow at
+	// once, is what ends ctx.
+	releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	return e.release(releasing, p.engine)
 }
+
+// releaseTimeout bounds the request that ends an engine.
+const releaseTimeout = 10 * time.Second
 
 // release has an engine whose successor runs end.
 func (e *Engines) release(ctx context.Context, engine *corev1.Pod) error {
@@ -77,7 +84,9 @@ func (e *Engines) Upgrade(ctx context.Context, s Spec) error {
 	if p.engine.Annotations[annotationUpgrade] == upgradeManual {
 		return fmt.Errorf("engine pod %s: %w by its annotation %s", p.engine.Name, ErrHeld, annotationUpgrade)
 	}
-	if err := e.HandOver(ctx, s); err != nil {
+	if err := e.HandOver(ctx, s); errors.Is(err, context.Canceled) {
+		return err // something else came first
+	} else if err != nil {
 		e.tell(s, corev1.EventTypeWarning, "EngineNotUpgraded", err.Error())
 		return err
 	}

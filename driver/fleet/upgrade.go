@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"slices"
@@ -87,6 +88,7 @@ func (f *Fleet) upgraded(v *volume, err error) {
 		f.upgrades.under = nil
 	}
 	switch {
+	case errors.Is(err, context.Canceled): // given up for something else
 	case errors.Is(err, ErrHeld):
 		v.held = f.cfg.Clock.Now().Add(heldFor)
 	case f.ctx.Err() == nil:

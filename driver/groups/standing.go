@@ -147,9 +147,12 @@ func (g *Groups) saveFollowing(ctx context.Context, peer string, a replication.A
 	if err != nil {
 		return err
 	}
-	// Follow has made members of a group that was not known yet.
+	// Follow has made members of a group that was not known yet. Their engines are
+	// wanted from now on, and get their settings when they answer; those that run
+	// get them here, before others are there that do not answer yet.
+	err = g.setRetention(ctx, st)
 	g.cfg.Members.Changed(a.Group)
-	return g.setRetention(ctx, st)
+	return err
 }
 
 // giveUpPrimary stops writes and checkpoints before the role changes.
