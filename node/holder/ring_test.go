@@ -3,6 +3,7 @@ package holder_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -132,9 +133,15 @@ func TestRingOutlivesHolder(t *testing.T) {
 }
 
 // TestRingUnmountedUnderLoad takes the device away in the middle of I/O: Serve ends,
-// and leaves no goroutine.
+// and leaves no goroutine. With two readers each has queues of its own.
 func TestRingUnmountedUnderLoad(t *testing.T) {
 	requireTools(t, "fio")
+	for _, readers := range []int{1, 2} {
+		t.Run(fmt.Sprint(readers), func(t *testing.T) { unmountUnderLoad(t, readers) })
+	}
+}
+
+func unmountUnderLoad(t *testing.T, readers int) {
 	n := startRingNode(t)
 	session, err := n.client.Attach(testContext(t), holder.AttachConfig{Volume: "vol", BlockBytes: 512, Transport: fuse.TransportRing})
 	if err != nil {
@@ -144,7 +151,7 @@ func TestRingUnmountedUnderLoad(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	served := make(chan error, 1)
 	go func() {
-		served <- fuse.Serve(t.Context(), session, conformance.NewMemory(64<<20), fuse.Options{})
+		served <- fuse.Serve(t.Context(), session, conformance.NewMemory(64<<20), fuse.Options{Readers: readers})
 	}()
 	device, err := n.client.AttachLoop(testContext(t), "vol")
 	if err != nil {
