@@ -54,7 +54,10 @@ func TestDialReconnectsAndIsVerified(t *testing.T) {
 		if role == certs.RoleController && err == nil {
 			stop()
 			stop = serve()
-			_, err = healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}, grpc.WaitForReady(true))
+			// A call that is sent before the loss is noticed fails by it.
+			for _, err = healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}); err != nil && ctx.Err() == nil; {
+				_, err = healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}, grpc.WaitForReady(true))
+			}
 		}
 		return errors.Join(err, conn.Close())
 	}
