@@ -82,6 +82,7 @@ var others = map[string]any{
 	"networkPolicies.metricsFrom":              []any{map[string]any{"podSelector": map[string]any{}}},
 	"node.maxUnavailable":                      2,
 	"node.fuseTransport":                       "io-uring",
+	"engine.upgrade":                           "Manual",
 	"snapshotClasses.deletionPolicy":           "Retain",
 	"storageClasses":                           []any{map[string]any{"name": "other", "backingStorageClass": "standard"}},
 	"digest":                                   "sha256:" + strings.Repeat("ab", 32),
