@@ -44,7 +44,7 @@ func Open(cfg Config) (*Fleet, error) {
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	var err error
 	f.groups, err = groups.Open(groups.Config{Site: cfg.Site, DB: cfg.DB, Members: members{f}, Replicator: replicator{f},
-		Locks: &f.locks, Clock: cfg.Clock, Log: cfg.Log})
+		Locks: &f.locks, Clock: cfg.Clock, Log: cfg.Log, StopsUsers: true})
 	if err != nil {
 		return nil, err
 	}

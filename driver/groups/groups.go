@@ -17,7 +17,7 @@ import (
 	"github.com/lockstep-csi/lockstep/replication"
 )
 
-// Config is what Groups needs; every field is required.
+// Config is what Groups needs; every field but StopsUsers is required.
 type Config struct {
 	Site       string // this site's name
 	DB         kv.DB  // stays the caller's
@@ -27,6 +27,9 @@ type Config struct {
 	Locks *keylock.Set
 	Clock clock.Clock
 	Log   *slog.Logger
+	// StopsUsers says that whoever rewinds stops what uses the group first: that
+	// it is in use does not keep a dry run from telling what would happen.
+	StopsUsers bool
 }
 
 // Groups is the groups of one site. Its methods may be called concurrently.

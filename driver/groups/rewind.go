@@ -107,6 +107,9 @@ func (g *Groups) fork(ctx context.Context, name string, kind group.OperationKind
 	if err := plan(st, &op); err != nil {
 		return err
 	}
+	if dryRun && g.cfg.StopsUsers {
+		return nil
+	}
 	if err := g.checkUnused(ctx, st); err != nil {
 		return fmt.Errorf("%s of group %s: %w", kind, name, err)
 	}

@@ -79,7 +79,7 @@ func (n *Namespace) orphanedReplicas(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	var list struct {
-		Orphans []struct{ Kind, VolumeID, Group string }
+		Orphans []struct{ Kind, VolumeID, Group, Claim string }
 	}
 	if err := json.Unmarshal([]byte(out), &list); err != nil {
 		t.Fatalf("orphans printed %s: %v", out, err)
@@ -87,6 +87,9 @@ func (n *Namespace) orphanedReplicas(t *testing.T) []string {
 	var found []string
 	for _, o := range list.Orphans {
 		if o.Kind == "Replica" && o.Group == n.Namespace+"/shop" {
+			if o.Claim != n.Namespace+"/data" {
+				t.Errorf("the replica is for claim %q", o.Claim)
+			}
 			found = append(found, o.VolumeID)
 		}
 	}
