@@ -26,6 +26,12 @@ func (x *liveIndex) lookup(start, end uint64, fn func(extent) bool) error {
 	if x.old == nil {
 		return x.young.lookup(start, end, fn)
 	}
+	return x.lookupBoth(start, end, fn)
+}
+
+// lookupBoth is a function of its own because what its closures share is
+// allocated, which most lookups need not pay for.
+func (x *liveIndex) lookupBoth(start, end uint64, fn func(extent) bool) error {
 	more := true
 	older := func(to uint64) {
 		if more && start < to {

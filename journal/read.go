@@ -203,7 +203,10 @@ func (ps *pieces) split(p []byte, off int64, ix lookuper, segments map[segmentID
 		ps.list = append(ps.list, x)
 		return true
 	})
-	if err = errors.Join(failed, err); err != nil {
+	if failed != nil {
+		return failed
+	}
+	if err != nil {
 		return err
 	}
 	if at < end {

@@ -44,9 +44,9 @@ func (b *bench) depth() error {
 		b.sample("open a view of "+of, onOurs, ms)
 	}
 	fmt.Printf("\nlookup of 4 KiB in a view, by the records that lead to it (index memory %d MiB, live lookup %.2f µs)\n", b.o.indexMiB, f.LiveMicros)
-	fmt.Printf("%14s %12s %12s\n", "records", "median µs", "p99 µs")
+	fmt.Printf("%14s %12s %12s %12s\n", "records", "cold µs", "median µs", "p99 µs")
 	for _, l := range f.Lookups {
-		fmt.Printf("%14d %12.2f %12.2f\n", l.Records, l.MedianMicros, l.P99Micros)
+		fmt.Printf("%14d %12.2f %12.2f %12.2f\n", l.Records, l.ColdMicros, l.MedianMicros, l.P99Micros)
 		b.sample(fmt.Sprintf("lookup behind %d records", l.Records), onOurs, l.MedianMicros)
 	}
 	return nil
