@@ -14,16 +14,18 @@ import (
 // deviceBytes is the size of each measured device.
 const deviceBytes = 2 << 30
 
-// What is measured. The volume of onBase has everything in its base image.
+// What is measured. The volume of onBase has everything in its base image;
+// onNull is the floor of the default transport.
 const (
 	onLoop = "loop"
 	onOurs = "lockstep"
 	onBase = "lockstep-base"
 	onQemu = "qemu-fuse"
 	onRing = "lockstep-uring"
+	onNull = "null-engine"
 )
 
-var kinds = []string{onLoop, onOurs, onBase, onQemu, onRing}
+var kinds = []string{onLoop, onOurs, onBase, onQemu, onRing, onNull}
 
 // job is one fio workload with its target against the plain loop device.
 type job struct {
@@ -83,9 +85,25 @@ func (b *bench) devices() error {
 			b.ratio(j.name+", of the base", j.name, onBase, onLoop, j.target)
 		}
 	}
+	b.floors()
 	b.ratio(randomWrite32+", to qemu", randomWrite32, onOurs, onQemu, 5)
 	b.ratio(randomRead32+", to qemu", randomRead32, onOurs, onQemu, 2)
 	return nil
+}
+
+// floorPart is how much of what the transport allows a volume is to reach where
+// the transport alone falls short of a job's target.
+const floorPart = 0.9
+
+// floors compares with the null engine where that one is what keeps a job from
+// its target.
+func (b *bench) floors() {
+	for _, j := range jobs {
+		floor, loop := median(b.Samples[j.name+", "+onNull]), median(b.Samples[j.name+", "+onLoop])
+		if floorPart*floor < j.target*loop {
+			b.ratio(j.name+", to a null engine", j.name, onOurs, onNull, floorPart)
+		}
+	}
 }
 
 // openDevices makes the devices on one disk and fills them.
@@ -118,6 +136,8 @@ func (b *bench) openDevice(kind string) (string, error) {
 		return b.qemuExport()
 	case onRing:
 		return b.overRing()
+	case onNull:
+		return b.nullEngine()
 	}
 	parameters := map[string]string{"blockSize": "4096"}
 	if kind == onBase {
