@@ -39,7 +39,9 @@ func newConn(connection httpstream.Connection, port int) (net.Conn, error) {
 	}
 	near, far := net.Pipe()
 	c := &conn{Conn: near, connection: connection}
+	told := make(chan struct{}) // the error stream has ended
 	c.running.Go(func() {
+		defer close(told)
 		message, err := io.ReadAll(failures)
 		if err == nil && len(message) > 0 {
 			c.mu.Lock()
@@ -49,7 +51,8 @@ func newConn(connection httpstream.Connection, port int) (net.Conn, error) {
 		}
 	})
 	c.running.Go(func() {
-		_, _ = io.Copy(far, data) // how it ended, the error stream says
+		_, _ = io.Copy(far, data)
+		<-told // how it ended; a kubelet closes both, in either order
 		far.Close()
 	})
 	c.running.Go(func() {
