@@ -77,3 +77,25 @@ func copyStore(t *testing.T, from, to string, catalog []byte) string {
 	}
 	return to
 }
+
+// TestRenamedBucket: a database that is well formed, with a bucket under another
+// name, has lost what was in it, and must not be taken for one without pins.
+func TestRenamedBucket(t *testing.T) {
+	cfg := testConfig(t)
+	s := createAndOpen(t, cfg)
+	if err := s.Pin("kept", s.Tip()); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	whole, err := os.ReadFile(filepath.Join(cfg.Dir, catalogFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	renamed := bytes.ReplaceAll(whole, []byte(bucketPins), []byte("pint")) // still in order
+	cfg.Dir = copyStore(t, cfg.Dir, filepath.Join(t.TempDir(), "renamed"), renamed)
+	_, err = Open(cfg)
+	var c *CorruptError
+	if !errors.As(err, &c) || c.File != catalogFile || c.What != "bucket" {
+		t.Errorf("got %v, want the bucket of another name", err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -125,6 +126,9 @@ func (c *catalog) load(damage func(error) bool) (catalogContent, error) {
 		timelines: map[TimelineID]Timeline{}, segments: map[segmentID]segmentEntry{}, pins: map[string]Position{},
 	}
 	err := c.view(func(tx kv.Tx) error {
+		if err := checkBuckets(tx); err != nil && !damage(err) {
+			return nil
+		}
 		state, err := decodeState(tx.Get(bucketMeta, keyState))
 		if err != nil && !damage(err) {
 			return nil
@@ -165,6 +169,18 @@ func (c *catalog) load(damage func(error) bool) (catalogContent, error) {
 		}
 	}
 	return content, err
+}
+
+// checkBuckets finds a bucket whose name has changed: its values would be missed
+// by nobody, pins for example.
+func checkBuckets(tx kv.Tx) error {
+	known := []string{bucketMeta, bucketTimelines, bucketSegments, bucketPins}
+	for _, name := range tx.Buckets() {
+		if !slices.Contains(known, name) {
+			return &CorruptError{File: catalogFile, What: "bucket", Wanted: fmt.Sprintf("one of %q", known), Found: fmt.Sprintf("%q", name)}
+		}
+	}
+	return nil
 }
 
 // checkTimelines makes sure that whoever follows a timeline's parents comes to

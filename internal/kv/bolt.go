@@ -244,3 +244,11 @@ func (t boltTx) Range(bucket string, from []byte, fn func(key, value []byte) boo
 		}
 	}
 }
+
+func (t boltTx) Buckets() (names []string) {
+	c := t.tx.Cursor() // ascending, and of the top level: buckets only
+	for name, _ := c.First(); name != nil; name, _ = c.Next() {
+		names = append(names, string(name))
+	}
+	return names
+}

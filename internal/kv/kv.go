@@ -28,4 +28,7 @@ type Tx interface {
 	// Range calls fn for keys >= from in ascending order until fn returns
 	// false. fn must not change the bucket.
 	Range(bucket string, from []byte, fn func(key, value []byte) bool)
+	// Buckets returns the names of all buckets that were ever put into, in
+	// ascending order.
+	Buckets() []string
 }

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/tidwall/btree"
@@ -178,3 +179,5 @@ func (t *memoryTx) Range(bucket string, from []byte, fn func(key, value []byte) 
 		return fn([]byte(key), value)
 	})
 }
+
+func (t *memoryTx) Buckets() []string { return slices.Sorted(maps.Keys(t.state)) }

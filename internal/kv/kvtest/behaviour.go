@@ -22,6 +22,7 @@ func Run(t *testing.T, open func(t *testing.T) kv.DB) {
 	}{
 		{"RangeIsOrderedAndStartsAtFrom", rangeIsOrderedAndStartsAtFrom},
 		{"RangeStopsWhenAsked", rangeStopsWhenAsked},
+		{"BucketsAreListed", bucketsAreListed},
 		{"UpdateSeesItsOwnChanges", updateSeesItsOwnChanges},
 		{"FailedUpdateChangesNothing", failedUpdateChangesNothing},
 		{"PanicInUpdateDoesNotBlockTheDatabase", panicInUpdateDoesNotBlockTheDatabase},
@@ -34,6 +35,36 @@ func Run(t *testing.T, open func(t *testing.T) kv.DB) {
 	}
 	for _, c := range tests {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open) })
+	}
+}
+
+func bucketsAreListed(t *testing.T, open func(*testing.T) kv.DB) {
+	db := open(t)
+	Put(t, db, "two", "key", "value")
+	Put(t, db, "one", "key", "value")
+	err := db.Update(func(tx kv.Tx) error {
+		if err := tx.Delete("one", []byte("key")); err != nil {
+			return err
+		}
+		if err := tx.Put("three", []byte("key"), nil); err != nil {
+			return err
+		}
+		if got, want := tx.Buckets(), []string{"one", "three", "two"}; !slices.Equal(got, want) {
+			t.Errorf("in the update: got %q, want %q", got, want)
+		}
+		return errors.New("undo")
+	})
+	if err == nil {
+		t.Fatal("the update was not undone")
+	}
+	err = db.View(func(tx kv.Tx) error {
+		if got, want := tx.Buckets(), []string{"one", "two"}; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
