@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -76,12 +77,17 @@ func (b *bench) nullEngine() (string, error) {
 		return "", err
 	}
 	serving, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- fuse.Serve(serving, session, nullDevice{file}, fuse.Options{}) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := fuse.Serve(serving, session, nullDevice{file}, fuse.Options{}); err != nil && !errors.Is(err, fuse.ErrUnmounted) {
+			fmt.Fprintln(os.Stderr, "null engine:", err)
+		}
+	}()
 	b.env.Undo(func() error {
 		err := client.Detach(context.Background(), volume, true)
 		stop()
-		<-ended // what it says of a device that was taken away does not matter
+		<-ended
 		return err
 	})
 	return client.AttachLoop(b.ctx, volume)
