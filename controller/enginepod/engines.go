@@ -211,6 +211,23 @@ func started(pod *corev1.Pod) bool {
 // ctx allows, and then says in ErrNotFenced for what.
 func (e *Engines) Stop(ctx context.Context, volume string) error {
 	seen := e.seeLease(ctx, volume)
+	for again := true; again; {
+		if err := e.stopPods(ctx, volume); err != nil {
+			return err
+		}
+		if err := e.unprotect(ctx, volume); err != nil {
+			return err
+		}
+		var err error
+		if again, err = e.awaitUnused(ctx, volume); err != nil {
+			return err
+		}
+	}
+	return e.awaitLease(ctx, volume, seen)
+}
+
+// stopPods ends the pods that a volume has now, and waits until they are gone.
+func (e *Engines) stopPods(ctx context.Context, volume string) error {
 	p, err := e.podsOf(ctx, volume)
 	if err != nil {
 		return err
@@ -233,13 +250,7 @@ func (e *Engines) Stop(ctx context.Context, volume string) error {
 			return err
 		}
 	}
-	if err := e.unprotect(ctx, volume); err != nil {
-		return err
-	}
-	if err := e.awaitDetached(ctx, volume, ""); err != nil {
-		return err
-	}
-	return e.awaitLease(ctx, volume, seen)
+	return nil
 }
 
 // Forget removes what is left of a volume whose engine is stopped for good.

@@ -36,6 +36,24 @@ func (e *Engines) awaitDetached(ctx context.Context, volume, except string) erro
 	return notFenced(ctx, err, strings.Join(found, ", "))
 }
 
+// awaitUnused waits until no node has a backing volume of the volume attached,
+// or until there is a pod of the volume again: an earlier controller that was
+// killed, and whose process is not gone yet, may just have made a successor of an
+// engine that it saw end. The volume then stays attached for that one.
+func (e *Engines) awaitUnused(ctx context.Context, volume string) (again bool, err error) {
+	var found []string
+	pods := e.cfg.Client.CoreV1().Pods(e.cfg.Namespace)
+	err = kubewait.Until(ctx, func(ctx context.Context) (bool, error) {
+		p, err := e.podsOf(ctx, volume)
+		if again = p.engine != nil; err != nil || again {
+			return again, err
+		}
+		found, err = e.attachments(ctx, volume, "")
+		return len(found) == 0, err
+	}, kubewait.Selected(e.cfg.Client.StorageV1().VolumeAttachments(), ""), kubewait.Named(pods, Name(volume)), kubewait.Named(pods, kubenames.EngineB(volume)))
+	return again, notFenced(ctx, err, strings.Join(found, ", "))
+}
+
 // attachments describes what attaches backing volumes of the volume to nodes.
 func (e *Engines) attachments(ctx context.Context, volume, except string) ([]string, error) {
 	volumes, err := e.backingVolumes(ctx, volume)

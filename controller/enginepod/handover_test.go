@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lockstep-csi/lockstep/controller/enginepod"
+	"github.com/lockstep-csi/lockstep/controller/kubewait"
 	"github.com/lockstep-csi/lockstep/internal/apitest"
 	"github.com/lockstep-csi/lockstep/internal/kubenames"
 )
@@ -199,6 +200,34 @@ func TestStopEndsTheSuccessorFirst(t *testing.T) {
 	r.expectStopWaits(before.Name)
 	k.set(k.kept, before.Name, false)
 	r.check(r.engines.Stop(r.ctx(), volume))
+}
+
+// A successor that a controller which is being killed makes, while the next one
+// stops the engine, is stopped too: the volume would stay attached for it.
+func TestStopEndsASuccessorThatComesLate(t *testing.T) {
+	r := newRig(t)
+	k := r.kubelet()
+	k.alone = true
+	s := spec(r.node("n1"))
+	before := r.served(s)
+	detach := r.attach(r.node("n1"))
+	k.set(k.kept, before.Name, true)
+	stopped := make(chan error, 1)
+	go func() { stopped <- r.engines.Stop(r.ctx(), volume) }()
+	r.named(t, before.Name, func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
+	_, err := r.engines.Run(r.ctx(), s) // what the other controller does for an engine that ends
+	r.check(err)
+	r.named(t, otherName, isRunning)
+	k.set(k.kept, before.Name, false)
+	err = kubewait.Until(r.ctx(), func(ctx context.Context) (bool, error) {
+		list, err := r.client.CoreV1().Pods(r.ns).List(ctx, metav1.ListOptions{})
+		return err == nil && len(list.Items) == 0, err
+	}, kubewait.Selected(r.client.CoreV1().Pods(r.ns), ""))
+	if err != nil {
+		t.Fatalf("wait for the successor to be stopped: %v", err)
+	}
+	detach()
+	r.check(<-stopped)
 }
 
 func TestUpgradeTellsTheClaimAndHeedsItsPod(t *testing.T) {
