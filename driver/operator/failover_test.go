@@ -9,6 +9,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -28,26 +29,37 @@ type replica struct {
 	binder bool
 }
 
-// bindAll does what Kubernetes would do about claims that name their volume.
+// bindAll does what Kubernetes would do about claims that name their volume. Like Kubernetes it does so again where somebody
+// else wrote meanwhile: another test's binder may be one.
 func (s *replica) bindAll() {
 	s.t.Helper()
 	var claims corev1.PersistentVolumeClaimList
 	if err := s.List(s.t.Context(), &claims, client.InNamespace(s.namespace)); err != nil {
 		s.t.Fatal(err)
 	}
-	for i := range claims.Items {
-		claim := &claims.Items[i]
-		var pv corev1.PersistentVolume
-		if claim.Status.Phase == corev1.ClaimBound || s.Get(s.t.Context(), client.ObjectKey{Name: claim.Spec.VolumeName}, &pv) != nil {
-			continue
-		}
-		pv.Spec.ClaimRef.UID = claim.UID
-		s.update(&pv)
-		claim.Status.Phase = corev1.ClaimBound
-		if err := s.Status().Update(s.t.Context(), claim); err != nil {
+	for _, claim := range claims.Items {
+		if err := retry.RetryOnConflict(retry.DefaultRetry, func() error { return s.bindNamed(client.ObjectKeyFromObject(&claim)) }); err != nil {
 			s.t.Fatal(err)
 		}
 	}
+}
+
+// bindNamed binds one claim to the volume that it names, if it is not bound and its volume is there.
+func (s *replica) bindNamed(key client.ObjectKey) error {
+	var claim corev1.PersistentVolumeClaim
+	if err := s.Get(s.t.Context(), key, &claim); err != nil {
+		return err
+	}
+	var pv corev1.PersistentVolume
+	if claim.Status.Phase == corev1.ClaimBound || s.Get(s.t.Context(), client.ObjectKey{Name: claim.Spec.VolumeName}, &pv) != nil {
+		return nil
+	}
+	pv.Spec.ClaimRef.UID = claim.UID
+	if err := s.Client.Update(s.t.Context(), &pv); err != nil {
+		return err
+	}
+	claim.Status.Phase = corev1.ClaimBound
+	return s.Status().Update(s.t.Context(), &claim)
 }
 
 // useBinder has Kubernetes bind.

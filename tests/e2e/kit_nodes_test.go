@@ -95,7 +95,7 @@ func TestKitNodeCut(t *testing.T) {
 	nodes := env.A.Nodes(t, 2)
 	kit, node := env.A.Kit(t), nodes[1]
 	ns := env.A.NewNamespace(t)
-	ns.RunPod(Pod{Name: "clock", Node: node, Script: "while :; do date +%s > /tmp/now; sleep 0.2; done"})
+	ns.RunPod(Pod{Name: "clock", Node: node, Script: "while :; do date +%s > /tmp/next; mv /tmp/next /tmp/now; sleep 0.2; done"})
 	pod := ns.AwaitPod("clock")
 
 	kit.CutNode(t, node)
