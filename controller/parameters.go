@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/bytesize"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -322,7 +323,7 @@ func parseDuration(text string, minimum, maximum time.Duration) (*time.Duration,
 }
 
 func parseJournalSize(text string) (*int64, error) {
-	n, err := parseBytes(text)
+	n, err := bytesize.Parse(text)
 	if err != nil {
 		return nil, err
 	}
@@ -330,27 +331,4 @@ func parseJournalSize(text string) (*int64, error) {
 		return nil, fmt.Errorf("want 0, or 64Mi to 1Pi")
 	}
 	return &n, nil
-}
-
-// parseBytes reads whole numbers with Kubernetes' suffixes.
-func parseBytes(text string) (int64, error) {
-	units := []struct {
-		suffix string
-		factor int64
-	}{
-		{"Ki", 1 << 10}, {"Mi", 1 << 20}, {"Gi", 1 << 30}, {"Ti", 1 << 40}, {"Pi", 1 << 50},
-		{"k", 1e3}, {"M", 1e6}, {"G", 1e9}, {"T", 1e12}, {"P", 1e15},
-	}
-	number, factor := text, int64(1)
-	for _, unit := range units {
-		if cut, ok := strings.CutSuffix(text, unit.suffix); ok {
-			number, factor = cut, unit.factor
-			break
-		}
-	}
-	n, err := strconv.ParseInt(number, 10, 64)
-	if err != nil || n < 0 || n > (1<<62)/factor {
-		return 0, fmt.Errorf("want a size in bytes such as 1073741824, 10Gi or 10G")
-	}
-	return n * factor, nil
 }

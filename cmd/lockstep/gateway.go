@@ -5,9 +5,9 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/lockstep-csi/lockstep/cmd/roleflags"
+	"github.com/lockstep-csi/lockstep/internal/bytesize"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 )
 
@@ -129,15 +129,11 @@ func (c *gatewayConfig) complete(limit string) error {
 	return err
 }
 
-// parseRate reads bytes per second with Kubernetes' suffixes.
+// parseRate reads bytes per second, 0 for no limit.
 func parseRate(flag, text string) (int64, error) {
-	quantity, err := resource.ParseQuantity(text)
+	n, err := bytesize.Parse(text)
 	if err != nil {
-		return 0, misuse("%s %q: want bytes per second such as 20971520, 20Mi or 20M", flag, text)
-	}
-	n, exact := quantity.AsInt64()
-	if !exact || n < 0 {
-		return 0, misuse("%s %q: want a whole number of bytes per second, 0 for no limit", flag, text)
+		return 0, misuse("%s %q: %v (a second, 0 for no limit)", flag, text, err)
 	}
 	return n, nil
 }

@@ -56,7 +56,7 @@ func TestGatewayRefuses(t *testing.T) {
 		{base + " --engine-port 70000", "engine-port"},
 		{base + " --max-streams -1", "must not be negative"},
 		{base + " --rate-limit 1.5", "want a whole number"},
-		{base + " --rate-limit x", "want bytes per second"},
+		{base + " --rate-limit x", "want a whole number of bytes"},
 		{base + " more", "takes no arguments"},
 	} {
 		t.Run(c.says, func(t *testing.T) {
