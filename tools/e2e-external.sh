@@ -26,16 +26,32 @@ image() {
 	sed -nE "s#.*configs\[$1\] = Config\{list.PromoterE2eRegistry, \"([^\"]*)\", \"([^\"]*)\"\}#registry.k8s.io/e2e-test-images/\1:\2#p" "$manifest"
 }
 
+# write_sync FILE writes the command sync of the suite's pods. A machine of its own syncs its own file systems; the kit's
+# nodes have one kernel, whose sync(2) would wait for all of the host's, hung ones and those of others among them. So this
+# one syncs the volumes that its pod has.
+write_sync() {
+	cat >"$1" <<'EOF'
+#!/bin/sh
+if [ $# -gt 0 ]; then exec busybox sync "$@"; fi
+while read -r _ dir type _; do
+	case $type in
+	ext4 | xfs) if [ -d "$dir" ]; then busybox sync -f "$dir" || exit 1; fi ;;
+	esac
+done </proc/mounts
+EOF
+}
+
 echo "e2e-external: building the suite"
 module test -c -trimpath -ldflags '-s -w' -o "$out/external-storage.test" ./external
 module build -trimpath -ldflags '-s -w' -o "$out/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
 if [ -n "${LOCKSTEP_KIT:-}" ]; then
 	module build -trimpath -ldflags '-s -w' -o "$out/agnhost" k8s.io/kubernetes/test/images/agnhost
-	"$LOCKSTEP_KIT" image "$out/agnhost.tar" "$(image Agnhost),$(image AgnhostPrev)" '["/agnhost"]' base "$out/agnhost:/agnhost"
+	write_sync "$out/sync"
+	"$LOCKSTEP_KIT" image "$out/agnhost.tar" "$(image Agnhost),$(image AgnhostPrev)" '["/agnhost"]' "$out/sync:/usr/bin/sync=755" base "$out/agnhost:/agnhost"
 	# Of the others the suite uses the shell and its tools. It counts with let, which Debian's sh has not, and reads past
 	# the page cache, which busybox's dd cannot.
 	"$LOCKSTEP_KIT" image "$out/shell.tar" "$(image BusyBox),$(image Nginx),$(image GlibcDnsTesting)" '[]' \
-		tool:bash link:bash:/usr/bin/sh tool:dd tool:sha256sum tool:base64 base
+		tool:bash link:bash:/usr/bin/sh tool:dd tool:sha256sum tool:base64 "$out/sync:/usr/bin/sync=755" base
 	for image in agnhost shell; do
 		"$LOCKSTEP_KIT" load "$out/$image.tar" --site "${LOCKSTEP_KIT_SITES%% *}"
 	done

@@ -25,6 +25,7 @@ newline=$'\n'
 items=(
 	"text:/etc/passwd:root:x:0:0:root:/root:/bin/sh${newline}postgres:x:999:999:PostgreSQL:/tmp:/bin/sh${newline}"
 	"text:/etc/group:root:x:0:${newline}postgres:x:999:${newline}"
+	link:/tmp:/var/run/postgresql # where PostgreSQL has its socket if it is not told otherwise
 	base tool:fio "/usr/share/postgresql/$version:/usr/share/postgresql/$version" /usr/share/zoneinfo:/usr/share/zoneinfo
 )
 for program in postgres initdb psql pgbench pg_amcheck pg_checksums pg_controldata pg_isready pg_waldump; do

@@ -116,6 +116,7 @@ make_clusters() {
 	KUBECONFIG_A=$(kubeconfig "${sites[0]}")
 	KUBECONFIG_B=${sites[1]:+$(kubeconfig "${sites[1]}")}
 	export KUBECONFIG_A KUBECONFIG_B
+	PATH=${CLUSTER_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/lockstep-cluster}/bin:$PATH # its kubectl
 	export LOCKSTEP_KIT=$kit LOCKSTEP_KIT_SITES="${sites[*]}"
 	export LOCKSTEP_BACKING_CLASSES=${LOCKSTEP_BACKING_CLASSES:-backing-wffc backing-immediate backing-shared backing-attachable}
 }
@@ -153,7 +154,7 @@ go tool test2json -t -p github.com/lockstep-csi/lockstep/tests/e2e <"$work/outpu
 	"$work/tally" -live -summary "$summary" 8>&- 9>&- &
 reader=$!
 # The directory is the package's, as under go test. In the background, so that a signal to this shell is heeded at once.
-(cd tests/e2e && TMPDIR=$work exec "$work/e2e.test" -test.v=test2json -test.timeout "$timeout" -test.parallel "${E2E_PARALLEL:-4}" "${flags[@]}" >"$work/output" 2>&1 8>&- 9>&-) &
+(cd tests/e2e && TMPDIR=$work exec "$work/e2e.test" -test.v=test2json -test.timeout "$timeout" -test.parallel "${E2E_PARALLEL:-6}" "${flags[@]}" >"$work/output" 2>&1 8>&- 9>&-) &
 tests=$!
 wait "$tests" || true # what failed is in the output
 tests=

@@ -74,4 +74,13 @@ func TestLockstepManyVolumes(t *testing.T) {
 	if got > 2*controllerMemory {
 		t.Errorf("the controller has %.0f MiB, and may have %d", got, controllerMemory)
 	}
+	for i := range manyInUse {
+		ns.DeletePod(fmt.Sprintf("user-%d", i))
+	}
+	began = time.Now()
+	if err := ns.Client.CoreV1().PersistentVolumeClaims(ns.Namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	WaitFor(t, manyTimeout, fmt.Sprintf("%d volumes to go", manyVolumes), ns.volumesGone)
+	Report(t, Figure{Name: fmt.Sprintf("%d claims deleted and gone, for each", manyVolumes), Got: time.Since(began).Seconds() / manyVolumes, Unit: "s"})
 }

@@ -152,10 +152,10 @@ func TestLockstepGroupSnapshot(t *testing.T) {
 		ns.CreateClaim(Claim{Name: name, Class: class, Annotations: inGroup})
 	}
 	ns.RunPod(Pod{Name: "user", Mounts: []Mount{{Claim: "data", Path: "/data"}, {Claim: "wal", Path: "/wal"}}})
-	ns.Sh("user", "echo data > /data/f; echo wal > /wal/f; sync")
+	ns.Sh("user", "echo data > /data/f; echo wal > /wal/f; sync /data/f /wal/f")
 	ns.label("data", "wal")
 	Report(t, Figure{Name: "group snapshot ready", Got: ns.GroupSnapshot("both", snapshotClass, "shop").Seconds(), Target: 1, Unit: "s"})
-	ns.Sh("user", "rm /data/f /wal/f; sync")
+	ns.Sh("user", "rm /data/f /wal/f; sync /data /wal")
 	list, err := ns.Dynamic.Resource(snapshots).Namespace(ns.Namespace).List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -64,7 +63,7 @@ func TestLockstepUpgrade(t *testing.T) {
 			}
 			return errors.Join(podReady(pod), ns.onlyEngine(ctx, volume))
 		})
-		ns.expectEvent(t, claim, "EngineUpgraded")
+		ns.AwaitEvent(claim, "EngineUpgraded")
 	}
 	for _, claim := range claims {
 		runs[claim].AwaitMore(200)
@@ -95,23 +94,4 @@ func (n *Namespace) annotateEngine(t *testing.T, pod, key, value string) {
 	if _, err := n.Client.CoreV1().Pods(SystemNamespace).Patch(t.Context(), pod, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// expectEvent waits for an event of a claim.
-func (n *Namespace) expectEvent(t *testing.T, claim, reason string) {
-	t.Helper()
-	WaitFor(t, podTimeout, "event "+reason+" of claim "+claim, func(ctx context.Context) error {
-		list, err := n.Client.CoreV1().Events(n.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + claim})
-		if err != nil {
-			return err
-		}
-		var told []string
-		for _, event := range list.Items {
-			if event.Reason == reason {
-				return nil
-			}
-			told = append(told, event.Reason)
-		}
-		return fmt.Errorf("events are %s", strings.Join(told, ", "))
-	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -153,25 +154,22 @@ func (n *Namespace) volumesGone(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// AwaitEvent waits for an event about an object of the namespace and returns
-// its message.
-func (n *Namespace) AwaitEvent(object, reason string) string {
+// AwaitEvent waits for an event about an object of the namespace whose message
+// says all of words.
+func (n *Namespace) AwaitEvent(object, reason string, words ...string) {
 	n.t.Helper()
-	message := ""
-	WaitFor(n.t, podTimeout, "event "+reason+" about "+object, func(ctx context.Context) error {
+	WaitFor(n.t, podTimeout, fmt.Sprintf("event %s about %s that says %q", reason, object, words), func(ctx context.Context) error {
 		list, err := n.Client.CoreV1().Events(n.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + object})
 		if err != nil {
 			return err
 		}
 		var others []string
 		for _, event := range list.Items {
-			if event.Reason == reason {
-				message = event.Message
+			if event.Reason == reason && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(event.Message, w) }) {
 				return nil
 			}
 			others = append(others, event.Reason+": "+event.Message)
 		}
 		return fmt.Errorf("there are %q", others)
 	})
-	return message
 }

@@ -211,6 +211,15 @@ func (n *Namespace) AwaitPodGone(name string) {
 	})
 }
 
+// AwaitExec waits until commands run in a pod again whose node was out of reach.
+func (n *Namespace) AwaitExec(pod string) {
+	n.t.Helper()
+	WaitFor(n.t, podTimeout, "a command to run in pod "+pod, func(ctx context.Context) error {
+		_, err := n.Exec(ctx, n.Namespace, pod, "true")
+		return err
+	})
+}
+
 // Sh runs a shell script in a pod and returns what it printed, without the
 // space around it.
 func (n *Namespace) Sh(pod, script string) string {

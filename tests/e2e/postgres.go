@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -120,8 +121,20 @@ func (p *Postgres) Await() {
 // Kill ends every process of the server at once. The kubelet starts it again.
 func (p *Postgres) Kill() {
 	p.ns.t.Helper()
-	p.ns.Sh(p.Pod, "kill -9 -1") // all but this shell and process 1
+	ctx, cancel := context.WithTimeout(p.ns.t.Context(), execTimeout)
+	defer cancel()
+	_, err := p.ns.Exec(ctx, p.ns.Namespace, p.Pod, "sh", "-c", "kill -9 -1") // all but this shell and process 1
+	var exit ExitError
+	if errors.As(err, &exit) && exit.Status == killedStatus {
+		return // the runtime ended the rest of the container before the shell had ended by itself
+	}
+	if err != nil {
+		p.ns.t.Fatal(err)
+	}
 }
+
+// killedStatus is the exit status of a command that SIGKILL has ended.
+const killedStatus = 128 + 9
 
 // CreateDatabase makes harness.Database and fills it for pgbench; 100,000
 // accounts for each unit of scale.

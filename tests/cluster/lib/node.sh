@@ -113,7 +113,7 @@ power_on() {
   start "node$NODE_NUMBER" unshare --mount --uts --ipc --net --pid --fork --kill-child --mount-proc \
     --propagation slave "$KIT/cluster" _node "$SITE" "$NODE_NUMBER"
   pid=$(pid_of "node$NODE_NUMBER") || die "$NODE did not start: see $LOGS/node$NODE_NUMBER.log"
-  wait_for 10 "the network of $NODE" own_network "$pid"
+  wait_for 60 "the network of $NODE" own_network "$pid"
   connect_node "$pid"
 }
 
