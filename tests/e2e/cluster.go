@@ -67,19 +67,33 @@ func (c *Cluster) Kit(t testing.TB) *Kit {
 }
 
 // Nodes returns the names of the nodes that are Ready and take pods, sorted.
-// It skips the test when there are fewer than least.
+// It skips the test when there are fewer than least, and waits for those that
+// a test before has switched off.
 func (c *Cluster) Nodes(t testing.TB, least int) []string {
 	t.Helper()
-	list, err := c.Client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
-	if err != nil {
-		t.Fatalf("list nodes: %v", err)
-	}
 	var names []string
-	for _, node := range list.Items {
-		if nodeReady(&node) == nil && !node.Spec.Unschedulable {
+	WaitFor(t, nodeTimeout, fmt.Sprintf("%d nodes of cluster %s", least, c.Name), func(ctx context.Context) error {
+		list, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		names = nil
+		var waiting []error
+		for _, node := range list.Items {
+			if node.Spec.Unschedulable {
+				continue
+			}
+			if err := nodeReady(&node); err != nil {
+				waiting = append(waiting, err)
+				continue
+			}
 			names = append(names, node.Name) // the API server sorts
 		}
-	}
+		if len(names) >= least || len(names)+len(waiting) < least {
+			return nil
+		}
+		return errors.Join(waiting...)
+	})
 	if len(names) < least {
 		t.Skipf("not tested: needs %d nodes, and cluster %s has %v", least, c.Name, names)
 	}
