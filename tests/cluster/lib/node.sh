@@ -117,7 +117,11 @@ power_on() {
   connect_node "$pid"
 }
 
-own_network() { [[ $(readlink "/proc/$1/ns/net") != $(readlink /proc/self/ns/net) ]]; }
+# A process that is just being executed does not tell its namespace: that is no other one.
+own_network() {
+  local network
+  network=$(readlink "/proc/$1/ns/net") && [[ -n $network && $network != "$(readlink /proc/self/ns/net)" ]]
+}
 let_go() { touch "$NODE_RUN/go"; }
 
 # power_off kills process 1, and the kernel then kills all others of the node before that one is gone.
