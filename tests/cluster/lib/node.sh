@@ -78,10 +78,17 @@ keep() {
   done
 }
 
-# The node's cable: one end is the node's eth0, the other is in the site's bridge.
-connect_node() {
+# plug_in PID makes the node's cable: one end is the node's eth0, the other is to be in the site's bridge. It fails until
+# the process has a network of its own, or eth0 would be the machine's. What is left of an earlier run has the same name.
+plug_in() {
+  own_network "$1" || return 1
+  ip link del "$VETH" || true
   # The node keeps its hardware address when it is booted again, or its neighbours would not find it for a while.
   ip link add "$VETH" type veth peer name eth0 address "02:00:0a:58:0$SITE:0$NODE_NUMBER" netns "$1"
+}
+
+connect_node() {
+  wait_for 60 "the cable of $NODE" plug_in "$1"
   ip link set "$VETH" master "$BRIDGE" up
   ip route replace "$(pod_range "$NODE_NUMBER")" via "$NODE_IP" dev "$BRIDGE"
   # Services as the host and the other sites see them.
@@ -113,7 +120,6 @@ power_on() {
   start "node$NODE_NUMBER" unshare --mount --uts --ipc --net --pid --fork --kill-child --mount-proc \
     --propagation slave "$KIT/cluster" _node "$SITE" "$NODE_NUMBER"
   pid=$(pid_of "node$NODE_NUMBER") || die "$NODE did not start: see $LOGS/node$NODE_NUMBER.log"
-  wait_for 60 "the network of $NODE" own_network "$pid"
   connect_node "$pid"
 }
 
