@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/tests/harness"
@@ -27,9 +28,10 @@ const fioBlockBytes = 4096
 
 // FioRun is a fio in a pod.
 type FioRun struct {
-	ns   *Namespace
-	pod  string
-	path string
+	ns     *Namespace
+	pod    string
+	path   string
+	script string // runs fio until it ends
 }
 
 // FioResult is what fio measured until it was stopped.
@@ -70,11 +72,23 @@ func (n *Namespace) StartFio(f Fio) *FioRun {
 		"--rw=randwrite", "--bs=" + strconv.Itoa(fioBlockBytes), "--direct=1", "--ioengine=libaio", "--iodepth=8", "--rate_iops=" + strconv.Itoa(f.RateIOPS),
 		"--verify=crc32c", "--verify_backlog=256", "--verify_fatal=1", "--verify_state_save=0", "--time_based", "--runtime=3600", "--thread",
 		"--output=/tmp/fio.json", "--output-format=json"}
+	run.script = strings.Join(args, " ") + " & echo $! > /tmp/fio.pid; wait $!; echo $? > /tmp/fio.exit"
 	// The pod outlives fio, so that its result can be fetched.
-	script := strings.Join(args, " ") + " & echo $! > /tmp/fio.pid; wait $!; echo $? > /tmp/fio.exit; " + idle
-	n.RunPod(Pod{Name: f.Name, Node: f.Node, Script: script, Mounts: []Mount{{Claim: f.Claim, Path: mount, Block: f.Block}}})
+	n.RunPod(Pod{Name: f.Name, Node: f.Node, Script: run.script + "; " + idle, Mounts: []Mount{{Claim: f.Claim, Path: mount, Block: f.Block}}})
 	run.AwaitWrites(1)
 	return run
+}
+
+// Again starts fio anew in its pod, after Stop.
+func (r *FioRun) Again() {
+	r.ns.t.Helper()
+	r.ns.Sh(r.pod, "rm /tmp/fio.pid /tmp/fio.exit /tmp/fio.json; { "+r.script+"; } </dev/null >/dev/null 2>&1 & while ! test -s /tmp/fio.pid; do sleep 0.05; done")
+	r.AwaitWrites(1)
+}
+
+// For is the run for a subtest, which it then fails.
+func (r *FioRun) For(t testing.TB) *FioRun {
+	return &FioRun{ns: r.ns.For(t), pod: r.pod, path: r.path, script: r.script}
 }
 
 // AwaitWrites waits until fio has written n blocks since its start.

@@ -35,31 +35,42 @@ func TestLockstepUnderFire(t *testing.T) {
 	ns.RunPod(Pod{Name: "killer", Node: node, Privileged: true, HostPID: true})
 	ns.DeletePod("first")
 	now := int64(0)
+	var last *FioRun
 	for i, event := range []struct {
 		name   string
+		anew   bool // in a new pod, which the plugin of the event before gives the device
 		target time.Duration
 		most   time.Duration // fails the test
 		do     func(t *testing.T)
 	}{
-		{"nothing", 0, killPause, func(*testing.T) {}},
-		{"engine killed", killPause, 3 * killPause, func(t *testing.T) { ns.killEngine(t, volume) }},
+		{"nothing", true, 0, killPause, func(*testing.T) {}},
+		{"engine killed", false, killPause, 3 * killPause, func(t *testing.T) { ns.killEngine(t, volume) }},
 		// The kubelet waits before it starts a container again that ends often.
-		{"engine killed again", killPause, 3 * killPause, func(t *testing.T) { ns.killEngine(t, volume) }},
-		{"engine handed over", handoverPause, killPause, func(t *testing.T) { ns.replaceEngine(t, volume, metav1.DeleteOptions{}) }},
-		{"engine handed over again", handoverPause, killPause, func(t *testing.T) { ns.replaceEngine(t, volume, metav1.DeleteOptions{}) }},
-		{"engine deleted by force", killPause, 3 * killPause, func(t *testing.T) {
+		{"engine killed again", false, killPause, 3 * killPause, func(t *testing.T) { ns.killEngine(t, volume) }},
+		{"engine handed over", false, handoverPause, killPause, func(t *testing.T) { ns.replaceEngine(t, volume, metav1.DeleteOptions{}) }},
+		{"engine handed over again", true, handoverPause, killPause, func(t *testing.T) { ns.replaceEngine(t, volume, metav1.DeleteOptions{}) }},
+		{"engine deleted by force", false, killPause, 3 * killPause, func(t *testing.T) {
 			ns.replaceEngine(t, volume, metav1.DeleteOptions{GracePeriodSeconds: &now})
 		}},
-		{"node plugin killed", quietPause, killPause, func(t *testing.T) { ns.killProcess("[-]-holder-socket=.* --devices-dir=") }},
-		{"node plugin replaced", quietPause, killPause, func(t *testing.T) { ns.replacePlugin(t, node) }},
-		{"controller killed", quietPause, killPause, func(t *testing.T) {
+		{"node plugin killed", true, quietPause, killPause, func(t *testing.T) { ns.killProcess("[-]-holder-socket=.* --devices-dir=") }},
+		{"node plugin replaced", true, quietPause, killPause, func(t *testing.T) { ns.replacePlugin(t, node) }},
+		{"controller killed", true, quietPause, killPause, func(t *testing.T) {
 			ns.replace(t, release+"-controller-0", metav1.DeleteOptions{GracePeriodSeconds: &now})
 		}},
 	} {
 		t.Run(event.name, func(t *testing.T) {
 			ns := ns.For(t)
-			name := fmt.Sprintf("fio-%d", i)
-			run := ns.StartFio(Fio{Name: name, Claim: "data", Block: true, Node: node})
+			var run *FioRun
+			if event.anew || last == nil {
+				if last != nil {
+					ns.DeletePod(last.pod)
+				}
+				run = ns.StartFio(Fio{Name: fmt.Sprintf("fio-%d", i), Claim: "data", Block: true, Node: node})
+			} else {
+				run = last.For(t)
+				run.Again()
+			}
+			last = run
 			run.AwaitWrites(1000)
 			event.do(t)
 			run.AwaitMore(1500)
@@ -68,8 +79,10 @@ func TestLockstepUnderFire(t *testing.T) {
 			if result.LongestWrite > event.most {
 				t.Errorf("a write took %s, and must not take more than %s", result.LongestWrite, event.most)
 			}
-			ns.DeletePod(name)
 		})
+	}
+	if last != nil {
+		ns.DeletePod(last.pod)
 	}
 }
 
