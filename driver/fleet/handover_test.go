@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/driver/fleet"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -198,4 +199,42 @@ func TestAHandoverIsGivenUpForADetach(t *testing.T) {
 		return err == nil && v.Connected && v.State.Device != ""
 	})
 	expect(t, c.device(id(1)), 0)
+}
+
+// An engine that is kept although nothing wants it any more is not replaced when
+// it is told to end: who drains a node would wait for it.
+func TestAnIdleEngineThatLeavesIsStopped(t *testing.T) {
+	c := newCluster(t)
+	c.linger = time.Hour
+	f := c.open()
+	t.Cleanup(func() { closeFleet(t, f) })
+	mustCreate(t, f, newVolume(1, "g"))
+	mustAttach(t, f, 1, "node1")
+	mustDetach(t, f, 1)
+	c.mu.Lock()
+	pod := c.engines[id(1)].pod
+	c.mu.Unlock()
+	pod.Leave()
+	until(t, "the engine to be stopped", func() bool { return c.node(id(1)) == "" })
+	if got := c.handovers(); len(got) != 0 {
+		t.Errorf("handovers of %v, want none", got)
+	}
+}
+
+// The pod of an engine that is not used any more may be evicted as often as it
+// is made again, and then is never brought up to date. That does not keep it.
+func TestAnEngineThatCannotBeBroughtUpToDateIsStopped(t *testing.T) {
+	c := newCluster(t)
+	f := c.open()
+	t.Cleanup(func() { closeFleet(t, f) })
+	mustCreate(t, f, newVolume(1, "g"))
+	mustAttach(t, f, 1, "node1")
+	c.mu.Lock()
+	c.run = func(ctx context.Context, _ fleet.EngineSpec) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	c.mu.Unlock()
+	mustDetach(t, f, 1)
+	until(t, "the engine to be stopped", func() bool { return c.node(id(1)) == "" })
 }

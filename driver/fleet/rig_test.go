@@ -67,6 +67,9 @@ type cluster struct {
 	manual   bool
 	handOver func(ctx context.Context, spec fleet.EngineSpec) error
 	handed   []journal.VolumeID
+	// run, unless nil, is called by each Run before it does anything.
+	run    func(ctx context.Context, spec fleet.EngineSpec) error
+	linger time.Duration
 }
 
 // process is one engine.
@@ -81,7 +84,7 @@ type process struct {
 }
 
 func newCluster(t *testing.T) *cluster {
-	c := &cluster{t: t, site: "a", peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, groups: map[journal.VolumeID]string{}, expanded: map[journal.VolumeID]int64{}, engines: map[journal.VolumeID]*process{}}
+	c := &cluster{t: t, site: "a", linger: 20 * time.Millisecond, peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, groups: map[journal.VolumeID]string{}, expanded: map[journal.VolumeID]int64{}, engines: map[journal.VolumeID]*process{}}
 	t.Cleanup(func() {
 		for id := range c.engines {
 			c.kill(id)
@@ -152,9 +155,17 @@ func (c *cluster) Delete(_ context.Context, id journal.VolumeID) error {
 }
 
 // Run implements fleet.Engines.
-func (c *cluster) Run(_ context.Context, spec fleet.EngineSpec) (fleet.Endpoint, error) {
+func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec) (fleet.Endpoint, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if run := c.run; run != nil {
+		c.mu.Unlock()
+		err := run(ctx, spec)
+		c.mu.Lock()
+		if err != nil {
+			return fleet.Endpoint{}, err
+		}
+	}
 	node := spec.Node
 	if node == "" {
 		node = "any"
@@ -327,7 +338,7 @@ func (c *cluster) open() *fleet.Fleet {
 			}
 			return fleet.BackingClass{Class: "of-" + site}, nil
 		},
-		Linger: 20 * time.Millisecond, UpgradeEvery: 5 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+		Linger: c.linger, UpgradeEvery: 5 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
 	if err != nil {
 		c.t.Fatal(err)
 	}

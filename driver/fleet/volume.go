@@ -99,6 +99,8 @@ func (f *Fleet) plan(v *volume) plan {
 	}
 	if now := f.cfg.Clock.Now(); p.run {
 		v.until = now.Add(f.cfg.Linger)
+	} else if v.leavesLocked() {
+		v.until = now // it was kept long enough
 	} else if v.running && now.Before(v.until) && !v.gone {
 		p.run, p.again = true, v.until
 	}
@@ -107,6 +109,11 @@ func (f *Fleet) plan(v *volume) plan {
 	}
 	return p
 }
+
+// leavesLocked reports whether the engine was told to end by somebody else, who
+// drains its node for example. One that is only kept needs no successor then.
+// Fleet.mu is held.
+func (v *volume) leavesLocked() bool { return v.client != nil && v.state.Leaving }
 
 // attachedLocked reports whether any member of a group is attached. mu is held.
 func (f *Fleet) attachedLocked(name string) bool {
@@ -258,7 +265,7 @@ func (f *Fleet) serve(v *volume, p plan) {
 		if next.spec != p.spec {
 			h.giveUp()
 			// The connection stays: operations may be using it.
-			if _, err := f.cfg.Engines.Run(ctx, next.spec); err != nil {
+			if err := f.update(ctx, next); err != nil {
 				f.cfg.Log.Warn("engine is not brought up to date", "volume", next.spec.Volume, "error", err)
 				next.spec, next.again = p.spec, f.cfg.Clock.Now().Add(retryPause)
 			}
@@ -266,6 +273,24 @@ func (f *Fleet) serve(v *volume, p plan) {
 		p = next
 		h.consider(p.spec)
 	}
+}
+
+// updateTimeout bounds how long an engine that runs is brought up to date: if
+// its pod is being evicted, again and again perhaps, that ends only when the plan
+// is another one, which is looked at afterwards.
+const updateTimeout = 5 * time.Second
+
+// update brings the engine up to date with a plan, until that is to be looked at
+// again.
+func (f *Fleet) update(ctx context.Context, p plan) error {
+	timeout := updateTimeout
+	if !p.again.IsZero() {
+		timeout = min(timeout, max(0, p.again.Sub(f.cfg.Clock.Now())))
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	_, err := f.cfg.Engines.Run(ctx, p.spec)
+	return err
 }
 
 // answers reports whether the engine is connected.
