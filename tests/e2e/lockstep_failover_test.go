@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
 	"github.com/lockstep-csi/lockstep/tests/harness"
 )
@@ -43,7 +45,9 @@ type disaster struct {
 func TestLockstepFailover(t *testing.T) {
 	a, b := lockstepOnBoth(t)
 	a.Kit(t)
-	d := &disaster{t: t, a: a.NewNamespace(t)}
+	d := &disaster{t: t}
+	t.Cleanup(d.removeReplicas) // when the namespaces are gone
+	d.a = a.NewNamespace(t)
 	d.b = d.a.Twin(b)
 	d.start()
 	d.replicaIsCausal()
@@ -186,19 +190,58 @@ func (d *disaster) takeOver() *Postgres {
 	return onB
 }
 
-// releaseVolumes deletes the PersistentVolumes that failovers made at b, which
-// are kept when their claims go. It ends when the claims do.
+// releaseVolumes has the PersistentVolumes go that failovers made at b, which are
+// kept when their claims go: those of the chain, of which b is the primary, with
+// what is on them.
 func (d *disaster) releaseVolumes() {
-	list, err := d.b.Client.CoreV1().PersistentVolumes().List(context.Background(), metav1.ListOptions{})
+	volumes := d.b.Client.CoreV1().PersistentVolumes()
+	list, err := volumes.List(context.Background(), metav1.ListOptions{})
 	if err != nil {
 		d.t.Error(err)
 		return
 	}
 	for _, v := range list.Items {
-		if claim := v.Spec.ClaimRef; claim != nil && claim.Namespace == d.b.Namespace {
-			if err := d.b.Client.CoreV1().PersistentVolumes().Delete(context.Background(), v.Name, metav1.DeleteOptions{}); err != nil {
-				d.t.Error(err)
+		claim := v.Spec.ClaimRef
+		if claim == nil || claim.Namespace != d.b.Namespace {
+			continue
+		}
+		if slices.Contains(chainPods[:], claim.Name) {
+			_, err = volumes.Patch(context.Background(), v.Name, types.MergePatchType, []byte(`{"spec": {"persistentVolumeReclaimPolicy": "Delete"}}`), metav1.PatchOptions{})
+		} else {
+			err = volumes.Delete(context.Background(), v.Name, metav1.DeleteOptions{}) // it ends when the claim does
+		}
+		if err != nil {
+			d.t.Error(err)
+		}
+	}
+}
+
+// removeReplicas removes the replicas that each site keeps of what was deleted at
+// the other one, and with them their engines, which other tests would meet.
+func (d *disaster) removeReplicas() {
+	if d.a == nil {
+		return
+	}
+	for _, c := range env.Clusters() {
+		admin := c.Admin(d.t)
+		err := Await(context.Background(), returnTimeout, "replicas of cluster "+c.Name+" to be orphaned, and removed", func(ctx context.Context) error {
+			if _, err := c.Plugin(ctx, "orphans", "--remove", "--yes"); err != nil {
+				return err
 			}
+			status, err := admin.GetStatus(ctx, &adminv1.GetStatusRequest{})
+			if err != nil {
+				return err
+			}
+			var left []error
+			for _, v := range status.GetVolumes() {
+				if strings.HasPrefix(v.GetGroup(), d.a.Namespace+"/") {
+					left = append(left, fmt.Errorf("volume %s of group %s is there, %s", v.GetId(), v.GetGroup(), v.GetRole()))
+				}
+			}
+			return errors.Join(left...)
+		})
+		if err != nil {
+			d.t.Error(err)
 		}
 	}
 }
