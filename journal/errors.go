@@ -42,6 +42,9 @@ var (
 	ErrDiverged = errors.New("position is not on the active timeline's path")
 	// ErrPinExists: a pin of that name holds another position.
 	ErrPinExists = errors.New("pin already holds another position")
+	// ErrLeftName: a store was made of an image whose old name could not be
+	// removed. The store is whole; writing to the file by that name damages it.
+	ErrLeftName = errors.New("the store is whole, and its base image still has another name")
 	// ErrHeld: a view, pin or reader still needs what the call would drop.
 	ErrHeld = errors.New("still needed by a view or pin")
 )

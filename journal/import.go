@@ -33,6 +33,7 @@ type Import struct {
 	base      vfs.File
 	lock      io.Closer
 	done      bool
+	image     string // a file that becomes the base; see TakeImage
 }
 
 // NewImport begins a store whose base image will be the content of the volume
@@ -48,13 +49,20 @@ func NewImport(cfg Config, spec Spec, at Position, timelines []Timeline) (*Impor
 		return nil, err
 	}
 	im := &Import{cfg: cfg, spec: spec, at: at, timelines: timelines}
-	if err := im.chooseTimeline(); err != nil {
-		return nil, fmt.Errorf("import volume %s: %w", spec.Volume, err)
-	}
-	if err := im.prepare(); err != nil {
-		return nil, fmt.Errorf("import volume %s: %w", spec.Volume, errors.Join(err, im.release()))
+	if err := im.begin(); err != nil {
+		return nil, err
 	}
 	return im, nil
+}
+
+func (im *Import) begin() error {
+	if err := im.chooseTimeline(); err != nil {
+		return fmt.Errorf("import volume %s: %w", im.spec.Volume, err)
+	}
+	if err := im.prepare(); err != nil {
+		return fmt.Errorf("import volume %s: %w", im.spec.Volume, errors.Join(err, im.release()))
+	}
+	return nil
 }
 
 func (im *Import) chooseTimeline() error {
@@ -97,6 +105,9 @@ func (im *Import) prepare() error {
 	}
 	if err := fs.MkdirAll(im.cfg.file(journalDir)); err != nil {
 		return err
+	}
+	if im.image != "" {
+		return im.linkImage()
 	}
 	im.base, err = fs.Create(im.cfg.file(baseFile))
 	if err != nil {

@@ -124,6 +124,7 @@ func inspect(fs vfs.FS, dir string) (*inspector, error) {
 	in.files = append(in.files, lock)
 	if err = in.damage(err); err == nil && in.report.OK() {
 		in.s.volume, in.report.Volume, in.report.Version = id.Volume, id.Volume.String(), id.Version
+		in.s.runs = newRunSet(&in.s.cfg, id.Volume, readOnlyCacheBytes)
 		err = in.readCatalog()
 	}
 	if err != nil {
@@ -138,23 +139,33 @@ func (in *inspector) damage(err error) error {
 	if err == nil {
 		return nil
 	}
-	d := Damage{What: err.Error(), Kind: "corrupt"}
-	var c *CorruptError
-	if errors.As(err, &c) {
-		d = Damage{File: c.File, Offset: c.Offset, What: c.What, Wanted: c.Wanted, Found: c.Found, Kind: "corrupt"}
-	}
-	switch {
-	case errors.Is(err, ErrVersion):
-		d.Kind = "version"
-	case errors.Is(err, ErrForeign):
-		d.Kind = "foreign"
-	case !errors.Is(err, ErrCorrupt):
+	d := DescribeDamage(err)
+	if d.Kind == "" {
 		return err
 	}
 	if !slices.Contains(in.report.Damage, d) {
 		in.report.Damage = append(in.report.Damage, d)
 	}
 	return nil
+}
+
+// DescribeDamage describes an error that says what is damaged; Kind is empty if it
+// does not.
+func DescribeDamage(err error) Damage {
+	d := Damage{What: err.Error()}
+	var c *CorruptError
+	if errors.As(err, &c) {
+		d = Damage{File: c.File, Offset: c.Offset, What: c.What, Wanted: c.Wanted, Found: c.Found}
+	}
+	switch {
+	case errors.Is(err, ErrVersion):
+		d.Kind = "version"
+	case errors.Is(err, ErrForeign):
+		d.Kind = "foreign"
+	case errors.Is(err, ErrCorrupt):
+		d.Kind = "corrupt"
+	}
+	return d
 }
 
 func (in *inspector) close() error {
@@ -208,6 +219,7 @@ func (in *inspector) checkBase() error {
 		return err
 	}
 	in.files = append(in.files, base)
+	in.s.base = base
 	if in.report.BaseBytes, err = base.Size(); err != nil {
 		return err
 	}
@@ -216,6 +228,9 @@ func (in *inspector) checkBase() error {
 	}
 	return nil
 }
+
+// described reports whether the catalog could be read.
+func (in *inspector) described() bool { return in.report.Tip != "" }
 
 // describe fills in what the report says of the store as a whole.
 func (in *inspector) describe() {

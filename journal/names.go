@@ -16,6 +16,16 @@ const (
 	journalDir  = "journal"
 )
 
+// UnfinishedNames are the names that an import which was interrupted can leave in a
+// store's directory, but for the base image's: no directory that has others is to
+// be imported into.
+func UnfinishedNames() []string {
+	return []string{lockFile, catalogFile, catalogFile + ".new", journalDir, volumeFile + ".tmp"}
+}
+
+// BasePath is where the store in a directory keeps its base image.
+func BasePath(dir string) string { return path.Join(dir, baseFile) }
+
 func segmentName(id segmentID) string {
 	return path.Join(journalDir, fmt.Sprintf("%016x.seg", uint64(id)))
 }

@@ -1,7 +1,9 @@
 package journal
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path"
@@ -239,6 +241,53 @@ func (w *world) reopen() error {
 	return w.open()
 }
 
+// drain empties the journal and compares the base image with the volume.
+func (w *world) drain() error {
+	if err := w.closeViews(); err != nil {
+		return err
+	}
+	w.m.attempt = &attempt{drain: true}
+	if err := w.s.Drain(context.Background(), true); err != nil {
+		return err
+	}
+	w.m.acknowledge()
+	clear(w.m.pins)
+	if tip := w.s.Tip(); tip != w.m.tip || w.s.Horizon() != tip {
+		return fmt.Errorf("drained at %s: tip %s, horizon %s", w.m.tip, tip, w.s.Horizon())
+	}
+	return w.checkDrained()
+}
+
+// checkDrained makes sure that nothing is left but the image.
+func (w *world) checkDrained() error {
+	image, err := contentOf(w.mem, worldDir+"/"+baseFile)
+	if err != nil {
+		return err
+	}
+	if int64(len(image)) != w.m.size || !bytes.Equal(image, w.m.live()) {
+		return fmt.Errorf("drained image of %d bytes differs from the volume of %d in sector %d", len(image), w.m.size, firstDifference(image, w.m.live()))
+	}
+	names, err := w.mem.ReadDir(worldDir + "/" + journalDir)
+	if err == nil && len(names) > 0 {
+		err = fmt.Errorf("drained journal still has %q", names)
+	}
+	return err
+}
+
+// contentOf reads a whole file.
+func contentOf(fs vfs.FS, name string) ([]byte, error) {
+	f, err := fs.OpenReadOnly(name)
+	if err != nil {
+		return nil, err
+	}
+	size, err := f.Size()
+	p := make([]byte, size)
+	if err == nil {
+		err = readFull(f, p, 0)
+	}
+	return p, errors.Join(err, f.Close())
+}
+
 // hold opens a view to be read much later, and closes old ones.
 func (w *world) hold() error {
 	all := w.candidates()
@@ -293,6 +342,10 @@ var workloads = []struct {
 	{"close and open", shortJournal, []step{{10, (*world).write}, {2, (*world).reopen}, {1, (*world).fork}, {1, (*world).maintain}}},
 	{"index runs", smallIndex, []step{
 		{8, (*world).write}, {1, (*world).discard}, {4, (*world).reopen}, {2, (*world).maintain}, {1, (*world).flush}, {1, (*world).fork}, {1, (*world).hold},
+	}},
+	{"drain", func(cfg *Config) { smallIndex(cfg); shortJournal(cfg) }, []step{
+		{16, (*world).write}, {3, (*world).discard}, {1, (*world).resize}, {1, (*world).checkpoint}, {1, (*world).flush}, {1, (*world).maintain},
+		{2, (*world).fork}, {2, (*world).pin}, {2, (*world).reopen}, {1, (*world).hold}, {3, (*world).drain},
 	}},
 	{"everything", shortJournal, []step{
 		{16, (*world).write}, {4, (*world).discard}, {1, (*world).resize}, {2, (*world).checkpoint}, {2, (*world).flush}, {2, (*world).maintain},

@@ -390,6 +390,25 @@ var behaviours = map[string]func(p place){
 		p.lists("", "d")
 		p.lists("d", "c")
 	},
+	"link": func(p place) {
+		f := p.create("a")
+		p.write(f, 0, "one")
+		p.must(p.fs.MkdirAll(p.path("d")))
+		p.must(p.fs.Link(p.path("a"), p.path("d/b")))
+		p.write(f, 0, "two")
+		p.must(p.fs.Remove(p.path("a")))
+		p.lists("", "d")
+		other, err := p.fs.Open(p.path("d/b"))
+		p.must(err)
+		p.reads(other, "two")
+		p.must(other.Close())
+		p.create("c")
+		p.fails(vfs.ErrExist, p.fs.Link(p.path("c"), p.path("d/b")))
+		p.fails(vfs.ErrNotExist, p.fs.Link(p.path("a"), p.path("e")))
+		if err := p.fs.Link(p.path("d"), p.path("e")); err == nil {
+			p.t.Error("a directory has two names")
+		}
+	},
 	"rename directories": func(p place) {
 		p.must(p.fs.MkdirAll(p.path("d")))
 		p.create("d/a")

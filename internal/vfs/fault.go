@@ -23,6 +23,7 @@ const (
 	OpCreate
 	OpRemove
 	OpRename
+	OpLink
 	OpMkdir
 	OpSyncDir
 	// OpCommit is the commit of an Update whose function returned nil.
@@ -32,7 +33,7 @@ const (
 
 var opNames = [opKinds]string{
 	"write", "write-vec", "sync", "truncate", "allocate", "punch-hole",
-	"create", "remove", "rename", "mkdir", "sync-dir", "commit",
+	"create", "remove", "rename", "link", "mkdir", "sync-dir", "commit",
 }
 
 func (o Op) String() string { return opNames[o] }

@@ -53,6 +53,12 @@ func (f *Fault) Rename(oldname, newname string) error {
 	return v.run(OpRename, oldname, func() error { return f.inner.Rename(oldname, newname) })
 }
 
+// Link implements FS.
+func (f *Fault) Link(oldname, newname string) error {
+	v := f.begin(OpLink, "%s to %s", oldname, newname)
+	return v.run(OpLink, oldname, func() error { return f.inner.Link(oldname, newname) })
+}
+
 // MkdirAll implements FS.
 func (f *Fault) MkdirAll(name string) error {
 	return f.begin(OpMkdir, "%s", name).run(OpMkdir, name, func() error { return f.inner.MkdirAll(name) })

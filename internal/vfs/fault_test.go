@@ -34,6 +34,7 @@ func tour(fs vfs.FS) error {
 		func() error { return f.Truncate(3 * sector) },
 		f.Sync,
 		func() error { return fs.Rename("/store/d/a", "/store/d/b") },
+		func() error { return fs.Link("/store/d/b", "/store/d/c") },
 		func() error { return fs.SyncDir("/store/d") },
 		func() error { return putOne(db, "k") },
 		func() error { return fs.Remove("/store/d/b") },
@@ -46,11 +47,11 @@ func tour(fs vfs.FS) error {
 	return nil
 }
 
-const tourLength = 12
+const tourLength = 13
 
 var allOps = []vfs.Op{
 	vfs.OpMkdir, vfs.OpCreate, vfs.OpAllocate, vfs.OpWrite, vfs.OpWriteVec, vfs.OpPunchHole,
-	vfs.OpTruncate, vfs.OpSync, vfs.OpRename, vfs.OpSyncDir, vfs.OpCommit, vfs.OpRemove,
+	vfs.OpTruncate, vfs.OpSync, vfs.OpRename, vfs.OpLink, vfs.OpSyncDir, vfs.OpCommit, vfs.OpRemove,
 }
 
 func TestEveryKindIsCounted(t *testing.T) {

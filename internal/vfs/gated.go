@@ -64,6 +64,14 @@ func (g Gated) Rename(oldname, newname string) error {
 	return g.FS.Rename(oldname, newname)
 }
 
+// Link implements FS.
+func (g Gated) Link(oldname, newname string) error {
+	if err := g.Pass(); err != nil {
+		return err
+	}
+	return g.FS.Link(oldname, newname)
+}
+
 // MkdirAll implements FS.
 func (g Gated) MkdirAll(name string) error {
 	if err := g.Pass(); err != nil {

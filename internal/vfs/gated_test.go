@@ -42,6 +42,7 @@ func TestGatedChangesNothingWithoutPermission(t *testing.T) {
 		"Remove":     func() error { return g.Remove("/d/f") },
 		"RemoveAll":  func() error { return g.RemoveAll("/d") },
 		"Rename":     func() error { return g.Rename("/d/f", "/d/other") },
+		"Link":       func() error { return g.Link("/d/f", "/d/other") },
 		"MkdirAll":   func() error { return g.MkdirAll("/e") },
 		"Lock":       func() error { _, err := g.Lock("/d/lock"); return err },
 		"OpenDB":     func() error { _, err := g.OpenDB("/d/other"); return err },

@@ -232,6 +232,31 @@ func (m *Mem) Rename(oldname, newname string) error {
 	return nil
 }
 
+// Link implements FS.
+func (m *Mem) Link(oldname, newname string) error {
+	name := oldname + " to " + newname
+	if err := m.enter("link", name); err != nil {
+		return err
+	}
+	defer m.mu.Unlock()
+	n, err := m.lookup(oldname)
+	if err != nil {
+		return wrap("link", name, err)
+	}
+	dir, base, err := m.parent(newname)
+	if err != nil {
+		return wrap("link", name, err)
+	}
+	if dir.live[base] != nil {
+		return wrap("link", name, syscall.EEXIST)
+	}
+	if _, ok := n.(*memFile); !ok {
+		return wrap("link", name, syscall.EPERM)
+	}
+	m.apply(&nameOp{edits: []nameEdit{{dir, base, n}}})
+	return nil
+}
+
 // replaceableDir checks that a directory may move over target, and returns
 // target if it is a directory too.
 func replaceableDir(target memNode, moved *memDir) (*memDir, error) {

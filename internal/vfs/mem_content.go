@@ -113,10 +113,10 @@ type memFile struct {
 	// pages leave the cache: then it shows what the disk has of it.
 	dropped, unsynced []change
 
-	handles  int
-	unlinked bool // no name leads here
-	locked   bool
-	cold     bool // the cache was dropped and nothing was read since
+	handles int
+	links   int // names that lead here
+	locked  bool
+	cold    bool // the cache was dropped and nothing was read since
 }
 
 func newMemFile() *memFile {
@@ -128,7 +128,7 @@ func newMemFile() *memFile {
 
 // releaseIfUnused gives back the space of a file that nothing leads to.
 func (m *Mem) releaseIfUnused(f *memFile) {
-	if f.unlinked && f.handles == 0 {
+	if f.links == 0 && f.handles == 0 {
 		m.usedBytes -= int64(len(f.sectors)) * sectorBytes
 	}
 }
@@ -349,7 +349,7 @@ func (f *memFile) afterKill() *memFile {
 		durable:  f.durable.clone(),
 		dropped:  slices.Clone(f.dropped),
 		unsynced: slices.Clone(f.unsynced),
-		unlinked: f.unlinked,
+		links:    f.links,
 	}
 }
 

@@ -53,7 +53,7 @@ func (m *Mem) CrashWith(rng *rand.Rand, opts CrashOptions) *Mem {
 		survives[i] = keep()
 	}
 	withDependencies(m.unsynced, survives)
-	after := &crashImage{names: map[*memDir]map[string]memNode{}, rng: rng, opts: opts}
+	after := &crashImage{names: map[*memDir]map[string]memNode{}, files: map[*memFile]*memFile{}, rng: rng, opts: opts}
 	for i, op := range m.unsynced {
 		if survives[i] {
 			after.apply(op)
@@ -61,7 +61,7 @@ func (m *Mem) CrashWith(rng *rand.Rand, opts CrashOptions) *Mem {
 	}
 	fresh := &Mem{capacityBytes: m.capacityBytes, chance: m.chance, evictions: m.evictions}
 	fresh.root = after.dir(m.root)
-	fresh.usedBytes = usedBelow(fresh.root)
+	fresh.usedBytes = usedBelow(fresh.root, map[*memFile]bool{})
 	return fresh
 }
 
@@ -69,6 +69,7 @@ func (m *Mem) CrashWith(rng *rand.Rand, opts CrashOptions) *Mem {
 // one that it came from.
 type crashImage struct {
 	names map[*memDir]map[string]memNode // of directories with surviving operations
+	files map[*memFile]*memFile          // what was made of each: a file may have several names
 	rng   *rand.Rand
 	opts  CrashOptions
 }
@@ -104,13 +105,22 @@ func (c *crashImage) dir(d *memDir) *memDir {
 		case *memDir:
 			n = c.dir(old)
 		case *memFile:
-			n = old.afterCrash(c.rng, c.opts)
+			n = c.file(old)
 		case *memDB:
 			n = &memDB{state: old.state.Clone()}
 		}
 		fresh.live[name], fresh.durable[name] = n, n
 	}
 	return fresh
+}
+
+// file returns the one file that is left of one, and counts its names.
+func (c *crashImage) file(old *memFile) *memFile {
+	if c.files[old] == nil {
+		c.files[old] = old.afterCrash(c.rng, c.opts)
+	}
+	c.files[old].links++
+	return c.files[old]
 }
 
 // KillClone returns the file system as it is when the process that used it is
@@ -127,7 +137,7 @@ func (m *Mem) KillClone() *Mem {
 	for _, op := range m.unsynced {
 		fresh.unsynced = append(fresh.unsynced, clones.op(op))
 	}
-	fresh.usedBytes = usedBelow(fresh.root)
+	fresh.usedBytes = usedBelow(fresh.root, map[*memFile]bool{})
 	return fresh
 }
 
@@ -168,14 +178,18 @@ func (k killClones) op(old *nameOp) *nameOp {
 	return fresh
 }
 
-func usedBelow(d *memDir) int64 {
+// usedBelow counts files once that have several names.
+func usedBelow(d *memDir, counted map[*memFile]bool) int64 {
 	var used int64
 	for _, n := range d.live {
 		switch n := n.(type) {
 		case *memDir:
-			used += usedBelow(n)
+			used += usedBelow(n, counted)
 		case *memFile:
-			used += int64(len(n.sectors)) * sectorBytes
+			if !counted[n] {
+				counted[n] = true
+				used += int64(len(n.sectors)) * sectorBytes
+			}
 		}
 	}
 	return used

@@ -293,6 +293,20 @@ func TestAMoveIsSyncedInBothDirectories(t *testing.T) {
 	}
 }
 
+// A file of two names is one file after a crash, and stays as long as it has one.
+func TestALinkedFileIsOne(t *testing.T) {
+	m := memWith(t, "/store")
+	f := syncedFile(t, m, "/store/a", "1")
+	must(t, m.Link("/store/a", "/store/b"))
+	expectOutcomes(t, outcomes(m.KillClone(), namesIn), "a=1", "a=1 b=1")
+	must(t, m.SyncDir("/store"))
+	_, err := f.WriteAt([]byte("2"), 0)
+	must(t, err)
+	expectOutcomes(t, outcomes(m.KillClone(), namesIn), "a=1 b=1", "a=2 b=2")
+	must(t, m.Remove("/store/a"), f.Close())
+	expectOutcomes(t, outcomes(m, namesIn), "b=1", "b=2", "a=1 b=1", "a=2 b=2")
+}
+
 func TestADirectoryIsLostWithWhatIsInIt(t *testing.T) {
 	m := vfs.NewMem()
 	must(t, m.MkdirAll("/store"))

@@ -68,10 +68,14 @@ func withDependencies(ops []*nameOp, chosen []bool) {
 
 // apply makes an operation visible, and unsynced.
 func (m *Mem) apply(op *nameOp) {
-	var replaced []memNode
+	var replaced []*memFile
 	for _, e := range op.edits {
-		if old := e.dir.live[e.name]; old != nil {
-			replaced = append(replaced, old)
+		if f, ok := e.dir.live[e.name].(*memFile); ok {
+			f.links--
+			replaced = append(replaced, f)
+		}
+		if f, ok := e.node.(*memFile); ok {
+			f.links++
 		}
 		if e.node == nil {
 			delete(e.dir.live, e.name)
@@ -79,13 +83,8 @@ func (m *Mem) apply(op *nameOp) {
 			e.dir.live[e.name] = e.node
 		}
 	}
-	for _, old := range replaced {
-		f, isFile := old.(*memFile)
-		moved := slices.ContainsFunc(op.edits, func(e nameEdit) bool { return e.node == old })
-		if isFile && !moved {
-			f.unlinked = true
-			m.releaseIfUnused(f)
-		}
+	for _, f := range replaced {
+		m.releaseIfUnused(f)
 	}
 	m.unsynced = append(m.unsynced, op)
 }

@@ -78,6 +78,11 @@ func (OS) Rename(oldname, newname string) error {
 	return wrap("rename", oldname+" to "+newname, err)
 }
 
+// Link implements FS. A symbolic link is not followed.
+func (OS) Link(oldname, newname string) error {
+	return wrap("link", oldname+" to "+newname, ignoringEINTR(func() error { return unix.Link(oldname, newname) }))
+}
+
 // MkdirAll implements FS.
 func (OS) MkdirAll(name string) error {
 	return wrap("make directory", name, os.MkdirAll(name, dirMode))

@@ -27,6 +27,9 @@ type FS interface {
 	RemoveAll(name string) error
 	// Rename moves oldname over newname atomically.
 	Rename(oldname, newname string) error
+	// Link gives a file a second name; ErrExist if it is taken. A file system
+	// may not be able to, and none is between two.
+	Link(oldname, newname string) error
 	// MkdirAll makes a directory and its missing parents, mode 0700.
 	MkdirAll(name string) error
 	// ReadDir lists the base names in a directory in ascending order.

@@ -1,0 +1,167 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"path"
+	"testing"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+)
+
+// TestDrain drains a store that was rewound, whose tip has no record of its own
+// and lies in the middle of a segment of another timeline.
+func TestDrain(t *testing.T) {
+	w := newWorld(t, 1, shortJournal)
+	if err := w.run([]step{{8, (*world).write}, {2, (*world).discard}, {1, (*world).checkpoint}}, 60); err != nil {
+		t.Fatal(err)
+	}
+	at := w.m.past[30]
+	if err := errors.Join(w.flush(), w.s.Pin("mine", at), w.reopen()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.s.Fork(at, "rewind"); err != nil {
+		t.Fatal(err)
+	}
+	w.m.learn(w.s)
+	tip := w.s.Tip()
+	w.m.tip, w.m.images[tip] = tip, w.m.images[at]
+	f, err := w.mem.Create(path.Join(worldDir, (runKey{tip.Timeline, 0, 2}).name()+".tmp"))
+	if err = errors.Join(err, f.Close(), w.reopen()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.s.Drain(context.Background(), false); !errors.Is(err, ErrHeld) {
+		t.Fatalf("with a pin and another timeline: %v", err)
+	}
+	v, err := w.s.View(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.s.Drain(context.Background(), true); !errors.Is(err, ErrHeld) {
+		t.Fatalf("with a view open: %v", err)
+	}
+	if len(w.s.Pins()) != 1 || w.s.Horizon() == tip {
+		t.Fatal("a drain that was refused has changed the store")
+	}
+	_ = v.Close()
+	if err := w.drain(); err != nil {
+		t.Fatal(err)
+	}
+	if w.s.Tip() != tip || len(w.s.Timelines()) != 1 {
+		t.Fatalf("tip %s, want %s; timelines %v", w.s.Tip(), tip, w.s.Timelines())
+	}
+	if err := w.drain(); err != nil {
+		t.Fatalf("again: %v", err)
+	}
+	// It goes on as a store.
+	if err := errors.Join(w.write(), w.flush(), w.reopen(), w.run(faultSteps, 20), w.reopen()); err != nil {
+		t.Fatal(err)
+	}
+	w.m.check(t, w.s, false)
+	mustClose(t, w.s)
+}
+
+func TestDrainPlan(t *testing.T) {
+	w := newWorld(t, 1, nil)
+	if err := w.run([]step{{8, (*world).write}, {1, (*world).checkpoint}}, 40); err != nil {
+		t.Fatal(err)
+	}
+	plan := func() DrainPlan {
+		t.Helper()
+		mustClose(t, w.s)
+		r, err := OpenReadOnly(w.mem, worldDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := r.DrainPlan()
+		if err := errors.Join(r.Close(), w.open()); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	p := plan()
+	if points := w.s.Checkpoints(); p.Held() || p.Checkpoints != len(points) || !p.Oldest.Equal(points[0].Time) || p.Tip != w.m.tip || p.SizeBytes != w.m.size || p.JournalBytes == 0 {
+		t.Errorf("a store that nobody relies on: %+v", p)
+	}
+	old := w.s.Tip().Timeline
+	if _, err := w.s.Fork(w.s.Tip(), "recovered"); err != nil {
+		t.Fatal(err)
+	}
+	if p := plan(); p.Held() {
+		t.Errorf("a fork at the tip leaves nothing behind: %+v", p)
+	}
+	if _, err := w.s.Fork(w.m.past[20], "rewind"); err != nil {
+		t.Fatal(err)
+	}
+	if p := plan(); len(p.Timelines) != 1 || p.Timelines[0].ID != old {
+		t.Errorf("a rewind leaves timeline %s behind: %+v", old, p)
+	}
+	if err := w.s.Pin("mine", w.s.Tip()); err != nil {
+		t.Fatal(err)
+	}
+	if p := plan(); len(p.Pins) != 1 {
+		t.Errorf("a pin is not told: %+v", p)
+	}
+	mustClose(t, w.s)
+}
+
+// TestDrainFails makes each operation of a drain fail once: it says so, and the
+// next one, after another open, comes to its end with the same volume.
+func TestDrainFails(t *testing.T) {
+	for _, op := range []vfs.Op{vfs.OpSync, vfs.OpSyncDir, vfs.OpCommit, vfs.OpWrite, vfs.OpRemove, vfs.OpPunchHole} {
+		t.Run(op.String(), func(t *testing.T) {
+			for k, done := int64(1), false; !done; k++ {
+				w := newWorld(t, 2, shortJournal)
+				steps := []step{{8, (*world).write}, {3, (*world).discard}, {1, (*world).fork}, {1, (*world).pin}}
+				if err := errors.Join(w.run(steps, 80), w.reopen()); err != nil {
+					t.Fatal(err)
+				}
+				w.fault.FailAt(w.fault.Count(op)+k, errDisk, op)
+				err := w.drain()
+				done = err == nil
+				if !done && !errors.Is(err, errDisk) {
+					t.Fatalf("%s %d: %v", op, k, err)
+				}
+				_ = w.s.Close() // of a store that may be poisoned
+				w.mount(w.mem.Crash(rand.New(rand.NewPCG(1, uint64(k)))))
+				if err := w.open(); err != nil {
+					t.Fatalf("%s %d: open: %v", op, k, err)
+				}
+				if got := readAll(t, w.s, w.s.SizeBytes()); w.s.Tip() != w.m.tip || !bytes.Equal(got, w.m.live()) {
+					t.Fatalf("%s %d: tip %s, want %s, or another volume", op, k, w.s.Tip(), w.m.tip)
+				}
+				if err := w.drain(); err != nil {
+					t.Fatalf("%s %d: again: %v", op, k, err)
+				}
+				mustClose(t, w.s)
+			}
+		})
+	}
+}
+
+// TestDrainNeedsSoundRecords: damage is not moved into the image.
+func TestDrainNeedsSoundRecords(t *testing.T) {
+	w := newWorld(t, 1, nil)
+	if err := errors.Join(w.run([]step{{1, (*world).write}}, 10), w.s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	names, err := w.mem.ReadDir(path.Join(worldDir, journalDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.mem.Corrupt(path.Join(worldDir, journalDir, names[0]), blockBytes+frameHeaderBytes, 8); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.s.Drain(context.Background(), true); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("a damaged record: %v", err)
+	}
+	if image, err := contentOf(w.mem, path.Join(worldDir, baseFile)); err != nil || !bytes.Equal(image, make([]byte, worldVolumeBytes)) {
+		t.Fatalf("the base has changed: %v", err)
+	}
+	mustClose(t, w.s)
+}
