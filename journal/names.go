@@ -5,6 +5,8 @@ import (
 	"path"
 	"strconv"
 	"strings"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // Names below a store's directory.
@@ -21,6 +23,12 @@ const (
 // be imported into.
 func UnfinishedNames() []string {
 	return []string{lockFile, catalogFile, catalogFile + ".new", journalDir, volumeFile + ".tmp"}
+}
+
+// IsStore reports whether a directory is a store, whatever state it is in.
+func IsStore(fs vfs.FS, dir string) bool {
+	_, err := fs.Stat(path.Join(dir, volumeFile))
+	return err == nil
 }
 
 // BasePath is where the store in a directory keeps its base image.

@@ -7,12 +7,15 @@ import (
 )
 
 func (a *app) newJournalCommand() *cobra.Command {
-	command := a.parent("journal", "Read a store offline",
+	command := a.parent("journal", "Work on a store offline",
 		a.newJournalDumpCommand(),
 		a.newJournalVerifyCommand(),
+		a.newJournalExportCommand(),
+		a.newJournalDrainCommand(),
+		a.newJournalImportCommand(),
 	)
-	command.Long = `Reads the store of one volume, a directory with volume.json in it, without a site.
-Nothing is written to it. The volume must not be open.`
+	command.Long = `Works on the store of one volume, a directory with volume.json in it, without a site.
+The volume must not be open. dump, verify and export write nothing to it.`
 	return command
 }
 

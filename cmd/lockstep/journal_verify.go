@@ -68,7 +68,7 @@ func verifyResult(r *journal.Report) result {
 				}
 			}
 			for _, d := range r.Damage {
-				p.line("  %s", p.paint(cell{oneLine(fmt.Sprintf("%s: %s at offset %d of %s: wanted %s, found %s", d.Kind, d.What, d.Offset, d.File, d.Wanted, d.Found)), toneBad}))
+				p.line("  %s", p.paint(cell{oneLine(damageText(d)), toneBad}))
 			}
 		},
 	}

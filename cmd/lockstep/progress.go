@@ -13,6 +13,12 @@ const (
 // call the returned function, which erases the line, joins the goroutine, and
 // may be called once.
 func (a *app) progress(doing string) func() {
+	return a.progressOf(func() string { return doing })
+}
+
+// progressOf is progress whose text changes. doing is called from another
+// goroutine.
+func (a *app) progressOf(doing func() string) func() {
 	if !a.terminals.stderr {
 		return func() {}
 	}
@@ -27,7 +33,7 @@ func (a *app) progress(doing string) func() {
 	}
 }
 
-func (a *app) spin(doing string, stop <-chan struct{}) {
+func (a *app) spin(doing func() string, stop <-chan struct{}) {
 	ticker := time.NewTicker(progressInterval)
 	defer ticker.Stop()
 	begun, drawn := a.now(), false
@@ -39,7 +45,7 @@ func (a *app) spin(doing string, stop <-chan struct{}) {
 			}
 			return
 		case <-ticker.C:
-			a.tell("%s%c %s %s", eraseLine, `|/-\`[turn%4], doing, span(a.now().Sub(begun).Truncate(time.Second)))
+			a.tell("%s%c %s %s", eraseLine, `|/-\`[turn%4], doing(), span(a.now().Sub(begun).Truncate(time.Second)))
 			drawn = true
 		}
 	}

@@ -1,0 +1,143 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// File is a file that is being written under a hidden name, and gets its own name
+// when it is whole.
+type File struct {
+	name, hidden string
+	force        bool
+	file         *os.File
+}
+
+// ErrExists: the file is there, and may not be replaced.
+var ErrExists = errors.New("file exists")
+
+// CreateFile begins a file. Where one of the name exists it is replaced at the
+// end if force is set; without, ErrExists.
+func CreateFile(name string, force bool) (*File, error) {
+	f := &File{name: name, force: force}
+	if real, err := filepath.EvalSymlinks(name); err == nil {
+		f.name = real // the link stays
+	}
+	switch info, err := os.Stat(f.name); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("create %s: %w", name, err)
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("create %s: it is neither a file nor a block device", name)
+	case !force:
+		return nil, fmt.Errorf("create %s: %w", name, ErrExists)
+	}
+	dir, base := filepath.Split(f.name)
+	f.hidden = filepath.Join(dir, "."+base+".lockstep-partial")
+	return f, f.openHidden()
+}
+
+// openHidden opens the file under its hidden name. One that a process which is
+// no more has left there is taken over.
+func (f *File) openHidden() error {
+	for {
+		file, err := os.OpenFile(f.hidden, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return fmt.Errorf("create %s: %w", f.name, err)
+		}
+		err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil && !isNamed(file, f.hidden) { // its writer has just finished
+			if err := file.Close(); err != nil {
+				return fmt.Errorf("create %s: %w", f.name, err)
+			}
+			continue
+		}
+		if err == nil {
+			err = file.Truncate(0)
+		}
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errors.New("another process is writing it")
+		}
+		if err != nil {
+			return fmt.Errorf("create %s: %w", f.name, errors.Join(err, file.Close()))
+		}
+		f.file = file
+		return nil
+	}
+}
+
+// isNamed reports whether an open file still has a name.
+func isNamed(file *os.File, name string) bool {
+	opened, err := file.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(name)
+	return err == nil && os.SameFile(opened, there)
+}
+
+// Commit gives the file its name; durable on return. After an error nothing is
+// left of it, unless it is the very last sync that failed.
+func (f *File) Commit() error {
+	if err := f.file.Sync(); err != nil {
+		return f.fail("sync", err)
+	}
+	if err := f.rename(); err != nil {
+		return f.fail("rename", err)
+	}
+	if err := f.file.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", f.name, err)
+	}
+	dir, err := os.Open(filepath.Dir(f.name))
+	if err != nil {
+		return fmt.Errorf("sync directory of %s: %w", f.name, err)
+	}
+	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
+		return fmt.Errorf("sync directory of %s: %w", f.name, err)
+	}
+	return nil
+}
+
+// rename keeps, unless it is forced, a file that somebody else has made since.
+func (f *File) rename() error {
+	if f.force {
+		return os.Rename(f.hidden, f.name)
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, f.hidden, unix.AT_FDCWD, f.name, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EEXIST) {
+		return ErrExists
+	}
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // the file system cannot do that
+		if err = os.Link(f.hidden, f.name); err == nil {
+			err = os.Remove(f.hidden)
+		}
+	}
+	return err
+}
+
+func (f *File) fail(what string, err error) error {
+	return fmt.Errorf("%s %s: %w", what, f.name, errors.Join(err, f.Abort()))
+}
+
+// Abort removes the file.
+func (f *File) Abort() error {
+	err := os.Remove(f.hidden)
+	return errors.Join(err, f.file.Close())
+}
+
+// CommitHidden makes the file durable and leaves it under its hidden name, which
+// it returns: for who gives it a name of its own.
+func (f *File) CommitHidden() (string, error) {
+	if err := f.file.Sync(); err != nil {
+		return "", f.fail("sync", err)
+	}
+	if err := f.file.Close(); err != nil {
+		return "", fmt.Errorf("close %s: %w", f.name, err)
+	}
+	return f.hidden, nil
+}
