@@ -43,6 +43,26 @@ func (s *Server) Adopt(ctx context.Context, a Adoption) error {
 	return nil
 }
 
+// MayAdopt returns what Adopt would fail with now, and changes nothing.
+func (s *Server) MayAdopt(a Adoption) error {
+	for field, name := range map[string]string{"name": a.Name, "group": a.Group} {
+		if err := requireName(field, name); err != nil {
+			return err
+		}
+	}
+	ok := errors.New("it may")
+	err := s.cfg.Catalog.Update(func(tx *catalog.Tx) error {
+		if err := adopt(tx, a); err != nil {
+			return err
+		}
+		return ok // nothing is kept of a transaction that fails
+	})
+	if errors.Is(err, ok) {
+		return nil
+	}
+	return fmt.Errorf("adopt volume %s: %w", a.ID, err)
+}
+
 func adopt(tx *catalog.Tx, a Adoption) error {
 	old, err := tx.VolumeNamed(a.Name)
 	switch {

@@ -11,6 +11,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/adminserver"
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
+	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -65,6 +66,41 @@ func (a adminSite) Unpin(ctx context.Context, _, pin string) error {
 
 func (a adminSite) Reopen(ctx context.Context, id journal.VolumeID) (bool, error) {
 	return a.site.ReopenVolume(ctx, id)
+}
+
+// Adopt implements adminserver.Site. What CSI would not take is refused before the
+// store moves.
+func (a adminSite) Adopt(ctx context.Context, from adminserver.Adoption) (journal.VolumeID, error) {
+	id, err := a.adopt(ctx, from)
+	switch {
+	case errors.Is(err, controller.ErrExists), errors.Is(err, journal.ErrExists):
+		err = fmt.Errorf("%w: %w", adminserver.ErrExists, err)
+	case errors.Is(err, controller.ErrInvalid), errors.Is(err, journal.ErrNotStore), errors.Is(err, site.ErrBadStore):
+		err = fmt.Errorf("%w: %w", adminserver.ErrBadStore, err)
+	}
+	return id, err
+}
+
+func (a adminSite) adopt(ctx context.Context, from adminserver.Adoption) (journal.VolumeID, error) {
+	id, size, err := a.site.StoreToAdopt(from.Store)
+	if err != nil {
+		return id, err
+	}
+	known := controller.Adoption{ID: id, Name: from.Name, SizeBytes: size, Group: from.Group, BlockBytes: engineBlockBytes}
+	known.Settings = group.Settings{ReplicateTo: from.ReplicateTo}.WithDefaults()
+	if err := a.known.MayAdopt(known); err != nil {
+		return id, err
+	}
+	if id, err = a.site.AdoptStore(ctx, site.Adoption{Dir: from.Store, Name: from.Name, Group: from.Group, Settings: known.Settings}); err != nil {
+		return id, err
+	}
+	if st, err := a.site.Groups().State(from.Group); err == nil {
+		known.Settings = st.Settings
+	}
+	if err := a.known.Adopt(ctx, known); err != nil {
+		return id, err
+	}
+	return id, a.site.EndAdoption(ctx, id)
 }
 
 // RemoveReplica implements adminserver.Site.

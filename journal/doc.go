@@ -10,9 +10,10 @@
 // (Flush), reads the live volume (ReadAt) and any position inside the horizon
 // (View), begins a timeline at one (Fork, Adopt), yields durable records in
 // order (Records), and moves what has left the window into the base
-// (Maintain). Create and NewImport make a store, Open recovers one, Verify and
-// Dump look at one without opening it. The files are described in
-// docs/format.md.
+// (Maintain), or everything (Drain). Create and NewImport make a store, TakeImage
+// makes one of an image without a copy, and Open recovers one. Verify, Dump and
+// OpenReadOnly look at one that nobody has open, and change nothing. The files are
+// described in docs/format.md.
 //
 // # Invariants
 //

@@ -22,7 +22,8 @@ type DumpOptions struct {
 
 // Dump prints a store's identity, timelines and segments, and with
 // DumpOptions.Records its records. It changes nothing. Damage is printed where
-// it is found. Errors: ErrNotStore, ErrInUse, ErrUnknownPosition and ErrHorizon
+// it is found, all of it that is met, and then is an error too: ErrCorrupt, or what
+// its kind says. Other errors: ErrNotStore, ErrInUse, ErrUnknownPosition and ErrHorizon
 // for From and To, an I/O error, or that of ctx.
 func Dump(ctx context.Context, fs vfs.FS, dir string, w io.Writer, options DumpOptions) error {
 	in, err := inspect(fs, dir)
@@ -33,6 +34,9 @@ func Dump(ctx context.Context, fs vfs.FS, dir string, w io.Writer, options DumpO
 	d.printStore()
 	if options.Records && d.err == nil && in.s.state.Active != 0 {
 		d.err = d.printRecords(ctx, options.From, options.To)
+	}
+	if err := in.report.firstDamage(); err != nil && d.err == nil {
+		d.err = fmt.Errorf("%d places are damaged, the first one: %w", len(in.report.Damage), err)
 	}
 	if err := errors.Join(d.err, in.close()); err != nil {
 		return fmt.Errorf("dump store %s: %w", dir, err)

@@ -85,6 +85,21 @@ func TestDumpRecords(t *testing.T) {
 	}
 }
 
+// TestDumpOfDamage prints what is there, and names the damage as an error.
+func TestDumpOfDamage(t *testing.T) {
+	d := newDamagedStore(t)
+	d.corrupt(t, segmentName(2), blockBytes+frameHeaderBytes, 1)
+	var out bytes.Buffer
+	err := Dump(context.Background(), d.mem, worldDir, &out, DumpOptions{Records: true})
+	var c *CorruptError
+	if !errors.As(err, &c) || c.File != segmentName(2) || c.Offset != blockBytes || c.Wanted == "" || c.Found == "" {
+		t.Fatalf("error %v", err)
+	}
+	if text := out.String(); strings.Count(text, "\ndamage ") != 1 || strings.Count(text, "\nrecord ") != int(d.tip.Seq)-1 {
+		t.Fatalf("printed:\n%s", text)
+	}
+}
+
 // TestReportFieldNames: tools read them.
 func TestReportFieldNames(t *testing.T) {
 	b, err := json.Marshal(Report{Timelines: []TimelineReport{{}}, Pins: []PinReport{{}}, Segments: []SegmentReport{{Timeline: "t"}}, IndexRuns: []RunReport{{Damage: "d"}}, Damage: []Damage{{}}})

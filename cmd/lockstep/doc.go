@@ -1,6 +1,6 @@
 // Command lockstep is every role of Lockstep in one binary: the standalone
 // site, the holder of device descriptors, the tool that makes certificates, the
-// offline reader of journals, and the command line that speaks to a site's
+// tools for stores that no site has open, and the command line that speaks to a site's
 // admin socket.
 //
 // Invoked as kubectl-lockstep it is a kubectl plugin, shown as "kubectl

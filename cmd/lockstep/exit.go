@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
 
 	"github.com/lockstep-csi/lockstep/cmd/roleflags"
 )
@@ -18,6 +20,14 @@ var errDeclined = errors.New("not confirmed: nothing was changed")
 
 // errInterrupted is returned when a signal ended a wait for a person.
 var errInterrupted = errors.New("interrupted: nothing was changed")
+
+// explainInterrupt says what an interrupt has left, instead of that it came.
+func explainInterrupt(err error, left string) error {
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("interrupted: %s", left)
+	}
+	return err
+}
 
 // usageError means exit status 2.
 type usageError = roleflags.UsageError

@@ -55,10 +55,17 @@ func TestExitStatus(t *testing.T) {
 		{"point take shop --pin=", exitUsage, "--pin is empty"},
 		{"point drop shop", exitUsage, "PIN is missing"},
 		{"volume reopen", exitUsage, "VOLUME is missing"},
+		{"volume adopt", exitUsage, "STORE is missing"},
+		{"volume adopt x --name taken", exitFailed, "volume exists"},
 		{"view open shop --at pin:", exitUsage, "names no pin"},
 		{"journal dump", exitUsage, "STORE is missing"},
 		{"journal dump d -o yaml", exitUsage, "want one of text, jsonl"},
 		{"journal dump d --from 9", exitUsage, "want TIMELINE/SEQ"},
+		{"journal export d", exitUsage, "TARGET is missing"},
+		{"journal export d t --at yesterday", exitUsage, "not understood"},
+		{"journal export d t --at x/y", exitUsage, "want TIMELINE/SEQ"},
+		{"journal drain d", exitUsage, "pass --yes"},
+		{"journal import i", exitUsage, "STORE is missing"},
 		{"holder --socket s", exitUsage, "--dir is missing"},
 	}
 	for _, c := range cases {

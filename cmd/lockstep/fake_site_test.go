@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -294,6 +295,22 @@ func (f *fakeSite) ReopenVolume(ctx context.Context, r *adminv1.ReopenVolumeRequ
 		}
 	}
 	return nil, status.Errorf(codes.NotFound, "no volume %q", r.GetVolume())
+}
+
+// AdoptVolume makes a volume of any store but those whose name says otherwise.
+func (f *fakeSite) AdoptVolume(ctx context.Context, r *adminv1.AdoptVolumeRequest) (*adminv1.AdoptVolumeResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if r.GetName() == "taken" {
+		return nil, status.Error(codes.AlreadyExists, "volume exists")
+	}
+	return &adminv1.AdoptVolumeResponse{Volume: &adminv1.Volume{
+		Id: "09000000000000000000000000000000", Name: r.GetName(), Group: cmp.Or(r.GetGroup(), r.GetName()), SizeBytes: 1 << 30,
+		Tip: &adminv1.Position{Timeline: 1}, Durable: &adminv1.Position{Timeline: 1}, Horizon: &adminv1.Position{Timeline: 1},
+	}}, nil
 }
 
 func (f *fakeSite) OpenView(ctx context.Context, r *adminv1.OpenViewRequest) (*adminv1.OpenViewResponse, error) {

@@ -32,6 +32,10 @@ var verbs = map[string]struct{ before, args string }{
 	"rewind commit":  {"rewind start shop --at 1236", "rewind commit shop --yes"},
 	"failover":       {"", "failover shop --yes"},
 	"journal verify": {"", "journal verify STORE"},
+	"journal export": {"", "journal export STORE DIR/image"},
+	"journal drain":  {"", "journal drain STORE --yes"},
+	"journal import": {"journal export STORE DIR/image", "journal import DIR/image DIR/store"},
+	"volume adopt":   {"", "volume adopt STORE"},
 	"volume reopen":  {"", "volume reopen pgwal"},
 	"version":        {"", "version"},
 }

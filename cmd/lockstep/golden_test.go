@@ -53,6 +53,8 @@ func TestGolden(t *testing.T) {
 		{"point_take_table", "point take shop --pin before-upgrade"},
 		{"point_take_json", "point take shop -o json"},
 		{"point_drop_table", "point drop shop before-upgrade"},
+		{"volume_adopt_table", "volume adopt /srv/import/mail --group shop"},
+		{"volume_adopt_json", "volume adopt /srv/import/mail --name post -o json"},
 		{"volume_reopen_well", "volume reopen v-0a1b"},
 		{"volume_reopen_table", "volume reopen pgwal"},
 		{"volume_reopen_json", "volume reopen v-0a1b -o json"},

@@ -107,7 +107,7 @@ func (a *app) drainJournal(ctx context.Context, dir string, confirm *confirmFlag
 		err = fmt.Errorf("%w: the image grows before its journal goes; make room and run it again", err)
 	}
 	document.Drained = err == nil
-	return document, err
+	return document, explainInterrupt(err, "the store is whole, and a part of its history may be gone: run it again")
 }
 
 // planDrain looks without changing anything, and refuses what would fail later.

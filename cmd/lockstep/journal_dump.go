@@ -22,7 +22,8 @@ func (a *app) newJournalDumpCommand() *cobra.Command {
 		Use:   "dump STORE",
 		Short: "Print what a store holds: identity, timelines, segments, and its records",
 		Long: `Prints the identity, timelines and segments of a store, and with --records its
-records, oldest first. Positions are TIMELINE/SEQ, as the command prints them.`,
+records, oldest first. Positions are TIMELINE/SEQ, as the command prints them. What is
+damaged is printed where it is met, and then the exit status is 1.`,
 		Args: wantArgs("STORE"),
 		RunE: a.runs(func(command *cobra.Command, args []string) error {
 			dir, err := storeDir(args[0])

@@ -108,7 +108,11 @@ func (a *app) exportJournal(ctx context.Context, store, target string, f *export
 	}
 	document, err := a.exportFrom(ctx, r, moment, target, f)
 	if err = errors.Join(err, r.Close()); err != nil {
-		return err
+		left := "nothing of the image was left"
+		if image.IsDevice(target) {
+			left = target + " holds a part of the image"
+		}
+		return explainInterrupt(err, left)
 	}
 	document.Store = dir
 	if err := a.print(&f.output, exportResult(document)); err != nil {

@@ -98,7 +98,8 @@ func (a *app) importImage(ctx context.Context, name, store, volume string, copie
 	document := importDocument{name, dir, id.String(), from.SizeBytes(), copies}
 	spec := journal.Spec{Volume: id, SizeBytes: from.SizeBytes()}
 	if copies {
-		return document, errors.Join(a.importCopy(ctx, from, dir, spec), from.Close())
+		err := errors.Join(a.importCopy(ctx, from, dir, spec), from.Close())
+		return document, explainInterrupt(err, "no store was made, and the image is as it was")
 	}
 	err = checkTakable(from, dir, name)
 	if err = errors.Join(err, from.Close()); err == nil {

@@ -214,8 +214,8 @@ func TestJournalExportRefuses(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if got := s.runContext(t, ctx, "journal", "export", store.dir, filepath.Join(dir, "x")); got.exit != exitFailed {
-		t.Errorf("interrupted: exit %d", got.exit)
+	if got := s.runContext(t, ctx, "journal", "export", store.dir, filepath.Join(dir, "x")); got.exit != exitFailed || !strings.Contains(got.stderr, "interrupted: nothing of the image was left") {
+		t.Errorf("interrupted: exit %d: %s", got.exit, got.stderr)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 || string(must(os.ReadFile(there))(t)) != "mine" {
 		t.Errorf("left: %v, %v", entries, err)

@@ -91,6 +91,16 @@ func TestJournalVerify(t *testing.T) {
 	if got.exit != exitFailed || !strings.Contains(got.stdout, "DAMAGED") || !strings.Contains(got.stdout, filepath.Base(segments[0])) {
 		t.Errorf("damaged: exit %d: %s%s", got.exit, got.stdout, got.stderr)
 	}
+	var report journal.Report
+	if err := json.Unmarshal([]byte(s.run(t, "journal", "verify", dir, "-o", "json").stdout), &report); err != nil || len(report.Damage) == 0 {
+		t.Fatalf("json: %v, damage %v", err, report.Damage)
+	}
+	if d := report.Damage[0]; d.File != "journal/"+filepath.Base(segments[0]) || d.Offset != 4096 || !strings.HasPrefix(d.Wanted, "crc ") || !strings.HasPrefix(d.Found, "crc ") || d.Kind != "corrupt" {
+		t.Errorf("damage %+v", d)
+	}
+	if got := s.run(t, "journal", "dump", dir, "--records"); got.exit != exitFailed || !strings.Contains(got.stdout, "damage ") || strings.Count(got.stdout, "write") != 2 || !strings.Contains(got.stderr, "wanted crc") {
+		t.Errorf("dump of damage: exit %d: %s%s", got.exit, got.stdout, got.stderr)
+	}
 	if got := s.run(t, "journal", "verify", t.TempDir()); got.exit != exitFailed || !strings.Contains(got.stderr, "not a lockstep store") {
 		t.Errorf("no store: exit %d: %s", got.exit, got.stderr)
 	}

@@ -15,6 +15,7 @@ type volumeReopenedDocument struct {
 
 func (a *app) newVolumeCommand() *cobra.Command {
 	return a.parent("volume", "Single volumes",
+		a.newVolumeAdoptCommand(),
 		a.newVolumeReopenCommand(),
 	)
 }

@@ -4,6 +4,7 @@
 package adminserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -207,6 +208,20 @@ func (s *Server) RemoveReplica(ctx context.Context, req *adminv1.RemoveReplicaRe
 	return &adminv1.RemoveReplicaResponse{}, nil
 }
 
+// AdoptVolume implements adminv1.AdminServer.
+func (s *Server) AdoptVolume(ctx context.Context, req *adminv1.AdoptVolumeRequest) (*adminv1.AdoptVolumeResponse, error) {
+	a := Adoption{Store: req.GetStore(), Name: req.GetName(), Group: cmp.Or(req.GetGroup(), req.GetName()), ReplicateTo: req.GetReplicateTo()}
+	id, err := s.cfg.Site.Adopt(ctx, a)
+	if err != nil {
+		return nil, answer(err)
+	}
+	v, err := s.cfg.Site.Volume(id)
+	if err != nil {
+		return nil, answer(err)
+	}
+	return &adminv1.AdoptVolumeResponse{Volume: s.volume(v)}, nil
+}
+
 // volumesNamed returns the volume of that id, or all of that name.
 func (s *Server) volumesNamed(text string) (found []Volume) {
 	for _, v := range s.cfg.Site.Volumes() {
@@ -339,6 +354,7 @@ func answer(err error) error {
 		code codes.Code
 	}{
 		{group.ErrNotFound, codes.NotFound}, {ErrNotFound, codes.NotFound}, {ErrNoView, codes.NotFound},
+		{ErrNoAdoption, codes.FailedPrecondition}, {ErrExists, codes.AlreadyExists}, {ErrBadStore, codes.InvalidArgument}, {journal.ErrInUse, codes.FailedPrecondition},
 		{group.ErrNoPoint, codes.NotFound}, {group.ErrBadSelector, codes.InvalidArgument},
 		{group.ErrRole, codes.FailedPrecondition}, {group.ErrNoRewind, codes.FailedPrecondition}, {group.ErrRewindOpen, codes.FailedPrecondition},
 		{groups.ErrInUse, codes.FailedPrecondition}, {journal.ErrHorizon, codes.OutOfRange}, {journal.ErrFull, codes.ResourceExhausted},

@@ -30,6 +30,9 @@ type Site interface {
 	// RemoveReplica removes an orphaned volume. ErrNotFound; group.ErrRole for one
 	// that is not orphaned; groups.ErrInUse.
 	RemoveReplica(ctx context.Context, id journal.VolumeID) error
+	// Adopt makes a store in a directory of this machine a volume. ErrNoAdoption
+	// where a site has none; ErrExists, ErrBadStore.
+	Adopt(ctx context.Context, a Adoption) (journal.VolumeID, error)
 	// OpenView shows every member's image at a point, read-only.
 	OpenView(ctx context.Context, group, at string) (View, error)
 	// CloseView closes an open view; ErrNoView.
@@ -63,6 +66,15 @@ type Volume struct {
 	Timelines []journal.Timeline
 }
 
+// Adoption is a store that is to be a volume.
+type Adoption struct {
+	Store string // absolute path
+	Name  string
+	Group string
+	// ReplicateTo is the peer of a group that does not exist yet; empty: none.
+	ReplicateTo string
+}
+
 // View is an open view of a group.
 type View struct {
 	ID      string
@@ -81,6 +93,12 @@ type ViewMember struct {
 var (
 	// ErrNotFound: no such volume.
 	ErrNotFound = errors.New("no such volume")
+	// ErrNoAdoption: stores of this site are not directories of this machine.
+	ErrNoAdoption = errors.New("this site adopts no stores")
+	// ErrExists: the name or the id belongs to another volume.
+	ErrExists = errors.New("volume exists")
+	// ErrBadStore: no store, or one that cannot be adopted.
+	ErrBadStore = errors.New("store cannot be adopted")
 	// ErrNoView: no open view of that id.
 	ErrNoView = errors.New("no such view")
 )

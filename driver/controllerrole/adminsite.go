@@ -76,6 +76,11 @@ func (a adminSite) Reopen(context.Context, journal.VolumeID) (bool, error) {
 	return false, errors.New("in a cluster an engine that failed is started again by itself: see its pod's events and log")
 }
 
+// Adopt implements adminserver.Site: what a store lies on in a cluster is a claim.
+func (a adminSite) Adopt(context.Context, adminserver.Adoption) (journal.VolumeID, error) {
+	return journal.VolumeID{}, fmt.Errorf("in a cluster a volume's store is on a claim of its own: copy the image into a new volume: %w", adminserver.ErrNoAdoption)
+}
+
 // RemoveReplica implements adminserver.Site.
 func (a adminSite) RemoveReplica(ctx context.Context, id journal.VolumeID) error {
 	err := a.fleet.CheckOrphaned(id)

@@ -24,6 +24,8 @@ type record struct {
 	Store string
 	// Generation is the highest number given to a store directory.
 	Generation int
+	// From is the directory that a store is being adopted from; empty otherwise.
+	From string `json:",omitempty"`
 	// Retired volumes are in no group; their pinned images are still read.
 	Retired bool `json:",omitempty"`
 }

@@ -1588,6 +1588,119 @@ func (x *ReopenVolumeResponse) GetTook() *durationpb.Duration {
 	return nil
 }
 
+// Repeated with the same store after an interruption, it goes on.
+type AdoptVolumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Store         string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`                                // absolute path on the site's machine
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                                  // of the volume, unique
+	Group         string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`                                // empty: a group of its own, named like the volume
+	ReplicateTo   string                 `protobuf:"bytes,4,opt,name=replicate_to,json=replicateTo,proto3" json:"replicate_to,omitempty"` // peer site of a group that does not exist yet; empty: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptVolumeRequest) Reset() {
+	*x = AdoptVolumeRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptVolumeRequest) ProtoMessage() {}
+
+func (x *AdoptVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptVolumeRequest.ProtoReflect.Descriptor instead.
+func (*AdoptVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *AdoptVolumeRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *AdoptVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AdoptVolumeRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *AdoptVolumeRequest) GetReplicateTo() string {
+	if x != nil {
+		return x.ReplicateTo
+	}
+	return ""
+}
+
+type AdoptVolumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptVolumeResponse) Reset() {
+	*x = AdoptVolumeResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptVolumeResponse) ProtoMessage() {}
+
+func (x *AdoptVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptVolumeResponse.ProtoReflect.Descriptor instead.
+func (*AdoptVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *AdoptVolumeResponse) GetVolume() *Volume {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
 type RemoveReplicaRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // its id
@@ -1597,7 +1710,7 @@ type RemoveReplicaRequest struct {
 
 func (x *RemoveReplicaRequest) Reset() {
 	*x = RemoveReplicaRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1722,7 @@ func (x *RemoveReplicaRequest) String() string {
 func (*RemoveReplicaRequest) ProtoMessage() {}
 
 func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1735,7 @@ func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RemoveReplicaRequest) GetVolume() string {
@@ -1640,7 +1753,7 @@ type RemoveReplicaResponse struct {
 
 func (x *RemoveReplicaResponse) Reset() {
 	*x = RemoveReplicaResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +1765,7 @@ func (x *RemoveReplicaResponse) String() string {
 func (*RemoveReplicaResponse) ProtoMessage() {}
 
 func (x *RemoveReplicaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +1778,7 @@ func (x *RemoveReplicaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaResponse.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 // at, everywhere: RFC 3339 time (the newest point at or before it), a
@@ -1680,7 +1793,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1805,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1818,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *OpenViewRequest) GetGroup() string {
@@ -1735,7 +1848,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +1860,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +1873,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *View) GetId() string {
@@ -1810,7 +1923,7 @@ type ViewExport struct {
 
 func (x *ViewExport) Reset() {
 	*x = ViewExport{}
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +1935,7 @@ func (x *ViewExport) String() string {
 func (*ViewExport) ProtoMessage() {}
 
 func (x *ViewExport) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +1948,7 @@ func (x *ViewExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewExport.ProtoReflect.Descriptor instead.
 func (*ViewExport) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ViewExport) GetVolumeId() string {
@@ -1875,7 +1988,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +2000,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +2013,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *OpenViewResponse) GetView() *View {
@@ -1919,7 +2032,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1931,7 +2044,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1944,7 +2057,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -1962,7 +2075,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2087,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2100,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 type ListViewsRequest struct {
@@ -1999,7 +2112,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2124,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2137,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -2043,7 +2156,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2168,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2181,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -2090,7 +2203,7 @@ type Rewind struct {
 
 func (x *Rewind) Reset() {
 	*x = Rewind{}
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2215,7 @@ func (x *Rewind) String() string {
 func (*Rewind) ProtoMessage() {}
 
 func (x *Rewind) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2228,7 @@ func (x *Rewind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewind.ProtoReflect.Descriptor instead.
 func (*Rewind) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Rewind) GetTo() *Point {
@@ -2150,7 +2263,7 @@ type StartRewindRequest struct {
 
 func (x *StartRewindRequest) Reset() {
 	*x = StartRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2275,7 @@ func (x *StartRewindRequest) String() string {
 func (*StartRewindRequest) ProtoMessage() {}
 
 func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2288,7 @@ func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindRequest.ProtoReflect.Descriptor instead.
 func (*StartRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StartRewindRequest) GetGroup() string {
@@ -2209,7 +2322,7 @@ type StartRewindResponse struct {
 
 func (x *StartRewindResponse) Reset() {
 	*x = StartRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2334,7 @@ func (x *StartRewindResponse) String() string {
 func (*StartRewindResponse) ProtoMessage() {}
 
 func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2347,7 @@ func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindResponse.ProtoReflect.Descriptor instead.
 func (*StartRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StartRewindResponse) GetRewind() *Rewind {
@@ -2261,7 +2374,7 @@ type UndoRewindRequest struct {
 
 func (x *UndoRewindRequest) Reset() {
 	*x = UndoRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2273,7 +2386,7 @@ func (x *UndoRewindRequest) String() string {
 func (*UndoRewindRequest) ProtoMessage() {}
 
 func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2286,7 +2399,7 @@ func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindRequest.ProtoReflect.Descriptor instead.
 func (*UndoRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *UndoRewindRequest) GetGroup() string {
@@ -2313,7 +2426,7 @@ type UndoRewindResponse struct {
 
 func (x *UndoRewindResponse) Reset() {
 	*x = UndoRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2325,7 +2438,7 @@ func (x *UndoRewindResponse) String() string {
 func (*UndoRewindResponse) ProtoMessage() {}
 
 func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2338,7 +2451,7 @@ func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindResponse.ProtoReflect.Descriptor instead.
 func (*UndoRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UndoRewindResponse) GetTo() *Point {
@@ -2365,7 +2478,7 @@ type CommitRewindRequest struct {
 
 func (x *CommitRewindRequest) Reset() {
 	*x = CommitRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2490,7 @@ func (x *CommitRewindRequest) String() string {
 func (*CommitRewindRequest) ProtoMessage() {}
 
 func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2503,7 @@ func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindRequest.ProtoReflect.Descriptor instead.
 func (*CommitRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CommitRewindRequest) GetGroup() string {
@@ -2416,7 +2529,7 @@ type CommitRewindResponse struct {
 
 func (x *CommitRewindResponse) Reset() {
 	*x = CommitRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2541,7 @@ func (x *CommitRewindResponse) String() string {
 func (*CommitRewindResponse) ProtoMessage() {}
 
 func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2554,7 @@ func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindResponse.ProtoReflect.Descriptor instead.
 func (*CommitRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CommitRewindResponse) GetAt() *Point {
@@ -2462,7 +2575,7 @@ type FailoverRequest struct {
 
 func (x *FailoverRequest) Reset() {
 	*x = FailoverRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2587,7 @@ func (x *FailoverRequest) String() string {
 func (*FailoverRequest) ProtoMessage() {}
 
 func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2600,7 @@ func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
 func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FailoverRequest) GetGroup() string {
@@ -2525,7 +2638,7 @@ type FailoverResponse struct {
 
 func (x *FailoverResponse) Reset() {
 	*x = FailoverResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2537,7 +2650,7 @@ func (x *FailoverResponse) String() string {
 func (*FailoverResponse) ProtoMessage() {}
 
 func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2550,7 +2663,7 @@ func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
 func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *FailoverResponse) GetPoint() *Point {
@@ -2711,7 +2824,14 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x14ReopenVolumeResponse\x121\n" +
 	"\x06volume\x18\x01 \x01(\v2\x19.lockstep.admin.v1.VolumeR\x06volume\x12\x1a\n" +
 	"\breopened\x18\x02 \x01(\bR\breopened\x12-\n" +
-	"\x04took\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04took\".\n" +
+	"\x04took\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04took\"w\n" +
+	"\x12AdoptVolumeRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05group\x18\x03 \x01(\tR\x05group\x12!\n" +
+	"\freplicate_to\x18\x04 \x01(\tR\vreplicateTo\"H\n" +
+	"\x13AdoptVolumeResponse\x121\n" +
+	"\x06volume\x18\x01 \x01(\v2\x19.lockstep.admin.v1.VolumeR\x06volume\".\n" +
 	"\x14RemoveReplicaRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\"\x17\n" +
 	"\x15RemoveReplicaResponse\"7\n" +
@@ -2777,8 +2897,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x10\n" +
-	"\fROLE_REPLICA\x10\x022\xdc\n" +
-	"\n" +
+	"\fROLE_REPLICA\x10\x022\xba\v\n" +
 	"\x05Admin\x12V\n" +
 	"\tGetStatus\x12#.lockstep.admin.v1.GetStatusRequest\x1a$.lockstep.admin.v1.GetStatusResponse\x12Y\n" +
 	"\n" +
@@ -2797,7 +2916,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\fCommitRewind\x12&.lockstep.admin.v1.CommitRewindRequest\x1a'.lockstep.admin.v1.CommitRewindResponse\x12S\n" +
 	"\bFailover\x12\".lockstep.admin.v1.FailoverRequest\x1a#.lockstep.admin.v1.FailoverResponse\x12_\n" +
 	"\fReopenVolume\x12&.lockstep.admin.v1.ReopenVolumeRequest\x1a'.lockstep.admin.v1.ReopenVolumeResponse\x12b\n" +
-	"\rRemoveReplica\x12'.lockstep.admin.v1.RemoveReplicaRequest\x1a(.lockstep.admin.v1.RemoveReplicaResponseB7Z5github.com/lockstep-csi/lockstep/api/admin/v1;adminv1b\x06proto3"
+	"\rRemoveReplica\x12'.lockstep.admin.v1.RemoveReplicaRequest\x1a(.lockstep.admin.v1.RemoveReplicaResponse\x12\\\n" +
+	"\vAdoptVolume\x12%.lockstep.admin.v1.AdoptVolumeRequest\x1a&.lockstep.admin.v1.AdoptVolumeResponseB7Z5github.com/lockstep-csi/lockstep/api/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -2812,7 +2932,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.admin.v1.Role
 	(*Position)(nil),              // 1: lockstep.admin.v1.Position
@@ -2837,118 +2957,123 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*DropPinResponse)(nil),       // 20: lockstep.admin.v1.DropPinResponse
 	(*ReopenVolumeRequest)(nil),   // 21: lockstep.admin.v1.ReopenVolumeRequest
 	(*ReopenVolumeResponse)(nil),  // 22: lockstep.admin.v1.ReopenVolumeResponse
-	(*RemoveReplicaRequest)(nil),  // 23: lockstep.admin.v1.RemoveReplicaRequest
-	(*RemoveReplicaResponse)(nil), // 24: lockstep.admin.v1.RemoveReplicaResponse
-	(*OpenViewRequest)(nil),       // 25: lockstep.admin.v1.OpenViewRequest
-	(*View)(nil),                  // 26: lockstep.admin.v1.View
-	(*ViewExport)(nil),            // 27: lockstep.admin.v1.ViewExport
-	(*OpenViewResponse)(nil),      // 28: lockstep.admin.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 29: lockstep.admin.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 30: lockstep.admin.v1.CloseViewResponse
-	(*ListViewsRequest)(nil),      // 31: lockstep.admin.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),     // 32: lockstep.admin.v1.ListViewsResponse
-	(*Rewind)(nil),                // 33: lockstep.admin.v1.Rewind
-	(*StartRewindRequest)(nil),    // 34: lockstep.admin.v1.StartRewindRequest
-	(*StartRewindResponse)(nil),   // 35: lockstep.admin.v1.StartRewindResponse
-	(*UndoRewindRequest)(nil),     // 36: lockstep.admin.v1.UndoRewindRequest
-	(*UndoRewindResponse)(nil),    // 37: lockstep.admin.v1.UndoRewindResponse
-	(*CommitRewindRequest)(nil),   // 38: lockstep.admin.v1.CommitRewindRequest
-	(*CommitRewindResponse)(nil),  // 39: lockstep.admin.v1.CommitRewindResponse
-	(*FailoverRequest)(nil),       // 40: lockstep.admin.v1.FailoverRequest
-	(*FailoverResponse)(nil),      // 41: lockstep.admin.v1.FailoverResponse
-	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 43: google.protobuf.Duration
+	(*AdoptVolumeRequest)(nil),    // 23: lockstep.admin.v1.AdoptVolumeRequest
+	(*AdoptVolumeResponse)(nil),   // 24: lockstep.admin.v1.AdoptVolumeResponse
+	(*RemoveReplicaRequest)(nil),  // 25: lockstep.admin.v1.RemoveReplicaRequest
+	(*RemoveReplicaResponse)(nil), // 26: lockstep.admin.v1.RemoveReplicaResponse
+	(*OpenViewRequest)(nil),       // 27: lockstep.admin.v1.OpenViewRequest
+	(*View)(nil),                  // 28: lockstep.admin.v1.View
+	(*ViewExport)(nil),            // 29: lockstep.admin.v1.ViewExport
+	(*OpenViewResponse)(nil),      // 30: lockstep.admin.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 31: lockstep.admin.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 32: lockstep.admin.v1.CloseViewResponse
+	(*ListViewsRequest)(nil),      // 33: lockstep.admin.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),     // 34: lockstep.admin.v1.ListViewsResponse
+	(*Rewind)(nil),                // 35: lockstep.admin.v1.Rewind
+	(*StartRewindRequest)(nil),    // 36: lockstep.admin.v1.StartRewindRequest
+	(*StartRewindResponse)(nil),   // 37: lockstep.admin.v1.StartRewindResponse
+	(*UndoRewindRequest)(nil),     // 38: lockstep.admin.v1.UndoRewindRequest
+	(*UndoRewindResponse)(nil),    // 39: lockstep.admin.v1.UndoRewindResponse
+	(*CommitRewindRequest)(nil),   // 40: lockstep.admin.v1.CommitRewindRequest
+	(*CommitRewindResponse)(nil),  // 41: lockstep.admin.v1.CommitRewindResponse
+	(*FailoverRequest)(nil),       // 42: lockstep.admin.v1.FailoverRequest
+	(*FailoverResponse)(nil),      // 43: lockstep.admin.v1.FailoverResponse
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 45: google.protobuf.Duration
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	42, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	44, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	4,  // 1: lockstep.admin.v1.GetStatusResponse.peers:type_name -> lockstep.admin.v1.Peer
 	5,  // 2: lockstep.admin.v1.GetStatusResponse.groups:type_name -> lockstep.admin.v1.Group
 	8,  // 3: lockstep.admin.v1.GetStatusResponse.volumes:type_name -> lockstep.admin.v1.Volume
-	42, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	44, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
 	0,  // 5: lockstep.admin.v1.Group.role:type_name -> lockstep.admin.v1.Role
 	9,  // 6: lockstep.admin.v1.Group.newest:type_name -> lockstep.admin.v1.Point
-	43, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
-	43, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
-	43, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
+	45, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
+	45, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
+	45, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
 	6,  // 10: lockstep.admin.v1.Group.lag:type_name -> lockstep.admin.v1.Lag
-	33, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
+	35, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
 	7,  // 12: lockstep.admin.v1.Group.conditions:type_name -> lockstep.admin.v1.Condition
-	42, // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
-	43, // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
+	44, // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
+	45, // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
 	0,  // 15: lockstep.admin.v1.Volume.role:type_name -> lockstep.admin.v1.Role
 	1,  // 16: lockstep.admin.v1.Volume.tip:type_name -> lockstep.admin.v1.Position
 	1,  // 17: lockstep.admin.v1.Volume.durable:type_name -> lockstep.admin.v1.Position
 	1,  // 18: lockstep.admin.v1.Volume.horizon:type_name -> lockstep.admin.v1.Position
 	6,  // 19: lockstep.admin.v1.Volume.lag:type_name -> lockstep.admin.v1.Lag
-	42, // 20: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
-	42, // 21: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
+	44, // 20: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
+	44, // 21: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
 	1,  // 22: lockstep.admin.v1.Timeline.parent:type_name -> lockstep.admin.v1.Position
-	42, // 23: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	44, // 23: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
 	5,  // 24: lockstep.admin.v1.ListGroupsResponse.groups:type_name -> lockstep.admin.v1.Group
 	5,  // 25: lockstep.admin.v1.DescribeGroupResponse.group:type_name -> lockstep.admin.v1.Group
 	8,  // 26: lockstep.admin.v1.DescribeGroupResponse.members:type_name -> lockstep.admin.v1.Volume
 	10, // 27: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
 	9,  // 28: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
 	9,  // 29: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
-	42, // 30: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
-	42, // 31: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
+	44, // 30: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
+	44, // 31: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
 	9,  // 32: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
 	9,  // 33: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
-	43, // 34: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
+	45, // 34: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
 	9,  // 35: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
 	8,  // 36: lockstep.admin.v1.ReopenVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
-	43, // 37: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
-	9,  // 38: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
-	27, // 39: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
-	43, // 40: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
-	26, // 41: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
-	26, // 42: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
-	9,  // 43: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
-	9,  // 44: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
-	42, // 45: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
-	33, // 46: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	43, // 47: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 48: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
-	43, // 49: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 50: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
-	9,  // 51: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
-	43, // 52: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
-	43, // 53: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
-	2,  // 54: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
-	11, // 55: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
-	13, // 56: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
-	15, // 57: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
-	17, // 58: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
-	19, // 59: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
-	25, // 60: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
-	29, // 61: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
-	31, // 62: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
-	34, // 63: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
-	36, // 64: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
-	38, // 65: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
-	40, // 66: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
-	21, // 67: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
-	23, // 68: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
-	3,  // 69: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
-	12, // 70: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
-	14, // 71: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
-	16, // 72: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
-	18, // 73: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
-	20, // 74: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
-	28, // 75: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
-	30, // 76: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
-	32, // 77: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
-	35, // 78: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
-	37, // 79: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
-	39, // 80: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
-	41, // 81: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
-	22, // 82: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
-	24, // 83: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
-	69, // [69:84] is the sub-list for method output_type
-	54, // [54:69] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	45, // 37: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
+	8,  // 38: lockstep.admin.v1.AdoptVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
+	9,  // 39: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
+	29, // 40: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
+	45, // 41: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
+	28, // 42: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
+	28, // 43: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
+	9,  // 44: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
+	9,  // 45: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
+	44, // 46: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
+	35, // 47: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	45, // 48: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
+	9,  // 49: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
+	45, // 50: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
+	9,  // 51: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
+	9,  // 52: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
+	45, // 53: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
+	45, // 54: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
+	2,  // 55: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
+	11, // 56: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
+	13, // 57: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
+	15, // 58: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
+	17, // 59: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
+	19, // 60: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
+	27, // 61: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
+	31, // 62: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
+	33, // 63: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
+	36, // 64: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
+	38, // 65: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
+	40, // 66: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
+	42, // 67: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
+	21, // 68: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
+	25, // 69: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
+	23, // 70: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
+	3,  // 71: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
+	12, // 72: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
+	14, // 73: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
+	16, // 74: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
+	18, // 75: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
+	20, // 76: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
+	30, // 77: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
+	32, // 78: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
+	34, // 79: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
+	37, // 80: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
+	39, // 81: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
+	41, // 82: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
+	43, // 83: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
+	22, // 84: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
+	26, // 85: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
+	24, // 86: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
+	71, // [71:87] is the sub-list for method output_type
+	55, // [55:71] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -2962,7 +3087,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   41,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -41,6 +41,7 @@ const (
 	Admin_Failover_FullMethodName      = "/lockstep.admin.v1.Admin/Failover"
 	Admin_ReopenVolume_FullMethodName  = "/lockstep.admin.v1.Admin/ReopenVolume"
 	Admin_RemoveReplica_FullMethodName = "/lockstep.admin.v1.Admin/RemoveReplica"
+	Admin_AdoptVolume_FullMethodName   = "/lockstep.admin.v1.Admin/AdoptVolume"
 )
 
 // AdminClient is the client API for Admin service.
@@ -70,6 +71,10 @@ type AdminClient interface {
 	// Removes a replica that is orphaned, with all that it holds. FailedPrecondition
 	// for a volume that is not, and for one that is in use or that snapshots hold.
 	RemoveReplica(ctx context.Context, in *RemoveReplicaRequest, opts ...grpc.CallOption) (*RemoveReplicaResponse, error)
+	// Makes a store that lies on the file system of the site's root, in a directory
+	// that nobody uses, a volume of this site: the directory moves to where the site
+	// keeps its stores. For a site without Kubernetes; FailedPrecondition elsewhere.
+	AdoptVolume(ctx context.Context, in *AdoptVolumeRequest, opts ...grpc.CallOption) (*AdoptVolumeResponse, error)
 }
 
 type adminClient struct {
@@ -230,6 +235,16 @@ func (c *adminClient) RemoveReplica(ctx context.Context, in *RemoveReplicaReques
 	return out, nil
 }
 
+func (c *adminClient) AdoptVolume(ctx context.Context, in *AdoptVolumeRequest, opts ...grpc.CallOption) (*AdoptVolumeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AdoptVolumeResponse)
+	err := c.cc.Invoke(ctx, Admin_AdoptVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -257,6 +272,10 @@ type AdminServer interface {
 	// Removes a replica that is orphaned, with all that it holds. FailedPrecondition
 	// for a volume that is not, and for one that is in use or that snapshots hold.
 	RemoveReplica(context.Context, *RemoveReplicaRequest) (*RemoveReplicaResponse, error)
+	// Makes a store that lies on the file system of the site's root, in a directory
+	// that nobody uses, a volume of this site: the directory moves to where the site
+	// keeps its stores. For a site without Kubernetes; FailedPrecondition elsewhere.
+	AdoptVolume(context.Context, *AdoptVolumeRequest) (*AdoptVolumeResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -311,6 +330,9 @@ func (UnimplementedAdminServer) ReopenVolume(context.Context, *ReopenVolumeReque
 }
 func (UnimplementedAdminServer) RemoveReplica(context.Context, *RemoveReplicaRequest) (*RemoveReplicaResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveReplica not implemented")
+}
+func (UnimplementedAdminServer) AdoptVolume(context.Context, *AdoptVolumeRequest) (*AdoptVolumeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AdoptVolume not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -603,6 +625,24 @@ func _Admin_RemoveReplica_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_AdoptVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdoptVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).AdoptVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_AdoptVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).AdoptVolume(ctx, req.(*AdoptVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -669,6 +709,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveReplica",
 			Handler:    _Admin_RemoveReplica_Handler,
+		},
+		{
+			MethodName: "AdoptVolume",
+			Handler:    _Admin_AdoptVolume_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
