@@ -18,8 +18,10 @@ type File struct {
 	file         *os.File
 }
 
-// ErrExists: the file is there, and may not be replaced.
-var ErrExists = errors.New("file exists")
+var (
+	// ErrExists: the file is there, and may not be replaced.
+	ErrExists = errors.New("file exists")
+)
 
 // CreateFile begins a file. Where one of the name exists it is replaced at the
 // end if force is set; without, ErrExists.
