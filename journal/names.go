@@ -14,6 +14,12 @@ const (
 	baseFile    = "base.img"
 	catalogFile = "catalog.db"
 	journalDir  = "journal"
+
+	// Only of a journal in a directory of its own.
+	journalFile     = journalDir + "/journal.json"
+	journalLockFile = journalDir + "/" + lockFile
+
+	tempSuffix = ".tmp" // of a file whose writing has not ended
 )
 
 func segmentName(id segmentID) string {
