@@ -97,6 +97,24 @@ func TestExpandOfAJournalsOwnClaim(t *testing.T) {
 	}
 }
 
+// Nothing is asked for where one of two claims cannot be expanded.
+func TestExpandOfBothOrNone(t *testing.T) {
+	r := newRig(t, expandable)
+	fixed := r.namespace + ".fixed"
+	r.makeClass(fixed, r.class)
+	s := r.spec()
+	s.JournalClass = fixed
+	r.ensure(s)
+	before := r.store()
+	s.VolumeBytes, s.JournalBytes = 2*s.VolumeBytes, 2*s.JournalBytes
+	if err := r.claims.Expand(t.Context(), s); !errors.Is(err, backing.ErrNotExpandable) {
+		t.Errorf("got %v, want ErrNotExpandable", err)
+	}
+	if got := r.store(); got.ResourceVersion != before.ResourceVersion {
+		t.Error("the store's claim was changed")
+	}
+}
+
 func TestExpandSaysThatItNeedsTheEngine(t *testing.T) {
 	r := newRig(t, expandable)
 	r.ensure(r.spec())
