@@ -110,6 +110,7 @@ type StoreSpec struct {
 // CapacityQuery is what Capacity is asked of.
 type CapacityQuery struct {
 	BackingClass string
+	JournalClass string            // of the journal; empty: it is with the rest
 	Labels       map[string]string // of the nodes; nil: any
 }
 

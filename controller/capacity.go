@@ -101,7 +101,7 @@ func (s *Server) getCapacity(ctx context.Context, req *csi.GetCapacityRequest) (
 	if len(req.GetVolumeCapabilities()) > 0 && checkCapabilities(req.GetVolumeCapabilities()) != nil {
 		return &csi.GetCapacityResponse{}, nil
 	}
-	capacity, err := s.cfg.Backend.Capacity(ctx, CapacityQuery{BackingClass: parameters.BackingClass, Labels: req.GetAccessibleTopology().GetSegments()})
+	capacity, err := s.cfg.Backend.Capacity(ctx, CapacityQuery{BackingClass: parameters.BackingClass, JournalClass: parameters.JournalClass, Labels: req.GetAccessibleTopology().GetSegments()})
 	if err != nil {
 		return nil, fmt.Errorf("get capacity: %w", err)
 	}

@@ -23,7 +23,9 @@ type backend struct {
 	site *site.Site
 	fs   vfs.FS
 	root string
-	node string // the one that volumes can be used on
+	// journalRoot is where the journals are; empty: in root.
+	journalRoot string
+	node        string // the one that volumes can be used on
 }
 
 var (
@@ -34,7 +36,7 @@ var (
 // CreateStore implements controller.Backend.
 func (b *backend) CreateStore(ctx context.Context, spec controller.StoreSpec) ([]map[string]string, error) {
 	if spec.BackingClass != "" || spec.JournalClass != "" {
-		return nil, fmt.Errorf("%w: a site without Kubernetes keeps volumes in its own directory: leave %s and %s out",
+		return nil, fmt.Errorf("%w: a site without Kubernetes keeps volumes in its own directories (--root, --journal-root): leave %s and %s out",
 			controller.ErrInvalid, controller.ParameterBackingClass, controller.ParameterJournalClass)
 	}
 	n := site.NewVolume{ID: spec.ID, Name: spec.Name, SizeBytes: spec.SizeBytes, Group: spec.Group, Settings: spec.Settings}
@@ -101,14 +103,22 @@ func (b *backend) ReleasePin(ctx context.Context, _, pin string) error {
 	return toController(b.site.UnpinPoint(ctx, pin))
 }
 
-// Capacity implements controller.Backend: a volume and its journal together
-// must find room.
+// Capacity implements controller.Backend: a volume and its journal, which is as
+// large by default, must find room, together or each on its own file system.
 func (b *backend) Capacity(context.Context, controller.CapacityQuery) (controller.Capacity, error) {
 	_, free, err := b.fs.Space(b.root)
 	if err != nil {
 		return controller.Capacity{}, err
 	}
-	return controller.Capacity{AvailableBytes: free / 2, MaximumVolumeBytes: free / 2}, nil
+	room := free / 2
+	if b.journalRoot != "" {
+		_, forJournals, err := b.fs.Space(b.journalRoot)
+		if err != nil {
+			return controller.Capacity{}, err
+		}
+		room = min(free, forJournals)
+	}
+	return controller.Capacity{AvailableBytes: room, MaximumVolumeBytes: room}, nil
 }
 
 // Health implements controller.Backend.

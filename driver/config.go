@@ -16,6 +16,7 @@ import (
 type StandaloneConfig struct {
 	Site        string            // name of this site
 	Root        string            // absolute directory of everything durable; made if need be
+	JournalRoot string            // absolute directory of journals, on another disk; empty: they are in Root
 	CSIEndpoint string            // unix:///PATH
 	NodeID      string            // 1 to 63 bytes
 	Admin       string            // absolute path of the admin socket
@@ -50,6 +51,8 @@ func (c *StandaloneConfig) Validate() error {
 		return fmt.Errorf("standalone configuration: %w", certs.ValidateSite(c.Site))
 	case !filepath.IsAbs(c.Root):
 		return fmt.Errorf("standalone configuration: root %q is not an absolute path", c.Root)
+	case c.JournalRoot != "" && !filepath.IsAbs(c.JournalRoot):
+		return fmt.Errorf("standalone configuration: journal root %q is not an absolute path", c.JournalRoot)
 	case !strings.HasPrefix(c.CSIEndpoint, "unix:///"):
 		return fmt.Errorf("standalone configuration: CSI endpoint %q is not unix:///PATH", c.CSIEndpoint)
 	case c.NodeID == "" || len(c.NodeID) > 63:

@@ -90,7 +90,7 @@ func (s *standalone) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.site, err = site.Open(ctx, site.Config{Name: cfg.Site, Root: cfg.Root, Holder: s.holder, Transport: cfg.Transport, Peers: peers, Exports: s.nbd, IndexMemory: cfg.IndexMemory, Log: cfg.Log})
+	s.site, err = site.Open(ctx, site.Config{Name: cfg.Site, Root: cfg.Root, JournalRoot: cfg.JournalRoot, Holder: s.holder, Transport: cfg.Transport, Peers: peers, Exports: s.nbd, IndexMemory: cfg.IndexMemory, Log: cfg.Log})
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (s *standalone) openCSI(ctx context.Context) error {
 	if s.catalog, err = kv.OpenBolt(cfg.path(csiCatalogFile)); err != nil {
 		return err
 	}
-	b := &backend{site: s.site, fs: vfs.OS{}, root: cfg.Root, node: cfg.NodeID}
+	b := &backend{site: s.site, fs: vfs.OS{}, root: cfg.Root, journalRoot: cfg.JournalRoot, node: cfg.NodeID}
 	nodes, err := controller.OneNode(cfg.NodeID)
 	if err != nil {
 		return err

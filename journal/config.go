@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/internal/clock"
@@ -27,6 +28,10 @@ const (
 type Config struct {
 	FS  vfs.FS
 	Dir string // the store's directory on FS
+	// JournalDir is the directory on FS of segments and index runs, on another
+	// file system than Dir perhaps; empty: journal in Dir. A store keeps the one
+	// that it was made with, which Open must be given.
+	JournalDir string
 	// Clock gives wall-clock times for timelines and for Window; nil is the
 	// machine's clock.
 	Clock clock.Clock
@@ -58,6 +63,9 @@ type Config struct {
 func (c *Config) Validate() error {
 	if c.FS == nil || c.Dir == "" {
 		return fmt.Errorf("validate journal configuration: FS and Dir are required")
+	}
+	if c.JournalDir != "" && strings.HasPrefix(path.Clean(c.JournalDir)+"/", path.Clean(c.Dir)+"/") {
+		return fmt.Errorf("validate journal configuration: JournalDir %s is in Dir, %s", c.JournalDir, c.Dir)
 	}
 	if c.Clock == nil {
 		c.Clock = clock.Wall{}
@@ -99,7 +107,14 @@ func (c *Config) validateIndex() error {
 	return nil
 }
 
-func (c *Config) file(name string) string { return path.Join(c.Dir, name) }
+// file is where a name below the store's directory is found.
+func (c *Config) file(name string) string {
+	below, ofJournal := strings.CutPrefix(name, journalDir)
+	if ofJournal && c.JournalDir != "" && (below == "" || below[0] == '/') {
+		return path.Join(c.JournalDir, below)
+	}
+	return path.Join(c.Dir, name)
+}
 
 // Spec is a volume's identity and size.
 type Spec struct {

@@ -71,7 +71,7 @@ func wantCorrupt(t *testing.T, err error, kind error, file string) CorruptError 
 // wantReported checks that Verify finds damage in a file and in no other.
 func wantReported(t *testing.T, fs vfs.FS, file string) []Damage {
 	t.Helper()
-	report, err := Verify(context.Background(), fs, worldDir)
+	report, err := Verify(context.Background(), Config{FS: fs, Dir: worldDir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func wantReported(t *testing.T, fs vfs.FS, file string) []Damage {
 
 func TestUndamagedStoreVerifies(t *testing.T) {
 	d := newDamagedStore(t)
-	report, err := Verify(context.Background(), d.mem, worldDir)
+	report, err := Verify(context.Background(), Config{FS: d.mem, Dir: worldDir})
 	if err != nil || !report.OK() {
 		t.Fatalf("%+v, %v", report.Damage, err)
 	}
@@ -176,7 +176,7 @@ func TestMissingUnsealedSegment(t *testing.T) {
 func TestTornTailIsNotDamage(t *testing.T) {
 	d := newDamagedStore(t)
 	d.corrupt(t, d.unsealed, d.frames[7]+frameHeaderBytes, 1)
-	report, err := Verify(context.Background(), d.mem, worldDir)
+	report, err := Verify(context.Background(), Config{FS: d.mem, Dir: worldDir})
 	if err != nil || !report.OK() {
 		t.Fatalf("%+v, %v", report.Damage, err)
 	}
@@ -264,7 +264,7 @@ func TestVerifyFindsAllDamage(t *testing.T) {
 	d.corrupt(t, segmentName(2), blockBytes+frameHeaderBytes, 1)
 	d.corrupt(t, d.unsealed, d.frames[2]+30, 1)
 	d.corrupt(t, d.unsealed, d.frames[5]+frameHeaderBytes, 1)
-	report, err := Verify(context.Background(), d.mem, worldDir)
+	report, err := Verify(context.Background(), Config{FS: d.mem, Dir: worldDir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -426,7 +426,7 @@ func TestForeignAndNewer(t *testing.T) {
 	t.Run("newer store", func(t *testing.T) {
 		d := newDamagedStore(t)
 		rewrite(t, d, volumeFile, func(b []byte) []byte {
-			return []byte(strings.Replace(string(b), `"version": 2`, `"version": 3`, 1))
+			return []byte(strings.Replace(string(b), `"version": 3`, `"version": 4`, 1))
 		})
 		_, err := Open(d.cfg)
 		wantCorrupt(t, err, ErrVersion, volumeFile)

@@ -78,14 +78,14 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 		return nil, Position{}
 	}
 	all := s.partsLocked(path)
-	total := s.journalBytesLocked()
+	total, short := s.journalBytesLocked(), s.roomShort.Load()
 	interrupted := s.state.Horizon != s.state.Base
 	expiry := s.cfg.Clock.Now().Add(-s.cfg.Window)
 	var batch []pathPart
 	var to Position
 	for _, part := range all {
 		end := Position{part.timeline, part.upTo}
-		due := s.pressed.Load() || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.closedAt.Before(expiry)
+		due := s.pressed.Load() || short > 0 || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.closedAt.Before(expiry)
 		if interrupted {
 			due = path.Contains(s.state.Horizon) && !s.passesLocked(end, s.state.Horizon)
 		}
@@ -93,7 +93,7 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 			break
 		}
 		batch, to = append(batch, part), end
-		total -= part.bytes
+		total, short = total-part.bytes, short-part.bytes
 	}
 	if interrupted {
 		to = s.state.Horizon
@@ -136,7 +136,7 @@ func (s *Store) isHeldLocked(to Position) bool {
 // strainedLocked reports whether readers must give way: space has run out, or
 // the journal is twice as large as it should be.
 func (s *Store) strainedLocked() bool {
-	if s.pressed.Load() {
+	if s.pressed.Load() || s.roomShort.Load() > 0 {
 		return true
 	}
 	return s.cfg.JournalBytes > 0 && s.journalBytesLocked() > 2*s.cfg.JournalBytes

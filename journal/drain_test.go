@@ -71,7 +71,7 @@ func TestDrainPlan(t *testing.T) {
 	plan := func() DrainPlan {
 		t.Helper()
 		mustClose(t, w.s)
-		r, err := OpenReadOnly(w.mem, worldDir)
+		r, err := OpenReadOnly(Config{FS: w.mem, Dir: worldDir})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,17 +11,22 @@ var (
 	ErrCorrupt = errors.New("corrupt")
 	// ErrVersion: a format version that this program does not know.
 	ErrVersion = errors.New("unknown format version")
-	// ErrForeign: the store, segment or record belongs to another volume.
+	// ErrForeign: the store, segment or record belongs to another volume, or the
+	// journal's directory to another store.
 	ErrForeign = errors.New("belongs to another volume")
 	// ErrNotStore: the directory holds no store, or one whose creation did
 	// not finish.
 	ErrNotStore = errors.New("not a lockstep store")
+	// ErrNoJournal: the store's journal is in a directory of its own, which
+	// was not given, or which is not there: its disk is not mounted, perhaps.
+	ErrNoJournal = errors.New("the store's journal directory is missing")
 	// ErrExists: Create found a store in the directory.
 	ErrExists = errors.New("store already exists")
 	// ErrInUse: another process has the store open.
 	ErrInUse = errors.New("store is in use by another process")
-	// ErrFull: the backing volume has no room for another segment. Nothing
-	// was written; the store is intact and the call may be repeated.
+	// ErrFull: the backing volume, or the journal's own, has no room for what is
+	// to be written. Nothing was; the store is intact and the call may be
+	// repeated.
 	ErrFull = errors.New("no space for the journal on the backing volume")
 	// ErrPoisoned: a write or sync failed earlier; wrapped around its cause.
 	// The store must be closed and opened again, which recovers it.

@@ -105,13 +105,13 @@ func goldens() []golden {
 		golden{"v1/segment-footer.bin", func() []byte { return append(bytes.Clone(body), block...) }, decodeGoldenFooter, f, nil},
 		golden{"v2/index-run.bin", func() []byte { return encodeGoldenRun(goldenRunTable()) }, decodeGoldenRun, goldenRunTable(), nil},
 		golden{"v1/volume.json", nil, func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(1), nil},
-		golden{"v2/volume.json", func() []byte {
-			b, err := newIdentity(goldenVolume, goldenTime).encode()
-			if err != nil {
-				panic(err)
-			}
-			return b
-		}, func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(2), nil},
+		golden{"v2/volume.json", nil, func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(2), nil},
+		golden{"v3/volume.json", mustEncode(newIdentity(goldenVolume, goldenTime, "").encode),
+			func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(3), nil},
+		golden{"v3/volume-own-journal.json", mustEncode(newIdentity(goldenVolume, goldenTime, goldenJournal).encode),
+			func(b []byte) (any, error) { return decodeIdentity(b) }, goldenOwnJournal(), nil},
+		golden{"v3/journal.json", mustEncode(newJournalIdentity(goldenVolume, goldenJournal).encode),
+			func(b []byte) (any, error) { return decodeJournalIdentity(b) }, goldenJournalIdentity(), nil},
 		golden{"v1/catalog-state.bin", nil, func(b []byte) (any, error) { return decodeState(b) }, oldState, nil},
 		goldenValue("v2/catalog-state.bin", bucketMeta, keyState, goldenState(), func(b []byte) (any, error) { return decodeState(b) }),
 		goldenValue("v1/catalog-timeline.bin", bucketTimelines, key64(uint64(goldenLine)), goldenTimeline(), func(b []byte) (any, error) {
@@ -201,6 +201,31 @@ func goldenIdentity(version int) identity {
 	return id
 }
 
+const goldenJournal = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+
+func goldenOwnJournal() identity {
+	id := goldenIdentity(3)
+	id.Journal = goldenJournal
+	id.Checksum = id.checksum()
+	return id
+}
+
+func goldenJournalIdentity() journalIdentity {
+	id := newJournalIdentity(goldenVolume, goldenJournal)
+	id.Checksum = id.checksum()
+	return id
+}
+
+func mustEncode(encode func() ([]byte, error)) func() []byte {
+	return func() []byte {
+		b, err := encode()
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
+}
+
 func goldenState() catalogState {
 	return catalogState{
 		SizeBytes: 1 << 30, Active: goldenLine, Base: Position{goldenLine, 40},
@@ -278,7 +303,7 @@ func TestDecodersRefuseTruncation(t *testing.T) {
 	for _, g := range goldens() {
 		whole := g.whole(t)
 		for n := range whole {
-			if strings.HasSuffix(g.file, "volume.json") && n == len(whole)-1 {
+			if strings.HasSuffix(g.file, ".json") && n == len(whole)-1 {
 				continue // without its last newline it is whole
 			}
 			if got, err := g.decode(whole[:n:n]); err == nil {

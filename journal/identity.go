@@ -5,14 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"path"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // StoreFormatVersion is the version of a store's directory as a whole, see
-// docs/format.md. Version 2 knows the size of the volume at every position.
-const StoreFormatVersion = 2
+// docs/format.md. Version 2 knows the size of the volume at every position,
+// version 3 can have the journal in a directory of its own.
+const StoreFormatVersion = 3
 
 const maxIdentityBytes = 64 << 10
 
@@ -23,6 +25,8 @@ type identity struct {
 	Version int       `json:"version"`
 	Volume  VolumeID  `json:"volume"`
 	Created time.Time `json:"created"`
+	// Journal is the id of the journal's own directory; empty: it has none.
+	Journal string `json:"journal,omitempty"`
 	// Checksum is the CRC32C, in 8 hexadecimal digits, of the other fields.
 	Checksum string `json:"checksum"`
 }
@@ -32,12 +36,16 @@ const identityFormat = "lockstep-store"
 // checksum covers the values of the other fields, a line each.
 func (i *identity) checksum() string {
 	text := fmt.Sprintf("%s\n%d\n%s\n%s\n", i.Format, i.Version, i.Volume, i.Created.Format(time.RFC3339Nano))
+	if i.Journal != "" {
+		text += i.Journal + "\n"
+	}
 	return fmt.Sprintf("%08x", crc32.Checksum([]byte(text), castagnoli))
 }
 
-// newIdentity describes a store that this program makes.
-func newIdentity(volume VolumeID, created time.Time) identity {
-	return identity{Format: identityFormat, Version: StoreFormatVersion, Volume: volume, Created: created.UTC()}
+// newIdentity describes a store that this program makes; journal is empty
+// unless that has a directory of its own.
+func newIdentity(volume VolumeID, created time.Time, journal string) identity {
+	return identity{Format: identityFormat, Version: StoreFormatVersion, Volume: volume, Created: created.UTC(), Journal: journal}
 }
 
 // encode returns the content of volume.json.
@@ -82,60 +90,79 @@ func upgradeIdentity(cfg *Config, id identity) error {
 	if id.Version == StoreFormatVersion {
 		return nil
 	}
-	if err := cfg.FS.RemoveAll(cfg.file(volumeFile + ".tmp")); err != nil { // of an upgrade that a crash cut short
+	if err := cfg.FS.RemoveAll(cfg.file(volumeFile + tempSuffix)); err != nil { // of an upgrade that a crash cut short
 		return fmt.Errorf("upgrade %s: %w", volumeFile, err)
 	}
 	cfg.Log.Info("store upgraded", "volume", id.Volume, "from", id.Version, "to", StoreFormatVersion)
-	return writeIdentity(cfg, newIdentity(id.Volume, id.Created))
+	b, err := newIdentity(id.Volume, id.Created, id.Journal).encode()
+	if err == nil {
+		err = writeTemp(cfg, volumeFile, b)
+	}
+	if err == nil {
+		err = publish(cfg, volumeFile)
+	}
+	return err
 }
 
-// writeIdentity makes the directory a store; durable on return.
-func writeIdentity(cfg *Config, id identity) error {
-	b, err := id.encode()
+// writeTemp writes what publish will make a file of that name. The content is
+// durable on return, its temporary name is not.
+func writeTemp(cfg *Config, name string, b []byte) error {
+	f, err := cfg.FS.Create(cfg.file(name + tempSuffix))
 	if err != nil {
-		return err
-	}
-	tmp := cfg.file(volumeFile + ".tmp")
-	f, err := cfg.FS.Create(tmp)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", volumeFile, err)
+		return fmt.Errorf("write %s: %w", name, err)
 	}
 	_, err = f.WriteAt(b, 0)
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = cfg.FS.Rename(tmp, cfg.file(volumeFile))
-	}
-	if err == nil {
-		err = cfg.FS.SyncDir(cfg.Dir)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", volumeFile, err)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil
 }
 
-// readIdentity reads volume.json; ErrNotStore if there is none.
-func readIdentity(cfg *Config) (identity, error) {
-	f, err := cfg.FS.OpenReadOnly(cfg.file(volumeFile))
-	if errors.Is(err, vfs.ErrNotExist) {
-		return identity{}, fmt.Errorf("open %s: %w", cfg.Dir, ErrNotStore)
+// publish gives the file that writeTemp wrote its name, in place of what has it;
+// durable on return.
+func publish(cfg *Config, name string) error {
+	err := cfg.FS.Rename(cfg.file(name+tempSuffix), cfg.file(name))
+	if err == nil {
+		err = cfg.FS.SyncDir(path.Dir(cfg.file(name)))
 	}
 	if err != nil {
-		return identity{}, fmt.Errorf("open %s: %w", volumeFile, err)
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}
+
+// readSmall reads a file of identity; vfs.ErrNotExist if there is none.
+func readSmall(cfg *Config, name string) ([]byte, error) {
+	f, err := cfg.FS.OpenReadOnly(cfg.file(name))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
 	defer f.Close()
 	size, err := f.Size()
 	if err != nil {
-		return identity{}, fmt.Errorf("read %s: %w", volumeFile, err)
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	if size > maxIdentityBytes {
-		return identity{}, &CorruptError{File: volumeFile, What: "identity", Wanted: fmt.Sprintf("at most %d bytes", maxIdentityBytes), Found: fmt.Sprint(size)}
+		return nil, &CorruptError{File: name, What: "identity", Wanted: fmt.Sprintf("at most %d bytes", maxIdentityBytes), Found: fmt.Sprint(size)}
 	}
 	b := make([]byte, size)
 	if err := readFull(f, b, 0); err != nil {
-		return identity{}, fmt.Errorf("read %s: %w", volumeFile, err)
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return b, nil
+}
+
+// readIdentity reads volume.json; ErrNotStore if there is none.
+func readIdentity(cfg *Config) (identity, error) {
+	b, err := readSmall(cfg, volumeFile)
+	if errors.Is(err, vfs.ErrNotExist) {
+		return identity{}, fmt.Errorf("open %s: %w", cfg.Dir, ErrNotStore)
+	}
+	if err != nil {
+		return identity{}, err
 	}
 	return decodeIdentity(b)
 }

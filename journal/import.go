@@ -29,7 +29,8 @@ type Import struct {
 	spec      Spec
 	at        Position
 	timelines []Timeline
-	foreign   bool // the timelines are another store's
+	foreign   bool   // the timelines are another store's
+	journal   string // id of the journal's own directory; empty: it has none
 	base      vfs.File
 	lock      io.Closer
 	done      bool
@@ -100,6 +101,11 @@ func (im *Import) prepare() error {
 	} else if !errors.Is(err, vfs.ErrNotExist) {
 		return err
 	}
+	if im.cfg.JournalDir != "" {
+		if err := im.takeJournalDir(); err != nil {
+			return err
+		}
+	}
 	if err := im.clear(); err != nil {
 		return err
 	}
@@ -119,18 +125,25 @@ func (im *Import) prepare() error {
 // clear removes what an interrupted import, or an interrupted removal of a
 // store, has left: a segment of it could be taken for one of the new store's.
 func (im *Import) clear() error {
-	for _, left := range []string{baseFile, catalogFile, journalDir, volumeFile + ".tmp"} {
-		if err := im.cfg.FS.RemoveAll(im.cfg.file(left)); err != nil {
+	if im.journal != "" {
+		if err := im.clearJournalDir(); err != nil {
+			return err
+		}
+	}
+	for _, left := range []string{baseFile, catalogFile, journalDir, volumeFile + tempSuffix} {
+		if err := im.cfg.FS.RemoveAll(path.Join(im.cfg.Dir, left)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func lockStore(cfg *Config) (io.Closer, error) {
-	lock, err := cfg.FS.Lock(cfg.file(lockFile))
+func lockStore(cfg *Config) (io.Closer, error) { return lockFileOf(cfg, lockFile) }
+
+func lockFileOf(cfg *Config, name string) (io.Closer, error) {
+	lock, err := cfg.FS.Lock(cfg.file(name))
 	if errors.Is(err, vfs.ErrLocked) {
-		return nil, fmt.Errorf("%w: %s", ErrInUse, cfg.Dir)
+		return nil, fmt.Errorf("%w: %s", ErrInUse, path.Dir(cfg.file(name)))
 	}
 	return lock, err
 }
@@ -147,8 +160,8 @@ func (im *Import) WriteAt(p []byte, off int64) error {
 	return nil
 }
 
-// Commit makes the import a store, durable on return; so is the directory's own
-// name, but not those of the directories above it. The import is over whether
+// Commit makes the import a store, durable on return; so are the names of its
+// directory and its journal's, but not those of the directories above them. The import is over whether
 // or not it succeeds. A failed one leaves no store, unless the very last sync
 // of the directory failed: then the next Open tells.
 func (im *Import) Commit() error {
@@ -160,18 +173,37 @@ func (im *Import) Commit() error {
 		err = im.writeCatalog()
 	}
 	// All that the identity stands for is durable before it is there.
-	for _, dir := range []string{im.cfg.file(journalDir), im.cfg.Dir, path.Dir(im.cfg.Dir)} {
+	dirs := []string{im.cfg.file(journalDir), im.cfg.Dir, path.Dir(im.cfg.Dir)}
+	if im.cfg.JournalDir != "" {
+		dirs = append(dirs, path.Dir(im.cfg.JournalDir))
+	}
+	for _, dir := range dirs {
 		if err == nil {
 			err = im.cfg.FS.SyncDir(dir)
 		}
 	}
 	if err == nil {
-		err = writeIdentity(&im.cfg, newIdentity(im.spec.Volume, im.cfg.Clock.Now()))
+		err = im.writeIdentity()
 	}
 	if err = errors.Join(err, im.release()); err != nil {
 		return fmt.Errorf("commit import of volume %s: %w", im.spec.Volume, err)
 	}
 	return nil
+}
+
+// writeIdentity makes the directory a store; durable on return.
+func (im *Import) writeIdentity() error {
+	b, err := newIdentity(im.spec.Volume, im.cfg.Clock.Now(), im.journal).encode()
+	if err == nil {
+		err = writeTemp(&im.cfg, volumeFile, b)
+	}
+	if err == nil && im.journal != "" {
+		err = im.writeJournalIdentity()
+	}
+	if err == nil {
+		err = publish(&im.cfg, volumeFile)
+	}
+	return err
 }
 
 func (im *Import) writeCatalog() error {

@@ -267,7 +267,7 @@ func TestDamagedRunsAreMadeAgain(t *testing.T) {
 // finds nothing else wrong.
 func (d *stamped) damagedRuns() (names []string) {
 	d.t.Helper()
-	report, err := Verify(context.Background(), d.mem, worldDir)
+	report, err := Verify(context.Background(), Config{FS: d.mem, Dir: worldDir})
 	if err != nil || !report.OK() {
 		d.t.Fatalf("Verify: %+v, %v", report.Damage, err)
 	}

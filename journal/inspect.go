@@ -15,21 +15,24 @@ import (
 
 // Report is what Verify found in a store. Its JSON field names are stable.
 type Report struct {
-	Dir       string           `json:"dir"`
-	Volume    string           `json:"volume"`
-	Version   int              `json:"version"`
-	SizeBytes int64            `json:"sizeBytes"`
-	BaseBytes int64            `json:"baseBytes"`
-	Active    string           `json:"active"`  // timeline
-	Base      string           `json:"base"`    // position
-	Horizon   string           `json:"horizon"` // position
-	Tip       string           `json:"tip"`     // position that Open would recover
-	Clean     bool             `json:"clean"`   // closed cleanly
-	Timelines []TimelineReport `json:"timelines"`
-	Pins      []PinReport      `json:"pins"`
-	Segments  []SegmentReport  `json:"segments"`
-	IndexRuns []RunReport      `json:"indexRuns"`
-	Damage    []Damage         `json:"damage"`
+	Dir string `json:"dir"`
+	// JournalDir is the directory of a journal that has one of its own, whose
+	// files are named below journal/ all the same.
+	JournalDir string           `json:"journalDir,omitempty"`
+	Volume     string           `json:"volume"`
+	Version    int              `json:"version"`
+	SizeBytes  int64            `json:"sizeBytes"`
+	BaseBytes  int64            `json:"baseBytes"`
+	Active     string           `json:"active"`  // timeline
+	Base       string           `json:"base"`    // position
+	Horizon    string           `json:"horizon"` // position
+	Tip        string           `json:"tip"`     // position that Open would recover
+	Clean      bool             `json:"clean"`   // closed cleanly
+	Timelines  []TimelineReport `json:"timelines"`
+	Pins       []PinReport      `json:"pins"`
+	Segments   []SegmentReport  `json:"segments"`
+	IndexRuns  []RunReport      `json:"indexRuns"`
+	Damage     []Damage         `json:"damage"`
 }
 
 // OK reports whether nothing is damaged that is not made again.
@@ -76,19 +79,20 @@ type Damage struct {
 	Kind   string `json:"kind"` // "corrupt", "foreign" or "version"
 }
 
-// Verify reads every file of the store in dir and checks every checksum, the
+// Verify reads every file of the store in cfg.Dir and checks every checksum, the
 // footers against the records they describe, and the catalog against the
 // files. It changes nothing and reports all damage that it finds; a torn end
-// that the next Open would cut off is none. Errors: ErrNotStore, ErrInUse, an
-// I/O error, or that of ctx; damage is not an error.
-func Verify(ctx context.Context, fs vfs.FS, dir string) (Report, error) {
-	in, err := inspect(fs, dir)
+// that the next Open would cut off is none. Of cfg only FS, Dir and JournalDir
+// count. Errors: ErrNotStore, ErrNoJournal, ErrInUse, an I/O error, or that of
+// ctx; damage is not an error.
+func Verify(ctx context.Context, cfg Config) (Report, error) {
+	in, err := inspect(cfg)
 	if err != nil {
-		return Report{}, fmt.Errorf("verify store %s: %w", dir, err)
+		return Report{}, fmt.Errorf("verify store %s: %w", cfg.Dir, err)
 	}
 	err = errors.Join(in.verifySegments(ctx), in.verifyRuns(ctx))
 	if err = errors.Join(err, in.close()); err != nil {
-		return Report{}, fmt.Errorf("verify store %s: %w", dir, err)
+		return Report{}, fmt.Errorf("verify store %s: %w", cfg.Dir, err)
 	}
 	return in.report, nil
 }
@@ -103,14 +107,14 @@ type inspector struct {
 }
 
 // inspect locks the store and reads all but the records.
-func inspect(fs vfs.FS, dir string) (*inspector, error) {
-	cfg := Config{FS: fs, Dir: dir}
+func inspect(cfg Config) (*inspector, error) {
+	cfg = Config{FS: cfg.FS, Dir: cfg.Dir, JournalDir: cfg.JournalDir}
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	in := &inspector{
 		s: &Store{cfg: cfg, runs: newRunSet(&cfg, VolumeID{}, 0), segments: map[segmentID]*segment{}, tree: newTree(map[TimelineID]Timeline{})},
-		report: Report{Dir: dir, Version: StoreFormatVersion,
+		report: Report{Dir: cfg.Dir, JournalDir: cfg.JournalDir, Version: StoreFormatVersion,
 			Timelines: []TimelineReport{}, Pins: []PinReport{}, Segments: []SegmentReport{}, IndexRuns: []RunReport{}, Damage: []Damage{}},
 	}
 	id, err := readIdentity(&cfg)
@@ -125,12 +129,24 @@ func inspect(fs vfs.FS, dir string) (*inspector, error) {
 	if err = in.damage(err); err == nil && in.report.OK() {
 		in.s.volume, in.report.Volume, in.report.Version = id.Volume, id.Volume.String(), id.Version
 		in.s.runs = newRunSet(&in.s.cfg, id.Volume, readOnlyCacheBytes)
+		err = in.lockJournal(id)
+	}
+	if err == nil && in.report.OK() {
 		err = in.readCatalog()
 	}
 	if err != nil {
 		return nil, errors.Join(err, in.close())
 	}
 	return in, nil
+}
+
+// lockJournal looks at the directory of a journal that has one of its own.
+func (in *inspector) lockJournal(id identity) error {
+	lock, err := lockJournal(&in.s.cfg, id)
+	if lock != nil {
+		in.files = append(in.files, lock)
+	}
+	return in.damage(err)
 }
 
 // damage adds an error to the report if it says that something is damaged,

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-
-	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // DumpOptions choose what Dump prints.
@@ -23,12 +21,13 @@ type DumpOptions struct {
 // Dump prints a store's identity, timelines and segments, and with
 // DumpOptions.Records its records. It changes nothing. Damage is printed where
 // it is found, all of it that is met, and then is an error too: ErrCorrupt, or what
-// its kind says. Other errors: ErrNotStore, ErrInUse, ErrUnknownPosition and ErrHorizon
+// its kind says. Of cfg only FS, Dir and JournalDir count.
+// Other errors: ErrNotStore, ErrNoJournal, ErrInUse, ErrUnknownPosition and ErrHorizon
 // for From and To, an I/O error, or that of ctx.
-func Dump(ctx context.Context, fs vfs.FS, dir string, w io.Writer, options DumpOptions) error {
-	in, err := inspect(fs, dir)
+func Dump(ctx context.Context, cfg Config, w io.Writer, options DumpOptions) error {
+	in, err := inspect(cfg)
 	if err != nil {
-		return fmt.Errorf("dump store %s: %w", dir, err)
+		return fmt.Errorf("dump store %s: %w", cfg.Dir, err)
 	}
 	d := dumper{inspector: in, w: w, json: options.JSON}
 	d.printStore()
@@ -39,7 +38,7 @@ func Dump(ctx context.Context, fs vfs.FS, dir string, w io.Writer, options DumpO
 		d.err = fmt.Errorf("%d places are damaged, the first one: %w", len(in.report.Damage), err)
 	}
 	if err := errors.Join(d.err, in.close()); err != nil {
-		return fmt.Errorf("dump store %s: %w", dir, err)
+		return fmt.Errorf("dump store %s: %w", cfg.Dir, err)
 	}
 	return nil
 }

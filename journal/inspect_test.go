@@ -13,16 +13,16 @@ import (
 
 func TestInspectTakesTheLock(t *testing.T) {
 	w := newWorld(t, 1, nil)
-	if _, err := Verify(context.Background(), w.mem, worldDir); !errors.Is(err, ErrInUse) {
+	if _, err := Verify(context.Background(), Config{FS: w.mem, Dir: worldDir}); !errors.Is(err, ErrInUse) {
 		t.Fatalf("verify an open store: %v", err)
 	}
-	if err := Dump(context.Background(), w.mem, worldDir, &bytes.Buffer{}, DumpOptions{}); !errors.Is(err, ErrInUse) {
+	if err := Dump(context.Background(), Config{FS: w.mem, Dir: worldDir}, &bytes.Buffer{}, DumpOptions{}); !errors.Is(err, ErrInUse) {
 		t.Fatalf("dump an open store: %v", err)
 	}
 	if err := w.s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Verify(context.Background(), w.mem, "stores"); !errors.Is(err, ErrNotStore) {
+	if _, err := Verify(context.Background(), Config{FS: w.mem, Dir: "stores"}); !errors.Is(err, ErrNotStore) {
 		t.Fatalf("verify no store: %v", err)
 	}
 	mustClose(t, mustOpen(t, w.cfg)) // the lock is free again
@@ -33,10 +33,10 @@ func TestInspectTakesTheLock(t *testing.T) {
 func TestInspectChangesNothing(t *testing.T) {
 	d := newDamagedStore(t)
 	fault := vfs.NewFault(d.mem)
-	if _, err := Verify(context.Background(), fault, worldDir); err != nil {
+	if _, err := Verify(context.Background(), Config{FS: fault, Dir: worldDir}); err != nil {
 		t.Fatal(err)
 	}
-	if err := Dump(context.Background(), fault, worldDir, &bytes.Buffer{}, DumpOptions{Records: true}); err != nil {
+	if err := Dump(context.Background(), Config{FS: fault, Dir: worldDir}, &bytes.Buffer{}, DumpOptions{Records: true}); err != nil {
 		t.Fatal(err)
 	}
 	if n := fault.Count(); n != 0 {
@@ -49,7 +49,7 @@ func TestDumpRecords(t *testing.T) {
 	from, to := Position{d.tip.Timeline, 4}, Position{d.tip.Timeline, d.tip.Seq - 2}
 	want := int(to.Seq-from.Seq) + 1
 	var out bytes.Buffer
-	if err := Dump(context.Background(), d.mem, worldDir, &out, DumpOptions{From: from, To: to, Records: true, JSON: true}); err != nil {
+	if err := Dump(context.Background(), Config{FS: d.mem, Dir: worldDir}, &out, DumpOptions{From: from, To: to, Records: true, JSON: true}); err != nil {
 		t.Fatal(err)
 	}
 	counts := map[string]int{}
@@ -73,13 +73,13 @@ func TestDumpRecords(t *testing.T) {
 		t.Fatalf("%v, want %d records", counts, want)
 	}
 	out.Reset()
-	if err := Dump(context.Background(), d.mem, worldDir, &out, DumpOptions{Records: true}); err != nil {
+	if err := Dump(context.Background(), Config{FS: d.mem, Dir: worldDir}, &out, DumpOptions{Records: true}); err != nil {
 		t.Fatal(err)
 	}
 	if n := strings.Count(out.String(), "\nrecord "); n != int(d.tip.Seq) {
 		t.Fatalf("text has %d records, want %d", n, d.tip.Seq)
 	}
-	err := Dump(context.Background(), d.mem, worldDir, &out, DumpOptions{Records: true, To: Position{1, 1}})
+	err := Dump(context.Background(), Config{FS: d.mem, Dir: worldDir}, &out, DumpOptions{Records: true, To: Position{1, 1}})
 	if !errors.Is(err, ErrUnknownPosition) {
 		t.Fatalf("dump to an unknown position: %v", err)
 	}
@@ -90,7 +90,7 @@ func TestDumpOfDamage(t *testing.T) {
 	d := newDamagedStore(t)
 	d.corrupt(t, segmentName(2), blockBytes+frameHeaderBytes, 1)
 	var out bytes.Buffer
-	err := Dump(context.Background(), d.mem, worldDir, &out, DumpOptions{Records: true})
+	err := Dump(context.Background(), Config{FS: d.mem, Dir: worldDir}, &out, DumpOptions{Records: true})
 	var c *CorruptError
 	if !errors.As(err, &c) || c.File != segmentName(2) || c.Offset != blockBytes || c.Wanted == "" || c.Found == "" {
 		t.Fatalf("error %v", err)

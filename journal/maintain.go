@@ -63,6 +63,7 @@ func (s *Store) supply(context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.watchRoom()
 	err = s.prepareSpare() // first: an append may be about to need it
 	if complete {
 		if sealErr := s.sealPending(); sealErr != nil {
@@ -118,6 +119,7 @@ func (s *Store) destageDue(ctx context.Context) error {
 		if !more {
 			break
 		}
+		s.watchRoom()
 	}
 	if supplyErr != nil {
 		return s.supply(ctx)

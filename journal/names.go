@@ -16,6 +16,12 @@ const (
 	baseFile    = "base.img"
 	catalogFile = "catalog.db"
 	journalDir  = "journal"
+
+	// Only of a journal in a directory of its own.
+	journalFile     = journalDir + "/journal.json"
+	journalLockFile = journalDir + "/" + lockFile
+
+	tempSuffix = ".tmp" // of a file whose writing has not ended
 )
 
 // UnfinishedNames are the names that an import which was interrupted can leave in a

@@ -15,8 +15,9 @@ import (
 // Open opens the store in cfg.Dir and recovers it if it was not closed
 // cleanly: everything that was durable is there, and of the rest the longest
 // prefix that is whole. On return the recovered tip is durable. Errors:
-// ErrNotStore, ErrInUse, ErrVersion, and ErrCorrupt where bytes that were
-// durable are damaged; nothing is then changed.
+// ErrNotStore, ErrInUse, ErrVersion, ErrNoJournal and ErrForeign where the
+// journal's directory is not there or another store's, and ErrCorrupt where
+// bytes that were durable are damaged; nothing is then changed.
 func Open(cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -44,6 +45,11 @@ func (s *Store) open(id identity) error {
 		return err
 	}
 	s.lock = lock
+	journal, err := lockJournal(&s.cfg, id)
+	if err != nil {
+		return err
+	}
+	s.lock = bothLocks{store: lock, journal: journal}
 	if s.cat, err = openCatalog(&s.cfg); err != nil {
 		return err
 	}

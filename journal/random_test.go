@@ -185,7 +185,7 @@ func (w *wanderer) live(seed uint64) {
 	}
 	checkNothingHeld(w.t, w.s)
 	mustClose(w.t, w.s)
-	report, err := Verify(context.Background(), w.mem, worldDir)
+	report, err := Verify(context.Background(), w.cfg)
 	if err != nil || !report.OK() {
 		w.t.Fatalf("seed %d: Verify: %+v, %v", seed, report.Damage, err)
 	}

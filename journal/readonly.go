@@ -21,17 +21,19 @@ type ReadOnly struct {
 	broken map[segmentID]bool // sealed segments whose footer cannot be trusted
 }
 
-// OpenReadOnly opens a store for reading. Errors: ErrNotStore, ErrInUse, an I/O
-// error, or damage that leaves nothing to read: to identity, catalog or the
-// base's size. Other damage is told by Damage.
-func OpenReadOnly(fs vfs.FS, dir string) (*ReadOnly, error) {
-	in, err := inspect(unchanged{fs}, dir)
+// OpenReadOnly opens a store for reading. Of cfg only FS, Dir and JournalDir count.
+// Errors: ErrNotStore, ErrNoJournal, ErrInUse, an I/O error, or damage that leaves
+// nothing to read: to identity, catalog or the base's size. Other damage is told by
+// Damage.
+func OpenReadOnly(cfg Config) (*ReadOnly, error) {
+	cfg.FS = unchanged{cfg.FS}
+	in, err := inspect(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("read store %s: %w", dir, err)
+		return nil, fmt.Errorf("read store %s: %w", cfg.Dir, err)
 	}
 	r := &ReadOnly{in, map[segmentID]bool{}}
 	if err := r.prepare(); err != nil {
-		return nil, fmt.Errorf("read store %s: %w", dir, errors.Join(err, in.close()))
+		return nil, fmt.Errorf("read store %s: %w", cfg.Dir, errors.Join(err, in.close()))
 	}
 	return r, nil
 }

@@ -28,7 +28,7 @@ func TestReadOnlyShowsEveryPosition(t *testing.T) {
 					mem = w.mem
 				}
 				fault := vfs.NewFault(mem)
-				r, err := OpenReadOnly(fault, worldDir)
+				r, err := OpenReadOnly(Config{FS: fault, Dir: worldDir, JournalDir: w.cfg.JournalDir})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -80,11 +80,11 @@ func checkImages(t *testing.T, m *model, r *ReadOnly) {
 // TestReadOnlyTakesTheLock: a store in use changes under who reads it.
 func TestReadOnlyTakesTheLock(t *testing.T) {
 	w := newWorld(t, 1, nil)
-	if _, err := OpenReadOnly(w.mem, worldDir); !errors.Is(err, ErrInUse) {
+	if _, err := OpenReadOnly(Config{FS: w.mem, Dir: worldDir}); !errors.Is(err, ErrInUse) {
 		t.Fatalf("read an open store: %v", err)
 	}
 	mustClose(t, w.s)
-	r, err := OpenReadOnly(w.mem, worldDir)
+	r, err := OpenReadOnly(Config{FS: w.mem, Dir: worldDir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestReadOnlyTakesTheLock(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenReadOnly(w.mem, "stores"); !errors.Is(err, ErrNotStore) {
+	if _, err := OpenReadOnly(Config{FS: w.mem, Dir: "stores"}); !errors.Is(err, ErrNotStore) {
 		t.Fatalf("read no store: %v", err)
 	}
 }
@@ -135,7 +135,7 @@ func TestImageMeetsDamage(t *testing.T) {
 // counts the sectors that are lost, and the errors without KeepGoing.
 func checkDamaged(t *testing.T, w *world, mem *vfs.Mem) (lost, named int) {
 	t.Helper()
-	r, err := OpenReadOnly(mem, worldDir)
+	r, err := OpenReadOnly(Config{FS: mem, Dir: worldDir})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -205,6 +205,12 @@ func TestReplicaCrashAtEveryOperation(t *testing.T) {
 // a whole one; after it there is a whole one; and where there is none the
 // import can be made again.
 func TestImportCrashAtEveryOperation(t *testing.T) {
+	for name, journalDir := range map[string]string{"with the base": "", "of its own": worldJournalDir} {
+		t.Run(name, func(t *testing.T) { importAndCrash(t, journalDir) })
+	}
+}
+
+func importAndCrash(t *testing.T, journalDir string) {
 	image := randomBytes(rand.New(rand.NewPCG(1, 1)), worldVolumeBytes)
 	fill := func(cfg Config) error {
 		im, err := NewImport(cfg, Spec{testVolume, worldVolumeBytes}, Position{}, nil)
@@ -238,12 +244,12 @@ func TestImportCrashAtEveryOperation(t *testing.T) {
 		fault := vfs.NewFault(mem)
 		chance := rand.New(rand.NewPCG(uint64(k), 5))
 		fault.CrashTornAt(k, chance)
-		err := fill(Config{FS: fault, Dir: worldDir})
+		err := fill(Config{FS: fault, Dir: worldDir, JournalDir: journalDir})
 		if err != nil && !errors.Is(err, vfs.ErrCrashed) {
 			t.Fatalf("operation %d: %v", k, err)
 		}
 		for range 8 {
-			cfg := Config{FS: mem.Crash(chance), Dir: worldDir}
+			cfg := Config{FS: mem.Crash(chance), Dir: worldDir, JournalDir: journalDir}
 			if whole(t, cfg) {
 				continue
 			}

@@ -170,11 +170,12 @@ func downgrade(t *testing.T, w *world) {
 	if err = errors.Join(err, db.Close(), w.mem.RemoveAll(worldDir+"/"+volumeFile)); err != nil {
 		t.Fatal(err)
 	}
-	old := newIdentity(testVolume, worldStart)
+	old := newIdentity(testVolume, worldStart, "")
 	old.Version = 1
 	cfg := w.cfg
 	cfg.FS = w.mem
-	if err := writeIdentity(&cfg, old); err != nil {
+	b, err := old.encode()
+	if err = errors.Join(err, writeTemp(&cfg, volumeFile, b), publish(&cfg, volumeFile)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -78,6 +78,7 @@ type Store struct {
 	// flushedOften is set while a flush covers fewRecords or less.
 	flushedOften atomic.Bool
 	pressed      atomic.Bool   // Reclaim is running: destage whatever is not held
+	roomShort    atomic.Int64  // bytes that a journal of its own is to have free, and has not
 	wake         chan struct{} // asks Run for a Maintain; capacity 1
 	requests     atomic.Uint64 // reads and appends so far, for the pace of destage
 	impatient    atomic.Int32  // callers that wait for maintainMu

@@ -347,10 +347,27 @@ var workloads = []struct {
 		{16, (*world).write}, {3, (*world).discard}, {1, (*world).resize}, {1, (*world).checkpoint}, {1, (*world).flush}, {1, (*world).maintain},
 		{2, (*world).fork}, {2, (*world).pin}, {2, (*world).reopen}, {1, (*world).hold}, {3, (*world).drain},
 	}},
+	{"own journal, destage", ownJournal(shortJournal), []step{
+		{12, (*world).write}, {2, (*world).maintain}, {2, (*world).reopen}, {1, (*world).fork}, {1, (*world).flush}, {1, (*world).pin}, {1, (*world).unpin},
+	}},
+	{"own journal, index runs", ownJournal(smallIndex), []step{
+		{8, (*world).write}, {1, (*world).discard}, {4, (*world).reopen}, {2, (*world).maintain}, {1, (*world).flush},
+	}},
 	{"everything", shortJournal, []step{
 		{16, (*world).write}, {4, (*world).discard}, {1, (*world).resize}, {2, (*world).checkpoint}, {2, (*world).flush}, {2, (*world).maintain},
 		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpin}, {1, (*world).reopen}, {1, (*world).hold},
 	}},
+}
+
+// worldJournalDir is that of a journal with a directory of its own.
+const worldJournalDir = "stores/v-journal"
+
+// ownJournal adds it to another change.
+func ownJournal(change func(*Config)) func(*Config) {
+	return func(cfg *Config) {
+		change(cfg)
+		cfg.JournalDir = worldJournalDir
+	}
 }
 
 // smallIndex has little of the index in memory, and many levels of runs.

@@ -94,6 +94,7 @@ SIGINT or SIGTERM everything is made durable; the device waits for the next engi
 	index.Register(f)
 	f.StringVar(&volume, "volume", "", "the volume's 32 hexadecimal digits")
 	f.StringVar(&config.StoreDir, "store-dir", "", "where the backing volume is mounted")
+	f.StringVar(&config.JournalDir, "journal-dir", "", "where the journal's own backing volume is mounted; empty: the journal is with the store")
 	f.StringVar(&config.Listen, "listen", ":7443", "host:port that serves controller and gateway")
 	f.StringVar(&config.HolderSocket, "holder-socket", "", "socket of the node plugin's holder")
 	f.StringVar(&config.TLSDir, "tls-dir", "", "ca.crt, tls.crt and tls.key of the role, which the controller issues")
@@ -117,7 +118,7 @@ func complete(c *enginepod.ProcessConfig, volume string) error {
 	if c.Volume, err = journal.ParseVolumeID(volume); err != nil {
 		return roleflags.Misuse("--volume: %v", err)
 	}
-	for _, dir := range []*string{&c.StoreDir, &c.HolderSocket, &c.TLSDir, &c.PeerTLSDir} {
+	for _, dir := range []*string{&c.StoreDir, &c.JournalDir, &c.HolderSocket, &c.TLSDir, &c.PeerTLSDir} {
 		if *dir == "" {
 			continue
 		}

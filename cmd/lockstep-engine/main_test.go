@@ -33,13 +33,13 @@ func TestAnEngineLinksNothingOfKubernetes(t *testing.T) {
 func TestFlagsReachTheEngine(t *testing.T) {
 	var got enginepod.ProcessConfig
 	var said bytes.Buffer
-	status := execute(context.Background(), []string{"--volume=" + volume, "--store-dir=/store", "--holder-socket=/holder/holder.sock", "--tls-dir=/tls", "--peer-tls-dir=/peer",
+	status := execute(context.Background(), []string{"--volume=" + volume, "--store-dir=/store", "--journal-dir=/journal", "--holder-socket=/holder/holder.sock", "--tls-dir=/tls", "--peer-tls-dir=/peer",
 		"--listen=:1", "--lease=engine-x", "--lease-id=id", "--namespace=ns", "--nbd-listen=", "--handover-wait=15s", "--index-memory=2Mi", "--metrics-addr=:2", "--health-addr=:3"}, &said, &said,
 		func(_ context.Context, c enginepod.ProcessConfig) error {
 			got = c
 			return nil
 		})
-	want := enginepod.ProcessConfig{Volume: got.Volume, StoreDir: "/store", HolderSocket: "/holder/holder.sock", TLSDir: "/tls", PeerTLSDir: "/peer", Listen: ":1",
+	want := enginepod.ProcessConfig{Volume: got.Volume, StoreDir: "/store", JournalDir: "/journal", HolderSocket: "/holder/holder.sock", TLSDir: "/tls", PeerTLSDir: "/peer", Listen: ":1",
 		Lease: "engine-x", LeaseID: "id", Namespace: "ns", HandoverWait: 15 * time.Second, IndexMemory: 2 << 20, MetricsAddr: ":2", HealthAddr: ":3", Version: version}
 	if status != exitOK || got != want || got.Volume.String() != volume {
 		t.Errorf("exit %d, %+v, said %q", status, got, said.String())

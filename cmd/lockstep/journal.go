@@ -4,6 +4,9 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+	"github.com/lockstep-csi/lockstep/journal"
 )
 
 func (a *app) newJournalCommand() *cobra.Command {
@@ -17,6 +20,29 @@ func (a *app) newJournalCommand() *cobra.Command {
 	command.Long = `Works on the store of one volume, a directory with volume.json in it, without a site.
 The volume must not be open. dump, verify and export write nothing to it.`
 	return command
+}
+
+// storeFlags say where a store is, beside its directory.
+type storeFlags struct{ journalDir string }
+
+func (f *storeFlags) register(command *cobra.Command) {
+	command.Flags().StringVar(&f.journalDir, "journal-dir", "", "directory of the store's journal, with journal.json in it, where that is not in STORE")
+}
+
+// store is the store that a person named; paths are absolute.
+func (f *storeFlags) store(arg string) (journal.Config, error) {
+	c := journal.Config{FS: vfs.OS{}}
+	var err error
+	if c.Dir, err = storeDir(arg); err != nil {
+		return c, err
+	}
+	if f.journalDir == "" {
+		return c, nil
+	}
+	if c.JournalDir, err = filepath.Abs(f.journalDir); err != nil {
+		return c, misuse("--journal-dir %s: %v", f.journalDir, err)
+	}
+	return c, nil
 }
 
 // storeDir returns the store that a person named as an absolute path.

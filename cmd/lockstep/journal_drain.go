@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -42,6 +41,7 @@ type drainTimeline struct {
 func (a *app) newJournalDrainCommand() *cobra.Command {
 	var confirm confirmFlags
 	var output outputFlag
+	var where storeFlags
 	var force bool
 	command := &cobra.Command{
 		Use:   "drain STORE",
@@ -59,14 +59,14 @@ An interrupt or a crash leaves a store that is whole, at the same moment, with a
 of the history gone: run the command again.`,
 		Args: wantArgs("STORE"),
 		RunE: a.runs(func(command *cobra.Command, args []string) error {
-			dir, err := storeDir(args[0])
+			cfg, err := where.store(args[0])
 			if err != nil {
 				return err
 			}
 			if err := confirm.validate(a, command); err != nil {
 				return err
 			}
-			document, err := a.drainJournal(command.Context(), dir, &confirm, force)
+			document, err := a.drainJournal(command.Context(), cfg, &confirm, force)
 			if err != nil {
 				return err
 			}
@@ -74,26 +74,27 @@ of the history gone: run the command again.`,
 		}),
 	}
 	command.Flags().BoolVar(&force, "force", false, "give up pins and other timelines as well")
+	where.register(command)
 	confirm.register(command)
 	output.register(command)
 	return command
 }
 
-func (a *app) drainJournal(ctx context.Context, dir string, confirm *confirmFlags, force bool) (drainDocument, error) {
-	document, plan, err := planDrain(dir)
+func (a *app) drainJournal(ctx context.Context, cfg journal.Config, confirm *confirmFlags, force bool) (drainDocument, error) {
+	document, plan, err := planDrain(cfg)
 	if err != nil || confirm.dryRun {
 		return document, err
 	}
 	if plan.Held() && !force {
 		return document, fmt.Errorf("store %s has %d pins (%s) and %d timelines with records of their own, which draining would give up: look with --dry-run, and drop them or pass --force",
-			dir, len(document.Pins), strings.Join(document.Pins, ", "), len(document.Timelines))
+			cfg.Dir, len(document.Pins), strings.Join(document.Pins, ", "), len(document.Timelines))
 	}
 	if confirm.asks() {
-		if err := a.ask(ctx, "Drain "+dir+"? "+lossOf(&document)); err != nil {
+		if err := a.ask(ctx, "Drain "+cfg.Dir+"? "+lossOf(&document)); err != nil {
 			return document, err
 		}
 	}
-	s, err := journal.Open(journal.Config{FS: vfs.OS{}, Dir: dir})
+	s, err := journal.Open(cfg)
 	if err != nil {
 		return document, err
 	}
@@ -111,8 +112,8 @@ func (a *app) drainJournal(ctx context.Context, dir string, confirm *confirmFlag
 }
 
 // planDrain looks without changing anything, and refuses what would fail later.
-func planDrain(dir string) (drainDocument, journal.DrainPlan, error) {
-	r, err := openReadOnly(dir)
+func planDrain(cfg journal.Config) (drainDocument, journal.DrainPlan, error) {
+	r, err := openReadOnly(cfg)
 	if err != nil {
 		return drainDocument{}, journal.DrainPlan{}, err
 	}
@@ -121,10 +122,10 @@ func planDrain(dir string) (drainDocument, journal.DrainPlan, error) {
 		return drainDocument{}, plan, err
 	}
 	if len(damage) > 0 {
-		return drainDocument{}, plan, fmt.Errorf("store %s is damaged: %s; see `lockstep journal verify`", dir, damageText(damage[0]))
+		return drainDocument{}, plan, fmt.Errorf("store %s is damaged: %s; see `lockstep journal verify`", cfg.Dir, damageText(damage[0]))
 	}
 	document := drainDocument{
-		Store: dir, Volume: volume.String(), Image: journal.BasePath(dir), SizeBytes: plan.SizeBytes, Tip: plan.Tip.String(), Horizon: plan.Horizon.String(),
+		Store: cfg.Dir, Volume: volume.String(), Image: journal.BasePath(cfg.Dir), SizeBytes: plan.SizeBytes, Tip: plan.Tip.String(), Horizon: plan.Horizon.String(),
 		JournalBytes: plan.JournalBytes, Checkpoints: plan.Checkpoints, Pins: []string{}, Timelines: []drainTimeline{},
 	}
 	if plan.Checkpoints > 0 {

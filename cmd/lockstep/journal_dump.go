@@ -18,6 +18,7 @@ const (
 func (a *app) newJournalDumpCommand() *cobra.Command {
 	var from, to, form string
 	var options journal.DumpOptions
+	var where storeFlags
 	command := &cobra.Command{
 		Use:   "dump STORE",
 		Short: "Print what a store holds: identity, timelines, segments, and its records",
@@ -26,7 +27,7 @@ records, oldest first. Positions are TIMELINE/SEQ, as the command prints them. W
 damaged is printed where it is met, and then the exit status is 1.`,
 		Args: wantArgs("STORE"),
 		RunE: a.runs(func(command *cobra.Command, args []string) error {
-			dir, err := storeDir(args[0])
+			store, err := where.store(args[0])
 			if err != nil {
 				return err
 			}
@@ -41,9 +42,10 @@ damaged is printed where it is met, and then the exit status is 1.`,
 			}
 			options.JSON = form == dumpJSONL
 			options.Records = options.Records || from != "" || to != ""
-			return a.roles.dumpJournal(command.Context(), dir, a.stdout, options)
+			return a.roles.dumpJournal(command.Context(), store, a.stdout, options)
 		}),
 	}
+	where.register(command)
 	flags := command.Flags()
 	flags.BoolVar(&options.Records, "records", false, "print the records as well")
 	flags.StringVar(&from, "from", "", "position of the first record, inclusive; default: the oldest kept")

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lockstep-csi/lockstep/cmd/lockstep/image"
-	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -23,6 +22,7 @@ const (
 
 // exportFlags are those of `lockstep journal export`.
 type exportFlags struct {
+	where            storeFlags
 	at, format       string
 	force, keepGoing bool
 	output           outputFlag
@@ -77,6 +77,7 @@ A volume that is open is exported by its site: see ` + "`lockstep view open`" + 
 	flags.StringVar(&f.format, "format", "", "raw or qcow2; default: qcow2 if TARGET ends with .qcow2, raw otherwise")
 	flags.BoolVar(&f.force, "force", false, "replace a file that exists; overwrite a block device")
 	flags.BoolVar(&f.keepGoing, "keep-going", false, "export also what is damaged, as zeroes, and list it")
+	f.where.register(command)
 	f.output.register(command)
 	return command
 }
@@ -86,7 +87,7 @@ func (a *app) exportJournal(ctx context.Context, store, target string, f *export
 	if err != nil {
 		return err
 	}
-	dir, err := storeDir(store)
+	cfg, err := f.where.store(store)
 	if err != nil {
 		return err
 	}
@@ -99,10 +100,10 @@ func (a *app) exportJournal(ctx context.Context, store, target string, f *export
 			f.format = formatQcow2
 		}
 	}
-	if err := f.validate(dir, target); err != nil {
+	if err := f.validate(&cfg, target); err != nil {
 		return err
 	}
-	r, err := openReadOnly(dir)
+	r, err := openReadOnly(cfg)
 	if err != nil {
 		return err
 	}
@@ -114,7 +115,7 @@ func (a *app) exportJournal(ctx context.Context, store, target string, f *export
 		}
 		return explainInterrupt(err, left)
 	}
-	document.Store = dir
+	document.Store = cfg.Dir
 	if err := a.print(&f.output, exportResult(document)); err != nil {
 		return err
 	}
@@ -125,8 +126,8 @@ func (a *app) exportJournal(ctx context.Context, store, target string, f *export
 }
 
 // openReadOnly says what to do when a site has the store.
-func openReadOnly(dir string) (*journal.ReadOnly, error) {
-	r, err := journal.OpenReadOnly(vfs.OS{}, dir)
+func openReadOnly(cfg journal.Config) (*journal.ReadOnly, error) {
+	r, err := journal.OpenReadOnly(cfg)
 	if errors.Is(err, journal.ErrInUse) {
 		return nil, fmt.Errorf("%w: stop its site, or have that site show the moment over NBD: `lockstep view open GROUP --at MOMENT`", err)
 	}
@@ -134,7 +135,7 @@ func openReadOnly(dir string) (*journal.ReadOnly, error) {
 }
 
 // validate refuses what cannot be meant, before anything is opened.
-func (f *exportFlags) validate(store, target string) error {
+func (f *exportFlags) validate(store *journal.Config, target string) error {
 	if err := wantOneOf("--format", f.format, formatRaw, formatQcow2); err != nil {
 		return err
 	}
@@ -146,7 +147,7 @@ func (f *exportFlags) validate(store, target string) error {
 			return misuse("%s is a block device: --force overwrites what is on it", target)
 		}
 	}
-	if isInside(store, target) {
+	if isInside(store.Dir, target) || store.JournalDir != "" && isInside(store.JournalDir, target) {
 		return misuse("%s lies in the store", target)
 	}
 	return nil

@@ -107,7 +107,7 @@ func takeMoment(t *testing.T, store *journal.Store, number uint64, at time.Time)
 
 func horizonOf(t *testing.T, dir string) journal.Position {
 	t.Helper()
-	r, err := journal.OpenReadOnly(vfs.OS{}, dir)
+	r, err := journal.OpenReadOnly(journal.Config{FS: vfs.OS{}, Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}

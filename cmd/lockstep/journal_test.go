@@ -105,3 +105,18 @@ func TestJournalVerify(t *testing.T) {
 		t.Errorf("no store: exit %d: %s", got.exit, got.stderr)
 	}
 }
+
+func TestJournalInADirectoryOfItsOwn(t *testing.T) {
+	root := t.TempDir()
+	cfg := journal.Config{FS: vfs.OS{}, Dir: filepath.Join(root, "store"), JournalDir: filepath.Join(root, "fast"), SegmentBytes: journal.MinSegmentBytes}
+	if err := journal.Create(cfg, journal.Spec{Volume: journal.VolumeID{1}, SizeBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	s := newJournalShell()
+	for _, verb := range []string{"verify", "dump"} {
+		s.must(t, "journal", verb, cfg.Dir, "--journal-dir", cfg.JournalDir)
+		if got := s.run(t, "journal", verb, cfg.Dir); got.exit != exitFailed || !strings.Contains(got.stderr, "journal directory is missing") {
+			t.Errorf("%s without it: exit %d: %s", verb, got.exit, got.stderr)
+		}
+	}
+}

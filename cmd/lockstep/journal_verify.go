@@ -10,6 +10,7 @@ import (
 
 func (a *app) newJournalVerifyCommand() *cobra.Command {
 	var output outputFlag
+	var where storeFlags
 	command := &cobra.Command{
 		Use:   "verify STORE",
 		Short: "Check every record, segment and index of a store",
@@ -17,12 +18,12 @@ func (a *app) newJournalVerifyCommand() *cobra.Command {
 the last durable point is damaged, and names each damaged place.`,
 		Args: wantArgs("STORE"),
 		RunE: a.runs(func(command *cobra.Command, args []string) error {
-			dir, err := storeDir(args[0])
+			store, err := where.store(args[0])
 			if err != nil {
 				return err
 			}
-			stop := a.progress("verifying " + dir)
-			report, err := a.roles.verifyJournal(command.Context(), dir)
+			stop := a.progress("verifying " + store.Dir)
+			report, err := a.roles.verifyJournal(command.Context(), store)
 			stop()
 			if err != nil {
 				return err
@@ -31,12 +32,13 @@ the last durable point is damaged, and names each damaged place.`,
 				return err
 			}
 			if n := len(report.Damage); n > 0 {
-				return fmt.Errorf("store %s is damaged in %d places", dir, n)
+				return fmt.Errorf("store %s is damaged in %d places", store.Dir, n)
 			}
 			return nil
 		}),
 	}
 	output.register(command)
+	where.register(command)
 	return command
 }
 

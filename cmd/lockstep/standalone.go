@@ -25,6 +25,9 @@ type standaloneConfig struct {
 	Site string
 	// Root is the directory that holds the stores.
 	Root string
+	// JournalRoot is the directory that holds the journals of stores made from
+	// now on; empty: they are in Root.
+	JournalRoot string
 	// CSIEndpoint is unix:///PATH.
 	CSIEndpoint string
 	// NodeID is this node's name towards CSI.
@@ -84,6 +87,7 @@ Kubernetes. It stops in order on SIGINT or SIGTERM: volumes are flushed first.`,
 	flags := command.Flags()
 	flags.StringVar(&f.config.Site, "site", "", "name of this site: lower-case letters, digits and hyphens")
 	flags.StringVar(&f.config.Root, "root", "", "directory that holds the stores; made when missing")
+	flags.StringVar(&f.config.JournalRoot, "journal-root", "", "directory on another, faster disk for the journals of volumes made from now on; it must be there; empty: in --root")
 	flags.StringVar(&f.config.CSIEndpoint, "csi-endpoint", "", "socket of the CSI server: unix:///PATH")
 	flags.StringVar(&f.config.NodeID, "node-id", hostname(), "name of this node towards CSI")
 	flags.StringVar(&f.config.Listen, "listen", "", "host:port that other sites connect to; needs --tls-dir")
@@ -133,6 +137,14 @@ func (f *standaloneFlags) validate() (standaloneConfig, error) {
 	}
 	if config.Root, err = filepath.Abs(config.Root); err != nil {
 		return config, fmt.Errorf("resolve --root: %w", err)
+	}
+	if config.JournalRoot != "" {
+		if config.JournalRoot, err = filepath.Abs(config.JournalRoot); err != nil {
+			return config, fmt.Errorf("resolve --journal-root: %w", err)
+		}
+		if config.JournalRoot == config.Root {
+			return config, misuse("--journal-root is --root: leave it out")
+		}
 	}
 	if config.CSIEndpoint, err = csiEndpoint(config.CSIEndpoint); err != nil {
 		return config, err

@@ -45,11 +45,11 @@ func TestStandaloneFlagsTakeEffect(t *testing.T) {
 	tls := t.TempDir()
 	s, got := recordingShell(t)
 	s.must(t, "certs", "--out", tls, "--site", "a=127.0.0.1")
-	s.must(t, "standalone", "--site", "a", "--root", "/srv/../srv/lockstep", "--csi-endpoint", "unix:/run/csi.sock", "--node-id", "node-1",
+	s.must(t, "standalone", "--site", "a", "--root", "/srv/../srv/lockstep", "--journal-root", "/fast/", "--csi-endpoint", "unix:/run/csi.sock", "--node-id", "node-1",
 		"--admin", "/run/a.sock", "--listen", ":7443", "--tls-dir", filepath.Join(tls, "a"), "--peer", "b=10.0.0.2:7443", "--peer", "c=[::1]:7443",
 		"--metrics-addr", "127.0.0.1:9090", "--rate-limit", "20Mi", "--compress=false", "--index-memory", "64Mi", "--fuse-transport", "io-uring")
 	want := standaloneConfig{
-		Site: "a", Root: "/srv/lockstep", CSIEndpoint: "unix:///run/csi.sock", NodeID: "node-1", Admin: "/run/a.sock", Listen: ":7443",
+		Site: "a", Root: "/srv/lockstep", JournalRoot: "/fast", CSIEndpoint: "unix:///run/csi.sock", NodeID: "node-1", Admin: "/run/a.sock", Listen: ":7443",
 		TLSDir: filepath.Join(tls, "a"), Peers: map[string]string{"b": "10.0.0.2:7443", "c": "[::1]:7443"}, MetricsAddr: "127.0.0.1:9090",
 		RateLimit: 20 << 20, IndexMemory: 64 << 20, Transport: fuse.TransportRing,
 	}
@@ -94,6 +94,7 @@ func TestStandaloneRefuses(t *testing.T) {
 		{base + " --csi-endpoint tcp://1.2.3.4:5", exitUsage, "want unix:///PATH"},
 		{base + " --csi-endpoint unix://run/csi.sock", exitUsage, "want unix:///PATH"},
 		{base + " --csi-endpoint unix:///" + strings.Repeat("x", 108), exitUsage, "has room for 107"},
+		{base + " --journal-root /srv/", exitUsage, "--journal-root is --root"},
 		{base + " --listen 7443", exitUsage, "want host:port"},
 		{base + " --metrics-addr :http", exitUsage, "is not a number"},
 		{base + " --listen :7443", exitUsage, "need --tls-dir"},

@@ -9,7 +9,6 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/controllerrole"
 	"github.com/lockstep-csi/lockstep/driver/gatewaypod"
 	"github.com/lockstep-csi/lockstep/driver/noderole"
-	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/node/holder"
 )
@@ -22,8 +21,8 @@ type roles struct {
 	node          func(ctx context.Context, config nodeConfig) error
 	holder        func(ctx context.Context, socket, dir string) error
 	controller    func(ctx context.Context, config controllerrole.Config) error
-	dumpJournal   func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error
-	verifyJournal func(ctx context.Context, dir string) (journal.Report, error)
+	dumpJournal   func(ctx context.Context, store journal.Config, w io.Writer, options journal.DumpOptions) error
+	verifyJournal func(ctx context.Context, store journal.Config) (journal.Report, error)
 }
 
 func linkedRoles() roles {
@@ -34,20 +33,16 @@ func linkedRoles() roles {
 		holder: func(ctx context.Context, socket, dir string) error {
 			return holder.Run(ctx, holder.Config{Socket: socket, Dir: dir, Log: slog.Default()})
 		},
-		controller: controllerrole.Run,
-		dumpJournal: func(ctx context.Context, dir string, w io.Writer, options journal.DumpOptions) error {
-			return journal.Dump(ctx, vfs.OS{}, dir, w, options)
-		},
-		verifyJournal: func(ctx context.Context, dir string) (journal.Report, error) {
-			return journal.Verify(ctx, vfs.OS{}, dir)
-		},
+		controller:    controllerrole.Run,
+		dumpJournal:   journal.Dump,
+		verifyJournal: journal.Verify,
 	}
 }
 
 // runStandalone runs a site whose devices are held by this same program.
 func runStandalone(ctx context.Context, c standaloneConfig) error {
 	return driver.RunStandalone(ctx, driver.StandaloneConfig{
-		Site: c.Site, Root: c.Root, CSIEndpoint: c.CSIEndpoint, NodeID: c.NodeID, Admin: c.Admin,
+		Site: c.Site, Root: c.Root, JournalRoot: c.JournalRoot, CSIEndpoint: c.CSIEndpoint, NodeID: c.NodeID, Admin: c.Admin,
 		Listen: c.Listen, TLSDir: c.TLSDir, Peers: c.Peers, RateLimit: c.RateLimit, Compress: c.Compress, MetricsAddr: c.MetricsAddr, IndexMemory: c.IndexMemory, Transport: c.Transport,
 		Version: version, Log: slog.Default(),
 		HolderArgs: func(socket, dir string) []string { return []string{"holder", "--socket", socket, "--dir", dir} },

@@ -59,7 +59,7 @@ func (s Spec) parts() []part {
 	}
 	return []part{
 		{kubenames.BackingClaim(s.Volume), kubenames.PartStore, s.Class, SizeBytes(s.VolumeBytes)},
-		{kubenames.JournalClaim(s.Volume), kubenames.PartJournal, s.JournalClass, SizeBytes(s.JournalBytes)},
+		{kubenames.JournalClaim(s.Volume), kubenames.PartJournal, s.JournalClass, JournalSizeBytes(s.JournalBytes)},
 	}
 }
 
@@ -67,7 +67,7 @@ func (s Spec) parts() []part {
 func (c *Claims) class(ctx context.Context, name string) (*storagev1.StorageClass, error) {
 	class, err := c.config.Client.StorageV1().StorageClasses().Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("%w: StorageClass %s does not exist: make it, or change backingStorageClass", ErrClass, name)
+		return nil, fmt.Errorf("%w: StorageClass %s does not exist: make it, or name another one in the parameters backingStorageClass and journalStorageClass", ErrClass, name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("get StorageClass %s: %w", name, err)

@@ -27,11 +27,15 @@ func (c *Claims) Ensure(ctx context.Context, s Spec) (Placement, error) {
 	if err := s.validate(); err != nil {
 		return Placement{}, fmt.Errorf("make backing claim: %w", err)
 	}
+	made, err := c.ensureClaims(ctx, s)
+	if err != nil {
+		return Placement{}, err
+	}
 	result := Placement{Bound: true, Fence: FenceNode}
-	for _, p := range s.parts() {
-		placed, err := c.ensurePart(ctx, s, p)
+	for _, m := range made {
+		placed, err := c.placed(ctx, s, m)
 		if err != nil {
-			return Placement{}, fmt.Errorf("make backing claim %s: %w", p.name, c.giveUp(ctx, s, p, err))
+			return Placement{}, fmt.Errorf("make backing claim %s: %w", m.name, c.giveUp(ctx, s, m.part, err))
 		}
 		result = merge(result, placed)
 	}
@@ -68,16 +72,38 @@ func merge(a, b Placement) Placement {
 	}
 }
 
-func (c *Claims) ensurePart(ctx context.Context, s Spec, p part) (Placement, error) {
-	class, err := c.class(ctx, p.class)
-	if err != nil {
-		return Placement{}, err
+// madePart is a part whose claim is there.
+type madePart struct {
+	part
+	class *storagev1.StorageClass
+	claim *corev1.PersistentVolumeClaim
+}
+
+// ensureClaims makes all claims before any of them is waited for, and none if a
+// class cannot be used.
+func (c *Claims) ensureClaims(ctx context.Context, s Spec) ([]madePart, error) {
+	var made []madePart
+	for _, p := range s.parts() {
+		class, err := c.class(ctx, p.class)
+		if err != nil {
+			return nil, fmt.Errorf("make backing claim %s: %w", p.name, err)
+		}
+		made = append(made, madePart{part: p, class: class})
 	}
-	claim, err := c.ensureClaim(ctx, s, p, class)
-	if err != nil {
-		return Placement{}, err
+	for i := range made {
+		m := &made[i]
+		var err error
+		if m.claim, err = c.ensureClaim(ctx, s, m.part, m.class); err != nil {
+			return nil, fmt.Errorf("make backing claim %s: %w", m.name, err)
+		}
 	}
-	if claim, err = c.awaitBound(ctx, claim, delaysBinding(class) && s.Node == ""); err != nil {
+	return made, nil
+}
+
+// placed returns where a claim's volume is, once it is bound.
+func (c *Claims) placed(ctx context.Context, s Spec, m madePart) (Placement, error) {
+	claim, err := c.awaitBound(ctx, m.claim, delaysBinding(m.class) && s.Node == "")
+	if err != nil {
 		return Placement{}, err
 	}
 	if claim.Status.Phase != corev1.ClaimBound {

@@ -141,6 +141,8 @@ func TestRefusals(t *testing.T) {
 		"missing class":   {func(s *backing.Spec) { s.Class = "none" }, backing.ErrClass},
 		"class of ours":   {func(s *backing.Spec) { s.Class = r.namespace + ".ours" }, backing.ErrClass},
 		"journal of ours": {func(s *backing.Spec) { s.JournalClass = r.namespace + ".ours" }, backing.ErrClass},
+		"missing journal": {func(s *backing.Spec) { s.JournalClass = "none" }, backing.ErrClass},
+		"no journal":      {func(s *backing.Spec) { s.JournalClass, s.JournalBytes = r.class, 0 }, backing.ErrInvalid},
 		"volume":          {func(s *backing.Spec) { s.Volume = "x" }, backing.ErrInvalid},
 		"size":            {func(s *backing.Spec) { s.VolumeBytes = 0 }, backing.ErrInvalid},
 	}
@@ -151,7 +153,6 @@ func TestRefusals(t *testing.T) {
 			if _, err := r.claims.Ensure(t.Context(), s); !errors.Is(err, c.want) {
 				t.Fatalf("got %v, want %v", err, c.want)
 			}
-			r.check(r.claims.Delete(t.Context(), volume)) // what the store's part has made
 			r.expectClaims()
 		})
 	}
@@ -259,7 +260,7 @@ func TestJournalOnAClaimOfItsOwn(t *testing.T) {
 	r.ensure(s)
 	r.expectClaims(kubenames.BackingClaim(volume), kubenames.JournalClaim(volume))
 	for name, want := range map[string]int64{
-		kubenames.BackingClaim(volume): backing.SizeBytes(10 * gib), kubenames.JournalClaim(volume): backing.SizeBytes(2 * gib),
+		kubenames.BackingClaim(volume): backing.SizeBytes(10 * gib), kubenames.JournalClaim(volume): backing.JournalSizeBytes(2 * gib),
 	} {
 		if got := r.claim(name).Spec.Resources.Requests.Storage().Value(); got != want {
 			t.Errorf("%s asks for %d, want %d", name, got, want)
@@ -271,6 +272,56 @@ func TestJournalOnAClaimOfItsOwn(t *testing.T) {
 		t.Errorf("listed %+v", list)
 	}
 	r.check(r.claims.Delete(t.Context(), volume))
+	r.expectClaims()
+}
+
+// Both claims of classes that bind at first consumer are told the node, and the
+// volume is where both are.
+func TestJournalAndStoreAreToldTheNode(t *testing.T) {
+	r := newRig(t, firstConsumer)
+	r.answerWith(local)
+	s := r.spec()
+	s.Node, s.JournalClass = r.namespace+"-n3", r.class
+	r.makeNode(s.Node)
+	p := r.ensure(s)
+	if want := []map[string]string{{corev1.LabelHostname: s.Node}}; !reflect.DeepEqual(p.Topology, want) || p.Fence != backing.FenceNode || len(p.Volumes) != 2 {
+		t.Errorf("placement %+v, want %v", p, want)
+	}
+	for _, name := range []string{kubenames.BackingClaim(volume), kubenames.JournalClaim(volume)} {
+		if got := r.claim(name).Annotations["volume.kubernetes.io/selected-node"]; got != s.Node {
+			t.Errorf("%s is told node %q", name, got)
+		}
+	}
+}
+
+// With no node chosen the journal's claim waits for the engine although the
+// store's need not: the engine's scheduler sees to both.
+func TestJournalOfAClassThatWaitsForTheEngine(t *testing.T) {
+	r := newRig(t)
+	slow := r.namespace + ".slow"
+	r.makeClass(slow, r.class, firstConsumer)
+	s := r.spec()
+	s.JournalClass = slow
+	if p := r.ensure(s); p.Bound {
+		t.Errorf("placement %+v, want one that waits", p)
+	}
+	r.expectClaims(kubenames.BackingClaim(volume), kubenames.JournalClaim(volume))
+}
+
+// No room for the journal's claim: nothing of the new volume is left.
+func TestNoRoomForTheJournalLeavesNothing(t *testing.T) {
+	r := newRig(t)
+	r.answerWith(func(claim *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume) string {
+		if claim.Labels[kubenames.LabelPart] == kubenames.PartJournal {
+			return "rpc error: code = ResourceExhausted desc = the fast pool is full"
+		}
+		return hostPath(claim, pv)
+	})
+	s := r.spec()
+	s.JournalClass = r.class
+	if _, err := r.claims.Ensure(t.Context(), s); !errors.Is(err, backing.ErrExhausted) || !strings.Contains(err.Error(), "fast pool") {
+		t.Fatalf("got %v, want ErrExhausted", err)
+	}
 	r.expectClaims()
 }
 

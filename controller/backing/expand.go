@@ -14,7 +14,8 @@ import (
 )
 
 // Expand makes the volume's claims big enough for the specification, and
-// returns when their file systems are. It never shrinks one.
+// returns when their file systems are. It never shrinks one, and asks for nothing
+// if one of them cannot be had.
 //
 // ErrNotFound; ErrNotExpandable; ErrExhausted when the storage has refused,
 // where the claim goes on asking; ErrNeedsEngine when only a running engine's
@@ -24,9 +25,39 @@ func (c *Claims) Expand(ctx context.Context, s Spec) error {
 		return fmt.Errorf("expand backing claim: %w", err)
 	}
 	for _, p := range s.parts() {
+		if err := c.mayExpand(ctx, s, p); err != nil {
+			return fmt.Errorf("expand backing claim %s: %w", p.name, err)
+		}
+	}
+	for _, p := range s.parts() {
 		if err := c.expandPart(ctx, s, p); err != nil {
 			return fmt.Errorf("expand backing claim %s: %w", p.name, err)
 		}
+	}
+	return nil
+}
+
+// mayExpand returns an error for a claim that is too small and stays so.
+func (c *Claims) mayExpand(ctx context.Context, s Spec, p part) error {
+	claim, err := c.get(ctx, s.Volume, p.name)
+	switch {
+	case err != nil:
+		return err
+	case claim == nil || claim.DeletionTimestamp != nil:
+		return ErrNotFound
+	case capacity(claim) >= p.sizeBytes:
+		return nil
+	}
+	return c.checkExpandable(ctx, claim)
+}
+
+func (c *Claims) checkExpandable(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
+	class, err := c.class(ctx, *claim.Spec.StorageClassName)
+	if err != nil {
+		return err
+	}
+	if class.AllowVolumeExpansion == nil || !*class.AllowVolumeExpansion {
+		return fmt.Errorf("%w: set allowVolumeExpansion: true in StorageClass %s, if its driver can expand", ErrNotExpandable, class.Name)
 	}
 	return nil
 }
@@ -64,12 +95,8 @@ func capacity(claim *corev1.PersistentVolumeClaim) int64 {
 
 // ask raises what the claim requests, if it is less.
 func (c *Claims) ask(ctx context.Context, claim *corev1.PersistentVolumeClaim, sizeBytes int64) (changed bool, err error) {
-	class, err := c.class(ctx, *claim.Spec.StorageClassName)
-	if err != nil {
+	if err := c.checkExpandable(ctx, claim); err != nil {
 		return false, err
-	}
-	if class.AllowVolumeExpansion == nil || !*class.AllowVolumeExpansion {
-		return false, fmt.Errorf("%w: set allowVolumeExpansion: true in StorageClass %s, if its driver can expand", ErrNotExpandable, class.Name)
 	}
 	if claim.Spec.Resources.Requests.Storage().Value() >= sizeBytes {
 		return false, nil

@@ -67,6 +67,54 @@ func TestExpandWaitsForTheFileSystem(t *testing.T) {
 	}
 }
 
+// A larger budget expands the journal's own claim, whether or not the store's
+// can be; a larger volume expands both.
+func TestExpandOfAJournalsOwnClaim(t *testing.T) {
+	r := newRig(t)
+	grows := r.namespace + ".grows"
+	r.makeClass(grows, r.class, expandable)
+	s := r.spec()
+	s.JournalClass = grows
+	r.ensure(s)
+	before := r.store()
+	s.JournalBytes *= 2
+	ended := make(chan error, 1)
+	go func() { ended <- r.claims.Expand(t.Context(), s) }()
+	name, wanted := kubenames.JournalClaim(volume), backing.JournalSizeBytes(s.JournalBytes)
+	claim := r.awaitClaim(name, func(c *corev1.PersistentVolumeClaim) bool {
+		return c.Spec.Resources.Requests.Storage().Value() == wanted
+	})
+	claim.Status.Capacity[corev1.ResourceStorage] = quantity(wanted)
+	_, err := r.pvcs().UpdateStatus(t.Context(), claim, metav1.UpdateOptions{})
+	r.check(err)
+	r.check(<-ended)
+	if got := r.store(); got.ResourceVersion != before.ResourceVersion {
+		t.Error("the store's claim was changed")
+	}
+	s.VolumeBytes *= 2
+	if err := r.claims.Expand(t.Context(), s); !errors.Is(err, backing.ErrNotExpandable) {
+		t.Errorf("a larger volume: %v, want ErrNotExpandable of the store's class", err)
+	}
+}
+
+// Nothing is asked for where one of two claims cannot be expanded.
+func TestExpandOfBothOrNone(t *testing.T) {
+	r := newRig(t, expandable)
+	fixed := r.namespace + ".fixed"
+	r.makeClass(fixed, r.class)
+	s := r.spec()
+	s.JournalClass = fixed
+	r.ensure(s)
+	before := r.store()
+	s.VolumeBytes, s.JournalBytes = 2*s.VolumeBytes, 2*s.JournalBytes
+	if err := r.claims.Expand(t.Context(), s); !errors.Is(err, backing.ErrNotExpandable) {
+		t.Errorf("got %v, want ErrNotExpandable", err)
+	}
+	if got := r.store(); got.ResourceVersion != before.ResourceVersion {
+		t.Error("the store's claim was changed")
+	}
+}
+
 func TestExpandSaysThatItNeedsTheEngine(t *testing.T) {
 	r := newRig(t, expandable)
 	r.ensure(r.spec())

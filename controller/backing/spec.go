@@ -39,6 +39,16 @@ const (
 	maxBytes = 1 << 60
 )
 
+// A journal's own claim has room for what a budget does not count: destage works
+// at full speed only when the journal is half as large again, and some segments
+// are made ahead, or kept for reuse.
+const journalAheadBytes = 320 << 20
+
+// JournalSizeBytes is how big a journal's own claim for a budget is.
+func JournalSizeBytes(budgetBytes int64) int64 {
+	return SizeBytes(budgetBytes + budgetBytes/2 + journalAheadBytes)
+}
+
 // SizeBytes is how big a claim for so much content is.
 func SizeBytes(contentBytes int64) int64 {
 	size := contentBytes + contentBytes/100*overheadPercent + overheadBytes
@@ -57,6 +67,8 @@ func (s Spec) validate() error {
 		return fmt.Errorf("%w: a journal of %d bytes", ErrInvalid, s.JournalBytes)
 	case s.Class == "":
 		return fmt.Errorf("%w: no backing storage class: set the parameter backingStorageClass", ErrInvalid)
+	case s.JournalClass != "" && s.JournalBytes == 0:
+		return fmt.Errorf("%w: a storage class for a journal of no size", ErrInvalid)
 	}
 	return nil
 }

@@ -161,6 +161,7 @@ func TestAnEnginePodIsWhatTheTemplateSaysAndNoMore(t *testing.T) {
 	r := newRig(t)
 	s := spec("node1")
 	s.Journal, s.Lease, s.Attached = "lockstep-"+volume+"-journal", true, true
+	r.claimNamed(s.Journal, r.pv()+"-journal", corev1.ReadWriteOnce)
 	done := r.start(s)
 	pod := r.pod(exists)
 	r.run(pod, "node1")
@@ -172,6 +173,9 @@ func TestAnEnginePodIsWhatTheTemplateSaysAndNoMore(t *testing.T) {
 		if !strings.Contains(args, want) {
 			t.Errorf("arguments %q lack %q", args, want)
 		}
+	}
+	if got := claimsOf(pod); got["/store"] != s.Store || got["/journal"] != s.Journal {
+		t.Errorf("the pod mounts %v", got)
 	}
 	if pod.Labels["team"] != "storage" || pod.Labels["lockstep.dev/volume"] != volume || pod.Annotations["lockstep.dev/claim"] != "prod/data" {
 		t.Errorf("labels %v, annotations %v", pod.Labels, pod.Annotations)
@@ -194,6 +198,19 @@ func TestAnEnginePodIsWhatTheTemplateSaysAndNoMore(t *testing.T) {
 	if _, err := r.client.PolicyV1().PodDisruptionBudgets(r.ns).Get(r.ctx(), pod.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("budget of a volume that is not attached: %v", err)
 	}
+}
+
+// claimsOf are the claims that a pod's container mounts, by where.
+func claimsOf(pod *corev1.Pod) map[string]string {
+	at := map[string]string{}
+	for _, m := range pod.Spec.Containers[0].VolumeMounts {
+		for _, v := range pod.Spec.Volumes {
+			if v.Name == m.Name && v.PersistentVolumeClaim != nil {
+				at[m.MountPath] = v.PersistentVolumeClaim.ClaimName
+			}
+		}
+	}
+	return at
 }
 
 func TestAnEngineElsewhereIsStoppedFirst(t *testing.T) {

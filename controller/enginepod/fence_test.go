@@ -54,10 +54,16 @@ func (r *rig) node(name string) string { return r.ns + "-" + name }
 // claim makes the volume's backing claim, bound.
 func (r *rig) claim(mode corev1.PersistentVolumeAccessMode) {
 	r.t.Helper()
+	r.claimNamed(kubenames.BackingClaim(volume), r.pv(), mode)
+}
+
+// claimNamed makes a claim that is bound to a volume.
+func (r *rig) claimNamed(name, pv string, mode corev1.PersistentVolumeAccessMode) {
+	r.t.Helper()
 	_, err := r.client.CoreV1().PersistentVolumeClaims(r.ns).Create(r.ctx(), &corev1.PersistentVolumeClaim{
-		ObjectMeta: metav1.ObjectMeta{Name: kubenames.BackingClaim(volume)},
+		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PersistentVolumeClaimSpec{
-			AccessModes: []corev1.PersistentVolumeAccessMode{mode}, VolumeName: r.pv(),
+			AccessModes: []corev1.PersistentVolumeAccessMode{mode}, VolumeName: pv,
 			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
 		},
 	}, metav1.CreateOptions{})
@@ -153,6 +159,42 @@ func TestAnEngineNeedsItsClaim(t *testing.T) {
 	s.Store = "none"
 	if _, err := r.engines.Run(r.ctx(), s); !errors.Is(err, enginepod.ErrNoClaim) {
 		t.Fatalf("got %v, want ErrNoClaim", err)
+	}
+	s = spec(s.Node)
+	s.Journal = kubenames.JournalClaim(volume)
+	if _, err := r.engines.Run(r.ctx(), s); !errors.Is(err, enginepod.ErrNoClaim) || !strings.Contains(err.Error(), s.Journal) {
+		t.Fatalf("without the journal's: got %v, want ErrNoClaim", err)
+	}
+}
+
+// The journal's volume is as much a part of the fence as the store's.
+func TestNoEngineWhileAnotherNodeHasTheJournal(t *testing.T) {
+	r := newRig(t)
+	s := spec(r.node("n1"))
+	s.Journal = kubenames.JournalClaim(volume)
+	pv := r.pv() + "-journal"
+	r.claimNamed(s.Journal, pv, corev1.ReadWriteOnce)
+	attachments := r.client.StorageV1().VolumeAttachments()
+	_, err := attachments.Create(r.ctx(), &storagev1.VolumeAttachment{
+		ObjectMeta: metav1.ObjectMeta{Name: "csi-journal-" + r.ns},
+		Spec:       storagev1.VolumeAttachmentSpec{Attacher: "x", NodeName: r.ns + "-n2", Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &pv}},
+	}, metav1.CreateOptions{})
+	r.check(err)
+	if _, err := r.engines.Run(briefly(t), s); !errors.Is(err, enginepod.ErrNotFenced) || !strings.Contains(err.Error(), pv) {
+		t.Errorf("got %v, want ErrNotFenced that names %s", err, pv)
+	}
+	r.check(attachments.Delete(r.ctx(), "csi-journal-"+r.ns, metav1.DeleteOptions{}))
+	r.serve(s)
+}
+
+func TestAJournalForOnePodIsNotShared(t *testing.T) {
+	r := newRig(t)
+	s := spec(r.node("n1"))
+	s.Journal = kubenames.JournalClaim(volume)
+	r.claimNamed(s.Journal, r.pv()+"-journal", corev1.ReadWriteOncePod)
+	r.kubelet()
+	if got := argument(r.served(s), "--handover-wait"); got != "" {
+		t.Errorf("it is to wait %s for a successor that cannot come", got)
 	}
 }
 

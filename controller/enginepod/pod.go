@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -25,13 +26,11 @@ func (e *Engines) build(ctx context.Context, s Spec) (*corev1.Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	claim, err := e.cfg.Client.CoreV1().PersistentVolumeClaims(e.cfg.Namespace).Get(ctx, s.Store, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("make engine pod %s: %w: %s", Name(s.Volume), ErrNoClaim, s.Store)
-	}
+	claims, err := e.claims(ctx, s)
 	if err != nil {
-		return nil, fmt.Errorf("make engine pod %s: get claim: %w", Name(s.Volume), err)
+		return nil, fmt.Errorf("make engine pod %s: %w", Name(s.Volume), err)
 	}
+	claim := claims[0]
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: Name(s.Volume), Namespace: e.cfg.Namespace,
 		Labels: maps.Clone(t.Labels), Annotations: maps.Clone(t.Annotations),
 		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(claim, corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"))}}, Spec: t.Spec}
@@ -51,7 +50,7 @@ func (e *Engines) build(ctx context.Context, s Spec) (*corev1.Pod, error) {
 	}
 	c := &pod.Spec.Containers[0]
 	c.Args = append(c.Args, "--volume="+s.Volume, "--store-dir="+storeDir)
-	if sharable(claim) {
+	if !slices.ContainsFunc(claims, isForOnePod) {
 		c.Args = append(c.Args, "--handover-wait="+handoverWait.String())
 	}
 	c.Env = append(c.Env, corev1.EnvVar{Name: "POD_UID", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.uid"}}})
@@ -70,6 +69,25 @@ func (e *Engines) build(ctx context.Context, s Spec) (*corev1.Pod, error) {
 		bind(pod, s.Node)
 	}
 	return pod, nil
+}
+
+// claims are the volume's backing claims, that of the store first.
+func (e *Engines) claims(ctx context.Context, s Spec) ([]*corev1.PersistentVolumeClaim, error) {
+	var all []*corev1.PersistentVolumeClaim
+	for _, name := range []string{s.Store, s.Journal} {
+		if name == "" {
+			continue
+		}
+		claim, err := e.cfg.Client.CoreV1().PersistentVolumeClaims(e.cfg.Namespace).Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil, fmt.Errorf("%w: %s", ErrNoClaim, name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("get claim %s: %w", name, err)
+		}
+		all = append(all, claim)
+	}
+	return all, nil
 }
 
 func (e *Engines) labels(volume string) map[string]string {

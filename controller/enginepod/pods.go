@@ -3,6 +3,7 @@ package enginepod
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -165,26 +166,11 @@ func leaseID(pod *corev1.Pod) string {
 
 // shared reports whether two pods of one node may use the volume's claims.
 func (e *Engines) shared(ctx context.Context, s Spec) (bool, error) {
-	for _, name := range []string{s.Store, s.Journal} {
-		if name == "" {
-			continue
-		}
-		claim, err := e.cfg.Client.CoreV1().PersistentVolumeClaims(e.cfg.Namespace).Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
-			return false, fmt.Errorf("get claim %s: %w", name, err)
-		}
-		if !sharable(claim) {
-			return false, nil
-		}
-	}
-	return true, nil
+	claims, err := e.claims(ctx, s)
+	return err == nil && !slices.ContainsFunc(claims, isForOnePod), err
 }
 
-func sharable(claim *corev1.PersistentVolumeClaim) bool {
-	for _, mode := range claim.Spec.AccessModes {
-		if mode == corev1.ReadWriteOncePod {
-			return false
-		}
-	}
-	return true
+// isForOnePod reports whether two pods of one node may not use a claim.
+func isForOnePod(claim *corev1.PersistentVolumeClaim) bool {
+	return slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteOncePod)
 }

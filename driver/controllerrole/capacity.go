@@ -17,30 +17,44 @@ import (
 // provisioner is to try.
 const unknownCapacity = int64(1) << 50
 
-// capacityOf asks the capacities that the backing class's driver has published.
-// A volume and its journal, of the same size by default, are to fit.
+// capacityOf asks the capacities that the backing classes' drivers have
+// published. A volume and its journal, of the same size by default, are to fit;
+// a journal's own claim is half as large again.
 func capacityOf(client kubernetes.Interface) func(context.Context, controller.CapacityQuery) (controller.Capacity, error) {
 	return func(ctx context.Context, q controller.CapacityQuery) (controller.Capacity, error) {
 		published, err := client.StorageV1().CSIStorageCapacities(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return controller.Capacity{}, fmt.Errorf("list storage capacities: %w", err)
 		}
-		known, most := false, int64(0)
-		for i := range published.Items {
-			c := &published.Items[i]
-			if c.StorageClassName != q.BackingClass || !reaches(c, q.Labels) {
-				continue
-			}
-			known = true
-			if c.Capacity != nil {
-				most = max(most, c.Capacity.Value())
+		room := unknownCapacity
+		if most, known := mostOf(published.Items, q.BackingClass, q.Labels); known && q.JournalClass == "" {
+			room = most / 2
+		} else if known {
+			room = most
+		}
+		if q.JournalClass != "" {
+			if most, known := mostOf(published.Items, q.JournalClass, q.Labels); known {
+				room = min(room, most/3*2)
 			}
 		}
-		if !known {
-			return controller.Capacity{AvailableBytes: unknownCapacity, MaximumVolumeBytes: unknownCapacity}, nil
-		}
-		return controller.Capacity{AvailableBytes: most / 2, MaximumVolumeBytes: most / 2}, nil
+		return controller.Capacity{AvailableBytes: room, MaximumVolumeBytes: room}, nil
 	}
+}
+
+// mostOf is the largest capacity that is published of a class; known is false if
+// none is.
+func mostOf(published []storagev1.CSIStorageCapacity, class string, labels map[string]string) (most int64, known bool) {
+	for i := range published {
+		c := &published[i]
+		if c.StorageClassName != class || !reaches(c, labels) {
+			continue
+		}
+		known = true
+		if c.Capacity != nil {
+			most = max(most, c.Capacity.Value())
+		}
+	}
+	return most, known
 }
 
 // reaches reports whether a capacity is that of nodes with these labels.

@@ -29,10 +29,6 @@ func (c claims) spec(s fleet.BackingSpec) backing.Spec {
 
 // Ensure implements fleet.Backing.
 func (c claims) Ensure(ctx context.Context, s fleet.BackingSpec) (fleet.Placement, error) {
-	if s.JournalClass != "" {
-		return fleet.Placement{}, fmt.Errorf("%w: parameter %s: a journal of a class of its own is not there yet: leave it out",
-			controller.ErrInvalid, controller.ParameterJournalClass)
-	}
 	p, err := c.claims.Ensure(ctx, c.spec(s))
 	if err != nil {
 		return fleet.Placement{}, backingError(err)
@@ -78,8 +74,12 @@ type pods struct{ engines *enginepod.Engines }
 var _ fleet.Engines = pods{}
 
 func podOf(s fleet.EngineSpec) enginepod.Spec {
-	return enginepod.Spec{Volume: s.Volume.String(), Claim: s.Claim, Group: s.Group, Store: kubenames.BackingClaim(s.Volume.String()),
+	spec := enginepod.Spec{Volume: s.Volume.String(), Claim: s.Claim, Group: s.Group, Store: kubenames.BackingClaim(s.Volume.String()),
 		Node: s.Node, Attached: s.Attached, Lease: s.Lease}
+	if s.OwnJournal {
+		spec.Journal = kubenames.JournalClaim(spec.Volume)
+	}
+	return spec
 }
 
 // Run implements fleet.Engines.

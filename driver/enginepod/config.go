@@ -20,6 +20,9 @@ type Config struct {
 	Volume journal.VolumeID
 	// Dir is where the backing volume is mounted.
 	Dir string
+	// JournalDir is where the journal's backing volume is mounted; empty: it has
+	// none, and is with the store.
+	JournalDir string
 	// Devices provides block devices on this node; nil: the volume cannot be
 	// attached.
 	Devices Devices
@@ -60,6 +63,8 @@ func (c *Config) Validate() error {
 		return errors.New("engine configuration: Volume is missing")
 	case !filepath.IsAbs(c.Dir):
 		return fmt.Errorf("engine configuration: Dir %q is not an absolute path", c.Dir)
+	case c.JournalDir != "" && (!filepath.IsAbs(c.JournalDir) || filepath.Clean(c.JournalDir) == filepath.Clean(c.Dir)):
+		return fmt.Errorf("engine configuration: JournalDir %q has to be absolute, and another directory than Dir", c.JournalDir)
 	}
 	if c.FS == nil {
 		c.FS = vfs.OS{}

@@ -30,6 +30,7 @@ var (
 	indexExtents = prometheus.NewDesc("lockstep_volume_index_extents", "Extents of the live view's index that are in memory.", labels, nil)
 	failed       = prometheus.NewDesc("lockstep_volume_failed", "1 if the volume is not served as ordered.", labels, nil)
 	freeBytes    = prometheus.NewDesc("lockstep_backing_free_bytes", "Free space of the backing volume.", labels, nil)
+	journalFree  = prometheus.NewDesc("lockstep_journal_free_bytes", "Free space of the journal's own backing volume.", labels, nil)
 	lagSeconds   = prometheus.NewDesc("lockstep_volume_lag_seconds", "How far the replica is behind.", labels, nil)
 	lagRecords   = prometheus.NewDesc("lockstep_volume_lag_records", "Durable records that the replica does not hold.", labels, nil)
 	replicating  = prometheus.NewDesc("lockstep_volume_replicating", "1 while the replica is connected.", labels, nil)
@@ -41,7 +42,7 @@ func metricsOf(open func() *Pod) []prometheus.Collector {
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{journalBytes, indexExtents, failed, freeBytes, lagSeconds, lagRecords, replicating} {
+	for _, d := range []*prometheus.Desc{journalBytes, indexExtents, failed, freeBytes, journalFree, lagSeconds, lagRecords, replicating} {
 		ch <- d
 	}
 }
@@ -61,6 +62,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(journalBytes, float64(st.JournalBytes))
 		gauge(indexExtents, float64(st.IndexExtents))
 		gauge(freeBytes, float64(st.FreeBytes))
+	}
+	if dir := pod.cfg.JournalDir; dir != "" {
+		if _, free, err := pod.cfg.FS.Space(dir); err == nil {
+			gauge(journalFree, float64(free))
+		}
 	}
 	if r := s.Replication; r != nil {
 		gauge(lagSeconds, r.LagTime.Seconds())

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"path"
 	"sync"
 	"time"
 
@@ -265,7 +264,7 @@ func (p *Pod) followReplica(ctx context.Context) error {
 	}
 	p.storeTurn.Lock()
 	defer p.storeTurn.Unlock()
-	_, err := p.openEngine(path.Join(p.cfg.Dir, store))
+	_, err := p.openEngine(store)
 	return err
 }
 

@@ -31,6 +31,7 @@ import (
 type ProcessConfig struct {
 	Volume       journal.VolumeID
 	StoreDir     string // where the backing volume is mounted
+	JournalDir   string // where the journal's own backing volume is mounted; empty: it has none
 	Listen       string // host:port of the control API and of replication
 	HolderSocket string // of the node's holder
 	TLSDir       string // the role's certificate
@@ -62,6 +63,8 @@ func (c *ProcessConfig) Validate() error {
 		return errors.New("engine configuration: Volume is missing")
 	case !filepath.IsAbs(c.StoreDir):
 		return fmt.Errorf("engine configuration: store directory %q is not an absolute path", c.StoreDir)
+	case c.JournalDir != "" && !filepath.IsAbs(c.JournalDir):
+		return fmt.Errorf("engine configuration: journal directory %q is not an absolute path", c.JournalDir)
 	case c.Listen == "" || c.HolderSocket == "" || c.TLSDir == "":
 		return errors.New("engine configuration: Listen, HolderSocket and TLSDir are required")
 	case c.Lease != "" && c.LeaseID == "":
@@ -265,7 +268,7 @@ func (p *process) serve(ctx context.Context, files vfs.FS) error {
 		return err
 	}
 	pod, err := Open(Config{
-		Volume: p.cfg.Volume, Dir: p.cfg.StoreDir, FS: files, IndexMemory: p.cfg.IndexMemory, Version: p.cfg.Version, Log: p.cfg.Log, Exports: shown, Site: site,
+		Volume: p.cfg.Volume, Dir: p.cfg.StoreDir, JournalDir: p.cfg.JournalDir, FS: files, IndexMemory: p.cfg.IndexMemory, Version: p.cfg.Version, Log: p.cfg.Log, Exports: shown, Site: site,
 		Devices:    HolderDevices{Volume: p.cfg.Volume, Socket: p.cfg.HolderSocket, Log: p.cfg.Log},
 		DialEngine: p.dialEngine, DialPeer: p.dialPeer, Peer: replication.GatewayPeer(certs.RequireRole(site, certs.RoleGateway)),
 	})

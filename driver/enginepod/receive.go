@@ -2,9 +2,7 @@ package enginepod
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"path"
 
 	"google.golang.org/grpc"
 
@@ -72,7 +70,7 @@ func (p replicaStore) Replica(_ context.Context, _ string, id journal.VolumeID) 
 	}
 	p.storeTurn.Lock()
 	defer p.storeTurn.Unlock()
-	eng, err := p.openEngine(path.Join(p.cfg.Dir, store))
+	eng, err := p.openEngine(store)
 	if err != nil {
 		return nil, err
 	}
@@ -82,19 +80,18 @@ func (p replicaStore) Replica(_ context.Context, _ string, id journal.VolumeID) 
 // Import implements replication.ReplicaStores.
 func (p replicaStore) Import(_ context.Context, _ string, spec replication.ImageSpec) (replication.Import, error) {
 	generation := p.recordNow().Generation + 1
-	dir := path.Join(p.cfg.Dir, storeDir(generation))
-	if err := p.cfg.FS.RemoveAll(dir); err != nil {
+	name := storeDir(generation)
+	if err := p.removeStore(name); err != nil {
 		return nil, fmt.Errorf("discard unfinished import: %w", err)
 	}
-	err := errors.Join(p.cfg.FS.MkdirAll(dir), p.cfg.FS.SyncDir(p.cfg.Dir))
-	if err != nil {
+	if err := p.makeStoreDir(name); err != nil {
 		return nil, fmt.Errorf("make directory for an import: %w", err)
 	}
-	im, err := journal.NewImport(p.storeConfig(dir), journal.Spec{Volume: spec.Volume, SizeBytes: spec.SizeBytes}, spec.At, spec.Timelines)
+	im, err := journal.NewImport(p.storeConfig(name), journal.Spec{Volume: spec.Volume, SizeBytes: spec.SizeBytes}, spec.At, spec.Timelines)
 	if err != nil {
 		return nil, err
 	}
-	return &replicaImport{Import: im, pod: p.Pod, generation: generation, dir: dir}, nil
+	return &replicaImport{Import: im, pod: p.Pod, generation: generation}, nil
 }
 
 // replicaImport implements replication.Import: a store of the next generation
@@ -103,31 +100,32 @@ type replicaImport struct {
 	*journal.Import
 	pod        *Pod
 	generation int
-	dir        string
 }
+
+func (im *replicaImport) name() string { return storeDir(im.generation) }
 
 // Commit implements replication.Import.
 func (im *replicaImport) Commit(context.Context) (replication.ReplicaStore, error) {
 	p := im.pod
 	if err := im.Import.Commit(); err != nil {
-		return nil, errors.Join(err, p.cfg.FS.RemoveAll(im.dir))
+		return nil, p.discard(im.name(), err)
 	}
 	p.storeTurn.Lock()
 	defer p.storeTurn.Unlock()
 	old := p.recordNow().Store
-	err := p.updateRecord(func(r *record) { r.Generation, r.Store = im.generation, storeDir(im.generation) })
+	err := p.updateRecord(func(r *record) { r.Generation, r.Store = im.generation, im.name() })
 	if err != nil {
-		return nil, errors.Join(err, p.cfg.FS.RemoveAll(im.dir))
+		return nil, p.discard(im.name(), err)
 	}
 	if err := p.closeEngine(); err != nil {
 		p.cfg.Log.Warn("closing a replaced store failed", "volume", p.cfg.Volume, "error", err)
 	}
-	eng, err := p.openEngine(im.dir)
+	eng, err := p.openEngine(im.name())
 	if err != nil {
 		return nil, err
 	}
 	if old != "" {
-		if err := p.cfg.FS.RemoveAll(path.Join(p.cfg.Dir, old)); err != nil {
+		if err := p.removeStore(old); err != nil {
 			p.cfg.Log.Warn("removing a replaced store failed", "volume", p.cfg.Volume, "store", old, "error", err)
 		}
 	}
@@ -136,5 +134,5 @@ func (im *replicaImport) Commit(context.Context) (replication.ReplicaStore, erro
 
 // Abort implements replication.Import.
 func (im *replicaImport) Abort() error {
-	return errors.Join(im.Import.Abort(), im.pod.cfg.FS.RemoveAll(im.dir))
+	return im.pod.discard(im.name(), im.Import.Abort())
 }

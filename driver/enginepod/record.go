@@ -31,10 +31,6 @@ type record struct {
 	Generation int `json:"generation,omitempty"`
 }
 
-const storePrefix = "store-"
-
-func storeDir(generation int) string { return fmt.Sprintf("%s%d", storePrefix, generation) }
-
 // openDatabase opens a backing volume's database, which is locked against
 // other processes of this machine, and reads the record; a zero one if it is
 // new. journal.ErrForeign if it is another volume's.

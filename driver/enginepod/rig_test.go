@@ -101,14 +101,16 @@ func (d *device) Release() error {
 
 // rig is one engine process and the node that it runs on.
 type rig struct {
-	t      *testing.T
-	id     journal.VolumeID
-	fs     *vfs.Mem
-	net    *network
-	node   *devices
-	pod    *enginepod.Pod
-	client *control.Client
-	stop   func()
+	t  *testing.T
+	id journal.VolumeID
+	fs *vfs.Mem
+	// journal is where the journal's own backing volume is; empty: nowhere.
+	journal string
+	net     *network
+	node    *devices
+	pod     *enginepod.Pod
+	client  *control.Client
+	stop    func()
 }
 
 func newRig(t *testing.T, n *network, volume byte) *rig {
@@ -129,7 +131,7 @@ func newRig(t *testing.T, n *network, volume byte) *rig {
 func (r *rig) start() {
 	r.t.Helper()
 	var err error
-	r.pod, err = enginepod.Open(enginepod.Config{Volume: r.id, Dir: "/backing", Devices: r.node, DialEngine: r.net.dial,
+	r.pod, err = enginepod.Open(enginepod.Config{Volume: r.id, Dir: "/backing", JournalDir: r.journal, Devices: r.node, DialEngine: r.net.dial,
 		SegmentBytes: journal.MinSegmentBytes, FS: r.fs})
 	if err != nil {
 		r.t.Fatal(err)

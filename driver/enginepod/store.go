@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
-	"strings"
 	"sync"
 	"time"
 
@@ -32,7 +30,7 @@ func (p *Pod) ensureEngine(ctx context.Context, o control.Orders) (*engine.Engin
 		}
 		rec.Generation++
 		rec.Store = storeDir(rec.Generation)
-		if err := p.makeStore(ctx, o, path.Join(p.cfg.Dir, rec.Store)); err != nil {
+		if err := p.makeStore(ctx, o, rec.Store); err != nil {
 			return nil, fmt.Errorf("make store of volume %s: %w", o.Volume, err)
 		}
 		// Until the record names it the store is nobody's, and the next attempt
@@ -42,19 +40,16 @@ func (p *Pod) ensureEngine(ctx context.Context, o control.Orders) (*engine.Engin
 			return nil, err
 		}
 	}
-	return p.openEngine(path.Join(p.cfg.Dir, rec.Store))
+	return p.openEngine(rec.Store)
 }
 
 // makeStore makes a store with its first content. One that an earlier attempt
 // completed is kept.
-func (p *Pod) makeStore(ctx context.Context, o control.Orders, dir string) error {
-	if err := p.cfg.FS.MkdirAll(dir); err != nil {
+func (p *Pod) makeStore(ctx context.Context, o control.Orders, name string) error {
+	if err := p.makeStoreDir(name); err != nil {
 		return err
 	}
-	if err := p.cfg.FS.SyncDir(p.cfg.Dir); err != nil {
-		return err
-	}
-	im, err := journal.NewImport(p.storeConfig(dir), journal.Spec{Volume: o.Volume, SizeBytes: o.SizeBytes}, journal.Position{}, nil)
+	im, err := journal.NewImport(p.storeConfig(name), journal.Spec{Volume: o.Volume, SizeBytes: o.SizeBytes}, journal.Position{}, nil)
 	if errors.Is(err, journal.ErrExists) {
 		return nil
 	}
@@ -99,40 +94,16 @@ func (p *Pod) fill(ctx context.Context, im *journal.Import, from control.Fill, s
 	return errors.Join(err, conn.Close())
 }
 
-// removeStrayStores removes store directories that the record does not name:
-// what an interrupted import or replacement left behind. The one that the next
-// store of a primary will have may be complete, and stays.
-func (p *Pod) removeStrayStores() {
-	names, err := p.cfg.FS.ReadDir(p.cfg.Dir)
-	if err != nil {
-		return // openDatabase has just used it; whatever it is, it comes again
-	}
-	r := p.recordNow()
-	for _, name := range names {
-		if !strings.HasPrefix(name, storePrefix) || name == r.Store || r.Store == "" {
-			continue
-		}
-		if err := p.cfg.FS.RemoveAll(path.Join(p.cfg.Dir, name)); err != nil {
-			p.cfg.Log.Warn("removing a stray store failed", "volume", p.cfg.Volume, "store", name, "error", err)
-		}
-	}
-}
-
-// storeConfig is how every store of the pod is made and opened.
-func (p *Pod) storeConfig(dir string) journal.Config {
-	return journal.Config{FS: p.cfg.FS, Clock: p.cfg.Clock, Log: p.cfg.Log, SegmentBytes: p.cfg.SegmentBytes, IndexMemory: p.cfg.IndexMemory, Dir: dir}
-}
-
 // openEngine opens the store and begins to maintain it, unless it is open. It
 // admits no changes yet. storeTurn must be held.
-func (p *Pod) openEngine(dir string) (*engine.Engine, error) {
+func (p *Pod) openEngine(name string) (*engine.Engine, error) {
 	p.mu.Lock()
 	eng, orders := p.eng, p.record.Orders
 	p.mu.Unlock()
 	if eng != nil {
 		return eng, nil
 	}
-	store, err := journal.Open(p.storeConfig(dir))
+	store, err := journal.Open(p.storeConfig(name))
 	if err != nil {
 		return nil, fmt.Errorf("open store of volume %s: %w", p.cfg.Volume, err)
 	}

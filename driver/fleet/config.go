@@ -134,6 +134,8 @@ type EngineSpec struct {
 	// Attached protects the engine from being evicted.
 	Attached bool
 	Lease    bool
+	// OwnJournal: the journal has a backing volume of its own.
+	OwnJournal bool
 }
 
 // Endpoint is a running engine.

@@ -23,7 +23,7 @@ type Volume struct {
 	Connected  bool   // State is what the engine says now; else what it said last
 	State      control.State
 	Err        error // why the engine does not answer; nil if it is not wanted
-	Trouble    error // why a replica's backing volume is smaller than its primary wants it
+	Trouble    error // why a backing volume is smaller than it should be
 }
 
 // Volumes describes all volumes, by id.

@@ -59,7 +59,7 @@ func Open(cfg Config) (*Fleet, error) {
 	}
 	for _, v := range f.volumes {
 		f.joined.Go(func() { f.tend(v) })
-		f.followSize(v)
+		f.follow(v)
 	}
 	f.joined.Go(func() { f.groups.TellEnds(f.ctx) })
 	f.joined.Go(f.keepUpgraded)

@@ -12,6 +12,9 @@ const (
 	// growPause is between two.
 	growTimeout = 2 * time.Minute
 	growPause   = 5 * time.Second
+	// growBriefly is growTimeout of a primary's, which somebody may want to
+	// attach meanwhile.
+	growBriefly = 10 * time.Second
 )
 
 // growBacking makes a volume's backing volume big enough for a size, and then
@@ -27,6 +30,7 @@ func (f *Fleet) growBacking(ctx context.Context, v *volume, sizeBytes int64) err
 	next.Group = r.Group
 	err = f.cfg.Backing.Expand(ctx, next)
 	if errors.Is(err, ErrNeedsEngine) {
+		defer f.hold(v)()
 		if _, err := f.connected(ctx, v); err != nil {
 			return err
 		}
@@ -38,18 +42,23 @@ func (f *Fleet) growBacking(ctx context.Context, v *volume, sizeBytes int64) err
 	return f.change(ctx, v, func(r *record) { r.SizeBytes, r.Backing = max(r.SizeBytes, sizeBytes), next })
 }
 
-// followSize has a replica's backing volume become as big as its primary's volume
-// has. It tries until it has, and never waits: the primary's records do not.
-func (f *Fleet) followSize(v *volume) {
+// follow has a volume's backing volumes become as big as they should be: a
+// replica's as its primary's volume has, and a journal's own as its budget has. It
+// tries until it has, and never waits: records do not either.
+func (f *Fleet) follow(v *volume) {
+	if !f.isShort(v) {
+		return
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ctx.Err() != nil || v.growing || v.record.Placement == nil || v.record.Backing.VolumeBytes >= v.record.SizeBytes {
-		return // one that is not there yet is made first
+	v.growAsked++
+	if f.ctx.Err() != nil || v.growing {
+		return
 	}
 	v.growing = true
 	f.joined.Go(func() {
 		for f.stillGrows(v) {
-			err := f.growReplica(v)
+			err := f.catchUp(v)
 			f.mu.Lock()
 			v.trouble = err
 			f.mu.Unlock()
@@ -57,7 +66,7 @@ func (f *Fleet) followSize(v *volume) {
 				continue
 			}
 			if !f.isClosed(err) {
-				f.cfg.Log.Warn("backing volume of a replica does not grow", "volume", f.recordOf(v).ID, "error", err)
+				f.cfg.Log.Warn("backing volume does not grow", "volume", f.recordOf(v).ID, "error", err)
 			}
 			timer := f.cfg.Clock.NewTimer(growPause)
 			select {
@@ -69,22 +78,59 @@ func (f *Fleet) followSize(v *volume) {
 	})
 }
 
-// stillGrows reports whether a replica's backing volume is too small; if it is
-// not, whoever asks is to end.
-func (f *Fleet) stillGrows(v *volume) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	v.growing = f.ctx.Err() == nil && !v.gone && !v.record.Retired && v.record.Backing.VolumeBytes < v.record.SizeBytes
-	return v.growing
+// isShort reports whether a backing volume is smaller than it should be. One that
+// is not there yet is made first.
+func (f *Fleet) isShort(v *volume) bool {
+	r := f.recordOf(v)
+	if r.Placement == nil || r.Retired {
+		return false
+	}
+	if r.Backing.VolumeBytes < r.SizeBytes {
+		return true
+	}
+	st, err := f.groups.State(r.Group)
+	return err == nil && r.Backing.JournalClass != "" && r.Backing.JournalBytes < journalBytes(st.Settings, r.SizeBytes)
 }
 
-func (f *Fleet) growReplica(v *volume) error {
-	ctx, cancel := context.WithTimeout(f.ctx, growTimeout)
+// stillGrows reports whether a backing volume is too small; if it is not, whoever
+// asks is to end.
+func (f *Fleet) stillGrows(v *volume) bool {
+	for {
+		f.mu.Lock()
+		asked := v.growAsked
+		f.mu.Unlock()
+		short := f.isShort(v)
+		f.mu.Lock()
+		if asked == v.growAsked {
+			defer f.mu.Unlock()
+			v.growing = short && f.ctx.Err() == nil && !v.gone
+			if !short {
+				v.trouble = nil
+			}
+			return v.growing
+		}
+		f.mu.Unlock() // somebody found it short meanwhile, and left it to this one
+	}
+}
+
+// catchUp makes one attempt, and then tells the engine.
+func (f *Fleet) catchUp(v *volume) error {
+	id, timeout := f.recordOf(v).ID, growBriefly
+	if f.IsReplica(id) {
+		timeout = growTimeout
+	}
+	ctx, cancel := context.WithTimeout(f.ctx, timeout)
 	defer cancel()
-	unlock, err := f.locks.Lock(ctx, volumeKey(f.recordOf(v).ID))
+	unlock, err := f.locks.Lock(ctx, volumeKey(id))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return f.growBacking(ctx, v, f.recordOf(v).SizeBytes)
+	if err := f.growBacking(ctx, v, f.recordOf(v).SizeBytes); err != nil {
+		return err
+	}
+	if _, err := f.reorder(ctx, v, nil); err != nil && !errors.Is(err, ErrNoEngine) {
+		return err
+	}
+	return nil
 }

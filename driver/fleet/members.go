@@ -122,8 +122,14 @@ func (f members) Complete(st group.State) bool {
 	return !slices.ContainsFunc(st.Members, func(id journal.VolumeID) bool { return !known[id] })
 }
 
-// Changed implements groups.Members: a replica's engines run, used or not.
-func (f members) Changed(name string) { f.pokeGroup(name) }
+// Changed implements groups.Members: a replica's engines run, used or not, and a
+// larger budget may need a larger backing volume.
+func (f members) Changed(name string) {
+	f.pokeGroup(name)
+	for _, v := range f.inGroup(name, false) {
+		f.follow(v)
+	}
+}
 
 // Describe implements groups.Members.
 func (f members) Describe(ids []journal.VolumeID) ([]replication.Member, error) {
@@ -173,7 +179,7 @@ func (f members) followMember(ctx context.Context, peer string, a replication.An
 	}
 	r := f.recordOf(v)
 	if r.Name == m.Name && r.Group == a.Group && r.SizeBytes == m.SizeBytes && !r.Retired && maps.Equal(r.Attributes, m.Attributes) {
-		f.followSize(v)
+		f.follow(v)
 		return nil
 	}
 	err = f.change(ctx, v, func(r *record) {
@@ -181,7 +187,7 @@ func (f members) followMember(ctx context.Context, peer string, a replication.An
 		r.Name, r.SizeBytes, r.Retired, r.Attributes = m.Name, m.SizeBytes, false, m.Attributes
 	})
 	if err == nil {
-		f.followSize(v)
+		f.follow(v)
 	}
 	return err
 }

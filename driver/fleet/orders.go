@@ -86,6 +86,9 @@ func (f *Fleet) ordersFor(r record) (control.Orders, error) {
 		return control.Orders{}, err
 	default:
 		f.ordersOfGroup(&o, st)
+		if r.Backing.JournalClass != "" { // the budget grows behind the claim
+			o.JournalBytes = min(journalBytes(st.Settings, r.SizeBytes), r.Backing.JournalBytes)
+		}
 	}
 	if o.Role == control.Primary && r.Fill != nil {
 		if o.Fill, err = f.fillOf(*r.Fill); err != nil {

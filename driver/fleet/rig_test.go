@@ -45,6 +45,8 @@ type cluster struct {
 	peers map[string]fleet.Peer
 	// dialPeer is how its engines reach another site's gateway.
 	dialPeer func(site, address string) (*grpc.ClientConn, error)
+	// journalClass is that of the journals of its replicas; empty: none.
+	journalClass string
 	// asked, unless nil, is called for the class of each new replica.
 	asked func()
 
@@ -55,6 +57,8 @@ type cluster struct {
 	// expanded is what backing volumes were expanded for; the next refusals
 	// expansions fail.
 	expanded map[journal.VolumeID]int64
+	// journals are the budgets that journals' own backing volumes have room for.
+	journals map[journal.VolumeID]int64
 	refusals int
 	engines  map[journal.VolumeID]*process
 	starts   int // engines started so far
@@ -84,7 +88,7 @@ type process struct {
 }
 
 func newCluster(t *testing.T) *cluster {
-	c := &cluster{t: t, site: "a", linger: 20 * time.Millisecond, peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, groups: map[journal.VolumeID]string{}, expanded: map[journal.VolumeID]int64{}, engines: map[journal.VolumeID]*process{}}
+	c := &cluster{t: t, site: "a", linger: 20 * time.Millisecond, peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, groups: map[journal.VolumeID]string{}, expanded: map[journal.VolumeID]int64{}, journals: map[journal.VolumeID]int64{}, engines: map[journal.VolumeID]*process{}}
 	t.Cleanup(func() {
 		for id := range c.engines {
 			c.kill(id)
@@ -111,6 +115,12 @@ func (c *cluster) Ensure(_ context.Context, spec fleet.BackingSpec) (fleet.Place
 			return fleet.Placement{}, err
 		}
 		c.backing[spec.Volume], c.classes[spec.Volume] = fs, spec.Class
+		if spec.JournalClass != "" {
+			if err := fs.MkdirAll("/journal"); err != nil {
+				return fleet.Placement{}, err
+			}
+			c.journals[spec.Volume] = spec.JournalBytes
+		}
 	}
 	return fleet.Placement{Lease: true}, nil
 }
@@ -124,7 +134,17 @@ func (c *cluster) Expand(_ context.Context, spec fleet.BackingSpec) error {
 		return fleet.ErrExhausted
 	}
 	c.expanded[spec.Volume] = spec.VolumeBytes
+	if spec.JournalClass != "" {
+		c.journals[spec.Volume] = spec.JournalBytes
+	}
 	return nil
+}
+
+// journalRoom is the budget that a journal's own backing volume has room for.
+func (c *cluster) journalRoom(id journal.VolumeID) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.journals[id]
 }
 
 // expandedTo is the size of a volume that its backing volume was last made big
@@ -182,7 +202,11 @@ func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec) (fleet.Endpoin
 		return fleet.Endpoint{}, errors.New("no backing volume")
 	}
 	var err error
-	p.pod, err = enginepod.Open(enginepod.Config{Volume: spec.Volume, Dir: "/backing", Devices: p, DialEngine: c.dial, DialPeer: c.dialPeer,
+	journalDir := ""
+	if spec.OwnJournal {
+		journalDir = "/journal"
+	}
+	p.pod, err = enginepod.Open(enginepod.Config{Volume: spec.Volume, Dir: "/backing", JournalDir: journalDir, Devices: p, DialEngine: c.dial, DialPeer: c.dialPeer,
 		Site: c.site, Peer: toldPeer, SegmentBytes: journal.MinSegmentBytes, FS: fs})
 	if err != nil {
 		return fleet.Endpoint{}, err
@@ -336,7 +360,7 @@ func (c *cluster) open() *fleet.Fleet {
 			if c.asked != nil {
 				c.asked()
 			}
-			return fleet.BackingClass{Class: "of-" + site}, nil
+			return fleet.BackingClass{Class: "of-" + site, JournalClass: c.journalClass}, nil
 		},
 		Linger: c.linger, UpgradeEvery: 5 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
 	if err != nil {

@@ -31,9 +31,11 @@ type volume struct {
 	client   *control.Client // nil while the engine does not answer
 	state    control.State   // newest, of client
 	failure  error           // why there is no client
-	trouble  error           // why a replica's backing volume is too small
+	trouble  error           // why a backing volume is too small
 	growing  bool            // it is being expanded
-	gone     bool            // deleted: tend ends
+	// growAsked counts who found it too small.
+	growAsked uint64
+	gone      bool // deleted: tend ends
 	// delivered is the peer that was last known to hold all that is durable, and
 	// the term; zero: none is known to.
 	delivered delivery
@@ -86,7 +88,8 @@ func (f *Fleet) plan(v *volume) plan {
 	defer f.mu.Unlock()
 	r := &v.record
 	// Until it is known what fences the backing volume, a lease does.
-	p := plan{spec: EngineSpec{Volume: r.ID, Claim: r.Backing.Claim, Group: r.Group, Lease: r.Placement == nil || r.Placement.Lease}}
+	p := plan{spec: EngineSpec{Volume: r.ID, Claim: r.Backing.Claim, Group: r.Group, Lease: r.Placement == nil || r.Placement.Lease,
+		OwnJournal: r.Backing.JournalClass != ""}}
 	switch {
 	case v.gone, v.abandoned:
 	case r.Attach != nil:

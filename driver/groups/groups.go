@@ -339,11 +339,9 @@ func (g *Groups) Modify(ctx context.Context, name string, settings group.Setting
 	if err != nil {
 		return err
 	}
+	g.cfg.Members.Changed(name)
 	if err := g.setRetention(ctx, st); err != nil {
 		return err
-	}
-	if before != settings.ReplicateTo {
-		g.cfg.Members.Changed(name)
 	}
 	if before != settings.ReplicateTo && g.runningOf(name) != nil {
 		return g.restart(ctx, name) // to another peer, or to none

@@ -56,8 +56,8 @@ type Members interface {
 	// durably, and retires those that have left it.
 	Follow(ctx context.Context, peer string, a replication.Announcement) error
 	// Changed says that a peer has made a group, or has changed its role or its
-	// members, or that the group goes to another peer: what is to run for them
-	// may be another thing. The group's key is held.
+	// members, or that the group has other settings: what is to run for them, and
+	// what they live on, may be another thing. The group's key is held.
 	Changed(group string)
 	// Describe tells a peer of the members.
 	Describe(ids []journal.VolumeID) ([]replication.Member, error)

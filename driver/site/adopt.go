@@ -33,7 +33,7 @@ func (s *Site) StoreToAdopt(dir string) (journal.VolumeID, int64, error) {
 	if !path.IsAbs(dir) || strings.HasPrefix(path.Clean(dir)+"/", path.Clean(s.cfg.Root)+"/") {
 		return journal.VolumeID{}, 0, fmt.Errorf("adopt store %s: want an absolute path outside of the site's own directory %s: %w", dir, s.cfg.Root, ErrBadStore)
 	}
-	r, err := journal.OpenReadOnly(s.cfg.FS, dir)
+	r, err := journal.OpenReadOnly(journal.Config{FS: s.cfg.FS, Dir: dir})
 	if err != nil {
 		return journal.VolumeID{}, 0, fmt.Errorf("adopt: %w", err)
 	}

@@ -99,7 +99,7 @@ func TestAdoptStoreRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want %v", what, err, c.want)
 		}
 	}
-	held, err := journal.OpenReadOnly(mem, strayStore)
+	held, err := journal.OpenReadOnly(journal.Config{FS: mem, Dir: strayStore})
 	if err != nil {
 		t.Fatal(err)
 	}

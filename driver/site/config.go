@@ -16,7 +16,11 @@ import (
 // Config is what a site needs.
 type Config struct {
 	Name string // of the site
-	Root string // directory of everything durable
+	Root string // directory of everything durable, but for JournalRoot
+	// JournalRoot is where stores that are made from now on have their journals,
+	// on another file system perhaps; empty: in Root. Those that have one there
+	// open only with it.
+	JournalRoot string
 	// Holder attaches devices; nil: volumes cannot be attached.
 	Holder *holder.Client
 	// Transport is a wish for how requests of devices come; see
@@ -48,6 +52,9 @@ type Exporter interface {
 func (c *Config) validate() error {
 	if c.Name == "" || !filepath.IsAbs(c.Root) {
 		return fmt.Errorf("site configuration: Name and an absolute Root are required")
+	}
+	if c.JournalRoot != "" && (!filepath.IsAbs(c.JournalRoot) || filepath.Clean(c.JournalRoot) == filepath.Clean(c.Root)) {
+		return fmt.Errorf("site configuration: JournalRoot %q has to be absolute, and another directory than Root", c.JournalRoot)
 	}
 	if c.FS == nil {
 		c.FS = vfs.OS{}

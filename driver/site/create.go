@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/group"
@@ -63,7 +62,7 @@ func (s *Site) makeStore(ctx context.Context, n NewVolume, settings group.Settin
 	v := s.volumes[n.ID]
 	s.mu.Unlock()
 	if v == nil {
-		v = &volume{record: record{ID: n.ID, Name: n.Name, Group: n.Group, SizeBytes: n.SizeBytes, Store: storeDir(1), Generation: 1}}
+		v = &volume{record: record{ID: n.ID, Name: n.Name, Group: n.Group, SizeBytes: n.SizeBytes, Store: storeDir(1), Generation: 1, OwnJournal: s.cfg.JournalRoot != ""}}
 		if err := s.saveRecord(v.record); err != nil {
 			return nil, err
 		}
@@ -91,7 +90,7 @@ func (s *Site) fillStore(ctx context.Context, v *volume, n NewVolume) error {
 	if err := s.makeVolumeDir(n.ID); err != nil {
 		return err
 	}
-	cfg := s.storeConfig(path.Join(s.volumeDir(n.ID), v.record.Store))
+	cfg := s.storeConfig(n.ID, v.record.Store, v.record.OwnJournal)
 	im, err := journal.NewImport(cfg, journal.Spec{Volume: n.ID, SizeBytes: n.SizeBytes}, journal.Position{}, nil)
 	if err != nil {
 		return err
@@ -183,13 +182,16 @@ func (s *Site) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
 // remove takes a detached volume away. Its keys are held.
 func (s *Site) remove(ctx context.Context, v *volume) error {
 	id := s.recordOf(v).ID
+	if err := s.checkReach(s.recordOf(v)); err != nil {
+		return err
+	}
 	if err := s.groups.Leave(ctx, v.record.Group, id, true); err != nil {
 		return err
 	}
 	if err := s.closeStore(v); err != nil {
 		return err
 	}
-	if err := s.cfg.FS.RemoveAll(s.volumeDir(id)); err != nil {
+	if err := s.removeVolumeDir(id); err != nil {
 		return fmt.Errorf("delete volume %s: %w", id, err)
 	}
 	// The record goes last: until then the next call finds the rest.

@@ -3,7 +3,6 @@ package site
 import (
 	"encoding/json"
 	"fmt"
-	"path"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -22,6 +21,8 @@ type record struct {
 	// Store is the directory of the volume's store below its own; empty
 	// while a replica has none yet.
 	Store string
+	// OwnJournal is set for a store whose journal is below Config.JournalRoot.
+	OwnJournal bool `json:",omitempty"`
 	// Generation is the highest number given to a store directory.
 	Generation int
 	// From is the directory that a store is being adopted from; empty otherwise.
@@ -29,26 +30,6 @@ type record struct {
 	// Retired volumes are in no group; their pinned images are still read.
 	Retired bool `json:",omitempty"`
 }
-
-func (s *Site) volumeDir(id journal.VolumeID) string {
-	return path.Join(s.cfg.Root, volumesDir, id.String())
-}
-
-// makeVolumeDir makes the directory for a volume's stores; durable on return.
-func (s *Site) makeVolumeDir(id journal.VolumeID) error {
-	dir := s.volumeDir(id)
-	err := s.cfg.FS.MkdirAll(dir)
-	if err == nil {
-		err = s.cfg.FS.SyncDir(path.Dir(dir))
-	}
-	if err != nil {
-		return fmt.Errorf("make directory of volume %s: %w", id, err)
-	}
-	return nil
-}
-
-// storeDir names a store directory by its generation.
-func storeDir(generation int) string { return fmt.Sprintf("store-%d", generation) }
 
 func (s *Site) saveRecord(r record) error {
 	value, err := json.Marshal(r)

@@ -171,7 +171,7 @@ func TestAnImageWaitsForViews(t *testing.T) {
 // rewindPins lists the pins of rewinds in a store that is not open.
 func rewindPins(t *testing.T, fs vfs.FS, id journal.VolumeID) (pins []string) {
 	t.Helper()
-	report, err := journal.Verify(context.Background(), fs, "/root/volumes/"+id.String()+"/store-1")
+	report, err := journal.Verify(context.Background(), journal.Config{FS: fs, Dir: "/root/volumes/" + id.String() + "/store-1"})
 	if err != nil {
 		t.Fatal(err)
 	}

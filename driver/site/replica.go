@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
@@ -73,28 +72,32 @@ func (s replicas) Import(_ context.Context, _ string, spec replication.ImageSpec
 	if err := s.makeVolumeDir(spec.Volume); err != nil {
 		return nil, err
 	}
-	dir := path.Join(s.volumeDir(spec.Volume), storeDir(generation))
-	if err := s.cfg.FS.RemoveAll(dir); err != nil {
+	if err := s.removeStore(spec.Volume, storeDir(generation)); err != nil {
 		return nil, fmt.Errorf("discard unfinished import: %w", err)
 	}
-	im, err := journal.NewImport(s.storeConfig(dir),
+	own := s.cfg.JournalRoot != ""
+	im, err := journal.NewImport(s.storeConfig(spec.Volume, storeDir(generation), own),
 		journal.Spec{Volume: spec.Volume, SizeBytes: spec.SizeBytes}, spec.At, spec.Timelines)
 	if err != nil {
 		return nil, err
 	}
-	return &replicaImport{Import: im, site: s.Site, volume: v, generation: generation, dir: dir}, nil
+	return &replicaImport{Import: im, site: s.Site, volume: v, generation: generation, ownJournal: own}, nil
 }
 
 // replicaImport implements replication.Import: a store of the next generation
 // that takes the place of the present one when its record is saved.
 type replicaImport struct {
 	*journal.Import
-	site   *Site
-	volume *volume
-	// generation of the new store, and its directory
-	generation int
-	dir        string
-	filled     bool // dir is a store
+	site       *Site
+	volume     *volume
+	generation int  // of the new store
+	ownJournal bool // it has one
+	filled     bool // it is a store
+}
+
+// remove removes the new store again.
+func (im *replicaImport) remove() error {
+	return im.site.removeStore(im.volume.record.ID, storeDir(im.generation))
 }
 
 // replaceable tells why a volume's store cannot be replaced by an image now.
@@ -112,7 +115,7 @@ func (im *replicaImport) Commit(ctx context.Context) (replication.ReplicaStore, 
 	s, id := im.site, im.volume.record.ID
 	if !im.filled {
 		if err := im.Import.Commit(); err != nil {
-			return nil, errors.Join(err, s.cfg.FS.RemoveAll(im.dir))
+			return nil, errors.Join(err, im.remove())
 		}
 		im.filled = true
 	}
@@ -126,10 +129,10 @@ func (im *replicaImport) Commit(ctx context.Context) (replication.ReplicaStore, 
 	}
 	old := s.recordOf(im.volume)
 	next := old
-	next.Generation, next.Store = im.generation, storeDir(im.generation)
+	next.Generation, next.Store, next.OwnJournal = im.generation, storeDir(im.generation), im.ownJournal
 	st, err := s.groups.State(next.Group)
 	if err != nil {
-		return nil, errors.Join(err, s.cfg.FS.RemoveAll(im.dir))
+		return nil, errors.Join(err, im.remove())
 	}
 	config, attached, err := s.replaceStore(ctx, im.volume, st.Settings, &next)
 	if attached {
@@ -146,7 +149,7 @@ func (im *replicaImport) Commit(ctx context.Context) (replication.ReplicaStore, 
 		return nil, err
 	}
 	if old.Store != "" {
-		if err := s.cfg.FS.RemoveAll(path.Join(s.volumeDir(old.ID), old.Store)); err != nil {
+		if err := s.removeStore(old.ID, old.Store); err != nil {
 			s.cfg.Log.Warn("removing a replaced store failed; the next start does", "volume", old.ID, "error", err)
 		}
 	}
@@ -159,5 +162,5 @@ func (im *replicaImport) Commit(ctx context.Context) (replication.ReplicaStore, 
 
 // Abort implements replication.Import.
 func (im *replicaImport) Abort() error {
-	return errors.Join(im.Import.Abort(), im.site.cfg.FS.RemoveAll(im.dir))
+	return errors.Join(im.Import.Abort(), im.remove())
 }

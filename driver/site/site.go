@@ -38,6 +38,11 @@ func Open(ctx context.Context, cfg Config) (*Site, error) {
 	if err == nil {
 		err = errors.Join(cfg.FS.SyncDir(path.Dir(cfg.Root)), cfg.FS.SyncDir(cfg.Root))
 	}
+	if err == nil && cfg.JournalRoot != "" {
+		// It is not made: what is made where its disk should be mounted is lost
+		// once that is.
+		_, err = cfg.FS.ReadDir(cfg.JournalRoot)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open site %s: %w", cfg.Name, err)
 	}
@@ -91,23 +96,6 @@ func (s *Site) load(ctx context.Context) error {
 		}
 	}
 	return s.resumeAttachments(ctx)
-}
-
-// removeStrayStores removes store directories that no record names: what an
-// interrupted import or swap left behind.
-func (s *Site) removeStrayStores(r record) {
-	dir := s.volumeDir(r.ID)
-	names, err := s.cfg.FS.ReadDir(dir)
-	if err != nil {
-		return // a replica that holds nothing yet
-	}
-	for _, name := range names {
-		if name != r.Store {
-			if err := s.cfg.FS.RemoveAll(path.Join(dir, name)); err != nil {
-				s.cfg.Log.Warn("removing a stray store failed", "volume", r.ID, "store", name, "error", err)
-			}
-		}
-	}
 }
 
 // Close ends everything in order: groups, views, frontends, stores. Devices

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"sync"
 
 	"github.com/lockstep-csi/lockstep/engine"
@@ -33,8 +32,8 @@ func (s *Site) openStore(v *volume, settings group.Settings) error {
 	if v.record.Store == "" || v.eng != nil {
 		return nil
 	}
-	dir := path.Join(s.volumeDir(v.record.ID), v.record.Store)
-	store, err := journal.Open(s.storeConfig(dir))
+	r := v.record
+	store, err := journal.Open(s.storeConfig(r.ID, r.Store, r.OwnJournal))
 	if err != nil {
 		s.mu.Lock()
 		v.failed = err
@@ -44,11 +43,6 @@ func (s *Site) openStore(v *volume, settings group.Settings) error {
 	applyRetention(store, settings)
 	s.serveStore(v, store)
 	return nil
-}
-
-// storeConfig is how every store of the site is made and opened.
-func (s *Site) storeConfig(dir string) journal.Config {
-	return journal.Config{FS: s.cfg.FS, Clock: s.cfg.Clock, Log: s.cfg.Log, SegmentBytes: s.cfg.SegmentBytes, IndexMemory: s.cfg.IndexMemory, Dir: dir}
 }
 
 // serveStore makes an open store the volume's. Changes are refused until its

@@ -161,11 +161,12 @@ func TestLockstepClassErrors(t *testing.T) {
 		class Class
 		want  string
 	}{
-		"own":     {Class{Over: own, Immediate: true}, "is of " + provisioner + " itself"},
-		"missing": {Class{Over: "there-is-none"}, "there-is-none does not exist"},
-		"typo":    {Class{Over: over, Parameters: map[string]string{"checkpointIntervall": "1s"}}, "unknown parameters checkpointIntervall"},
-		"range":   {Class{Over: over, Immediate: true, Parameters: map[string]string{"window": "5s"}}, "want 1m0s to"},
-		"journal": {Class{Over: over, Parameters: map[string]string{"journalStorageClass": over}}, "journalStorageClass"},
+		"own":             {Class{Over: own, Immediate: true}, "is of " + provisioner + " itself"},
+		"missing":         {Class{Over: "there-is-none"}, "there-is-none does not exist"},
+		"typo":            {Class{Over: over, Parameters: map[string]string{"checkpointIntervall": "1s"}}, "unknown parameters checkpointIntervall"},
+		"range":           {Class{Over: over, Immediate: true, Parameters: map[string]string{"window": "5s"}}, "want 1m0s to"},
+		"own-journal":     {Class{Over: over, Parameters: map[string]string{"journalStorageClass": own}}, "is of " + provisioner + " itself"},
+		"missing-journal": {Class{Over: over, Parameters: map[string]string{"journalStorageClass": "nothing-fast"}}, "nothing-fast does not exist"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ns := ns.For(t)

@@ -35,6 +35,7 @@ func TestLockstepClaimToPod(t *testing.T) {
 		kind{name: "block", class: Class{Over: last}, block: true, script: "test -b /dev/data"},
 		kind{name: "immediate", class: Class{Over: last, Immediate: true}, script: ext4})
 	if len(env.BackingClasses) > 1 {
+		kinds = append(kinds, kind{name: "journal over " + last, class: Class{Over: first, Parameters: map[string]string{"journalStorageClass": last}}, script: ext4})
 		kinds = append(kinds, kind{name: "immediate over " + env.BackingClasses[1], class: Class{Over: env.BackingClasses[1], Immediate: true}, script: ext4})
 	}
 	ns := env.A.NewNamespace(t)

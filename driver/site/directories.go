@@ -1,0 +1,128 @@
+package site
+
+import (
+	"errors"
+	"fmt"
+	"path"
+
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// A volume has a directory below Root, and one below JournalRoot if that is
+// there. Its stores are in the first, each in a directory named by its
+// generation, and their journals in the second, in directories of the same
+// names, unless they are with their stores. Sites can share a JournalRoot: they
+// may have stores of the same volume.
+
+func (s *Site) volumeDir(id journal.VolumeID) string {
+	return path.Join(s.cfg.Root, volumesDir, id.String())
+}
+
+// journalDir is where a volume's journals of their own are; empty: nowhere.
+func (s *Site) journalDir(id journal.VolumeID) string {
+	if s.cfg.JournalRoot == "" {
+		return ""
+	}
+	return path.Join(s.cfg.JournalRoot, s.cfg.Name, id.String())
+}
+
+// storeDir names a store directory by its generation.
+func storeDir(generation int) string { return fmt.Sprintf("store-%d", generation) }
+
+// storeConfig is how a volume's store is made and opened.
+func (s *Site) storeConfig(id journal.VolumeID, store string, ownJournal bool) journal.Config {
+	c := journal.Config{FS: s.cfg.FS, Clock: s.cfg.Clock, Log: s.cfg.Log, SegmentBytes: s.cfg.SegmentBytes, IndexMemory: s.cfg.IndexMemory,
+		Dir: path.Join(s.volumeDir(id), store)}
+	if dir := s.journalDir(id); ownJournal && dir != "" {
+		c.JournalDir = path.Join(dir, store)
+	}
+	return c
+}
+
+// makeVolumeDir makes the directories for a volume's stores and journals; durable
+// on return.
+func (s *Site) makeVolumeDir(id journal.VolumeID) error {
+	dirs := []string{s.volumeDir(id)}
+	if dir := s.journalDir(id); dir != "" {
+		dirs = append(dirs, dir)
+	}
+	for _, dir := range dirs {
+		err := s.cfg.FS.MkdirAll(dir)
+		if err == nil {
+			err = errors.Join(s.cfg.FS.SyncDir(path.Dir(dir)), s.cfg.FS.SyncDir(path.Dir(path.Dir(dir))))
+		}
+		if err != nil {
+			return fmt.Errorf("make directory of volume %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// removeStore removes a store that is not open, or what there is of one, and its
+// journal.
+func (s *Site) removeStore(id journal.VolumeID, store string) error {
+	err := s.cfg.FS.RemoveAll(path.Join(s.volumeDir(id), store))
+	if dir := s.journalDir(id); err == nil && dir != "" {
+		err = journal.RemoveJournal(s.cfg.FS, path.Join(dir, store), id)
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s of volume %s: %w", store, id, err)
+	}
+	return nil
+}
+
+// removeStrayStores removes stores and journals that no record names: what an
+// interrupted import or swap left behind.
+func (s *Site) removeStrayStores(r record) {
+	s.removeStrays(r, s.volumeDir(r.ID), r.Store)
+	if dir := s.journalDir(r.ID); dir != "" && r.OwnJournal {
+		s.removeStrays(r, dir, r.Store)
+	} else if dir != "" {
+		s.removeStrays(r, dir, "")
+	}
+}
+
+// removeStrays removes of every store in a directory but one what is removed
+// without harm to that one.
+func (s *Site) removeStrays(r record, dir, keep string) {
+	names, err := s.cfg.FS.ReadDir(dir)
+	if err != nil {
+		return // a replica that holds nothing yet
+	}
+	for _, name := range names {
+		if name == keep {
+			continue
+		}
+		if name == r.Store {
+			err = journal.RemoveJournal(s.cfg.FS, path.Join(dir, name), r.ID)
+		} else {
+			err = s.removeStore(r.ID, name)
+		}
+		if err != nil {
+			s.cfg.Log.Warn("removing a stray store failed", "volume", r.ID, "store", name, "error", err)
+		}
+	}
+}
+
+// checkReach returns journal.ErrNoJournal if a part of a volume is where this site
+// does not look.
+func (s *Site) checkReach(r record) error {
+	if r.OwnJournal && s.cfg.JournalRoot == "" {
+		return fmt.Errorf("volume %s: start the site with the journal root that it had: %w", r.ID, journal.ErrNoJournal)
+	}
+	return nil
+}
+
+// removeVolumeDir removes everything that a volume has.
+func (s *Site) removeVolumeDir(id journal.VolumeID) error {
+	dirs := []string{s.volumeDir(id)}
+	if dir := s.journalDir(id); dir != "" {
+		dirs = append(dirs, dir)
+	}
+	for _, dir := range dirs {
+		if err := s.cfg.FS.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
