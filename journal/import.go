@@ -112,14 +112,19 @@ func (im *Import) prepare() error {
 	if err := fs.MkdirAll(im.cfg.file(journalDir)); err != nil {
 		return err
 	}
-	if im.image != "" {
-		return im.linkImage()
-	}
-	im.base, err = fs.Create(im.cfg.file(baseFile))
+	im.base, err = im.makeBase()
 	if err != nil {
 		return err
 	}
 	return im.base.Truncate(im.spec.SizeBytes)
+}
+
+// makeBase makes the base's file, of an image where there is one.
+func (im *Import) makeBase() (vfs.File, error) {
+	if im.image != "" {
+		return im.linkImage()
+	}
+	return im.cfg.FS.Create(im.cfg.file(baseFile))
 }
 
 // clear removes what an interrupted import, or an interrupted removal of a

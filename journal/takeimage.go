@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"path"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // TakeImage makes a store whose base is an existing raw image, without copying
@@ -45,26 +47,25 @@ func TakeImage(cfg Config, spec Spec, image string) error {
 	return nil
 }
 
-// linkImage makes the image the base. What it holds is durable before anything
-// says that it is a store's.
-func (im *Import) linkImage() error {
-	if err := im.cfg.FS.Link(im.image, im.cfg.file(baseFile)); err != nil {
-		return err
+// linkImage makes the image the base, which has its size already.
+func (im *Import) linkImage() (vfs.File, error) {
+	name := im.cfg.file(baseFile)
+	if err := im.cfg.FS.Link(im.image, name); err != nil {
+		return nil, err
 	}
-	err := im.openLinked()
-	if err != nil { // the second name goes again
-		err = errors.Join(err, im.cfg.FS.Remove(im.cfg.file(baseFile)))
+	base, err := im.cfg.FS.Open(name)
+	var size int64
+	if err == nil {
+		size, err = base.Size()
 	}
-	return err
-}
-
-func (im *Import) openLinked() (err error) {
-	if im.base, err = im.cfg.FS.Open(im.cfg.file(baseFile)); err != nil {
-		return err
-	}
-	size, err := im.base.Size()
 	if err == nil && size != im.spec.SizeBytes {
 		err = fmt.Errorf("%s has %d bytes, and not %d: %w", im.image, size, im.spec.SizeBytes, ErrRange)
 	}
-	return err
+	if err == nil {
+		return base, nil
+	}
+	if base != nil {
+		err = errors.Join(err, base.Close())
+	}
+	return nil, errors.Join(err, im.cfg.FS.Remove(name)) // the second name goes again
 }
