@@ -144,14 +144,13 @@ func TestDrainFails(t *testing.T) {
 // TestDrainNeedsSoundRecords: damage is not moved into the image.
 func TestDrainNeedsSoundRecords(t *testing.T) {
 	w := newWorld(t, 1, nil)
-	if err := errors.Join(w.run([]step{{1, (*world).write}}, 10), w.s.Close()); err != nil {
+	if err := w.run([]step{{1, (*world).write}}, 10); err != nil {
 		t.Fatal(err)
 	}
-	names, err := w.mem.ReadDir(path.Join(worldDir, journalDir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.mem.Corrupt(path.Join(worldDir, journalDir, names[0]), blockBytes+frameHeaderBytes, 8); err != nil {
+	g := w.s.active
+	newest := g.changes[len(g.changes)-1].loc // nothing has overwritten it
+	mustClose(t, w.s)
+	if err := w.mem.Corrupt(path.Join(worldDir, g.name), newest.fileOffset(), 8); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.open(); err != nil {
