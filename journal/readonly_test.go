@@ -11,8 +11,8 @@ import (
 )
 
 // TestReadOnlyShowsEveryPosition compares the images of a store that nobody has
-// open with the model, after a clean close and after a kill, and that nothing
-// changed by it.
+// open with the model and with the views of the store once it is opened, after a
+// clean close and after a kill, and that nothing changed by it.
 func TestReadOnlyShowsEveryPosition(t *testing.T) {
 	for _, load := range workloads {
 		for _, killed := range []bool{false, true} {
@@ -35,7 +35,12 @@ func TestReadOnlyShowsEveryPosition(t *testing.T) {
 				if r.Tip() != w.m.tip || r.Horizon() != horizon || len(r.Pins()) != len(pins) || r.SizeBytes() != w.m.size || len(r.Damage()) != 0 {
 					t.Fatalf("tip %s, horizon %s, pins %v, %d bytes, damage %v", r.Tip(), r.Horizon(), r.Pins(), r.SizeBytes(), r.Damage())
 				}
-				checkImages(t, w.m, r)
+				w.mount(mem.KillClone())
+				if err := w.open(); err != nil {
+					t.Fatal(err)
+				}
+				checkImages(t, w.m, r, w.s)
+				mustClose(t, w.s)
 				for _, c := range r.Checkpoints() {
 					if w.m.points[c.Number] != c.Position {
 						t.Errorf("checkpoint %d is at %s, want %s", c.Number, c.Position, w.m.points[c.Number])
@@ -52,17 +57,20 @@ func TestReadOnlyShowsEveryPosition(t *testing.T) {
 	}
 }
 
-func checkImages(t *testing.T, m *model, r *ReadOnly) {
+// checkImages: what can be opened can be read, and what cannot, not.
+func checkImages(t *testing.T, m *model, r *ReadOnly, s *Store) {
 	t.Helper()
 	seen := 0
 	for _, pos := range m.past {
 		im, err := r.Image(context.Background(), pos, ImageOptions{})
+		v, viewErr := s.View(pos)
+		if (err == nil) != (viewErr == nil) || errors.Is(err, ErrHorizon) != errors.Is(viewErr, ErrHorizon) || errors.Is(err, ErrUnknownPosition) != errors.Is(viewErr, ErrUnknownPosition) {
+			t.Fatalf("image at %s: %v; view: %v", pos, err, viewErr)
+		}
 		if err != nil {
-			if m.descends(pos, r.Horizon()) || !errors.Is(err, ErrHorizon) && !errors.Is(err, ErrUnknownPosition) {
-				t.Fatalf("%s: %v", pos, err)
-			}
 			continue
 		}
+		_ = v.Close()
 		want := m.images[pos]
 		if im.SizeBytes() != int64(len(want)) || !bytes.Equal(readAll(t, im, im.SizeBytes()), want) {
 			t.Fatalf("image at %s differs from the model", pos)
