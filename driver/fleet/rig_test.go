@@ -292,6 +292,7 @@ func (c *cluster) dial(address string) (*grpc.ClientConn, error) {
 type device struct {
 	engine.Device
 	busy bool
+	gone bool // withdrawn
 	lost chan struct{}
 }
 
@@ -304,6 +305,16 @@ func (d *device) Path() string                 { return "/dev/test0" }
 func (d *device) Resize(context.Context) error { return nil }
 func (d *device) Lost() <-chan struct{}        { return d.lost }
 func (d *device) Release() error               { return nil }
+func (d *device) Unused(ctx context.Context) error {
+	return d.Detach(ctx)
+}
+func (d *device) Withdraw(ctx context.Context) error {
+	if err := d.Detach(ctx); err != nil {
+		return err
+	}
+	d.gone = true
+	return nil
+}
 func (d *device) Detach(context.Context) error {
 	if d.busy {
 		return control.ErrDeviceInUse

@@ -42,6 +42,11 @@ type volume struct {
 	// abandoned: the engine is to be stopped, and none to run, until whoever
 	// set it is done.
 	abandoned bool
+	// withdrawn: the device is away, and stays so until the volume is writable
+	// again, although it is attached: its group forks. The engine's orders are
+	// without a device then, durably. A controller that starts anew gives it back,
+	// or finishes the fork first: see ordersOfGroup.
+	withdrawn bool
 	changed   chan struct{} // closed and replaced when client or state changes
 
 	// labelled is the group that the backing volume says it is in. It is tend's.
