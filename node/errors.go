@@ -19,6 +19,8 @@ var (
 	ErrExists = errors.New("already there with other properties")
 	// ErrPrecondition: the volume is not in the state that the call needs.
 	ErrPrecondition = errors.New("precondition not met")
+	// ErrInUse: something of the volume is staged or published on this node.
+	ErrInUse = fmt.Errorf("volume is in use: %w", ErrPrecondition)
 	// ErrForeign: the device holds something that is not the wanted file
 	// system. It was not touched.
 	ErrForeign = errors.New("device is not blank and not of the wanted file system")

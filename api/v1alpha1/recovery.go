@@ -122,7 +122,8 @@ const (
 	// PhaseQuiescing: workloads are being scaled to 0; it ends when no pod uses
 	// the group's claims.
 	PhaseQuiescing RecoveryPhase = "Quiescing"
-	// PhaseDetaching: waits until no member is attached.
+	// PhaseDetaching: waits until no node has anything of a member mounted or
+	// published. Members may stay attached.
 	PhaseDetaching RecoveryPhase = "Detaching"
 	// PhaseRewinding: members fork at the point.
 	PhaseRewinding RecoveryPhase = "Rewinding"

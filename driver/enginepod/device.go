@@ -26,6 +26,12 @@ type Device interface {
 	// Detach takes the device away once everything written to it is with the
 	// engine; control.ErrDeviceInUse, and nothing happened, while it is open.
 	Detach(ctx context.Context) error
+	// Unused returns control.ErrDeviceInUse while anything on the node has the device
+	// mounted, claimed or published. Withdraw takes it away, as Detach does, if
+	// beside that no process has it open; with ErrDeviceInUse nothing happened. Both
+	// are refused so by a node that cannot know.
+	Unused(ctx context.Context) error
+	Withdraw(ctx context.Context) error
 	// Release stops serving; I/O waits for the next engine.
 	Release() error
 	// Lost is closed when another engine has the device: this one must end.
@@ -79,12 +85,17 @@ func (p *Pod) detach(ctx context.Context) error {
 	if err := device.Detach(ctx); err != nil {
 		return fmt.Errorf("detach volume %s: %w", p.cfg.Volume, err)
 	}
+	p.forgetDevice()
+	return eng.Flush(ctx)
+}
+
+// forgetDevice is for a device that is gone.
+func (p *Pod) forgetDevice() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.unwatch()
 	p.device, p.attached = nil, nil
 	p.notifyLocked()
-	p.mu.Unlock()
-	return eng.Flush(ctx)
 }
 
 // release stops serving the device and leaves it to the next engine.

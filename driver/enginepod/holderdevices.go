@@ -77,6 +77,28 @@ func (a *attached) Detach(ctx context.Context) error {
 	return a.Release()
 }
 
+func (a *attached) Unused(ctx context.Context) error { return a.inUse(a.keeper.Withdraw(ctx, true)) }
+
+// Withdraw implements Device. As in Detach the device is served meanwhile.
+func (a *attached) Withdraw(ctx context.Context) error {
+	if err := a.keeper.Withdraw(ctx, false); err != nil {
+		return a.inUse(err)
+	}
+	return a.Release()
+}
+
+// inUse gives a refusal of the holder its meaning for orders. One that does not know
+// what a withdraw is finds it invalid.
+func (a *attached) inUse(err error) error {
+	switch {
+	case errors.Is(err, holder.ErrBusy):
+		return fmt.Errorf("%w: %w", control.ErrDeviceInUse, err)
+	case errors.Is(err, holder.ErrInvalid):
+		return fmt.Errorf("the node plugin is of a version that keeps %s until it is detached: %w", a.path, control.ErrDeviceInUse)
+	}
+	return err
+}
+
 func (a *attached) Release() error {
 	a.stop()
 	a.joined.Wait()

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"time"
 
@@ -143,8 +144,8 @@ func (p *Pod) take(ctx context.Context) error {
 
 // Order implements control.Volume.
 func (p *Pod) Order(ctx context.Context, o control.Orders) error {
-	if o.Volume != p.cfg.Volume {
-		return fmt.Errorf("orders are for volume %s, this is %s: %w", o.Volume, p.cfg.Volume, journal.ErrForeign)
+	if err := p.checkOrders(o); err != nil {
+		return err
 	}
 	if err := p.take(ctx); err != nil {
 		return err
@@ -166,13 +167,34 @@ func (p *Pod) Order(ctx context.Context, o control.Orders) error {
 	}
 }
 
-// accept makes orders durable. Who may send changes with them, so that no
-// append of a stream is in progress meanwhile.
-func (p *Pod) accept(ctx context.Context, o control.Orders) error {
+// checkOrders refuses orders for another volume.
+func (p *Pod) checkOrders(o control.Orders) error {
+	if o.Volume != p.cfg.Volume {
+		return fmt.Errorf("orders are for volume %s, this is %s: %w", o.Volume, p.cfg.Volume, journal.ErrForeign)
+	}
+	return nil
+}
+
+// checkNewer refuses orders that are older than those in force. The turn must be
+// held.
+func (p *Pod) checkNewer(o control.Orders) error {
 	now := p.recordNow()
 	if o.Compare(&now.Orders) < 0 || o.Term < now.FencedBelow {
 		return fmt.Errorf("orders (%d, %d) of volume %s, (%d, %d) in force, fenced below %d: %w", o.Term, o.Revision, o.Volume,
 			now.Orders.Term, now.Orders.Revision, now.FencedBelow, control.ErrStaleOrder)
+	}
+	return nil
+}
+
+// accept makes orders durable. Who may send changes with them, so that no
+// append of a stream is in progress meanwhile.
+func (p *Pod) accept(ctx context.Context, o control.Orders) error {
+	if err := p.checkNewer(o); err != nil {
+		return err
+	}
+	now := p.recordNow()
+	if reflect.DeepEqual(now.Orders, o) {
+		return nil // and durable, which costs two syncs: orders are repeated often
 	}
 	save := func(context.Context) error { return p.updateRecord(func(r *record) { r.Orders = o }) }
 	if p.streams == nil || sameStanding(now.Orders, o) {

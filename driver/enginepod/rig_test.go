@@ -58,6 +58,7 @@ type device struct {
 	node *devices
 	how  control.Attach
 	busy bool
+	torn error // of a Withdraw: what became of the device is not known
 	lost chan struct{}
 }
 
@@ -90,6 +91,22 @@ func (d *device) Detach(context.Context) error {
 	}
 	d.node.now = nil
 	return nil
+}
+
+func (d *device) Unused(context.Context) error {
+	d.node.mu.Lock()
+	defer d.node.mu.Unlock()
+	if d.busy {
+		return control.ErrDeviceInUse
+	}
+	return nil
+}
+
+func (d *device) Withdraw(ctx context.Context) error {
+	if d.torn != nil {
+		return d.torn
+	}
+	return d.Detach(ctx)
 }
 
 func (d *device) Release() error {

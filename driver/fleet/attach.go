@@ -49,9 +49,6 @@ func (f *Fleet) Attach(ctx context.Context, id journal.VolumeID, node string, ho
 // finishAttach has the engine attach the device, and its group admit writes.
 func (f *Fleet) finishAttach(ctx context.Context, v *volume, id journal.VolumeID, node string) (device string, err error) {
 	state, err := f.reorder(ctx, v, nil)
-	if err == nil && state.Device == "" {
-		err = fmt.Errorf("attach volume %s to node %s: %s", id, node, state.Error)
-	}
 	if err != nil {
 		return "", err
 	}
@@ -63,6 +60,15 @@ func (f *Fleet) finishAttach(ctx context.Context, v *volume, id journal.VolumeID
 	defer unlock()
 	if err := f.groups.Refresh(ctx, name); err != nil {
 		return "", fmt.Errorf("admit writes to volume %s: %w", id, err)
+	}
+	if state.Device == "" { // the group was forking, which is over
+		state, err = f.reorder(ctx, v, nil)
+		if err == nil && state.Device == "" {
+			err = fmt.Errorf("attach volume %s to node %s: %s", id, node, state.Error)
+		}
+		if err != nil {
+			return "", err
+		}
 	}
 	if !f.recordOf(v).Orders.Writable {
 		return "", fmt.Errorf("attach volume %s: its group does not admit writes: %w", id, group.ErrRole)

@@ -16,23 +16,23 @@ var errCrash = errors.New("crash")
 // effect, for every k: the controller starts again on what is durable, and the
 // operation repeated by its caller succeeds.
 func TestOperationsAreRepeatedAfterACrashAtEveryCommit(t *testing.T) {
-	prepare := func(t *testing.T, f *fleet.Fleet) {
+	prepare := func(t *testing.T, _ *cluster, f *fleet.Fleet) {
 		mustCreate(t, f, newVolume(1, "shop"))
 		mustAttach(t, f, 1, "node1")
 	}
 	operations := []struct {
 		name    string
-		prepare func(*testing.T, *fleet.Fleet)
+		prepare func(*testing.T, *cluster, *fleet.Fleet)
 		run     func(*testing.T, *fleet.Fleet) error
 		check   func(*testing.T, *cluster, *fleet.Fleet)
 	}{
-		{"create", func(*testing.T, *fleet.Fleet) {},
+		{"create", func(*testing.T, *cluster, *fleet.Fleet) {},
 			func(t *testing.T, f *fleet.Fleet) error {
 				_, err := f.CreateVolume(bounded(t), newVolume(1, "shop"))
 				return err
 			},
 			func(t *testing.T, _ *cluster, f *fleet.Fleet) { mustAttach(t, f, 1, "node1") }},
-		{"attach", func(t *testing.T, f *fleet.Fleet) { mustCreate(t, f, newVolume(1, "shop")) },
+		{"attach", func(t *testing.T, _ *cluster, f *fleet.Fleet) { mustCreate(t, f, newVolume(1, "shop")) },
 			func(t *testing.T, f *fleet.Fleet) error {
 				_, err := f.Attach(bounded(t), id(1), "node1", plain)
 				return err
@@ -44,8 +44,8 @@ func TestOperationsAreRepeatedAfterACrashAtEveryCommit(t *testing.T) {
 		{"detach", prepare,
 			func(t *testing.T, f *fleet.Fleet) error { return f.Detach(bounded(t), id(1)) },
 			func(t *testing.T, _ *cluster, f *fleet.Fleet) { mustAttach(t, f, 1, "node2") }},
-		{"move", func(t *testing.T, f *fleet.Fleet) {
-			prepare(t, f)
+		{"move", func(t *testing.T, c *cluster, f *fleet.Fleet) {
+			prepare(t, c, f)
 			mustCreate(t, f, newVolume(2, "shop"))
 			mustCreate(t, f, newVolume(3, "bank"))
 		},
@@ -75,7 +75,16 @@ func TestOperationsAreRepeatedAfterACrashAtEveryCommit(t *testing.T) {
 					t.Errorf("a group without members is left: %v", err)
 				}
 			}},
-		{"delete", func(t *testing.T, f *fleet.Fleet) { mustCreate(t, f, newVolume(1, "shop")) },
+		{"rewind", prepareRewind, rewindToGood,
+			func(t *testing.T, c *cluster, f *fleet.Fleet) { expectBoth(t, c, f, 1) }},
+		{"undo", func(t *testing.T, c *cluster, f *fleet.Fleet) {
+			prepareRewind(t, c, f)
+			if err := rewindToGood(t, f); err != nil {
+				t.Fatal(err)
+			}
+		}, undoRewind,
+			func(t *testing.T, c *cluster, f *fleet.Fleet) { expectBoth(t, c, f, 2) }},
+		{"delete", func(t *testing.T, _ *cluster, f *fleet.Fleet) { mustCreate(t, f, newVolume(1, "shop")) },
 			func(t *testing.T, f *fleet.Fleet) error { return f.DeleteVolume(bounded(t), id(1)) },
 			func(t *testing.T, c *cluster, f *fleet.Fleet) {
 				if len(f.Volumes()) != 0 || len(c.backing) != 0 || len(f.Groups().Groups()) != 0 {
@@ -100,11 +109,11 @@ func TestOperationsAreRepeatedAfterACrashAtEveryCommit(t *testing.T) {
 }
 
 // crashAt reports whether the operation got as far as its k-th commit.
-func crashAt(t *testing.T, k int, after bool, prepare func(*testing.T, *fleet.Fleet), run func(*testing.T, *fleet.Fleet) error,
+func crashAt(t *testing.T, k int, after bool, prepare func(*testing.T, *cluster, *fleet.Fleet), run func(*testing.T, *fleet.Fleet) error,
 	check func(*testing.T, *cluster, *fleet.Fleet)) bool {
 	c := newCluster(t)
 	f := c.open()
-	prepare(t, f)
+	prepare(t, c, f)
 	commits := 0
 	dies := func() error {
 		commits++

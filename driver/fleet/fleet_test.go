@@ -178,50 +178,6 @@ func TestEnginesGoOnWithoutTheController(t *testing.T) {
 	expect(t, c.device(id(1)), 7)
 }
 
-func TestRewindNeedsTheGroupDetached(t *testing.T) {
-	c := newCluster(t)
-	f := c.open()
-	defer closeFleet(t, f)
-	for n := range byte(2) {
-		mustCreate(t, f, newVolume(n+1, "shop"))
-		mustAttach(t, f, n+1, "node1")
-		write(t, c.device(id(n+1)), 1)
-	}
-	if _, _, err := f.PinPoint(bounded(t), "shop", "good", ""); err != nil {
-		t.Fatal(err)
-	}
-	write(t, c.device(id(1)), 2)
-	until(t, "the pin to be known", func() bool {
-		_, err := f.Groups().Select(bounded(t), "shop", "pin:good")
-		return err == nil
-	})
-	if _, err := f.Groups().StartRewind(bounded(t), "shop", "pin:good", false); !errors.Is(err, groups.ErrInUse) {
-		t.Fatalf("rewind under an attached device: %v, want ErrInUse", err)
-	}
-	mustDetach(t, f, 1)
-	mustDetach(t, f, 2)
-	release, err := f.Wake(bounded(t), "shop", false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.Groups().StartRewind(bounded(t), "shop", "pin:good", false); err != nil {
-		t.Fatal(err)
-	}
-	release()
-	mustAttach(t, f, 1, "node2")
-	expect(t, c.device(id(1)), 1)
-	mustDetach(t, f, 1)
-	if release, err = f.Wake(bounded(t), "shop", false); err != nil {
-		t.Fatal(err)
-	}
-	defer release()
-	if _, err := f.Groups().UndoRewind(bounded(t), "shop", false); err != nil {
-		t.Fatal(err)
-	}
-	mustAttach(t, f, 1, "node1")
-	expect(t, c.device(id(1)), 2)
-}
-
 func TestAPinOfARestingGroupFillsAClone(t *testing.T) {
 	c := newCluster(t)
 	f := c.open()

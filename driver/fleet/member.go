@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -96,6 +97,9 @@ func (m member) Unpin(ctx context.Context, name string) error {
 }
 
 func (m member) SetWritable(ctx context.Context, writable bool) error {
+	if writable {
+		m.setWithdrawn(false)
+	}
 	_, err := m.fleet.reorder(ctx, m.v, func(o *control.Orders) { o.Writable = writable })
 	return err
 }
@@ -127,6 +131,58 @@ func (m member) Newest(ctx context.Context) (journal.Checkpoint, error) {
 		return journal.Checkpoint{}, err
 	}
 	return held[len(held)-1], nil
+}
+
+func (m member) setWithdrawn(withdrawn bool) {
+	m.fleet.mu.Lock()
+	defer m.fleet.mu.Unlock()
+	m.v.withdrawn = withdrawn
+}
+
+// Withdraw has the engine give the device of an attached volume up, if its node
+// knows of no use of it.
+func (m member) Withdraw(ctx context.Context) error {
+	a := m.fleet.recordOf(m.v).Attach
+	if a == nil {
+		return nil
+	}
+	if a.Leaving {
+		return fmt.Errorf("it is being detached from node %s: %w", a.Node, groups.ErrInUse)
+	}
+	m.setWithdrawn(true)
+	// Nobody has writes to make: the same orders also stop them, which is to come.
+	_, err := m.fleet.send(ctx, m.v, func(o *control.Orders) { o.Writable = false },
+		func(c *control.Client, ctx context.Context, o control.Orders) (control.State, error) {
+			return c.Withdraw(ctx, &o)
+		})
+	return inUse(a.Node, err)
+}
+
+// inUse gives an engine's refusal to withdraw its meaning for groups.
+func inUse(node string, err error) error {
+	if errors.Is(err, control.ErrDeviceInUse) {
+		return fmt.Errorf("it is attached to node %s: scale down what uses it first: %w: %w", node, groups.ErrInUse, err)
+	}
+	return err
+}
+
+// Idle returns groups.ErrInUse while anything uses a device of a group, as far as
+// the nodes can see. It changes nothing, and is no promise.
+func (f *Fleet) Idle(ctx context.Context, name string) error {
+	for _, v := range f.inGroup(name, false) {
+		r := f.recordOf(v)
+		if r.Attach == nil {
+			continue
+		}
+		client, err := f.connected(ctx, v)
+		if err == nil {
+			_, err = client.Withdraw(ctx, nil)
+		}
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", r.ID, inUse(r.Attach.Node, err))
+		}
+	}
+	return nil
 }
 
 func (m member) CheckUnused(context.Context) error {

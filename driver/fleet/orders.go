@@ -22,17 +22,26 @@ func turnKey(id journal.VolumeID) string { return "orders/" + id.String() }
 // its group), saves them, and has them carried out. ErrNoEngine, with the
 // orders saved, when the engine does not answer: they are sent when it does.
 func (f *Fleet) reorder(ctx context.Context, v *volume, edit func(*control.Orders)) (control.State, error) {
+	return f.send(ctx, v, edit, (*control.Client).Order)
+}
+
+// send is reorder by a call of the engine's.
+func (f *Fleet) send(ctx context.Context, v *volume, edit func(*control.Orders),
+	call func(*control.Client, context.Context, control.Orders) (control.State, error)) (control.State, error) {
 	unlock, err := f.locks.Lock(ctx, turnKey(f.recordOf(v).ID))
 	if err != nil {
 		return control.State{}, err
 	}
 	defer unlock()
 	f.mu.Lock()
-	r, client, failure := v.record, v.client, v.failure
+	r, client, failure, withdrawn := v.record, v.client, v.failure, v.withdrawn
 	f.mu.Unlock()
 	next, err := f.ordersFor(r)
 	if err != nil {
 		return control.State{}, err
+	}
+	if withdrawn {
+		next.Attach = nil
 	}
 	if edit != nil {
 		edit(&next)
@@ -47,7 +56,7 @@ func (f *Fleet) reorder(ctx context.Context, v *volume, edit func(*control.Order
 	if client == nil {
 		return control.State{}, fmt.Errorf("order volume %s: %w: %w", r.ID, ErrNoEngine, orUnknown(failure))
 	}
-	state, err := client.Order(ctx, next)
+	state, err := call(client, ctx, next)
 	if err != nil {
 		return state, fmt.Errorf("order volume %s: %w", r.ID, err)
 	}
@@ -104,6 +113,9 @@ func (f *Fleet) ordersOfGroup(o *control.Orders, st group.State) {
 	if st.Role == group.RoleReplica {
 		o.Role, o.Source, o.Writable, o.Attach, o.SizeBytes = control.Replica, st.Source, false, nil, 0
 		return
+	}
+	if st.Pending != nil { // an engine that has a device does not fork
+		o.Attach = nil
 	}
 	if peer := st.Settings.ReplicateTo; peer != "" {
 		if to, ok := f.cfg.Peer(peer); ok {

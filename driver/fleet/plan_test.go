@@ -24,6 +24,7 @@ func TestARewindIsPlannedWhileTheGroupIsInUse(t *testing.T) {
 	if st, err := f.Groups().State("shop"); err != nil || st.Rewind != nil {
 		t.Errorf("after a plan the group is %+v, %v", st, err)
 	}
+	c.device(id(1)).busy = true
 	if _, err := f.Groups().StartRewind(bounded(t), "shop", "latest", false); !errors.Is(err, groups.ErrInUse) {
 		t.Errorf("a rewind under a user: %v, want ErrInUse", err)
 	}

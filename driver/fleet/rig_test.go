@@ -1,6 +1,7 @@
 package fleet_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,6 +65,11 @@ type cluster struct {
 	starts   int // engines started so far
 	full     bool
 	deaf     bool // engines do not answer
+	// connections are those that engines took so far.
+	connections int
+	clock       clock.Clock
+	// upgradeEvery is the fleet's; 0: 5 ms.
+	upgradeEvery time.Duration
 	// template is what engines are made of, manual that those that run keep
 	// theirs. handOver, unless nil, is called by each handover before it does
 	// anything; handed are the volumes of those that were done.
@@ -284,6 +290,9 @@ func (c *cluster) dial(address string) (*grpc.ClientConn, error) {
 			if l == nil || deaf {
 				return nil, errors.New("nobody listens there")
 			}
+			c.mu.Lock()
+			c.connections++
+			c.mu.Unlock()
 			return l.DialContext(ctx)
 		}))
 }
@@ -292,6 +301,7 @@ func (c *cluster) dial(address string) (*grpc.ClientConn, error) {
 type device struct {
 	engine.Device
 	busy bool
+	gone bool // withdrawn
 	lost chan struct{}
 }
 
@@ -304,6 +314,16 @@ func (d *device) Path() string                 { return "/dev/test0" }
 func (d *device) Resize(context.Context) error { return nil }
 func (d *device) Lost() <-chan struct{}        { return d.lost }
 func (d *device) Release() error               { return nil }
+func (d *device) Unused(ctx context.Context) error {
+	return d.Detach(ctx)
+}
+func (d *device) Withdraw(ctx context.Context) error {
+	if err := d.Detach(ctx); err != nil {
+		return err
+	}
+	d.gone = true
+	return nil
+}
 func (d *device) Detach(context.Context) error {
 	if d.busy {
 		return control.ErrDeviceInUse
@@ -362,7 +382,7 @@ func (c *cluster) open() *fleet.Fleet {
 			}
 			return fleet.BackingClass{Class: "of-" + site, JournalClass: c.journalClass}, nil
 		},
-		Linger: c.linger, UpgradeEvery: 5 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+		Clock: c.clock, Linger: c.linger, UpgradeEvery: cmp.Or(c.upgradeEvery, 5*time.Millisecond), Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
 	if err != nil {
 		c.t.Fatal(err)
 	}

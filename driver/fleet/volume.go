@@ -26,6 +26,7 @@ type volume struct {
 	// template is what the engine was made of, outdated that it is to be upgraded,
 	// and held until when it is not to be.
 	template string
+	misses   int // attempts in a row, since it answered last, that found it not listening
 	outdated bool
 	held     time.Time
 	client   *control.Client // nil while the engine does not answer
@@ -42,6 +43,11 @@ type volume struct {
 	// abandoned: the engine is to be stopped, and none to run, until whoever
 	// set it is done.
 	abandoned bool
+	// withdrawn: the device is away, and stays so until the volume is writable
+	// again, although it is attached: its group forks. The engine's orders are
+	// without a device then, durably. A controller that starts anew gives it back,
+	// or finishes the fork first: see ordersOfGroup.
+	withdrawn bool
 	changed   chan struct{} // closed and replaced when client or state changes
 
 	// labelled is the group that the backing volume says it is in. It is tend's.
@@ -152,8 +158,24 @@ func (v *volume) noteDelivery() {
 	}
 }
 
-// retryPause is the time between two attempts to have an engine run.
-const retryPause = time.Second
+// retryPause is the time between two attempts to have an engine run. One that runs
+// and does not listen yet, as at its start, is tried again after firstPause, and
+// then after twice as long each time.
+const (
+	retryPause = time.Second
+	firstPause = 50 * time.Millisecond
+)
+
+// pauseAfter is how long to wait after an attempt that ended with err.
+func (f *Fleet) pauseAfter(v *volume, err error) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !connectionLost(err) || v.misses >= 5 { // 1.6 s
+		return retryPause
+	}
+	v.misses++
+	return firstPause << (v.misses - 1)
+}
 
 // tend keeps one volume's engine running where it is wanted, and stopped where
 // it is not.
@@ -253,12 +275,15 @@ func (f *Fleet) serve(v *volume, p plan) {
 				return
 			}
 			if !began { // otherwise the successor is there, or soon
-				f.sleep(v, f.cfg.Clock.Now().Add(retryPause))
+				f.sleep(v, f.cfg.Clock.Now().Add(f.pauseAfter(v, err)))
 			}
 			return
 		}
 		f.label(v)
 		next := f.plan(v)
+		if f.isFound(v, p.spec, next.spec) {
+			next.spec = p.spec
+		}
 		if !next.run || f.mustMove(v, next) || next.spec != p.spec && !f.answers(v) {
 			h.giveUp()
 			cancel()
@@ -294,6 +319,16 @@ func (f *Fleet) update(ctx context.Context, p plan) error {
 	defer cancel()
 	_, err := f.cfg.Engines.Run(ctx, p.spec)
 	return err
+}
+
+// isFound reports whether what is wanted differs from before only in that it has
+// become known where the engine runs, which is nothing to begin anew for.
+func (f *Fleet) isFound(v *volume, before, wanted EngineSpec) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	there := before
+	there.Node = wanted.Node
+	return before.Node == "" && v.node != "" && wanted.Node == v.node && wanted == there
 }
 
 // answers reports whether the engine is connected.
@@ -359,7 +394,7 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 	met := false
 	err = client.Watch(ctx, func(s control.State) {
 		f.mu.Lock()
-		v.client, v.state, v.failure = client, s, nil
+		v.client, v.state, v.failure, v.misses = client, s, nil, 0
 		v.noteDelivery()
 		v.notifyLocked()
 		f.mu.Unlock()

@@ -176,25 +176,35 @@ func (g *Groups) startPrimary(ctx, runCtx context.Context, r *running, st group.
 // admit lets the members that are there take writes, and makes them the
 // coordinator's.
 func (g *Groups) admit(ctx context.Context, coord *group.Coordinator, st group.State) {
-	var members []group.Member
-	for _, id := range st.Members {
-		m, err := g.cfg.Members.Member(id)
-		var newest journal.Checkpoint
-		if err == nil {
-			newest, err = m.Newest(ctx)
-		}
-		if err == nil {
-			err = m.SetWritable(ctx, true)
-		}
-		if err != nil {
-			g.cfg.Log.Warn("a member does not take part: its group takes no recovery points", "group", st.Name, "volume", id, "error", err)
-			members = append(members, absentMember{id, err})
-			continue
-		}
-		coord.Raise(newest.Number, newest.Time)
-		members = append(members, m)
+	members, newest := make([]group.Member, len(st.Members)), make([]journal.Checkpoint, len(st.Members))
+	var admitting sync.WaitGroup
+	for i, id := range st.Members {
+		admitting.Go(func() {
+			var err error
+			if members[i], newest[i], err = g.admitMember(ctx, id); err != nil {
+				g.cfg.Log.Warn("a member does not take part: its group takes no recovery points", "group", st.Name, "volume", id, "error", err)
+				members[i] = absentMember{id, err}
+			}
+		})
+	}
+	admitting.Wait()
+	for _, c := range newest {
+		coord.Raise(c.Number, c.Time)
 	}
 	coord.SetMembers(members)
+}
+
+// admitMember lets one member take writes. It may have to attach its device.
+func (g *Groups) admitMember(ctx context.Context, id journal.VolumeID) (group.Member, journal.Checkpoint, error) {
+	m, err := g.cfg.Members.Member(id)
+	if err != nil {
+		return nil, journal.Checkpoint{}, err
+	}
+	newest, err := m.Newest(ctx)
+	if err == nil {
+		err = m.SetWritable(ctx, true)
+	}
+	return m, newest, err
 }
 
 // Stop ends what Start started; members refuse changes afterwards only if the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/group"
@@ -20,7 +21,8 @@ type Member interface {
 	group.Member
 	group.Forker
 	// SetWritable decides whether changes are admitted. After false none is
-	// in flight on return, and none is admitted until true.
+	// in flight on return, and none is admitted until true. With true the device
+	// is there again that Withdraw took away.
 	SetWritable(ctx context.Context, writable bool) error
 	// SetRetention applies the group's window and journal budget.
 	SetRetention(ctx context.Context, settings group.Settings) error
@@ -30,6 +32,11 @@ type Member interface {
 	// CheckUnused returns ErrInUse while the member's device is open, and
 	// otherwise sees to it that nothing of its content is cached any more.
 	CheckUnused(ctx context.Context) error
+	// Withdraw has nobody use the member's content, and nobody have any of it
+	// cached, until SetWritable(true): a device of it that is attached goes
+	// meanwhile, or all that is cached of it. What was written to it is with the
+	// engine on return. ErrInUse while anything uses it.
+	Withdraw(ctx context.Context) error
 }
 
 // Members is where the members of a site's groups are. Its methods may be
@@ -134,12 +141,14 @@ func (g *Groups) forkers(ids []journal.VolumeID) ([]group.Forker, error) {
 // stopWrites makes every open member refuse changes and waits for those in
 // flight.
 func (g *Groups) stopWrites(ctx context.Context, ids []journal.VolumeID) error {
-	var errs []error
-	for _, id := range ids {
+	errs := make([]error, len(ids))
+	var stopping sync.WaitGroup
+	for i, id := range ids {
 		if m, err := g.cfg.Members.Member(id); err == nil {
-			errs = append(errs, m.SetWritable(ctx, false))
+			stopping.Go(func() { errs[i] = m.SetWritable(ctx, false) })
 		}
 	}
+	stopping.Wait()
 	return errors.Join(errs...)
 }
 

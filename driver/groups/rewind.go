@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/lockstep-csi/lockstep/group"
 )
 
@@ -79,7 +81,7 @@ func (g *Groups) CommitRewind(ctx context.Context, name string, dryRun bool) (gr
 
 // fork runs an operation that forks every member of a primary group, with the
 // group's key held: plan decides where to and changes nothing; begin, if any,
-// completes the operation once the group's devices are known to be unused.
+// completes the operation once nobody has anything of the group's content.
 func (g *Groups) fork(ctx context.Context, name string, kind group.OperationKind, dryRun bool, plan func(group.State, *group.Operation) error, begin func() error) error {
 	unlock, err := g.cfg.Locks.Lock(ctx, Key(name))
 	if err != nil {
@@ -110,16 +112,18 @@ func (g *Groups) fork(ctx context.Context, name string, kind group.OperationKind
 	if dryRun && g.cfg.StopsUsers {
 		return nil
 	}
-	if err := g.checkUnused(ctx, st); err != nil {
-		return fmt.Errorf("%s of group %s: %w", kind, name, err)
-	}
 	if dryRun {
+		if err := g.checkUnused(ctx, st); err != nil {
+			return fmt.Errorf("%s of group %s: %w", kind, name, err)
+		}
 		return nil
 	}
-	if begin != nil {
-		if err := begin(); err != nil {
-			return err
-		}
+	err = g.withdraw(ctx, st)
+	if err == nil && begin != nil {
+		err = begin()
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("%s of group %s: %w", kind, name, err), g.giveBack(ctx, name))
 	}
 	return g.carryOut(ctx, st, op, members, func(st *group.State) { st.LastCheckpoint = max(st.LastCheckpoint, coord.Last()) })
 }
@@ -132,7 +136,7 @@ func (g *Groups) fork(ctx context.Context, name string, kind group.OperationKind
 func (g *Groups) carryOut(ctx context.Context, st group.State, op group.Operation, members []group.Forker, more func(*group.State)) error {
 	if st.Role == group.RolePrimary {
 		if err := g.stopWrites(ctx, st.Members); err != nil {
-			return err
+			return errors.Join(err, g.giveBack(ctx, st.Name))
 		}
 	}
 	g.Stop(st.Name)
@@ -178,4 +182,34 @@ func (g *Groups) checkUnused(ctx context.Context, st group.State) error {
 		}
 	}
 	return nil
+}
+
+// withdraw has nobody use anything of a group's content until its members are
+// writable again.
+func (g *Groups) withdraw(ctx context.Context, st group.State) error {
+	members, err := g.members(st.Members)
+	if err != nil {
+		return err
+	}
+	withdrawing, ctx := errgroup.WithContext(ctx)
+	for _, m := range members {
+		withdrawing.Go(func() error {
+			if err := m.Withdraw(ctx); err != nil {
+				return fmt.Errorf("volume %s: %w", m.Volume(), err)
+			}
+			return nil
+		})
+	}
+	return withdrawing.Wait()
+}
+
+// giveBackTimeout bounds how long members may take to get their devices back.
+const giveBackTimeout = 30 * time.Second
+
+// giveBack ends what withdraw, or stopWrites, began, where nothing came of it. It
+// is done also for a caller who does not wait any more.
+func (g *Groups) giveBack(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTimeout)
+	defer cancel()
+	return g.Refresh(ctx, name)
 }

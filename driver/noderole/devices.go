@@ -62,3 +62,11 @@ func (d devices) Await(ctx context.Context, id journal.VolumeID) (string, error)
 
 // Ready implements node.Devices.
 func (d devices) Ready(context.Context) error { return d.holder.Ready() }
+
+// holderErrors says in the holder's words that a volume is in use.
+func holderErrors(err error) error {
+	if errors.Is(err, node.ErrInUse) || errors.Is(err, node.ErrBusy) {
+		return fmt.Errorf("%w: %w", holder.ErrBusy, err)
+	}
+	return err
+}

@@ -26,14 +26,18 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := makeDirs(cfg); err != nil {
 		return err
 	}
+	var service *node.Server
 	kept, err := holder.New(holder.Config{
 		Socket: cfg.HolderSocket, Dir: cfg.DevicesDir, Group: cfg.HolderGroup, IdleTimeout: -1, Keep: true, Transport: cfg.Transport,
+		Unused: func(ctx context.Context, volume, device string, do func() error) error {
+			return holderErrors(service.WhileUnused(ctx, volume, device, do))
+		},
 		Log: cfg.Log.With("component", "holder"),
 	})
 	if err != nil {
 		return err
 	}
-	service, err := node.New(node.Config{
+	service, err = node.New(node.Config{
 		NodeID: cfg.NodeID, MaxVolumesPerNode: cfg.MaxVolumes, Devices: devices{kept, cfg.StageWait},
 		StateDir: cfg.StateDir, Topology: cfg.Topology, DevicesByCaller: true, Log: cfg.Log,
 	})

@@ -268,3 +268,58 @@ func TestRun(t *testing.T) {
 	must(t, e.keeper.Detach(p.context(), false))
 	must(t, p.unstage(staging)) // needs neither device nor engine
 }
+
+// TestWithdraw has the engine give its device up while the volume stays attached:
+// not under a pod's mount, nor under a raw device that a pod is to get, and the next
+// pod finds what the engine then has.
+func TestWithdraw(t *testing.T) {
+	p := startPlugin(t)
+	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+		t.Skip("not tested: mkfs.ext4 is not installed")
+	}
+	dir := t.TempDir()
+	staging, target := filepath.Join(dir, "staging"), filepath.Join(dir, "target")
+	t.Cleanup(func() {
+		_ = unix.Unmount(target, unix.MNT_DETACH)
+		_ = unix.Unmount(staging, unix.MNT_DETACH)
+	})
+	dev := conformance.NewMemory(64 << 20)
+	e := p.startEngine(dev)
+	refused := func(when string) {
+		t.Helper()
+		for _, look := range []bool{true, false} {
+			if err := e.keeper.Withdraw(p.context(), look); !errors.Is(err, holder.ErrBusy) || !strings.Contains(err.Error(), dir) {
+				t.Errorf("%s, look %t: %v, want ErrBusy, and where", when, look, err)
+			}
+		}
+	}
+	must(t, p.stage(staging))
+	refused("staged")
+	must(t, p.publish(staging, target))
+	refused("published")
+	must(t, os.WriteFile(filepath.Join(target, "file"), []byte("content"), 0o600))
+	must(t, p.unpublish(target))
+	must(t, p.unstage(staging))
+
+	asBlock := &csi.VolumeCapability{AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}, AccessMode: mountCapability.GetAccessMode()}
+	_, err := p.csi.NodePublishVolume(p.context(), &csi.NodePublishVolumeRequest{VolumeId: volumeID, StagingTargetPath: staging, TargetPath: target, VolumeCapability: asBlock})
+	must(t, err)
+	refused("published as a block device")
+	must(t, p.unpublish(target))
+
+	must(t, e.keeper.Withdraw(p.context(), true))
+	must(t, e.keeper.Withdraw(p.context(), false))
+	if err := p.stage(staging); status.Code(err) != codes.Unavailable {
+		t.Errorf("stage while the device is away: %v", err)
+	}
+	e.die()
+	e = p.startEngine(dev)
+	must(t, p.stage(staging))
+	must(t, p.publish(staging, target))
+	if got, err := os.ReadFile(filepath.Join(target, "file")); err != nil || string(got) != "content" {
+		t.Errorf("on the device that came back: %q, %v", got, err)
+	}
+	must(t, p.unpublish(target))
+	must(t, p.unstage(staging))
+	must(t, e.keeper.Detach(p.context(), false))
+}

@@ -21,6 +21,8 @@ type Fleet interface {
 	Summary(ctx context.Context, name string) (groups.Summary, error)
 	// Wake has a group's engines run until release is called.
 	Wake(ctx context.Context, name string, past bool) (release func(), err error)
+	// Idle returns groups.ErrInUse while anything uses a device of a group.
+	Idle(ctx context.Context, name string) error
 	// Select finds a recovery point of a group that is awake.
 	Select(ctx context.Context, name, at string) (group.Point, error)
 	StartRewind(ctx context.Context, name, at string, dryRun bool) (group.Rewind, error)

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
 
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/driver/groups"
 )
 
 // quiesce scales what uses the group to 0 and waits until its pods are gone.
@@ -98,7 +99,12 @@ func (r *recoverer) remember(ctx context.Context, rec *v1alpha1.Recovery, users 
 	return news, nil
 }
 
-// detach waits until nothing has a device of the group.
+// idleTimeout bounds one look at whether a group is in use.
+const idleTimeout = 10 * time.Second
+
+// detach waits until no node has anything of the group mounted, published or
+// claimed. Its volumes may stay attached: that Kubernetes has detached them it
+// learns seconds later, by what the kubelet reports.
 func (r *recoverer) detach(ctx context.Context, rec *v1alpha1.Recovery) error {
 	users, err := r.users(ctx, rec)
 	if err != nil {
@@ -108,59 +114,16 @@ func (r *recoverer) detach(ctx context.Context, rec *v1alpha1.Recovery) error {
 		r.enter(rec, v1alpha1.PhaseQuiescing)
 		return nil
 	}
-	if err := r.detached(ctx, rec); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, idleTimeout)
+	defer cancel()
+	switch err := r.fleet.Idle(ctx, name(rec)); {
+	case errors.Is(err, groups.ErrInUse), errors.Is(err, fleet.ErrNoEngine):
+		return waitFor("%v", err)
+	case err != nil:
 		return err
 	}
 	r.enter(rec, v1alpha1.PhaseRewinding)
 	return nil
-}
-
-// detached says what still has the group: attachments of Kubernetes, and
-// devices.
-func (r *recoverer) detached(ctx context.Context, rec *v1alpha1.Recovery) error {
-	st, ok := r.state(rec)
-	if !ok {
-		return fail("group %s has ended", rec.Spec.Group)
-	}
-	members := r.members(st)
-	attached, err := r.attachments(ctx, members)
-	if err != nil {
-		return err
-	}
-	if len(attached) > 0 {
-		return waitFor("volumes are attached: %s", strings.Join(attached, ", "))
-	}
-	for _, v := range members {
-		if v.Attach != nil {
-			return waitFor("volume %s has a device on node %s", v.ID, v.Attach.Node)
-		}
-	}
-	return nil
-}
-
-// attachments are the VolumeAttachments of volumes, as text.
-func (r *recoverer) attachments(ctx context.Context, members []fleet.Volume) ([]string, error) {
-	volumes, err := r.persistentVolumes(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var all storagev1.VolumeAttachmentList
-	if err := r.client.List(ctx, &all); err != nil {
-		return nil, fmt.Errorf("list volume attachments: %w", err)
-	}
-	var found []string
-	for _, a := range all.Items {
-		if a.Spec.Attacher != r.driver || a.Spec.Source.PersistentVolumeName == nil {
-			continue
-		}
-		for _, v := range members {
-			if pv := volumes[v.ID.String()]; pv != nil && pv.Name == *a.Spec.Source.PersistentVolumeName {
-				found = append(found, fmt.Sprintf("%s to node %s", pv.Name, a.Spec.NodeName))
-			}
-		}
-	}
-	slices.Sort(found)
-	return found, nil
 }
 
 // persistentVolumes are those of this driver, by handle.
@@ -179,7 +142,8 @@ func (r *recoverer) persistentVolumes(ctx context.Context) (map[string]*corev1.P
 }
 
 // resume scales each workload to what it was, but one that somebody has given
-// another size meanwhile.
+// another size meanwhile. It is done when the devices that the rewind took away are
+// back: nobody else would try again, and pods wait for them.
 func (r *recoverer) resume(ctx context.Context, rec *v1alpha1.Recovery) error {
 	for i := range rec.Status.Workloads {
 		w := &rec.Status.Workloads[i]
@@ -192,10 +156,43 @@ func (r *recoverer) resume(ctx context.Context, rec *v1alpha1.Recovery) error {
 		}
 		w.Restored = true
 	}
-	if isFailing(rec) {
+	err := r.restoreDevices(ctx, rec)
+	switch {
+	case isFailing(rec):
+		if err != nil { // it has failed for another reason, which is to be told
+			r.log.Warn("after a recovery that failed a device is missing", "group", name(rec), "error", err)
+		}
 		r.enter(rec, v1alpha1.PhaseFailed)
-	} else {
-		r.enter(rec, v1alpha1.PhaseCompleted)
+		return nil
+	case err != nil:
+		return err
 	}
+	r.enter(rec, v1alpha1.PhaseCompleted)
 	return nil
+}
+
+// restoreDevices has engines that were to attach their devices again, and could
+// not, try once more.
+func (r *recoverer) restoreDevices(ctx context.Context, rec *v1alpha1.Recovery) error {
+	missing := func() *fleet.Volume {
+		st, ok := r.state(rec)
+		if !ok {
+			return nil
+		}
+		for _, v := range r.members(st) {
+			if v.Attach != nil && !v.Attach.Leaving && v.State.Device == "" {
+				return &v
+			}
+		}
+		return nil
+	}
+	if missing() == nil {
+		return nil
+	}
+	return r.awake(ctx, rec, func(context.Context) error { // which has them carry out their orders
+		if v := missing(); v != nil {
+			return waitFor("the engine of volume %s has no device yet: %s", v.ID, v.State.Error)
+		}
+		return nil
+	})
 }

@@ -10,7 +10,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -20,7 +19,6 @@ import (
 
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
-	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/apitest"
 	"github.com/lockstep-csi/lockstep/internal/clock"
@@ -49,6 +47,7 @@ type shop struct {
 	*cluster
 	plane *plane
 	set   *appsv1.StatefulSet
+	busy  bool // what pods had mounted stays mounted
 }
 
 func newShop(t *testing.T) *shop {
@@ -70,8 +69,9 @@ func newShop(t *testing.T) *shop {
 
 func (s *shop) group() string { return s.namespace + "/shop" }
 
-// play makes what a StatefulSet controller, an attacher and the CSI controller
-// would make of the StatefulSet's size.
+// play makes what a StatefulSet controller, an attacher and a kubelet would make
+// of the StatefulSet's size. Volumes stay attached without their pods, as they do
+// for seconds, and the nodes unmount them at once unless busy says otherwise.
 func (s *shop) play() {
 	s.t.Helper()
 	var set appsv1.StatefulSet
@@ -79,9 +79,7 @@ func (s *shop) play() {
 		s.t.Fatal(err)
 	}
 	for n := range 2 {
-		name, claim, pv := fmt.Sprint("shop-", n), fmt.Sprint("data-", n), fmt.Sprint(s.namespace, "-data-", n)
-		attachment := &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: pv}, Spec: storagev1.VolumeAttachmentSpec{Attacher: testDriver,
-			NodeName: "node1", Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &pv}}}
+		name, claim := fmt.Sprint("shop-", n), fmt.Sprint("data-", n)
 		var pod corev1.Pod
 		err := s.get(name, &pod)
 		switch wanted := int32(n) < *set.Spec.Replicas; {
@@ -89,16 +87,10 @@ func (s *shop) play() {
 			pod := podNamed(name, claim)
 			pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(&set, appsv1.SchemeGroupVersion.WithKind("StatefulSet"))}
 			s.make(pod)
-			if err := s.Create(s.t.Context(), attachment); err != nil {
-				s.t.Fatal(err)
-			}
-			s.plane.volume(byte(n+1), func(v *fleet.Volume) {
-				v.Attach = &fleet.Attachment{Node: "node1", Attach: control.Attach{BlockBytes: 512}}
-			})
+			s.plane.use(byte(n+1), true)
 		case !wanted && err == nil:
 			s.remove(&pod)
-			s.remove(attachment)
-			s.plane.volume(byte(n+1), func(v *fleet.Volume) { v.Attach = nil })
+			s.plane.use(byte(n+1), s.busy)
 		}
 	}
 }
@@ -254,10 +246,6 @@ func crashRewind(t *testing.T, k int, kind apitest.Kind) (crashed bool) {
 	if len(st.Workloads) != 1 || st.Workloads[0].Replicas != 2 || s.size() != 2 || s.plane.rewinds != 1 {
 		t.Errorf("crash at request %d: workloads %+v, size %d, %d rewinds", k, st.Workloads, s.size(), s.plane.rewinds)
 	}
-	s.plane.volumes = nil
-	for n := range 2 { // attachments are of the whole cluster
-		s.remove(&storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint(s.namespace, "-data-", n)}})
-	}
 	return crashed
 }
 
@@ -278,6 +266,9 @@ func TestARecoveryIsRefusedBeforeAnythingIsStopped(t *testing.T) {
 			[]string{"there", "fail over"}},
 		{"failover of the primary", v1alpha1.RecoverySpec{Action: v1alpha1.ActionFailover}, func(s *shop) {
 			s.scale(0)
+			for n := range byte(2) { // and Kubernetes has detached
+				s.plane.volume(n+1, func(v *fleet.Volume) { v.Attach = nil })
+			}
 		}, []string{"role"}},
 	}
 	for _, tt := range tests {
@@ -419,5 +410,67 @@ func TestRecoveriesTakeTurns(t *testing.T) {
 	}
 	if st := s.finish(r, "b"); st.Phase != v1alpha1.PhaseCompleted {
 		t.Errorf("%+v", st)
+	}
+}
+
+// A group whose pods are gone is rewound when its nodes have unmounted it: before
+// Kubernetes detaches it, and not before that.
+func TestARewindWaitsForUnmounts(t *testing.T) {
+	s := newShop(t)
+	s.busy = true
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	s.recovery("back", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "10"})
+	for s.status("back").Phase != v1alpha1.PhaseDetaching {
+		if _, err := s.step(r, "back"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 5 {
+		if _, err := s.step(r, "back"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st := s.status("back"); st.Phase != v1alpha1.PhaseDetaching || !strings.Contains(st.Message, "is mounted") || s.plane.rewinds != 0 {
+		t.Errorf("%d rewinds, %+v", s.plane.rewinds, st)
+	}
+	for n := range byte(2) {
+		s.plane.use(n+1, false)
+	}
+	if st := s.finish(r, "back"); st.Phase != v1alpha1.PhaseCompleted || s.plane.rewinds != 1 {
+		t.Errorf("%d rewinds, %+v", s.plane.rewinds, st)
+	}
+	for _, v := range s.plane.Volumes() {
+		if v.Attach == nil {
+			t.Errorf("volume %s was detached for it", v.ID)
+		}
+	}
+}
+
+// A device that has not come back after the rewind is tried again, and waited for,
+// with the workloads up: their pods wait for it as well.
+func TestARewindEndsWithItsDevices(t *testing.T) {
+	s := newShop(t)
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	s.recovery("back", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "10"})
+	for s.status("back").Phase != v1alpha1.PhaseResuming {
+		if _, err := s.step(r, "back"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	device := func(path string) {
+		s.plane.volume(2, func(v *fleet.Volume) { v.State.Device, v.State.Error = path, "no holder answers" })
+	}
+	for range 3 {
+		device("")
+		if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: s.namespace, Name: "back"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st := s.status("back"); st.Phase != v1alpha1.PhaseResuming || !strings.Contains(st.Message, "no holder answers") || s.size() != 2 {
+		t.Errorf("size %d, %+v", s.size(), st)
+	}
+	device("/dev/loop1")
+	if st := s.finish(r, "back"); st.Phase != v1alpha1.PhaseCompleted || s.plane.awake != 0 {
+		t.Errorf("%d engines held, %+v", s.plane.awake, st)
 	}
 }

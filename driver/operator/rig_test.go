@@ -193,12 +193,13 @@ type plane struct {
 	adopted []controller.Adoption
 	changed []string // sites of PeerChanged
 	awake   int
+	used    map[journal.VolumeID]bool // mounted on their nodes
 	// counts of what was done
 	rewinds, undos, commits, failovers, moves int
 }
 
 func newPlane() *plane {
-	return &plane{states: map[string]*group.State{}, points: map[string][]group.Point{}, sending: map[string]*replication.Metrics{},
+	return &plane{states: map[string]*group.State{}, points: map[string][]group.Point{}, sending: map[string]*replication.Metrics{}, used: map[journal.VolumeID]bool{},
 		catalog: map[journal.VolumeID]string{}, chosen: map[string]group.Settings{}}
 }
 
@@ -310,11 +311,36 @@ func (p *plane) Select(_ context.Context, name, at string) (group.Point, error) 
 	return group.Select(name, p.points[name], at)
 }
 
-func (p *plane) usable(name string) error {
+// use says whether a pod has a volume mounted, which Kubernetes attaches for that,
+// and detaches later.
+func (p *plane) use(n byte, used bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.used[id(n)] = used
+	i := slices.IndexFunc(p.volumes, func(v fleet.Volume) bool { return v.ID == id(n) })
+	if v := &p.volumes[i]; used {
+		v.Attach, v.State.Device = &fleet.Attachment{Node: "node1", Attach: control.Attach{BlockBytes: 512}}, "/dev/loop0"
+	}
+}
+
+func (p *plane) Idle(_ context.Context, name string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.idle(name)
+}
+
+func (p *plane) idle(name string) error {
 	for _, v := range p.volumes {
-		if v.Group == name && v.Attach != nil {
-			return groups.ErrInUse
+		if v.Group == name && p.used[v.ID] {
+			return fmt.Errorf("%s is mounted: %w", v.Name, groups.ErrInUse)
 		}
+	}
+	return nil
+}
+
+func (p *plane) usable(name string) error {
+	if err := p.idle(name); err != nil {
+		return err
 	}
 	if p.awake == 0 {
 		return fleet.ErrNoEngine
@@ -374,6 +400,11 @@ func (p *plane) Failover(_ context.Context, name, at string, dryRun bool) (group
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	st := p.states[name]
+	for _, v := range p.volumes {
+		if v.Group == name && v.Attach != nil {
+			return groups.Failover{}, groups.ErrInUse
+		}
+	}
 	if err := p.usable(name); err != nil {
 		return groups.Failover{}, err
 	}

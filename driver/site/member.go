@@ -75,6 +75,10 @@ func (m member) CheckUnused(context.Context) error {
 	return checkUnused(device)
 }
 
+// Withdraw is CheckUnused: a device that nobody has open keeps nothing of its
+// content when its cache was dropped.
+func (m member) Withdraw(ctx context.Context) error { return m.CheckUnused(ctx) }
+
 // checkUnused makes sure that a block device is not open or mounted, and drops
 // what the kernel has cached of it: that belongs to the state that is left.
 func checkUnused(device string) error {

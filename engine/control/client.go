@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	enginev1 "github.com/lockstep-csi/lockstep/api/engine/v1"
@@ -69,6 +71,24 @@ func (c *Client) state(m *enginev1.State) (State, error) {
 // Order has orders carried out and returns the state after it.
 func (c *Client) Order(ctx context.Context, o Orders) (State, error) {
 	m, err := c.rpc.Order(ctx, encodeOrders(o))
+	if err != nil {
+		return State{}, c.fail(err)
+	}
+	return c.state(m)
+}
+
+// Withdraw has orders without a device carried out if nothing uses the device that
+// there is, and returns the state after it: ErrDeviceInUse, also from an engine that
+// cannot know. nil: it only looks.
+func (c *Client) Withdraw(ctx context.Context, o *Orders) (State, error) {
+	req := &enginev1.WithdrawRequest{}
+	if o != nil {
+		req.Orders = encodeOrders(*o)
+	}
+	m, err := c.rpc.Withdraw(ctx, req)
+	if status.Code(err) == codes.Unimplemented {
+		return State{}, fmt.Errorf("the engine of volume %s is of a version that keeps its device until it is detached: %w", c.volume, ErrDeviceInUse)
+	}
 	if err != nil {
 		return State{}, c.fail(err)
 	}

@@ -169,6 +169,13 @@ type Volume interface {
 	// Order makes orders durable and carries them out; ErrStaleOrder. What
 	// takes longer than ctx allows goes on; the same orders again wait for it.
 	Order(ctx context.Context, o Orders) error
+	// Withdraw is Order for orders without a device: ErrDeviceInUse, and nothing has
+	// changed, unless it is known that nothing on the node uses the device that
+	// there is. With nil it only looks.
+	Withdraw(ctx context.Context, o *Orders) error
+	// Fork is Engine.ForkOnce of the open engine. ErrDeviceInUse while there is a
+	// device, or is to be one: what a kernel has of it does not change with it.
+	Fork(ctx context.Context, at journal.Position, reason string) error
 	// Fence ends incoming replication of lower terms and refuses it from now
 	// on, durably. No append is in progress on return. Lift
 	// lowers a fence that is not above givenUp to held: one that comes late

@@ -93,6 +93,26 @@ func (s *Server) Order(ctx context.Context, req *enginev1.OrderRequest) (*engine
 	return encodeState(state), nil
 }
 
+// Withdraw implements the RPC.
+func (s *Server) Withdraw(ctx context.Context, req *enginev1.WithdrawRequest) (*enginev1.State, error) {
+	var orders *Orders
+	if req.GetOrders() != nil {
+		o, err := decodeOrders(req.GetOrders())
+		if err != nil {
+			return nil, err
+		}
+		if o.Attach != nil {
+			return nil, invalid("orders to withdraw a device have one")
+		}
+		orders = &o
+	}
+	if err := s.volume.Withdraw(ctx, orders); err != nil {
+		return nil, toStatus(err)
+	}
+	state, _ := s.volume.State()
+	return encodeState(state), nil
+}
+
 // Fence implements the RPC.
 func (s *Server) Fence(ctx context.Context, req *enginev1.FenceRequest) (*enginev1.FenceResponse, error) {
 	if up := req.GetGivenUp(); up != 0 {
@@ -186,13 +206,14 @@ func (s *Server) Checkpoints(req *enginev1.CheckpointsRequest, stream enginev1.E
 }
 
 // Fork implements the RPC.
-func (s *Server) Fork(_ context.Context, req *enginev1.ForkRequest) (*enginev1.ForkResponse, error) {
+func (s *Server) Fork(ctx context.Context, req *enginev1.ForkRequest) (*enginev1.ForkResponse, error) {
 	if req.GetReason() == "" {
 		return nil, invalid("a fork needs a reason")
 	}
-	return on(s, func(e *engine.Engine) (*enginev1.ForkResponse, error) {
-		return &enginev1.ForkResponse{}, e.ForkOnce(decodePosition(req.GetAt()), req.GetReason())
-	})
+	if err := s.volume.Fork(ctx, decodePosition(req.GetAt()), req.GetReason()); err != nil {
+		return nil, toStatus(err)
+	}
+	return &enginev1.ForkResponse{}, nil
 }
 
 // Pin implements the RPC.

@@ -30,6 +30,8 @@ func (h *Holder) call(ctx context.Context, c *connection, req request, given des
 		h.release(c, req.Volume)
 	case opDetach:
 		err = h.detachFor(ctx, c, req.Volume, req.Force)
+	case opWithdraw:
+		err = h.withdraw(ctx, c, req.Volume, req.Look)
 	case opList:
 		rep.Volumes = h.list()
 	case opShutdown:

@@ -189,6 +189,17 @@ func (c *Client) Detach(ctx context.Context, volume string, force bool) error {
 	return nil
 }
 
+// Withdraw is Detach for a volume that this client serves and that may be wanted
+// at any moment: ErrBusy, and nothing has changed, if anything on the node has it
+// mounted, claimed, published or open. With look nothing changes, and who merely
+// has the device open is not seen. ErrInvalid from a holder that does not know how.
+func (c *Client) Withdraw(ctx context.Context, volume string, look bool) error {
+	if _, err := c.call(ctx, request{Op: opWithdraw, Volume: volume, Look: look}, nil); err != nil {
+		return fmt.Errorf("withdraw volume %s: %w", volume, err)
+	}
+	return nil
+}
+
 // List describes the volumes that the holder keeps, by id.
 func (c *Client) List(ctx context.Context) ([]Volume, error) {
 	a, err := c.call(ctx, request{Op: opList}, nil)

@@ -1,6 +1,7 @@
 package holder
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -41,6 +42,10 @@ type Config struct {
 	// Transport is how requests of new mounts are to come where an engine does not
 	// say; default fuse.TransportDevice. It is a wish, see AttachConfig.
 	Transport fuse.Transport
+	// Unused calls do while nothing of a volume is staged or published on this node
+	// and nothing begins to be, or returns ErrBusy without calling it: the part of
+	// a withdraw that the holder cannot see. nil: only do is called.
+	Unused func(ctx context.Context, volume, device string, do func() error) error
 	// Log is told what no caller learns; default: nobody.
 	Log *slog.Logger
 }
@@ -67,6 +72,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Transport == "" {
 		c.Transport = fuse.TransportDevice
+	}
+	if c.Unused == nil {
+		c.Unused = func(_ context.Context, _, _ string, do func() error) error { return do() }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -99,6 +99,7 @@
 //	resize       volume -> sizeBytes
 //	release      volume
 //	detach       volume, force
+//	withdraw     volume, look
 //	list         -> volumes
 //	shutdown
 //
@@ -106,6 +107,12 @@
 // says with ring that its process can use io_uring; the reply's wanted is what was
 // wished for, and its init what the kernel granted. Holders and engines that do not
 // know these fields get along over /dev/fuse.
+//
+// A withdraw is a detach of a device that may be wanted at any moment: its volume
+// is attached, and no pod uses it now. It is refused (ErrBusy) if anything on this
+// node has the device mounted, claimed, published (Config.Unused) or open, and then
+// nothing has changed; with look nothing changes in any case. Holders that do not
+// know it answer ErrInvalid.
 //
 // Version 1 had neither restore nor lease, and loop devices over V/device.
 //

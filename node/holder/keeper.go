@@ -134,6 +134,16 @@ func (k *Keeper) Detach(ctx context.Context, force bool) error {
 	return err
 }
 
+// Withdraw is Client.Withdraw for the Keeper's volume. The session must be served
+// until it returns.
+func (k *Keeper) Withdraw(ctx context.Context, look bool) error {
+	err := k.with(ctx, func(c *Client) error { return c.Withdraw(ctx, k.config.Volume, look) })
+	if errors.Is(err, ErrNotAttached) {
+		return nil // the holder that did it did not live to say so
+	}
+	return err
+}
+
 // Close gives the lease back, so that another engine can serve the volume, and
 // closes the session's Conn. Serve must have returned. Until ctx ends it waits
 // for a holder to have the descriptor: an error means that there was none, and

@@ -65,6 +65,11 @@ func (d Device) Detach(ctx context.Context) error {
 	if err := d.clear(); err != nil {
 		return err
 	}
+	return d.awaitGone(ctx)
+}
+
+// awaitGone waits until the kernel has let go of the backing file.
+func (d Device) awaitGone(ctx context.Context) error {
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
 	for {

@@ -60,6 +60,18 @@ func TestContainers(t *testing.T) {
 	})
 }
 
+// The first process of a namespace never sees a SIGTERM that comes before it has a
+// handler, also none of the default action (pid_namespaces(7)): an engine that is
+// stopped in the moment in which it starts would stay for its grace period, with
+// its volume's next engine waiting.
+func TestAnEngineIsNotTheFirstProcess(t *testing.T) {
+	forEachRendering(t, func(t *testing.T, objects []*unstructured.Unstructured) {
+		if share := podOf(t, objects, "engine").Spec.ShareProcessNamespace; share == nil || !*share {
+			t.Error("the engine is the first process of its namespace")
+		}
+	})
+}
+
 func checkContainer(t *testing.T, p pod, c corev1.Container) {
 	t.Helper()
 	name := p.role + "/" + c.Name

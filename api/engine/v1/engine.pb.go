@@ -179,7 +179,7 @@ func (x Failure_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Reason.Descriptor instead.
 func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{42, 0}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{43, 0}
 }
 
 type Position struct {
@@ -1155,6 +1155,50 @@ func (x *Fill) GetPin() string {
 	return ""
 }
 
+type WithdrawRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Orders        *OrderRequest          `protobuf:"bytes,1,opt,name=orders,proto3" json:"orders,omitempty"` // unset: only look
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WithdrawRequest) Reset() {
+	*x = WithdrawRequest{}
+	mi := &file_engine_v1_engine_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WithdrawRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WithdrawRequest) ProtoMessage() {}
+
+func (x *WithdrawRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WithdrawRequest.ProtoReflect.Descriptor instead.
+func (*WithdrawRequest) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WithdrawRequest) GetOrders() *OrderRequest {
+	if x != nil {
+		return x.Orders
+	}
+	return nil
+}
+
 type FenceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Term  uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
@@ -1168,7 +1212,7 @@ type FenceRequest struct {
 
 func (x *FenceRequest) Reset() {
 	*x = FenceRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[12]
+	mi := &file_engine_v1_engine_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +1224,7 @@ func (x *FenceRequest) String() string {
 func (*FenceRequest) ProtoMessage() {}
 
 func (x *FenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[12]
+	mi := &file_engine_v1_engine_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1237,7 @@ func (x *FenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceRequest.ProtoReflect.Descriptor instead.
 func (*FenceRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{12}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FenceRequest) GetTerm() uint64 {
@@ -1218,7 +1262,7 @@ type FenceResponse struct {
 
 func (x *FenceResponse) Reset() {
 	*x = FenceResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[13]
+	mi := &file_engine_v1_engine_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1274,7 @@ func (x *FenceResponse) String() string {
 func (*FenceResponse) ProtoMessage() {}
 
 func (x *FenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[13]
+	mi := &file_engine_v1_engine_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1287,7 @@ func (x *FenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceResponse.ProtoReflect.Descriptor instead.
 func (*FenceResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{13}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{14}
 }
 
 type DirtyRequest struct {
@@ -1254,7 +1298,7 @@ type DirtyRequest struct {
 
 func (x *DirtyRequest) Reset() {
 	*x = DirtyRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[14]
+	mi := &file_engine_v1_engine_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1310,7 @@ func (x *DirtyRequest) String() string {
 func (*DirtyRequest) ProtoMessage() {}
 
 func (x *DirtyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[14]
+	mi := &file_engine_v1_engine_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1323,7 @@ func (x *DirtyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirtyRequest.ProtoReflect.Descriptor instead.
 func (*DirtyRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{14}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{15}
 }
 
 type DirtyResponse struct {
@@ -1291,7 +1335,7 @@ type DirtyResponse struct {
 
 func (x *DirtyResponse) Reset() {
 	*x = DirtyResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[15]
+	mi := &file_engine_v1_engine_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1347,7 @@ func (x *DirtyResponse) String() string {
 func (*DirtyResponse) ProtoMessage() {}
 
 func (x *DirtyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[15]
+	mi := &file_engine_v1_engine_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1360,7 @@ func (x *DirtyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirtyResponse.ProtoReflect.Descriptor instead.
 func (*DirtyResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{15}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DirtyResponse) GetDirty() bool {
@@ -1336,7 +1380,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[16]
+	mi := &file_engine_v1_engine_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1392,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[16]
+	mi := &file_engine_v1_engine_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1405,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{16}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PrepareRequest) GetRound() uint64 {
@@ -1386,7 +1430,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[17]
+	mi := &file_engine_v1_engine_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1442,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[17]
+	mi := &file_engine_v1_engine_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1455,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{17}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{18}
 }
 
 type CommitRequest struct {
@@ -1424,7 +1468,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[18]
+	mi := &file_engine_v1_engine_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1480,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[18]
+	mi := &file_engine_v1_engine_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1493,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{18}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CommitRequest) GetRound() uint64 {
@@ -1475,7 +1519,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[19]
+	mi := &file_engine_v1_engine_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1531,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[19]
+	mi := &file_engine_v1_engine_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1544,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{19}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CommitResponse) GetPosition() *Position {
@@ -1519,7 +1563,7 @@ type AbortRequest struct {
 
 func (x *AbortRequest) Reset() {
 	*x = AbortRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[20]
+	mi := &file_engine_v1_engine_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1575,7 @@ func (x *AbortRequest) String() string {
 func (*AbortRequest) ProtoMessage() {}
 
 func (x *AbortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[20]
+	mi := &file_engine_v1_engine_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1588,7 @@ func (x *AbortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequest.ProtoReflect.Descriptor instead.
 func (*AbortRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{20}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AbortRequest) GetRound() uint64 {
@@ -1562,7 +1606,7 @@ type AbortResponse struct {
 
 func (x *AbortResponse) Reset() {
 	*x = AbortResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[21]
+	mi := &file_engine_v1_engine_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1618,7 @@ func (x *AbortResponse) String() string {
 func (*AbortResponse) ProtoMessage() {}
 
 func (x *AbortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[21]
+	mi := &file_engine_v1_engine_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1631,7 @@ func (x *AbortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortResponse.ProtoReflect.Descriptor instead.
 func (*AbortResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{21}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{22}
 }
 
 type FlushRequest struct {
@@ -1598,7 +1642,7 @@ type FlushRequest struct {
 
 func (x *FlushRequest) Reset() {
 	*x = FlushRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[22]
+	mi := &file_engine_v1_engine_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1654,7 @@ func (x *FlushRequest) String() string {
 func (*FlushRequest) ProtoMessage() {}
 
 func (x *FlushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[22]
+	mi := &file_engine_v1_engine_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1667,7 @@ func (x *FlushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushRequest.ProtoReflect.Descriptor instead.
 func (*FlushRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{22}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{23}
 }
 
 type FlushResponse struct {
@@ -1634,7 +1678,7 @@ type FlushResponse struct {
 
 func (x *FlushResponse) Reset() {
 	*x = FlushResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[23]
+	mi := &file_engine_v1_engine_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1690,7 @@ func (x *FlushResponse) String() string {
 func (*FlushResponse) ProtoMessage() {}
 
 func (x *FlushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[23]
+	mi := &file_engine_v1_engine_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1703,7 @@ func (x *FlushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushResponse.ProtoReflect.Descriptor instead.
 func (*FlushResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{23}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{24}
 }
 
 type CheckpointsRequest struct {
@@ -1673,7 +1717,7 @@ type CheckpointsRequest struct {
 
 func (x *CheckpointsRequest) Reset() {
 	*x = CheckpointsRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[24]
+	mi := &file_engine_v1_engine_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +1729,7 @@ func (x *CheckpointsRequest) String() string {
 func (*CheckpointsRequest) ProtoMessage() {}
 
 func (x *CheckpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[24]
+	mi := &file_engine_v1_engine_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +1742,7 @@ func (x *CheckpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointsRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{24}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CheckpointsRequest) GetFrom() uint64 {
@@ -1731,7 +1775,7 @@ type CheckpointsResponse struct {
 
 func (x *CheckpointsResponse) Reset() {
 	*x = CheckpointsResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[25]
+	mi := &file_engine_v1_engine_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1743,7 +1787,7 @@ func (x *CheckpointsResponse) String() string {
 func (*CheckpointsResponse) ProtoMessage() {}
 
 func (x *CheckpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[25]
+	mi := &file_engine_v1_engine_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1756,7 +1800,7 @@ func (x *CheckpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointsResponse.ProtoReflect.Descriptor instead.
 func (*CheckpointsResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{25}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CheckpointsResponse) GetCheckpoints() []*Checkpoint {
@@ -1778,7 +1822,7 @@ type ForkRequest struct {
 
 func (x *ForkRequest) Reset() {
 	*x = ForkRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[26]
+	mi := &file_engine_v1_engine_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +1834,7 @@ func (x *ForkRequest) String() string {
 func (*ForkRequest) ProtoMessage() {}
 
 func (x *ForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[26]
+	mi := &file_engine_v1_engine_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +1847,7 @@ func (x *ForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForkRequest.ProtoReflect.Descriptor instead.
 func (*ForkRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{26}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ForkRequest) GetAt() *Position {
@@ -1828,7 +1872,7 @@ type ForkResponse struct {
 
 func (x *ForkResponse) Reset() {
 	*x = ForkResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[27]
+	mi := &file_engine_v1_engine_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +1884,7 @@ func (x *ForkResponse) String() string {
 func (*ForkResponse) ProtoMessage() {}
 
 func (x *ForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[27]
+	mi := &file_engine_v1_engine_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +1897,7 @@ func (x *ForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForkResponse.ProtoReflect.Descriptor instead.
 func (*ForkResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{27}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{28}
 }
 
 type PinRequest struct {
@@ -1866,7 +1910,7 @@ type PinRequest struct {
 
 func (x *PinRequest) Reset() {
 	*x = PinRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[28]
+	mi := &file_engine_v1_engine_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +1922,7 @@ func (x *PinRequest) String() string {
 func (*PinRequest) ProtoMessage() {}
 
 func (x *PinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[28]
+	mi := &file_engine_v1_engine_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +1935,7 @@ func (x *PinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinRequest.ProtoReflect.Descriptor instead.
 func (*PinRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{28}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PinRequest) GetName() string {
@@ -1916,7 +1960,7 @@ type PinResponse struct {
 
 func (x *PinResponse) Reset() {
 	*x = PinResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[29]
+	mi := &file_engine_v1_engine_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +1972,7 @@ func (x *PinResponse) String() string {
 func (*PinResponse) ProtoMessage() {}
 
 func (x *PinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[29]
+	mi := &file_engine_v1_engine_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +1985,7 @@ func (x *PinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinResponse.ProtoReflect.Descriptor instead.
 func (*PinResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{29}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{30}
 }
 
 type UnpinRequest struct {
@@ -1953,7 +1997,7 @@ type UnpinRequest struct {
 
 func (x *UnpinRequest) Reset() {
 	*x = UnpinRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[30]
+	mi := &file_engine_v1_engine_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2009,7 @@ func (x *UnpinRequest) String() string {
 func (*UnpinRequest) ProtoMessage() {}
 
 func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[30]
+	mi := &file_engine_v1_engine_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2022,7 @@ func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinRequest.ProtoReflect.Descriptor instead.
 func (*UnpinRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{30}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UnpinRequest) GetName() string {
@@ -1996,7 +2040,7 @@ type UnpinResponse struct {
 
 func (x *UnpinResponse) Reset() {
 	*x = UnpinResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[31]
+	mi := &file_engine_v1_engine_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2052,7 @@ func (x *UnpinResponse) String() string {
 func (*UnpinResponse) ProtoMessage() {}
 
 func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[31]
+	mi := &file_engine_v1_engine_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2065,7 @@ func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinResponse.ProtoReflect.Descriptor instead.
 func (*UnpinResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{31}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{32}
 }
 
 type SizeAtRequest struct {
@@ -2033,7 +2077,7 @@ type SizeAtRequest struct {
 
 func (x *SizeAtRequest) Reset() {
 	*x = SizeAtRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[32]
+	mi := &file_engine_v1_engine_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2089,7 @@ func (x *SizeAtRequest) String() string {
 func (*SizeAtRequest) ProtoMessage() {}
 
 func (x *SizeAtRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[32]
+	mi := &file_engine_v1_engine_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2102,7 @@ func (x *SizeAtRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizeAtRequest.ProtoReflect.Descriptor instead.
 func (*SizeAtRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{32}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SizeAtRequest) GetAt() *Position {
@@ -2077,7 +2121,7 @@ type SizeAtResponse struct {
 
 func (x *SizeAtResponse) Reset() {
 	*x = SizeAtResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[33]
+	mi := &file_engine_v1_engine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2133,7 @@ func (x *SizeAtResponse) String() string {
 func (*SizeAtResponse) ProtoMessage() {}
 
 func (x *SizeAtResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[33]
+	mi := &file_engine_v1_engine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2146,7 @@ func (x *SizeAtResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizeAtResponse.ProtoReflect.Descriptor instead.
 func (*SizeAtResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{33}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SizeAtResponse) GetSizeBytes() int64 {
@@ -2121,7 +2165,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[34]
+	mi := &file_engine_v1_engine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2177,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[34]
+	mi := &file_engine_v1_engine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2190,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{34}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ResizeRequest) GetSizeBytes() int64 {
@@ -2165,7 +2209,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[35]
+	mi := &file_engine_v1_engine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2221,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[35]
+	mi := &file_engine_v1_engine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2234,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{35}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ResizeResponse) GetSizeBytes() int64 {
@@ -2213,7 +2257,7 @@ type ReadImageRequest struct {
 
 func (x *ReadImageRequest) Reset() {
 	*x = ReadImageRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[36]
+	mi := &file_engine_v1_engine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2269,7 @@ func (x *ReadImageRequest) String() string {
 func (*ReadImageRequest) ProtoMessage() {}
 
 func (x *ReadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[36]
+	mi := &file_engine_v1_engine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2282,7 @@ func (x *ReadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadImageRequest.ProtoReflect.Descriptor instead.
 func (*ReadImageRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{36}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReadImageRequest) GetOf() isReadImageRequest_Of {
@@ -2294,7 +2338,7 @@ type ImageChunk struct {
 
 func (x *ImageChunk) Reset() {
 	*x = ImageChunk{}
-	mi := &file_engine_v1_engine_proto_msgTypes[37]
+	mi := &file_engine_v1_engine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2306,7 +2350,7 @@ func (x *ImageChunk) String() string {
 func (*ImageChunk) ProtoMessage() {}
 
 func (x *ImageChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[37]
+	mi := &file_engine_v1_engine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2319,7 +2363,7 @@ func (x *ImageChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageChunk.ProtoReflect.Descriptor instead.
 func (*ImageChunk) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{37}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ImageChunk) GetSizeBytes() int64 {
@@ -2360,7 +2404,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[38]
+	mi := &file_engine_v1_engine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2372,7 +2416,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[38]
+	mi := &file_engine_v1_engine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2385,7 +2429,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{38}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *OpenViewRequest) GetId() string {
@@ -2411,7 +2455,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[39]
+	mi := &file_engine_v1_engine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +2467,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[39]
+	mi := &file_engine_v1_engine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +2480,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{39}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *OpenViewResponse) GetExport() string {
@@ -2455,7 +2499,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[40]
+	mi := &file_engine_v1_engine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2467,7 +2511,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[40]
+	mi := &file_engine_v1_engine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2480,7 +2524,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{40}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -2498,7 +2542,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[41]
+	mi := &file_engine_v1_engine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2554,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[41]
+	mi := &file_engine_v1_engine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2567,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{41}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{42}
 }
 
 // Failure tells an error that callers act on from the others.
@@ -2536,7 +2580,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_engine_v1_engine_proto_msgTypes[42]
+	mi := &file_engine_v1_engine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2592,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[42]
+	mi := &file_engine_v1_engine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2605,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{42}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Failure) GetReason() Failure_Reason {
@@ -2666,7 +2710,9 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x04Fill\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\fR\x06volume\x12\x10\n" +
-	"\x03pin\x18\x03 \x01(\tR\x03pin\"=\n" +
+	"\x03pin\x18\x03 \x01(\tR\x03pin\"K\n" +
+	"\x0fWithdrawRequest\x128\n" +
+	"\x06orders\x18\x01 \x01(\v2 .lockstep.engine.v1.OrderRequestR\x06orders\"=\n" +
 	"\fFenceRequest\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x19\n" +
 	"\bgiven_up\x18\x02 \x01(\x04R\agivenUp\"\x0f\n" +
@@ -2771,11 +2817,11 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x10\n" +
-	"\fROLE_REPLICA\x10\x022\xde\n" +
-	"\n" +
+	"\fROLE_REPLICA\x10\x022\xaa\v\n" +
 	"\x06Engine\x12F\n" +
 	"\x05Watch\x12 .lockstep.engine.v1.WatchRequest\x1a\x19.lockstep.engine.v1.State0\x01\x12D\n" +
-	"\x05Order\x12 .lockstep.engine.v1.OrderRequest\x1a\x19.lockstep.engine.v1.State\x12L\n" +
+	"\x05Order\x12 .lockstep.engine.v1.OrderRequest\x1a\x19.lockstep.engine.v1.State\x12J\n" +
+	"\bWithdraw\x12#.lockstep.engine.v1.WithdrawRequest\x1a\x19.lockstep.engine.v1.State\x12L\n" +
 	"\x05Fence\x12 .lockstep.engine.v1.FenceRequest\x1a!.lockstep.engine.v1.FenceResponse\x12L\n" +
 	"\x05Dirty\x12 .lockstep.engine.v1.DirtyRequest\x1a!.lockstep.engine.v1.DirtyResponse\x12R\n" +
 	"\aPrepare\x12\".lockstep.engine.v1.PrepareRequest\x1a#.lockstep.engine.v1.PrepareResponse\x12O\n" +
@@ -2805,7 +2851,7 @@ func file_engine_v1_engine_proto_rawDescGZIP() []byte {
 }
 
 var file_engine_v1_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_engine_v1_engine_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.engine.v1.Role
 	(Failure_Reason)(0),           // 1: lockstep.engine.v1.Failure.Reason
@@ -2821,45 +2867,46 @@ var file_engine_v1_engine_proto_goTypes = []any{
 	(*Attach)(nil),                // 11: lockstep.engine.v1.Attach
 	(*Peer)(nil),                  // 12: lockstep.engine.v1.Peer
 	(*Fill)(nil),                  // 13: lockstep.engine.v1.Fill
-	(*FenceRequest)(nil),          // 14: lockstep.engine.v1.FenceRequest
-	(*FenceResponse)(nil),         // 15: lockstep.engine.v1.FenceResponse
-	(*DirtyRequest)(nil),          // 16: lockstep.engine.v1.DirtyRequest
-	(*DirtyResponse)(nil),         // 17: lockstep.engine.v1.DirtyResponse
-	(*PrepareRequest)(nil),        // 18: lockstep.engine.v1.PrepareRequest
-	(*PrepareResponse)(nil),       // 19: lockstep.engine.v1.PrepareResponse
-	(*CommitRequest)(nil),         // 20: lockstep.engine.v1.CommitRequest
-	(*CommitResponse)(nil),        // 21: lockstep.engine.v1.CommitResponse
-	(*AbortRequest)(nil),          // 22: lockstep.engine.v1.AbortRequest
-	(*AbortResponse)(nil),         // 23: lockstep.engine.v1.AbortResponse
-	(*FlushRequest)(nil),          // 24: lockstep.engine.v1.FlushRequest
-	(*FlushResponse)(nil),         // 25: lockstep.engine.v1.FlushResponse
-	(*CheckpointsRequest)(nil),    // 26: lockstep.engine.v1.CheckpointsRequest
-	(*CheckpointsResponse)(nil),   // 27: lockstep.engine.v1.CheckpointsResponse
-	(*ForkRequest)(nil),           // 28: lockstep.engine.v1.ForkRequest
-	(*ForkResponse)(nil),          // 29: lockstep.engine.v1.ForkResponse
-	(*PinRequest)(nil),            // 30: lockstep.engine.v1.PinRequest
-	(*PinResponse)(nil),           // 31: lockstep.engine.v1.PinResponse
-	(*UnpinRequest)(nil),          // 32: lockstep.engine.v1.UnpinRequest
-	(*UnpinResponse)(nil),         // 33: lockstep.engine.v1.UnpinResponse
-	(*SizeAtRequest)(nil),         // 34: lockstep.engine.v1.SizeAtRequest
-	(*SizeAtResponse)(nil),        // 35: lockstep.engine.v1.SizeAtResponse
-	(*ResizeRequest)(nil),         // 36: lockstep.engine.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 37: lockstep.engine.v1.ResizeResponse
-	(*ReadImageRequest)(nil),      // 38: lockstep.engine.v1.ReadImageRequest
-	(*ImageChunk)(nil),            // 39: lockstep.engine.v1.ImageChunk
-	(*OpenViewRequest)(nil),       // 40: lockstep.engine.v1.OpenViewRequest
-	(*OpenViewResponse)(nil),      // 41: lockstep.engine.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 42: lockstep.engine.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 43: lockstep.engine.v1.CloseViewResponse
-	(*Failure)(nil),               // 44: lockstep.engine.v1.Failure
-	nil,                           // 45: lockstep.engine.v1.Store.PinsEntry
-	(*timestamppb.Timestamp)(nil), // 46: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 47: google.protobuf.Duration
+	(*WithdrawRequest)(nil),       // 14: lockstep.engine.v1.WithdrawRequest
+	(*FenceRequest)(nil),          // 15: lockstep.engine.v1.FenceRequest
+	(*FenceResponse)(nil),         // 16: lockstep.engine.v1.FenceResponse
+	(*DirtyRequest)(nil),          // 17: lockstep.engine.v1.DirtyRequest
+	(*DirtyResponse)(nil),         // 18: lockstep.engine.v1.DirtyResponse
+	(*PrepareRequest)(nil),        // 19: lockstep.engine.v1.PrepareRequest
+	(*PrepareResponse)(nil),       // 20: lockstep.engine.v1.PrepareResponse
+	(*CommitRequest)(nil),         // 21: lockstep.engine.v1.CommitRequest
+	(*CommitResponse)(nil),        // 22: lockstep.engine.v1.CommitResponse
+	(*AbortRequest)(nil),          // 23: lockstep.engine.v1.AbortRequest
+	(*AbortResponse)(nil),         // 24: lockstep.engine.v1.AbortResponse
+	(*FlushRequest)(nil),          // 25: lockstep.engine.v1.FlushRequest
+	(*FlushResponse)(nil),         // 26: lockstep.engine.v1.FlushResponse
+	(*CheckpointsRequest)(nil),    // 27: lockstep.engine.v1.CheckpointsRequest
+	(*CheckpointsResponse)(nil),   // 28: lockstep.engine.v1.CheckpointsResponse
+	(*ForkRequest)(nil),           // 29: lockstep.engine.v1.ForkRequest
+	(*ForkResponse)(nil),          // 30: lockstep.engine.v1.ForkResponse
+	(*PinRequest)(nil),            // 31: lockstep.engine.v1.PinRequest
+	(*PinResponse)(nil),           // 32: lockstep.engine.v1.PinResponse
+	(*UnpinRequest)(nil),          // 33: lockstep.engine.v1.UnpinRequest
+	(*UnpinResponse)(nil),         // 34: lockstep.engine.v1.UnpinResponse
+	(*SizeAtRequest)(nil),         // 35: lockstep.engine.v1.SizeAtRequest
+	(*SizeAtResponse)(nil),        // 36: lockstep.engine.v1.SizeAtResponse
+	(*ResizeRequest)(nil),         // 37: lockstep.engine.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 38: lockstep.engine.v1.ResizeResponse
+	(*ReadImageRequest)(nil),      // 39: lockstep.engine.v1.ReadImageRequest
+	(*ImageChunk)(nil),            // 40: lockstep.engine.v1.ImageChunk
+	(*OpenViewRequest)(nil),       // 41: lockstep.engine.v1.OpenViewRequest
+	(*OpenViewResponse)(nil),      // 42: lockstep.engine.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 43: lockstep.engine.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 44: lockstep.engine.v1.CloseViewResponse
+	(*Failure)(nil),               // 45: lockstep.engine.v1.Failure
+	nil,                           // 46: lockstep.engine.v1.Store.PinsEntry
+	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 48: google.protobuf.Duration
 }
 var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 0: lockstep.engine.v1.Timeline.parent:type_name -> lockstep.engine.v1.Position
-	46, // 1: lockstep.engine.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	46, // 2: lockstep.engine.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
+	47, // 1: lockstep.engine.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	47, // 2: lockstep.engine.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
 	2,  // 3: lockstep.engine.v1.Checkpoint.position:type_name -> lockstep.engine.v1.Position
 	7,  // 4: lockstep.engine.v1.State.store:type_name -> lockstep.engine.v1.Store
 	8,  // 5: lockstep.engine.v1.State.replication:type_name -> lockstep.engine.v1.Replication
@@ -2867,66 +2914,69 @@ var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 7: lockstep.engine.v1.Store.durable:type_name -> lockstep.engine.v1.Position
 	2,  // 8: lockstep.engine.v1.Store.horizon:type_name -> lockstep.engine.v1.Position
 	3,  // 9: lockstep.engine.v1.Store.timelines:type_name -> lockstep.engine.v1.Timeline
-	45, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
+	46, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
 	4,  // 11: lockstep.engine.v1.Store.newest:type_name -> lockstep.engine.v1.Checkpoint
 	4,  // 12: lockstep.engine.v1.Store.oldest:type_name -> lockstep.engine.v1.Checkpoint
-	47, // 13: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
-	47, // 14: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
+	48, // 13: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
+	48, // 14: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
 	0,  // 15: lockstep.engine.v1.OrderRequest.role:type_name -> lockstep.engine.v1.Role
 	9,  // 16: lockstep.engine.v1.OrderRequest.settings:type_name -> lockstep.engine.v1.Settings
 	11, // 17: lockstep.engine.v1.OrderRequest.attach:type_name -> lockstep.engine.v1.Attach
 	12, // 18: lockstep.engine.v1.OrderRequest.peer:type_name -> lockstep.engine.v1.Peer
 	13, // 19: lockstep.engine.v1.OrderRequest.fill:type_name -> lockstep.engine.v1.Fill
-	47, // 20: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
-	4,  // 21: lockstep.engine.v1.CommitRequest.checkpoint:type_name -> lockstep.engine.v1.Checkpoint
-	2,  // 22: lockstep.engine.v1.CommitResponse.position:type_name -> lockstep.engine.v1.Position
-	4,  // 23: lockstep.engine.v1.CheckpointsResponse.checkpoints:type_name -> lockstep.engine.v1.Checkpoint
-	2,  // 24: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 25: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 26: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 27: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 28: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
-	1,  // 29: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
-	2,  // 30: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
-	5,  // 31: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
-	10, // 32: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
-	14, // 33: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
-	16, // 34: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
-	18, // 35: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
-	20, // 36: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
-	22, // 37: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
-	24, // 38: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
-	26, // 39: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
-	28, // 40: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
-	30, // 41: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
-	32, // 42: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
-	34, // 43: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
-	36, // 44: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
-	38, // 45: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
-	40, // 46: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
-	42, // 47: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
-	6,  // 48: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
-	6,  // 49: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
-	15, // 50: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
-	17, // 51: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
-	19, // 52: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
-	21, // 53: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
-	23, // 54: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
-	25, // 55: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
-	27, // 56: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
-	29, // 57: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
-	31, // 58: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
-	33, // 59: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
-	35, // 60: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
-	37, // 61: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
-	39, // 62: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
-	41, // 63: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
-	43, // 64: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
-	48, // [48:65] is the sub-list for method output_type
-	31, // [31:48] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	10, // 20: lockstep.engine.v1.WithdrawRequest.orders:type_name -> lockstep.engine.v1.OrderRequest
+	48, // 21: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
+	4,  // 22: lockstep.engine.v1.CommitRequest.checkpoint:type_name -> lockstep.engine.v1.Checkpoint
+	2,  // 23: lockstep.engine.v1.CommitResponse.position:type_name -> lockstep.engine.v1.Position
+	4,  // 24: lockstep.engine.v1.CheckpointsResponse.checkpoints:type_name -> lockstep.engine.v1.Checkpoint
+	2,  // 25: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 26: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 27: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 28: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 29: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
+	1,  // 30: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
+	2,  // 31: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
+	5,  // 32: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
+	10, // 33: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
+	14, // 34: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
+	15, // 35: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
+	17, // 36: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
+	19, // 37: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
+	21, // 38: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
+	23, // 39: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
+	25, // 40: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
+	27, // 41: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
+	29, // 42: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
+	31, // 43: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
+	33, // 44: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
+	35, // 45: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
+	37, // 46: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
+	39, // 47: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
+	41, // 48: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
+	43, // 49: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
+	6,  // 50: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
+	6,  // 51: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
+	6,  // 52: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
+	16, // 53: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
+	18, // 54: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
+	20, // 55: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
+	22, // 56: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
+	24, // 57: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
+	26, // 58: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
+	28, // 59: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
+	30, // 60: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
+	32, // 61: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
+	34, // 62: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
+	36, // 63: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
+	38, // 64: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
+	40, // 65: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
+	42, // 66: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
+	44, // 67: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
+	50, // [50:68] is the sub-list for method output_type
+	32, // [32:50] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_engine_v1_engine_proto_init() }
@@ -2934,7 +2984,7 @@ func file_engine_v1_engine_proto_init() {
 	if File_engine_v1_engine_proto != nil {
 		return
 	}
-	file_engine_v1_engine_proto_msgTypes[36].OneofWrappers = []any{
+	file_engine_v1_engine_proto_msgTypes[37].OneofWrappers = []any{
 		(*ReadImageRequest_Pin)(nil),
 		(*ReadImageRequest_At)(nil),
 	}
@@ -2944,7 +2994,7 @@ func file_engine_v1_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_v1_engine_proto_rawDesc), len(file_engine_v1_engine_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   44,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

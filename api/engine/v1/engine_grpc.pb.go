@@ -28,6 +28,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Engine_Watch_FullMethodName       = "/lockstep.engine.v1.Engine/Watch"
 	Engine_Order_FullMethodName       = "/lockstep.engine.v1.Engine/Order"
+	Engine_Withdraw_FullMethodName    = "/lockstep.engine.v1.Engine/Withdraw"
 	Engine_Fence_FullMethodName       = "/lockstep.engine.v1.Engine/Fence"
 	Engine_Dirty_FullMethodName       = "/lockstep.engine.v1.Engine/Dirty"
 	Engine_Prepare_FullMethodName     = "/lockstep.engine.v1.Engine/Prepare"
@@ -58,6 +59,12 @@ type EngineClient interface {
 	// longer admitted, the device is attached or detached. What takes longer
 	// than the call may last goes on; repeat the call.
 	Order(ctx context.Context, in *OrderRequest, opts ...grpc.CallOption) (*State, error)
+	// Withdraw is Order for orders without a device, of a volume that is attached
+	// and that nothing uses at the moment. It is refused with DEVICE_IN_USE, and
+	// nothing has changed, if anything on the engine's node has the device mounted,
+	// published or open, or if that cannot be known. Without orders it changes
+	// nothing, and tells whether it would be refused as far as can be seen.
+	Withdraw(ctx context.Context, in *WithdrawRequest, opts ...grpc.CallOption) (*State, error)
 	// Fence ends every incoming replication stream of a lower term and refuses
 	// them from now on, durably. No append is in progress on return.
 	Fence(ctx context.Context, in *FenceRequest, opts ...grpc.CallOption) (*FenceResponse, error)
@@ -73,6 +80,8 @@ type EngineClient interface {
 	Flush(ctx context.Context, in *FlushRequest, opts ...grpc.CallOption) (*FlushResponse, error)
 	// Checkpoints lists the durable checkpoints inside the horizon, ascending.
 	Checkpoints(ctx context.Context, in *CheckpointsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckpointsResponse], error)
+	// Fork begins a timeline at a position. DEVICE_IN_USE while the engine has a
+	// device, or orders to have one.
 	Fork(ctx context.Context, in *ForkRequest, opts ...grpc.CallOption) (*ForkResponse, error)
 	Pin(ctx context.Context, in *PinRequest, opts ...grpc.CallOption) (*PinResponse, error)
 	Unpin(ctx context.Context, in *UnpinRequest, opts ...grpc.CallOption) (*UnpinResponse, error)
@@ -118,6 +127,16 @@ func (c *engineClient) Order(ctx context.Context, in *OrderRequest, opts ...grpc
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(State)
 	err := c.cc.Invoke(ctx, Engine_Order_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *engineClient) Withdraw(ctx context.Context, in *WithdrawRequest, opts ...grpc.CallOption) (*State, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(State)
+	err := c.cc.Invoke(ctx, Engine_Withdraw_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -305,6 +324,12 @@ type EngineServer interface {
 	// longer admitted, the device is attached or detached. What takes longer
 	// than the call may last goes on; repeat the call.
 	Order(context.Context, *OrderRequest) (*State, error)
+	// Withdraw is Order for orders without a device, of a volume that is attached
+	// and that nothing uses at the moment. It is refused with DEVICE_IN_USE, and
+	// nothing has changed, if anything on the engine's node has the device mounted,
+	// published or open, or if that cannot be known. Without orders it changes
+	// nothing, and tells whether it would be refused as far as can be seen.
+	Withdraw(context.Context, *WithdrawRequest) (*State, error)
 	// Fence ends every incoming replication stream of a lower term and refuses
 	// them from now on, durably. No append is in progress on return.
 	Fence(context.Context, *FenceRequest) (*FenceResponse, error)
@@ -320,6 +345,8 @@ type EngineServer interface {
 	Flush(context.Context, *FlushRequest) (*FlushResponse, error)
 	// Checkpoints lists the durable checkpoints inside the horizon, ascending.
 	Checkpoints(*CheckpointsRequest, grpc.ServerStreamingServer[CheckpointsResponse]) error
+	// Fork begins a timeline at a position. DEVICE_IN_USE while the engine has a
+	// device, or orders to have one.
 	Fork(context.Context, *ForkRequest) (*ForkResponse, error)
 	Pin(context.Context, *PinRequest) (*PinResponse, error)
 	Unpin(context.Context, *UnpinRequest) (*UnpinResponse, error)
@@ -347,6 +374,9 @@ func (UnimplementedEngineServer) Watch(*WatchRequest, grpc.ServerStreamingServer
 }
 func (UnimplementedEngineServer) Order(context.Context, *OrderRequest) (*State, error) {
 	return nil, status.Error(codes.Unimplemented, "method Order not implemented")
+}
+func (UnimplementedEngineServer) Withdraw(context.Context, *WithdrawRequest) (*State, error) {
+	return nil, status.Error(codes.Unimplemented, "method Withdraw not implemented")
 }
 func (UnimplementedEngineServer) Fence(context.Context, *FenceRequest) (*FenceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Fence not implemented")
@@ -439,6 +469,24 @@ func _Engine_Order_Handler(srv interface{}, ctx context.Context, dec func(interf
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(EngineServer).Order(ctx, req.(*OrderRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Engine_Withdraw_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WithdrawRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).Withdraw(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_Withdraw_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).Withdraw(ctx, req.(*WithdrawRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -709,6 +757,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Order",
 			Handler:    _Engine_Order_Handler,
+		},
+		{
+			MethodName: "Withdraw",
+			Handler:    _Engine_Withdraw_Handler,
 		},
 		{
 			MethodName: "Fence",
