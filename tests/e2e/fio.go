@@ -72,7 +72,7 @@ func (n *Namespace) StartFio(f Fio) *FioRun {
 		"--rw=randwrite", "--bs=" + strconv.Itoa(fioBlockBytes), "--direct=1", "--ioengine=libaio", "--iodepth=8", "--rate_iops=" + strconv.Itoa(f.RateIOPS),
 		"--verify=crc32c", "--verify_backlog=256", "--verify_fatal=1", "--verify_state_save=0", "--time_based", "--runtime=3600", "--thread",
 		"--output=/tmp/fio.json", "--output-format=json"}
-	run.script = strings.Join(args, " ") + " & echo $! > /tmp/fio.pid; wait $!; echo $? > /tmp/fio.exit"
+	run.script = strings.Join(args, " ") + " & echo $! > /tmp/fio.pid; status=0; wait $! || status=$?; echo $status > /tmp/fio.exit"
 	// The pod outlives fio, so that its result can be fetched.
 	n.RunPod(Pod{Name: f.Name, Node: f.Node, Script: run.script + "; " + idle, Mounts: []Mount{{Claim: f.Claim, Path: mount, Block: f.Block}}})
 	run.AwaitWrites(1)

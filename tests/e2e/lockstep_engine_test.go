@@ -242,10 +242,12 @@ func TestLockstepEviction(t *testing.T) {
 	Report(t, Figure{Name: "memory of the controller, few volumes", Got: ns.memory(t, controller, "controller"), Target: 128, Unit: "MiB"})
 }
 
-// memory is what the first process of a container has in memory, in MiB.
+// memory is what Lockstep's process in a container has in memory, in MiB. Where
+// the containers of a pod share their processes it is not the first one.
 func (n *Namespace) memory(t *testing.T, pod *corev1.Pod, container string) float64 {
 	t.Helper()
-	out, err := n.ExecIn(t.Context(), SystemNamespace, pod.Name, container, "sed", "-n", "s/^VmRSS:[^0-9]*\\([0-9]*\\) kB$/\\1/p", "/proc/1/status")
+	out, err := n.ExecIn(t.Context(), SystemNamespace, pod.Name, container, "sh", "-c",
+		`for p in /proc/[0-9]*; do case $(cat $p/comm) in lockstep*) sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB$/\1/p' $p/status ;; esac; done`)
 	if err != nil {
 		t.Fatal(err)
 	}
