@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -138,6 +137,14 @@ func (d *disaster) prefix(even, odd int) {
 func (d *disaster) lose() {
 	d.t.Helper()
 	go func() { _, _ = d.onA.Pgbench(d.t.Context(), 2, pluginTimeout) }() // ends with its node
+	WaitFor(d.t, podTimeout, "transactions of pgbench", func(ctx context.Context) error {
+		done, err := d.onA.Query(ctx, "SELECT count(*) FROM pgbench_history")
+		if err == nil && done == "0" {
+			err = errors.New("there is none")
+		}
+		return err
+	})
+	d.b.AwaitPoint("shop", time.Now())
 	busy := time.Now()
 	WaitFor(d.t, podTimeout, "a while of load", func(context.Context) error {
 		if since := time.Since(busy); since < failoverLoad {
@@ -191,8 +198,8 @@ func (d *disaster) takeOver() *Postgres {
 }
 
 // releaseVolumes has the PersistentVolumes go that failovers made at b, which are
-// kept when their claims go: those of the chain, of which b is the primary, with
-// what is on them.
+// kept when their claims go: with what is on them where b is the primary, at whose
+// site a volume is deleted.
 func (d *disaster) releaseVolumes() {
 	volumes := d.b.Client.CoreV1().PersistentVolumes()
 	list, err := volumes.List(context.Background(), metav1.ListOptions{})
@@ -200,12 +207,21 @@ func (d *disaster) releaseVolumes() {
 		d.t.Error(err)
 		return
 	}
+	status, err := d.b.Admin(d.t).GetStatus(context.Background(), &adminv1.GetStatusRequest{})
+	if err != nil {
+		d.t.Error(err)
+		return
+	}
+	isPrimary := map[string]bool{}
+	for _, v := range status.GetVolumes() {
+		isPrimary[v.GetId()] = v.GetRole() == adminv1.Role_ROLE_PRIMARY
+	}
 	for _, v := range list.Items {
 		claim := v.Spec.ClaimRef
-		if claim == nil || claim.Namespace != d.b.Namespace {
+		if claim == nil || claim.Namespace != d.b.Namespace || v.Spec.CSI == nil {
 			continue
 		}
-		if slices.Contains(chainPods[:], claim.Name) {
+		if isPrimary[v.Spec.CSI.VolumeHandle] {
 			_, err = volumes.Patch(context.Background(), v.Name, types.MergePatchType, []byte(`{"spec": {"persistentVolumeReclaimPolicy": "Delete"}}`), metav1.PatchOptions{})
 		} else {
 			err = volumes.Delete(context.Background(), v.Name, metav1.DeleteOptions{}) // it ends when the claim does
@@ -451,7 +467,7 @@ func (d *disaster) digest(p *Postgres) string {
 	d.t.Helper()
 	var parts []string
 	for _, table := range []string{"orders", "payments", "pgbench_accounts", "pgbench_tellers", "pgbench_branches", "pgbench_history"} {
-		got, err := p.Query(d.t.Context(), "SELECT md5(string_agg(md5(t::text), '' ORDER BY t::text)) FROM "+table+" t")
+		got, err := p.Query(d.t.Context(), "SELECT coalesce(md5(string_agg(md5(t::text), '' ORDER BY t::text)), 'empty') FROM "+table+" t")
 		if err != nil || got == "" {
 			d.t.Fatalf("digest of %s: %q, %v", table, got, err)
 		}
