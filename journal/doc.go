@@ -12,8 +12,9 @@
 // order (Records), and moves what has left the window into the base
 // (Maintain), or everything (Drain). Create and NewImport make a store, TakeImage
 // makes one of an image without a copy, and Open recovers one. Verify, Dump and
-// OpenReadOnly look at one that nobody has open, and change nothing. The files are
-// described in docs/format.md.
+// OpenReadOnly look at one that nobody has open, and change nothing. RemoveJournal
+// removes a journal that has a directory of its own. The files are described in
+// docs/format.md.
 //
 // # Invariants
 //
@@ -26,6 +27,8 @@
 //     file, offset, wanted and found, and nothing on disk is changed.
 //   - After a write, sync or commit of unknown outcome the store is poisoned:
 //     nothing more is acknowledged until it has been closed and opened again.
+//   - A journal in a directory of its own is bound to its store: what is missing
+//     or another's is an error, never an empty journal.
 //   - A lack of space is ErrFull, before anything was written.
 //   - An index run is derived and never believed without its checksums: one that
 //     is missing, stale or damaged costs time and changes no answer.

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
@@ -428,4 +431,67 @@ func TestLittleRoomTrimsHistoryWithinTheBudget(t *testing.T) {
 		t.Errorf("%d bytes are free, %v", free, err)
 	}
 	mustClose(t, s)
+}
+
+// TestTwoRealFileSystems has base and journal on file systems of the kernel's:
+// no file can be renamed from one to the other.
+func TestTwoRealFileSystems(t *testing.T) {
+	fast, err := os.MkdirTemp("/dev/shm", "lockstep-")
+	if err != nil {
+		t.Skipf("a journal on another file system was not tested: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(fast); err != nil {
+			t.Error(err)
+		}
+	})
+	cfg := testConfig(t)
+	if deviceOf(t, fast) == deviceOf(t, filepath.Dir(cfg.Dir)) {
+		t.Skip("a journal on another file system was not tested: /dev/shm is none")
+	}
+	cfg.JournalDir, cfg.JournalBytes = filepath.Join(fast, "v"), 2*MinSegmentBytes
+	smallIndex(&cfg)
+	s := createAndOpen(t, cfg)
+	want := make([]byte, testVolumeBytes)
+	rng := rand.New(rand.NewPCG(1, 13))
+	for round := range 6 {
+		for range 40 {
+			off := int64(rng.IntN(testVolumeBytes/32768)) * 32768
+			p := randomBytes(rng, 32768)
+			copy(want[off:], p)
+			if _, err := s.Write(p, off); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(s.Flush(context.Background()), s.Maintain(context.Background())); err != nil {
+			t.Fatal(err)
+		}
+		if round%2 == 1 {
+			mustClose(t, s)
+			s = mustOpen(t, cfg)
+		}
+		if !bytes.Equal(readAll(t, s, testVolumeBytes), want) {
+			t.Fatalf("round %d: content differs", round)
+		}
+	}
+	if s.Horizon().Seq == 0 {
+		t.Error("nothing was destaged")
+	}
+	mustClose(t, s)
+	report, err := Verify(context.Background(), cfg)
+	if err != nil || !report.OK() {
+		t.Errorf("verify: %+v, %v", report.Damage, err)
+	}
+	if err := RemoveJournal(cfg.FS, cfg.JournalDir, testVolume); err != nil {
+		t.Error(err)
+	}
+}
+
+func deviceOf(t *testing.T, dir string) uint64 {
+	t.Helper()
+	info, err := os.Stat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Sys().(*syscall.Stat_t).Dev
 }

@@ -113,10 +113,10 @@ func TestJournalInADirectoryOfItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newJournalShell()
-	for _, verb := range []string{"verify", "dump"} {
-		s.must(t, "journal", verb, cfg.Dir, "--journal-dir", cfg.JournalDir)
-		if got := s.run(t, "journal", verb, cfg.Dir); got.exit != exitFailed || !strings.Contains(got.stderr, "journal directory is missing") {
-			t.Errorf("%s without it: exit %d: %s", verb, got.exit, got.stderr)
+	for _, args := range [][]string{{"verify", cfg.Dir}, {"dump", cfg.Dir}, {"export", cfg.Dir, filepath.Join(root, "image")}, {"drain", cfg.Dir, "--yes"}} {
+		if got := s.run(t, append([]string{"journal"}, args...)...); got.exit != exitFailed || !strings.Contains(got.stderr, "journal directory is missing") {
+			t.Errorf("%s without it: exit %d: %s", args[0], got.exit, got.stderr)
 		}
+		s.must(t, append(append([]string{"journal"}, args...), "--journal-dir", cfg.JournalDir)...)
 	}
 }

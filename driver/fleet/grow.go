@@ -56,16 +56,21 @@ func (f *Fleet) follow(v *volume) {
 		return
 	}
 	v.growing = true
+	began := f.cfg.Clock.Now()
 	f.joined.Go(func() {
 		for f.stillGrows(v) {
 			err := f.catchUp(v)
-			f.mu.Lock()
-			v.trouble = err
-			f.mu.Unlock()
+			// What merely takes long is no trouble yet.
+			underWay := errors.Is(err, context.DeadlineExceeded) && f.cfg.Clock.Now().Sub(began) < growTimeout
+			if !underWay {
+				f.mu.Lock()
+				v.trouble = err
+				f.mu.Unlock()
+			}
 			if err == nil {
 				continue
 			}
-			if !f.isClosed(err) {
+			if !underWay && !f.isClosed(err) {
 				f.cfg.Log.Warn("backing volume does not grow", "volume", f.recordOf(v).ID, "error", err)
 			}
 			timer := f.cfg.Clock.NewTimer(growPause)

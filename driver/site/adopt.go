@@ -147,8 +147,10 @@ func (s *Site) moveStore(id journal.VolumeID, from string) error {
 
 // forgetUnmoved takes back what was noted of a store that stayed where it was.
 func (s *Site) forgetUnmoved(id journal.VolumeID) error {
-	if err := s.cfg.FS.Remove(s.volumeDir(id)); err != nil && !errors.Is(err, vfs.ErrNotExist) {
-		return err
+	for _, dir := range s.dirsOf(id) {
+		if err := s.cfg.FS.Remove(dir); err != nil && !errors.Is(err, vfs.ErrNotExist) {
+			return err
+		}
 	}
 	if err := s.deleteRecord(id); err != nil {
 		return err

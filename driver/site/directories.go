@@ -39,14 +39,19 @@ func (s *Site) storeConfig(id journal.VolumeID, store string, ownJournal bool) j
 	return c
 }
 
-// makeVolumeDir makes the directories for a volume's stores and journals; durable
-// on return.
-func (s *Site) makeVolumeDir(id journal.VolumeID) error {
+// dirsOf are the directories that a volume has.
+func (s *Site) dirsOf(id journal.VolumeID) []string {
 	dirs := []string{s.volumeDir(id)}
 	if dir := s.journalDir(id); dir != "" {
 		dirs = append(dirs, dir)
 	}
-	for _, dir := range dirs {
+	return dirs
+}
+
+// makeVolumeDir makes the directories for a volume's stores and journals; durable
+// on return.
+func (s *Site) makeVolumeDir(id journal.VolumeID) error {
+	for _, dir := range s.dirsOf(id) {
 		err := s.cfg.FS.MkdirAll(dir)
 		if err == nil {
 			err = errors.Join(s.cfg.FS.SyncDir(path.Dir(dir)), s.cfg.FS.SyncDir(path.Dir(path.Dir(dir))))
@@ -115,11 +120,7 @@ func (s *Site) checkReach(r record) error {
 
 // removeVolumeDir removes everything that a volume has.
 func (s *Site) removeVolumeDir(id journal.VolumeID) error {
-	dirs := []string{s.volumeDir(id)}
-	if dir := s.journalDir(id); dir != "" {
-		dirs = append(dirs, dir)
-	}
-	for _, dir := range dirs {
+	for _, dir := range s.dirsOf(id) {
 		if err := s.cfg.FS.RemoveAll(dir); err != nil {
 			return err
 		}
