@@ -75,7 +75,7 @@ func (a adminSite) Adopt(ctx context.Context, from adminserver.Adoption) (journa
 	switch {
 	case errors.Is(err, controller.ErrExists), errors.Is(err, journal.ErrExists):
 		err = fmt.Errorf("%w: %w", adminserver.ErrExists, err)
-	case errors.Is(err, controller.ErrInvalid), errors.Is(err, journal.ErrNotStore), errors.Is(err, site.ErrBadStore):
+	case errors.Is(err, controller.ErrInvalid), errors.Is(err, journal.ErrNotStore), errors.Is(err, journal.ErrNoJournal), errors.Is(err, site.ErrBadStore):
 		err = fmt.Errorf("%w: %w", adminserver.ErrBadStore, err)
 	}
 	return id, err
