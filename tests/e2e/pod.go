@@ -122,7 +122,11 @@ func (n *Namespace) AwaitPodWithin(name string, within time.Duration) *corev1.Po
 // podReady returns nil for a pod that is ready, and otherwise what it lacks.
 func podReady(pod *corev1.Pod) error {
 	if pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
-		return Final(fmt.Errorf("it has ended: %s", podState(pod)))
+		err := fmt.Errorf("it has ended: %s", podState(pod))
+		if pod.DeletionTimestamp != nil {
+			return err // another one of its name may come, from a StatefulSet
+		}
+		return Final(err)
 	}
 	for _, condition := range pod.Status.Conditions {
 		if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
