@@ -40,6 +40,10 @@ type catalogState struct {
 	// BaseBytes is the volume's size at Base. A store of version 1 has none:
 	// see assumeBaseBytes.
 	BaseBytes int64 `json:",omitempty"`
+	// Summed is how many bytes of the base, from its start, have checksums: all,
+	// but in a store whose base an older program made, until the scrub has
+	// been there.
+	Summed int64 `json:",omitempty"`
 	// CleanTip is the tip at the last clean Close, and absent from the first
 	// change after Open on.
 	CleanTip *Position `json:",omitempty"`
@@ -114,7 +118,19 @@ func decodeState(b []byte) (catalogState, error) {
 	if s.BaseBytes < 0 || s.BaseBytes%SectorBytes != 0 || s.BaseBytes > s.SizeBytes {
 		return catalogState{}, badValue(bucketMeta, keyState, "size of the base in range", s.BaseBytes)
 	}
+	if s.Summed < 0 || s.Summed%SectorBytes != 0 || s.Summed > s.SizeBytes {
+		return catalogState{}, badValue(bucketMeta, keyState, "checksums of the base in range", s.Summed)
+	}
 	return s, nil
+}
+
+// grow gives the live volume a larger size. The base is zeroes from the old one
+// on, and so are their checksums.
+func (s *catalogState) grow(sizeBytes int64) {
+	if s.Summed == s.SizeBytes {
+		s.Summed = sizeBytes
+	}
+	s.SizeBytes = sizeBytes
 }
 
 // assumeBaseBytes gives a state of version 1, which knew no sizes of the past,

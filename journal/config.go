@@ -47,8 +47,8 @@ type Config struct {
 	// Window is how long records are kept before they are destaged; 0 keeps
 	// them until JournalBytes forces them out.
 	Window time.Duration
-	// IndexMemory bounds, in bytes, what the index of the live volume and
-	// cached blocks of index runs take, as long as the runs keep up; at least
+	// IndexMemory bounds, in bytes, what the index of the live volume, cached
+	// blocks of index runs, and what is kept to read parts of records take, as long as the runs keep up; at least
 	// MinIndexMemory, 0 is DefaultIndexMemory. What does not fit is read from
 	// disk when it is needed.
 	IndexMemory int64
@@ -88,9 +88,9 @@ func (c *Config) Validate() error {
 	return c.validateIndex()
 }
 
-// validateIndex divides the index's memory: a quarter is for blocks of runs, the
-// rest for what was written lately, twice over: the older half is put aside
-// until it is on disk.
+// validateIndex divides the index's memory: an eighth is for blocks of runs, two
+// sixteenths for finding and checking records, the rest for what was written
+// lately, twice over: the older half is put aside until it is on disk.
 func (c *Config) validateIndex() error {
 	if c.IndexMemory == 0 {
 		c.IndexMemory = DefaultIndexMemory

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -102,6 +103,7 @@ func (w *world) survive(m *model, mem *vfs.Mem, chance *rand.Rand, lossy bool, s
 	w.t.Helper()
 	w.m = m
 	w.mount(mem)
+	w.checkUndamaged()
 	if err := w.open(); err != nil {
 		w.t.Fatalf("recover: %v", err)
 	}
@@ -122,12 +124,22 @@ func (w *world) survive(m *model, mem *vfs.Mem, chance *rand.Rand, lossy bool, s
 	}
 	w.views = nil
 	w.mount(w.mem.Crash(chance))
+	w.checkUndamaged()
 	if err := w.open(); err != nil {
 		w.t.Fatalf("recover from a second crash: %v", err)
 	}
 	w.m.check(w.t, w.s, true)
 	if err := w.s.Close(); err != nil {
 		w.t.Fatal(err)
+	}
+}
+
+// checkUndamaged makes sure that what a crash left does not look damaged.
+func (w *world) checkUndamaged() {
+	w.t.Helper()
+	report, err := Verify(context.Background(), Config{FS: w.mem, Dir: worldDir, JournalDir: w.cfg.JournalDir})
+	if err != nil || !report.OK() {
+		w.t.Fatalf("after the crash: damage %+v, %v", report.Damage, err)
 	}
 }
 

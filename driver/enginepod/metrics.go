@@ -29,6 +29,7 @@ var (
 	journalBytes = prometheus.NewDesc("lockstep_volume_journal_bytes", "Room taken by segments that hold records.", labels, nil)
 	indexExtents = prometheus.NewDesc("lockstep_volume_index_extents", "Extents of the live view's index that are in memory.", labels, nil)
 	failed       = prometheus.NewDesc("lockstep_volume_failed", "1 if the volume is not served as ordered.", labels, nil)
+	damaged      = prometheus.NewDesc("lockstep_volume_damaged", "Places known to be damaged: reads of them fail.", labels, nil)
 	freeBytes    = prometheus.NewDesc("lockstep_backing_free_bytes", "Free space of the backing volume.", labels, nil)
 	journalFree  = prometheus.NewDesc("lockstep_journal_free_bytes", "Free space of the journal's own backing volume.", labels, nil)
 	lagSeconds   = prometheus.NewDesc("lockstep_volume_lag_seconds", "How far the replica is behind.", labels, nil)
@@ -42,7 +43,7 @@ func metricsOf(open func() *Pod) []prometheus.Collector {
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{journalBytes, indexExtents, failed, freeBytes, journalFree, lagSeconds, lagRecords, replicating} {
+	for _, d := range []*prometheus.Desc{journalBytes, indexExtents, failed, damaged, freeBytes, journalFree, lagSeconds, lagRecords, replicating} {
 		ch <- d
 	}
 }
@@ -67,6 +68,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		if _, free, err := pod.cfg.FS.Space(dir); err == nil {
 			gauge(journalFree, float64(free))
 		}
+	}
+	if eng, err := pod.Engine(); err == nil {
+		gauge(damaged, float64(eng.Store().Stats().Damaged))
 	}
 	if r := s.Replication; r != nil {
 		gauge(lagSeconds, r.LagTime.Seconds())
