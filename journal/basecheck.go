@@ -5,11 +5,17 @@ import (
 	"fmt"
 )
 
+// baseCheck is told what comes of a comparison of the base with its checksums.
+// Each of its functions ends that by an error.
+type baseCheck struct {
+	found      func(damagedSectors) error       // a run of damaged sectors
+	unreadable func(off int64, err error) error // a piece could not be read
+	each       func(next, bytes int64) error    // a piece was read; where the next one begins
+}
+
 // checkBase compares the base with its checksums in [off, end), where anything but
-// zeroes is in either, in pieces of at most maxSummedBytes. It calls found for each
-// run of damaged sectors, and each for every piece with where the next one begins. Either
-// ends it by an error.
-func (s *Store) checkBase(ctx context.Context, off, end int64, found func(damagedSectors) error, each func(next, bytes int64) error) error {
+// zeroes is in either, in pieces of at most maxSummedBytes.
+func (s *Store) checkBase(ctx context.Context, off, end int64, to baseCheck) error {
 	end = min(end, s.summed.Load())
 	var c sumScratch
 	p := make([]byte, maxSummedBytes)
@@ -23,12 +29,12 @@ func (s *Store) checkBase(ctx context.Context, off, end int64, found func(damage
 		}
 		n := min(end-start, maxSummedBytes)
 		if n > 0 {
-			if err := s.checkPiece(&c, p[:n], start, found); err != nil {
+			if err := s.checkPiece(&c, p[:n], start, to); err != nil {
 				return err
 			}
 		}
 		off = start + n
-		if err := each(off, n); err != nil {
+		if err := to.each(off, n); err != nil {
 			return err
 		}
 	}
@@ -53,7 +59,7 @@ func (s *Store) nextInBase(off, end int64) (int64, error) {
 }
 
 // checkPiece reads a piece of the base into p and reports its damage.
-func (s *Store) checkPiece(c *sumScratch, p []byte, off int64, found func(damagedSectors) error) error {
+func (s *Store) checkPiece(c *sumScratch, p []byte, off int64, to baseCheck) error {
 	s.baseMu.RLock()
 	err := s.readBaseUnchecked(p, off)
 	var entries []byte
@@ -62,14 +68,14 @@ func (s *Store) checkPiece(c *sumScratch, p []byte, off int64, found func(damage
 	}
 	s.baseMu.RUnlock()
 	if err != nil {
-		return err
+		return to.unreadable(off, err)
 	}
 	for len(p) > 0 {
 		d := s.sums.firstDamage(c, p, off, entries)
 		if d.length == 0 {
 			return nil
 		}
-		if err := found(d); err != nil {
+		if err := to.found(d); err != nil {
 			return err
 		}
 		n := d.off + d.length - off

@@ -24,7 +24,10 @@ const (
 	maxValueBytes   = 64 << 10 // decoders refuse more
 )
 
-var keyState = []byte("state")
+var (
+	keyState = []byte("state")
+	keyScrub = []byte("scrub") // version 3; may be absent
+)
 
 // catalogState is the store's small mutable state.
 type catalogState struct {
@@ -139,6 +142,20 @@ func (s *catalogState) assumeBaseBytes() {
 	if s.BaseBytes == 0 {
 		s.BaseBytes = s.SizeBytes
 	}
+}
+
+func decodeScrub(b []byte) (scrubState, error) {
+	var st scrubState
+	if b == nil {
+		return st, nil
+	}
+	if err := decodeValue(bucketMeta, keyScrub, b, &st); err != nil {
+		return scrubState{}, err
+	}
+	if st.Pass == 0 || st.Segment > maxSegmentID+1 || st.Base < 0 || st.Base > maxVolumeBytes || st.Base%SectorBytes != 0 || st.Bytes < 0 {
+		return scrubState{}, badValue(bucketMeta, keyScrub, "fields in range", fmt.Sprintf("%+v", st))
+	}
+	return st, nil
 }
 
 func decodeTimeline(key, b []byte) (Timeline, error) {

@@ -52,6 +52,9 @@ type Config struct {
 	// MinIndexMemory, 0 is DefaultIndexMemory. What does not fit is read from
 	// disk when it is needed.
 	IndexMemory int64
+	// ScrubEvery is how often Run reads everything to find damage; at least
+	// MinScrubEvery, 0 is DefaultScrubEvery.
+	ScrubEvery time.Duration
 	// Log receives what an operator should know; nil discards it.
 	Log *slog.Logger
 
@@ -81,6 +84,12 @@ func (c *Config) Validate() error {
 	}
 	if c.SegmentBytes < MinSegmentBytes || c.SegmentBytes > MaxSegmentBytes || c.SegmentBytes%blockBytes != 0 {
 		return fmt.Errorf("validate journal configuration: SegmentBytes is %d, want a multiple of %d from %d to %d", c.SegmentBytes, blockBytes, MinSegmentBytes, MaxSegmentBytes)
+	}
+	if c.ScrubEvery == 0 {
+		c.ScrubEvery = DefaultScrubEvery
+	}
+	if c.ScrubEvery < MinScrubEvery {
+		return fmt.Errorf("validate journal configuration: ScrubEvery is %s, want at least %s", c.ScrubEvery, MinScrubEvery)
 	}
 	if c.JournalBytes < 0 || c.Window < 0 {
 		return fmt.Errorf("validate journal configuration: JournalBytes and Window must not be negative")

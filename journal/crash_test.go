@@ -54,6 +54,9 @@ func TestCrashAtEveryOperation(t *testing.T) {
 				if strings.HasSuffix(load.name, "index runs") && len(dry.runs(t)) < 3 {
 					t.Fatalf("seed %d: the workload makes index runs %v only", seed, dry.runs(t))
 				}
+				if load.name == "scrub" && dry.s.ScrubStats().LastFull.IsZero() {
+					t.Fatalf("seed %d: no pass of the scrub came to its end: %+v", seed, dry.s.ScrubStats())
+				}
 				for k := int64(1); k <= dry.fault.Count(); k++ {
 					w := newWorld(t, seed, load.change)
 					w.crashAt(load.steps, seed, k)

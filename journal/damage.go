@@ -90,7 +90,7 @@ func (s *Store) Damaged() []CorruptError {
 // met, and returns it.
 func (s *Store) noteDamage(err error) error {
 	var c *CorruptError
-	if errors.As(err, &c) && s.damage.note(c, s.scrubPass.Load()) {
+	if errors.As(err, &c) && s.damage.note(c, s.scrub.pass.Load()) {
 		s.cfg.Log.Error("damage found", "volume", s.volume, "file", c.File, "offset", c.Offset, "what", c.What, "wanted", c.Wanted, "found", c.Found)
 	}
 	return err

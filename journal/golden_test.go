@@ -118,6 +118,7 @@ func goldens() []golden {
 		golden{"v1/catalog-state.bin", nil, func(b []byte) (any, error) { return decodeState(b) }, oldState, nil},
 		golden{"v2/catalog-state.bin", nil, func(b []byte) (any, error) { return decodeState(b) }, secondState, nil},
 		goldenValue("v3/catalog-state.bin", bucketMeta, keyState, goldenState(), func(b []byte) (any, error) { return decodeState(b) }),
+		goldenValue("v3/catalog-scrub.bin", bucketMeta, keyScrub, goldenScrub(), func(b []byte) (any, error) { return decodeScrub(b) }),
 		goldenValue("v1/catalog-timeline.bin", bucketTimelines, key64(uint64(goldenLine)), goldenTimeline(), func(b []byte) (any, error) {
 			return decodeTimeline(key64(uint64(goldenLine)), b)
 		}),
@@ -260,6 +261,10 @@ func goldenState() catalogState {
 		SizeBytes: 1 << 30, Active: goldenLine, Base: Position{goldenLine, 40},
 		Horizon: Position{goldenLine, 41}, BaseBytes: 1 << 29, Summed: 1 << 28, CleanTip: &Position{goldenLine, 45},
 	}
+}
+
+func goldenScrub() scrubState {
+	return scrubState{Pass: 3, Began: goldenTime, Segment: 7, Base: 1 << 20, Bytes: 1 << 21, LastFull: goldenTime.Add(-time.Hour)}
 }
 
 func goldenTimeline() Timeline {

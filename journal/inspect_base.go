@@ -39,11 +39,15 @@ func (in *inspector) verifyBase(ctx context.Context) error {
 	if slices.ContainsFunc(batch, func(part pathPart) bool { return part.file == nil }) {
 		return nil // reported; what the base must hold is not known without it
 	}
-	return s.checkBase(ctx, 0, s.state.SizeBytes, func(d damagedSectors) error {
-		unfinished, err := d.isUnfinished(batch)
-		if err == nil && !unfinished {
-			err = d.err()
-		}
-		return in.damage(err)
-	}, func(int64, int64) error { return nil })
+	return s.checkBase(ctx, 0, s.state.SizeBytes, baseCheck{
+		found: func(d damagedSectors) error {
+			unfinished, err := d.isUnfinished(batch)
+			if err == nil && !unfinished {
+				err = d.err()
+			}
+			return in.damage(err)
+		},
+		unreadable: func(_ int64, err error) error { return err },
+		each:       func(int64, int64) error { return nil },
+	})
 }

@@ -14,18 +14,19 @@ import (
 const maintainEvery = 5 * time.Second
 
 // Run keeps the journal in shape until ctx ends: seals complete segments,
-// has the next one ready, destages what left the window, merges indexes. A lack of space is
+// has the next one ready, destages what left the window, merges indexes, scrubs. A lack of space is
 // logged and tried again, and so is damage, which stops what needs the damaged
 // bytes and nothing else; the first other error ends Run.
 //
 // The supply of segments has a goroutine of its own: an append that needs the
 // next one must not wait until a batch has been destaged. So has the making of
-// index runs, which nobody waits for.
+// index runs, which nobody waits for, and the scrub.
 func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.repeat(ctx, s.wakeSupply, s.supply) })
 	g.Go(func() error { return s.repeat(ctx, s.wake, s.destageDue) })
 	g.Go(func() error { return s.repeat(ctx, s.wakeRuns, s.buildRuns) })
+	g.Go(func() error { return s.repeat(ctx, nil, s.scrubDue) })
 	return g.Wait()
 }
 

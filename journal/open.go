@@ -71,6 +71,8 @@ func (s *Store) open(id identity) error {
 	s.state, s.pins, s.tree = content.state, content.pins, newTree(content.timelines)
 	s.tree.last[s.state.Base.Timeline] = max(s.state.Base.Seq, s.tree.last[s.state.Base.Timeline])
 	s.size.Store(s.state.SizeBytes)
+	s.scrub.state = content.scrub
+	s.scrub.pass.Store(content.scrub.Pass)
 	s.state.assumeBaseBytes()
 	if err := s.openSealed(content.segments); err != nil {
 		return err

@@ -164,6 +164,20 @@ func TestWhatReadsOfRecordsCost(t *testing.T) {
 	mustClose(t, l.s)
 }
 
+// TestWhatReadsOfTheBaseCost: one call for the bytes and one for their checksums.
+func TestWhatReadsOfTheBaseCost(t *testing.T) {
+	l := newLongRecords(t, 0)
+	l.write(t, rand.New(rand.NewPCG(6, 6)), 0, 1<<20)
+	destageAll(t, l.s)
+	for _, length := range []int64{SectorBytes, 4096, 1 << 20} {
+		calls, bytes := l.fs.since(func() { l.read(t, 0, length) })
+		if want := length + sumOffset(length); calls != 2 || bytes != want {
+			t.Errorf("%d bytes: %d calls of %d bytes in all, want 2 of %d", length, calls, bytes, want)
+		}
+	}
+	mustClose(t, l.s)
+}
+
 // TestFlippedBytesOfRecords: what is read is right or an error that names the
 // segment, whatever is flipped and whatever is in memory of it.
 func TestFlippedBytesOfRecords(t *testing.T) {

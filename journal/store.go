@@ -16,7 +16,7 @@ import (
 // appending. Its methods may be called concurrently. It owns no goroutine:
 // call Run, or Maintain from time to time.
 //
-// Locks, in the order in which they nest: maintainMu, appendMu, buildMu,
+// Locks, in the order in which they nest: scrub.mu, maintainMu, appendMu, buildMu,
 // baseMu, refreshMu, sealMu, spareMu, stateMu, flushMu, baseSyncMu, sumsSyncMu
 // and segment.syncMu, mu, holdMu and those of runSet, the caches and damageLog.
 type Store struct {
@@ -38,8 +38,7 @@ type Store struct {
 	frames   *agedCache // offsets of the frames of sealed segments
 	partSums *agedCache // checksums of the parts of long records
 	damage   damageLog
-	// scrubPass counts the passes of the scrub.
-	scrubPass atomic.Uint64
+	scrub    scrubber
 
 	maintainMu sync.Mutex // one Maintain, Fork or Close at a time
 	stuck      bool       // damage stopped the last batch of destage; guarded by maintainMu
