@@ -126,6 +126,9 @@ func (b *baseSums) firstDamage(c *sumScratch, p []byte, off int64, entries []byt
 // read reads the entries of a range. What lies behind the end of the file stands for
 // zeroes.
 func (b *baseSums) read(c *sumScratch, off, length int64) ([]byte, error) {
+	if b.file == nil { // Open refuses such a store, but it can be looked at
+		return nil, &CorruptError{File: baseSumsFile, What: "checksums of the base", Wanted: "a whole file", Found: "none"}
+	}
 	entries := c.room(length)
 	n, err := b.file.ReadAt(entries, sumOffset(off))
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -165,7 +168,7 @@ func (s *Store) readBaseUnchecked(p []byte, off int64) error {
 // tryReadBase is readBase where no disk has to be waited for. Where one would, and
 // for damage, which is readBase's to tell, done is false.
 func (s *Store) tryReadBase(c *sumScratch, p []byte, off int64) (done bool, err error) {
-	if len(p) > maxSummedBytes {
+	if len(p) > maxSummedBytes || s.sums.file == nil {
 		return false, nil
 	}
 	if done, err := s.base.TryReadAt(p, off); err != nil || !done {

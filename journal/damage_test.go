@@ -271,7 +271,7 @@ func TestDestageStopsAtDamage(t *testing.T) {
 	for range 2 {
 		_, err := l.s.Reclaim(context.Background())
 		wantCorrupt(t, err, ErrCorrupt, segmentName(1))
-		failed := sectorsThatFail(t, l.s, l.image, 0, longVolumeBytes)
+		failed := sectorsThatFail(t, l.s, l.image, 0, 16*8192)
 		if len(failed) != 16 || failed[0] != 3*8192 {
 			t.Fatalf("sectors at %d fail, want those of the fourth record", failed)
 		}

@@ -108,6 +108,9 @@ type inspector struct {
 	report Report
 }
 
+// inspectCacheBytes is for finding and checking records, each.
+const inspectCacheBytes = 1 << 20
+
 // inspect locks the store and reads all but the records.
 func inspect(cfg Config) (*inspector, error) {
 	cfg = Config{FS: cfg.FS, Dir: cfg.Dir, JournalDir: cfg.JournalDir}
@@ -115,7 +118,7 @@ func inspect(cfg Config) (*inspector, error) {
 		return nil, err
 	}
 	in := &inspector{
-		s: &Store{cfg: cfg, runs: newRunSet(&cfg, VolumeID{}, 0), segments: map[segmentID]*segment{}, tree: newTree(map[TimelineID]Timeline{})},
+		s: &Store{cfg: cfg, runs: newRunSet(&cfg, VolumeID{}, 0), frames: newAgedCache(inspectCacheBytes), partSums: newAgedCache(inspectCacheBytes), segments: map[segmentID]*segment{}, tree: newTree(map[TimelineID]Timeline{})},
 		report: Report{Dir: cfg.Dir, JournalDir: cfg.JournalDir, Version: StoreFormatVersion,
 			Timelines: []TimelineReport{}, Pins: []PinReport{}, Segments: []SegmentReport{}, IndexRuns: []RunReport{}, Damage: []Damage{}},
 	}

@@ -65,7 +65,7 @@ func frameBefore(changes []change, off int64) int64 {
 // frameStarts returns the offsets of a sealed segment's whole frame headers, each
 // divided by frameAlign.
 func (r *recordReader) frameStarts(snap segmentSnapshot) ([]uint32, error) {
-	key := makeLocation(snap.id, 0)
+	key := segmentPlace{snap.segment, 0}
 	if starts := r.s.frames.get(key); starts != nil {
 		return starts, nil
 	}
@@ -80,7 +80,7 @@ func (r *recordReader) frameStarts(snap segmentSnapshot) ([]uint32, error) {
 			return nil, err
 		}
 		f, payloadBytes, _, err := decodeFrameHeader(b, snap.volume)
-		if err != nil || f.Position != (Position{snap.timeline, next}) {
+		if follows := f.Position.Timeline == snap.timeline && f.Position.Seq >= next && f.Position.Seq <= snap.last; err != nil || !follows {
 			if err == nil {
 				err = wireCorrupt("record position", Position{snap.timeline, next}.String(), f.Position.String())
 			}
@@ -101,7 +101,7 @@ func (r *recordReader) frameStarts(snap segmentSnapshot) ([]uint32, error) {
 			continue
 		}
 		starts = append(starts, uint32(off/frameAlign))
-		next, off = next+1, off+frameBytes(payloadBytes)
+		next, off = f.Position.Seq+1, off+frameBytes(payloadBytes)
 	}
 	starts = slices.Clip(starts)
 	r.s.frames.put(key, starts)

@@ -180,7 +180,7 @@ func (r *recordReader) readWhole(x *piece, place recordPlace) (payload []byte, e
 // readLong checks a piece, which was read, against the checksums of the long
 // record's parts. Without those it reads the record and makes them.
 func (r *recordReader) readLong(x *piece, place recordPlace) error {
-	key := makeLocation(place.g.id, place.start)
+	key := segmentPlace{place.g, place.start}
 	sums := r.s.partSums.get(key)
 	if sums == nil {
 		payload, err := r.readWhole(x, place)

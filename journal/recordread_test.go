@@ -274,23 +274,24 @@ func TestTryReadAtOfRecords(t *testing.T) {
 // TestAgedCacheIsBounded, and keeps what is used.
 func TestAgedCacheIsBounded(t *testing.T) {
 	c := newAgedCache(64 << 10)
-	for i := range location(1000) {
-		c.put(i, make([]uint32, 100))
-		if c.get(0) == nil {
+	at := func(i int) segmentPlace { return segmentPlace{nil, int64(i)} }
+	for i := range 1000 {
+		c.put(at(i), make([]uint32, 100))
+		if c.get(at(0)) == nil {
 			t.Fatalf("what is used all the time is gone after %d others", i)
 		}
 	}
 	kept := 0
-	for i := range location(1000) {
-		if c.young[i] != nil || c.old[i] != nil {
+	for i := range 1000 {
+		if c.young[at(i)] != nil || c.old[at(i)] != nil {
 			kept++
 		}
 	}
 	if most := (64 << 10) / 400; kept > most || kept < 50 {
 		t.Fatalf("%d of 1000 lists are kept, want 50 to %d", kept, most)
 	}
-	c.put(5000, make([]uint32, 1<<20))
-	if c.get(5000) == nil {
+	c.put(at(5000), make([]uint32, 1<<20))
+	if c.get(at(5000)) == nil {
 		t.Fatal("a list that is longer than all the rest is not kept for its reader")
 	}
 }
