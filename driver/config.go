@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/internal/certs"
@@ -27,6 +28,7 @@ type StandaloneConfig struct {
 	Compress    bool              // what is sent to peers
 	MetricsAddr string            // host:port; empty: no metrics are served
 	IndexMemory int64             // bytes for the index of each volume; 0: the journal's default
+	ScrubEvery  time.Duration     // in which each store is read once to find damage; 0: the journal's default
 	Version     string            // of the program
 	MaxVolumes  int64             // that can be attached at a time; 0: DefaultMaxVolumes
 	// Transport is a wish for how devices' requests come; empty:
@@ -63,6 +65,8 @@ func (c *StandaloneConfig) Validate() error {
 		return fmt.Errorf("standalone configuration: %d volumes at most is negative", c.MaxVolumes)
 	case c.IndexMemory != 0 && c.IndexMemory < journal.MinIndexMemory:
 		return fmt.Errorf("standalone configuration: %d bytes for an index, want at least %d", c.IndexMemory, int64(journal.MinIndexMemory))
+	case c.ScrubEvery != 0 && c.ScrubEvery < journal.MinScrubEvery:
+		return fmt.Errorf("standalone configuration: a scrub every %s, want at least %s", c.ScrubEvery, journal.MinScrubEvery)
 	case c.RateLimit < 0:
 		return fmt.Errorf("standalone configuration: rate limit of %d bytes per second is negative", c.RateLimit)
 	case (c.Listen != "" || len(c.Peers) > 0) && c.TLSDir == "":

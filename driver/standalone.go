@@ -90,7 +90,7 @@ func (s *standalone) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.site, err = site.Open(ctx, site.Config{Name: cfg.Site, Root: cfg.Root, JournalRoot: cfg.JournalRoot, Holder: s.holder, Transport: cfg.Transport, Peers: peers, Exports: s.nbd, IndexMemory: cfg.IndexMemory, Log: cfg.Log})
+	s.site, err = site.Open(ctx, site.Config{Name: cfg.Site, Root: cfg.Root, JournalRoot: cfg.JournalRoot, Holder: s.holder, Transport: cfg.Transport, Peers: peers, Exports: s.nbd, IndexMemory: cfg.IndexMemory, ScrubEvery: cfg.ScrubEvery, Log: cfg.Log})
 	if err != nil {
 		return err
 	}

@@ -227,10 +227,16 @@ func (s *Store) grow(sizeBytes int64) error {
 	if err := s.base.Truncate(sizeBytes); err != nil {
 		return fmt.Errorf("resize base to %d bytes: %w", sizeBytes, mapFull(err))
 	}
+	if err := s.sums.file.Truncate(sumOffset(sizeBytes)); err != nil {
+		return fmt.Errorf("resize checksums of base to %d bytes: %w", sizeBytes, mapFull(err))
+	}
 	if err := s.syncBase(); err != nil {
 		return fmt.Errorf("resize base to %d bytes: %w", sizeBytes, err)
 	}
-	err := s.changeState(func(next *catalogState) { next.SizeBytes = sizeBytes }, nil, func() { s.size.Store(sizeBytes) })
+	err := s.changeState(func(next *catalogState) { next.grow(sizeBytes) }, nil, func() {
+		s.size.Store(sizeBytes)
+		s.summed.Store(s.state.Summed)
+	})
 	if err != nil {
 		return fmt.Errorf("resize to %d bytes: %w", sizeBytes, err)
 	}

@@ -117,6 +117,7 @@ type catalogContent struct {
 	timelines map[TimelineID]Timeline
 	segments  map[segmentID]segmentEntry
 	pins      map[string]Position
+	scrub     scrubState
 }
 
 // load reads the whole catalog. damage is called for each value that cannot be
@@ -134,6 +135,9 @@ func (c *catalog) load(damage func(error) bool) (catalogContent, error) {
 			return nil
 		}
 		content.state = state
+		if content.scrub, err = decodeScrub(tx.Get(bucketMeta, keyScrub)); err != nil && !damage(err) {
+			return nil
+		}
 		each := func(bucket string, into func(key, value []byte) error) {
 			tx.Range(bucket, nil, func(key, value []byte) bool {
 				err := into(key, value)

@@ -24,7 +24,10 @@ const (
 	maxValueBytes   = 64 << 10 // decoders refuse more
 )
 
-var keyState = []byte("state")
+var (
+	keyState = []byte("state")
+	keyScrub = []byte("scrub") // version 3; may be absent
+)
 
 // catalogState is the store's small mutable state.
 type catalogState struct {
@@ -40,6 +43,10 @@ type catalogState struct {
 	// BaseBytes is the volume's size at Base. A store of version 1 has none:
 	// see assumeBaseBytes.
 	BaseBytes int64 `json:",omitempty"`
+	// Summed is how many bytes of the base, from its start, have checksums: all,
+	// but in a store whose base an older program made, until the scrub has
+	// been there.
+	Summed int64 `json:",omitempty"`
 	// CleanTip is the tip at the last clean Close, and absent from the first
 	// change after Open on.
 	CleanTip *Position `json:",omitempty"`
@@ -114,7 +121,19 @@ func decodeState(b []byte) (catalogState, error) {
 	if s.BaseBytes < 0 || s.BaseBytes%SectorBytes != 0 || s.BaseBytes > s.SizeBytes {
 		return catalogState{}, badValue(bucketMeta, keyState, "size of the base in range", s.BaseBytes)
 	}
+	if s.Summed < 0 || s.Summed%SectorBytes != 0 || s.Summed > s.SizeBytes {
+		return catalogState{}, badValue(bucketMeta, keyState, "checksums of the base in range", s.Summed)
+	}
 	return s, nil
+}
+
+// grow gives the live volume a larger size. The base is zeroes from the old one
+// on, and so are their checksums.
+func (s *catalogState) grow(sizeBytes int64) {
+	if s.Summed == s.SizeBytes {
+		s.Summed = sizeBytes
+	}
+	s.SizeBytes = sizeBytes
 }
 
 // assumeBaseBytes gives a state of version 1, which knew no sizes of the past,
@@ -123,6 +142,20 @@ func (s *catalogState) assumeBaseBytes() {
 	if s.BaseBytes == 0 {
 		s.BaseBytes = s.SizeBytes
 	}
+}
+
+func decodeScrub(b []byte) (scrubState, error) {
+	var st scrubState
+	if b == nil {
+		return st, nil
+	}
+	if err := decodeValue(bucketMeta, keyScrub, b, &st); err != nil {
+		return scrubState{}, err
+	}
+	if st.Pass == 0 || st.Segment > maxSegmentID+1 || st.Base < 0 || st.Base > maxVolumeBytes || st.Base%SectorBytes != 0 || st.Bytes < 0 {
+		return scrubState{}, badValue(bucketMeta, keyScrub, "fields in range", fmt.Sprintf("%+v", st))
+	}
+	return st, nil
 }
 
 func decodeTimeline(key, b []byte) (Timeline, error) {

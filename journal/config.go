@@ -47,11 +47,14 @@ type Config struct {
 	// Window is how long records are kept before they are destaged; 0 keeps
 	// them until JournalBytes forces them out.
 	Window time.Duration
-	// IndexMemory bounds, in bytes, what the index of the live volume and
-	// cached blocks of index runs take, as long as the runs keep up; at least
+	// IndexMemory bounds, in bytes, what the index of the live volume, cached
+	// blocks of index runs, and what is kept to read parts of records take, as long as the runs keep up; at least
 	// MinIndexMemory, 0 is DefaultIndexMemory. What does not fit is read from
 	// disk when it is needed.
 	IndexMemory int64
+	// ScrubEvery is how often Run reads everything to find damage; at least
+	// MinScrubEvery, 0 is DefaultScrubEvery.
+	ScrubEvery time.Duration
 	// Log receives what an operator should know; nil discards it.
 	Log *slog.Logger
 
@@ -82,15 +85,21 @@ func (c *Config) Validate() error {
 	if c.SegmentBytes < MinSegmentBytes || c.SegmentBytes > MaxSegmentBytes || c.SegmentBytes%blockBytes != 0 {
 		return fmt.Errorf("validate journal configuration: SegmentBytes is %d, want a multiple of %d from %d to %d", c.SegmentBytes, blockBytes, MinSegmentBytes, MaxSegmentBytes)
 	}
+	if c.ScrubEvery == 0 {
+		c.ScrubEvery = DefaultScrubEvery
+	}
+	if c.ScrubEvery < MinScrubEvery {
+		return fmt.Errorf("validate journal configuration: ScrubEvery is %s, want at least %s", c.ScrubEvery, MinScrubEvery)
+	}
 	if c.JournalBytes < 0 || c.Window < 0 {
 		return fmt.Errorf("validate journal configuration: JournalBytes and Window must not be negative")
 	}
 	return c.validateIndex()
 }
 
-// validateIndex divides the index's memory: a quarter is for blocks of runs, the
-// rest for what was written lately, twice over: the older half is put aside
-// until it is on disk.
+// validateIndex divides the index's memory: an eighth is for blocks of runs, two
+// sixteenths for finding and checking records, the rest for what was written
+// lately, twice over: the older half is put aside until it is on disk.
 func (c *Config) validateIndex() error {
 	if c.IndexMemory == 0 {
 		c.IndexMemory = DefaultIndexMemory

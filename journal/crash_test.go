@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -53,6 +54,9 @@ func TestCrashAtEveryOperation(t *testing.T) {
 				if strings.HasSuffix(load.name, "index runs") && len(dry.runs(t)) < 3 {
 					t.Fatalf("seed %d: the workload makes index runs %v only", seed, dry.runs(t))
 				}
+				if load.name == "scrub" && dry.s.ScrubStats().LastFull.IsZero() {
+					t.Fatalf("seed %d: no pass of the scrub came to its end: %+v", seed, dry.s.ScrubStats())
+				}
 				for k := int64(1); k <= dry.fault.Count(); k++ {
 					w := newWorld(t, seed, load.change)
 					w.crashAt(load.steps, seed, k)
@@ -102,6 +106,7 @@ func (w *world) survive(m *model, mem *vfs.Mem, chance *rand.Rand, lossy bool, s
 	w.t.Helper()
 	w.m = m
 	w.mount(mem)
+	w.checkUndamaged()
 	if err := w.open(); err != nil {
 		w.t.Fatalf("recover: %v", err)
 	}
@@ -122,12 +127,22 @@ func (w *world) survive(m *model, mem *vfs.Mem, chance *rand.Rand, lossy bool, s
 	}
 	w.views = nil
 	w.mount(w.mem.Crash(chance))
+	w.checkUndamaged()
 	if err := w.open(); err != nil {
 		w.t.Fatalf("recover from a second crash: %v", err)
 	}
 	w.m.check(w.t, w.s, true)
 	if err := w.s.Close(); err != nil {
 		w.t.Fatal(err)
+	}
+}
+
+// checkUndamaged makes sure that what a crash left does not look damaged.
+func (w *world) checkUndamaged() {
+	w.t.Helper()
+	report, err := Verify(context.Background(), Config{FS: w.mem, Dir: worldDir, JournalDir: w.cfg.JournalDir})
+	if err != nil || !report.OK() {
+		w.t.Fatalf("after the crash: damage %+v, %v", report.Damage, err)
 	}
 }
 

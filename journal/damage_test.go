@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"path"
 	"strings"
 	"testing"
@@ -210,7 +211,9 @@ func TestDamageInSealedSegment(t *testing.T) {
 		if err := s.Unpin("start"); err != nil {
 			t.Fatal(err)
 		}
-		wantCorrupt(t, s.Maintain(context.Background()), ErrCorrupt, d.sealed)
+		if err := s.Maintain(context.Background()); err != nil {
+			t.Fatalf("destage, of whose batch another record hides the damaged one: %v", err)
+		}
 	})
 	for name, at := range map[string]func(*segment) int64{
 		"header":  func(*segment) int64 { return 33 },
@@ -253,6 +256,39 @@ func TestDamageInSealedSegment(t *testing.T) {
 		wantCorrupt(t, err, ErrCorrupt, d.sealed)
 		wantReported(t, d.mem, d.sealed)
 	})
+}
+
+// TestDestageStopsAtDamage, and nothing else does: the rest of the volume is read
+// and written, and once the damaged bytes are overwritten destage goes on.
+func TestDestageStopsAtDamage(t *testing.T) {
+	rng := rand.New(rand.NewPCG(9, 9))
+	l := newLongRecords(t, 0)
+	for i := range int64(8) {
+		l.write(t, rng, i*8192, 8192)
+	}
+	l.seal(t)
+	flip(t, l.mem, segmentName(1), blockBytes+3*frameBytes(8192)+frameHeaderBytes+100, 8)
+	for range 2 {
+		_, err := l.s.Reclaim(context.Background())
+		wantCorrupt(t, err, ErrCorrupt, segmentName(1))
+		failed := sectorsThatFail(t, l.s, l.image, 0, 16*8192)
+		if len(failed) != 16 || failed[0] != 3*8192 {
+			t.Fatalf("sectors at %d fail, want those of the fourth record", failed)
+		}
+	}
+	if n := l.s.Stats().Damaged; n != 1 {
+		t.Fatalf("%d places are known to be damaged, want 1", n)
+	}
+	l.write(t, rng, 3*8192, 8192)
+	destageAll(t, l.s)
+	l.read(t, 0, longVolumeBytes)
+	if n := l.s.Stats().Damaged; n != 0 {
+		t.Fatalf("%d places are known to be damaged, want none", n)
+	}
+	mustClose(t, l.s)
+	if report, err := Verify(context.Background(), Config{FS: l.mem, Dir: worldDir}); err != nil || !report.OK() {
+		t.Fatalf("%+v, %v", report.Damage, err)
+	}
 }
 
 // TestVerifyFindsAllDamage: not just the first place.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 
@@ -12,14 +11,15 @@ import (
 )
 
 // Destage moves the records of the oldest segments into the base image, in
-// three steps that each leave a store whose every position from the horizon
+// steps that each leave a store whose every position from the horizon
 // on reads right:
 //
+//  0. the records are read, and found to be whole as far as they are wanted;
 //  1. the horizon moves to the end of the batch, in the catalog. From here on
 //     no position inside the batch can be opened, so that the base may hold a
 //     mixture of them;
-//  2. the newest version of what the batch holds is written to the base, and
-//     the base is synced;
+//  2. the newest version of what the batch holds is written to the base with its
+//     checksums, and both are synced;
 //  3. the live index forgets what the base now has; the base's position moves
 //     to the horizon and the segments are dropped, in the catalog.
 //
@@ -48,12 +48,17 @@ func (s *Store) destageBatch(ctx context.Context) (more bool, err error) {
 	if err := s.syncIfBehind(to); err != nil {
 		return false, err
 	}
+	pace := s.newPacer()
+	merged, err := s.readBatch(ctx, parts, pace)
+	s.stuck = errors.Is(err, ErrCorrupt)
+	if err != nil {
+		return false, fmt.Errorf("destage up to %s: %w", to, err)
+	}
 	moved, err := s.moveHorizon(to)
 	if err != nil || !moved {
 		return false, err
 	}
-	merged, err := s.writeBatch(ctx, parts)
-	if err != nil {
+	if err := s.writeBatch(ctx, parts, merged, pace); err != nil {
 		return false, fmt.Errorf("destage up to %s: %w", to, err)
 	}
 	s.forgetDestaged(merged, parts[len(parts)-1].id)
@@ -69,7 +74,8 @@ func (s *Store) destageBatch(ctx context.Context) (more bool, err error) {
 
 // chooseBatch picks sealed segments from the base on that are over the budget
 // or out of the window, and holds them. A batch that a crash interrupted comes
-// first.
+// first. Where damage stopped the last batch, it takes all that may go: a record
+// behind that batch may hide what is damaged. maintainMu must be held.
 func (s *Store) chooseBatch() ([]pathPart, Position) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -86,17 +92,16 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 	for _, part := range all {
 		end := Position{part.timeline, part.upTo}
 		due := s.pressed.Load() || short > 0 || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.closedAt.Before(expiry)
-		if interrupted {
-			due = path.Contains(s.state.Horizon) && !s.passesLocked(end, s.state.Horizon)
-		}
-		if !due || !part.sealed || len(batch) == maxBatchSegments && !interrupted || s.isHeldLocked(end) && !interrupted {
+		must := interrupted && path.Contains(s.state.Horizon) && !s.passesLocked(end, s.state.Horizon)
+		may := due && (s.stuck || !interrupted && len(batch) < maxBatchSegments)
+		if !part.sealed || !must && (!may || s.isHeldLocked(end)) {
 			break
 		}
 		batch, to = append(batch, part), end
+		if must {
+			to = s.state.Horizon
+		}
 		total, short = total-part.bytes, short-part.bytes
-	}
-	if interrupted {
-		to = s.state.Horizon
 	}
 	for _, part := range batch {
 		part.users.Add(1)
@@ -187,54 +192,75 @@ func (s *Store) moveHorizon(to Position) (moved bool, err error) {
 	return true, nil
 }
 
-// writeBatch is step 2.
-func (s *Store) writeBatch(ctx context.Context, parts []pathPart) (table, error) {
-	pace := s.newPacer()
+// readBatch is step 0. Nothing has changed when it finds that a record is damaged
+// whose bytes are wanted.
+func (s *Store) readBatch(ctx context.Context, parts []pathPart, pace *pacer) (table, error) {
+	damaged := false
 	for _, part := range parts {
-		if err := verifyPart(ctx, part, pace); err != nil {
+		// In the order in which they are on disk, because step 2 wants them in
+		// that of the volume.
+		err := walkFrames(part.segment, part.end, func(f *frame) error {
+			return pace.did(ctx, frameBytes(len(f.Payload)))
+		}, func(err error) error {
+			damaged = true
+			_ = s.noteDamage(err)
+			return nil
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
 	merged, err := tableOf(parts)
-	if err != nil {
-		return nil, err
+	if err != nil || !damaged {
+		return merged, err
 	}
-	files := map[segmentID]*segment{}
-	for _, part := range parts {
-		files[part.id] = part.segment
-	}
-	w := baseWriter{base: s.base, buf: make([]byte, 0, destageBufferBytes)}
-	for _, e := range merged {
-		if err := w.add(e, files[e.loc.segment()]); err != nil {
-			return nil, err
-		}
-		if err := pace.did(ctx, int64(e.sectors())*SectorBytes); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.flush(); err != nil {
-		return nil, err
-	}
-	return merged, s.syncBase()
+	return merged, s.checkWanted(ctx, parts, merged)
 }
 
-// verifyPart checks every record's checksums before their bytes can reach the
-// base.
-func verifyPart(ctx context.Context, part pathPart, pace *pacer) error {
-	scanner := newFrameScanner(part.segment, part.end)
-	for scanner.next <= part.upTo {
-		f, err := scanner.scan()
-		if errors.Is(err, io.EOF) {
-			return &CorruptError{File: part.name, Offset: scanner.off, What: "segment", Wanted: fmt.Sprintf("records up to seq %d", part.upTo), Found: fmt.Sprintf("end at seq %d", scanner.next-1)}
+// checkWanted finds out whether a batch needs any of the damaged records that it
+// has: what was overwritten in it is not needed.
+func (s *Store) checkWanted(ctx context.Context, parts []pathPart, merged table) error {
+	var scratch readScratch
+	files, p := filesOf(parts), make([]byte, MaxPayloadBytes)
+	for _, e := range merged {
+		if e.loc.isZeroes() {
+			continue
 		}
-		if err == nil {
-			err = pace.did(ctx, frameBytes(len(f.Payload)))
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		if err != nil {
+		x := piece{dst: p[:min(int64(e.sectors())*SectorBytes, MaxPayloadBytes)], g: files[e.loc.segment()], off: e.loc.fileOffset(), at: int64(e.start()) * SectorBytes}
+		if err := s.readJournal(&scratch, &x); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func filesOf(parts []pathPart) map[segmentID]*segment {
+	files := make(map[segmentID]*segment, len(parts))
+	for _, part := range parts {
+		files[part.id] = part.segment
+	}
+	return files
+}
+
+// writeBatch is step 2.
+func (s *Store) writeBatch(ctx context.Context, parts []pathPart, merged table, pace *pacer) error {
+	files := filesOf(parts)
+	w := baseWriter{s: s, buf: make([]byte, 0, destageBufferBytes)}
+	for _, e := range merged {
+		if err := w.add(e, files[e.loc.segment()]); err != nil {
+			return err
+		}
+		if err := pace.did(ctx, int64(e.sectors())*SectorBytes); err != nil {
+			return err
+		}
+	}
+	if err := w.flush(); err != nil {
+		return err
+	}
+	return s.syncBase()
 }
 
 // forgetChunk bounds the extents that leave the live index in one go, while
@@ -305,6 +331,7 @@ func (s *Store) dropBatch(parts []pathPart, to Position) error {
 			}
 			for _, g := range dropped {
 				delete(s.segments, g.id)
+				s.damage.healed(g.name, 0, g.bytes)
 				s.dropPendingLocked(g)
 				s.unsynced = slices.DeleteFunc(s.unsynced, func(u *segment) bool { return u == g })
 			}

@@ -30,6 +30,8 @@
 //   - A journal in a directory of its own is bound to its store: what is missing
 //     or another's is an error, never an empty journal.
 //   - A lack of space is ErrFull, before anything was written.
+//   - No read returns bytes that do not fit their checksum, be they a record's or
+//     the base's. What is damaged fails alone, and is remembered: see Damaged.
 //   - An index run is derived and never believed without its checksums: one that
 //     is missing, stale or damaged costs time and changes no answer.
 //   - A position that a View, a pin or a RecordReader holds stays open:
@@ -40,8 +42,7 @@
 //
 // The package starts no goroutine that outlives a call: its owner calls Run,
 // or Maintain. It does not order writes that overlap in time: the order in
-// which the calls take the append lock is the order in the journal. ReadAt
-// does not verify payload checksums, which cover whole records; Records, the
-// destage and Verify do. It takes no checkpoints by itself, does not thin
+// which the calls take the append lock is the order in the journal. It does not
+// mend damage: what is damaged stays so until it is written anew. It takes no checkpoints by itself, does not thin
 // history, and knows nothing of groups, terms, devices or Kubernetes.
 package journal

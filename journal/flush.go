@@ -98,7 +98,14 @@ func (s *Store) syncJournal() error {
 
 func (s *Store) syncSegment(g *segment) error { return s.syncFile(&g.syncMu, g.file, g.name) }
 
-func (s *Store) syncBase() error { return s.syncFile(&s.baseSyncMu, s.base, baseFile) }
+// syncBase makes the base and its checksums durable, in no order: what a crash
+// leaves of either alone is not read before it was written again.
+func (s *Store) syncBase() error {
+	if err := s.syncFile(&s.baseSyncMu, s.base, baseFile); err != nil {
+		return err
+	}
+	return s.syncFile(&s.sumsSyncMu, s.sums.file, baseSumsFile)
+}
 
 // syncFile makes a file durable or poisons the store. The kernel tells a
 // failure to one of two concurrent syncs of a file only, and the other one

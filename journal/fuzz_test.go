@@ -191,6 +191,9 @@ func FuzzCatalogValue(f *testing.F) {
 		if _, p, err := decodePin([]byte("nightly"), sealed(bucketPins, []byte("nightly"))); err == nil && p.Timeline == 0 {
 			t.Fatalf("accepted %+v", p)
 		}
+		if st, err := decodeScrub(sealed(bucketMeta, keyScrub)); err == nil && (st.Pass == 0 || st.Base < 0 || st.Base%SectorBytes != 0 || st.Bytes < 0) {
+			t.Fatalf("accepted scrub %+v", st)
+		}
 		_, _ = decodeState(b)
 	})
 }
@@ -201,6 +204,26 @@ func FuzzVolumeJSON(f *testing.F) {
 		id, err := decodeIdentity(b)
 		if err == nil && (id.Volume.IsZero() || id.Version < 1 || id.Version > StoreFormatVersion || id.Checksum != id.checksum()) {
 			t.Fatalf("accepted %+v", id)
+		}
+	})
+}
+
+// FuzzBaseSums takes any entries for any sectors: what is accepted is what would
+// have been written.
+func FuzzBaseSums(f *testing.F) {
+	f.Add(goldenSums(goldenSectors()), goldenSectors(), int64(1<<40))
+	f.Add([]byte{0, 0, 0, 0}, make([]byte, SectorBytes), int64(0))
+	f.Fuzz(func(t *testing.T, entries, p []byte, off int64) {
+		n := min(len(entries)/sumBytes, len(p)/SectorBytes)
+		entries, p, off = entries[:n*sumBytes], p[:n*SectorBytes], off&(maxVolumeBytes-1)&^(SectorBytes-1)
+		sums := newBaseSums(nil, goldenVolume)
+		d := sums.firstDamage(&sumScratch{}, p, off, entries)
+		right := sums.encode(&sumScratch{}, p, off)
+		if (d.length == 0) != bytes.Equal(right, entries) {
+			t.Fatalf("damage %+v of entries %x, right are %x", d, entries, right)
+		}
+		if d.length > 0 && (d.off < off || d.off+d.length > off+int64(len(p)) || d.wanted == d.found) {
+			t.Fatalf("damage %+v of %d bytes at %d", d, len(p), off)
 		}
 	})
 }

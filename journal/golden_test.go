@@ -82,7 +82,9 @@ func goldens() []golden {
 	f := goldenFooter()
 	body, block := f.encode()
 	oldState, oldEntry := goldenState(), goldenEntry()
-	oldState.BaseBytes, oldEntry.Sizes = 0, nil
+	oldState.BaseBytes, oldState.Summed, oldEntry.Sizes = 0, 0, nil
+	secondState := goldenState()
+	secondState.Summed = 0
 	withoutPayload := record
 	withoutPayload.Payload = nil
 	type frameHeader struct {
@@ -106,6 +108,7 @@ func goldens() []golden {
 		golden{"v2/index-run.bin", func() []byte { return encodeGoldenRun(goldenRunTable()) }, decodeGoldenRun, goldenRunTable(), nil},
 		golden{"v1/volume.json", nil, func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(1), nil},
 		golden{"v2/volume.json", nil, func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(2), nil},
+		golden{"v3/base-sums.bin", func() []byte { return goldenSums(goldenSectors()) }, decodeGoldenSums, goldenSectors(), nil},
 		golden{"v3/volume.json", mustEncode(newIdentity(goldenVolume, goldenTime, "").encode),
 			func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(3), nil},
 		golden{"v3/volume-own-journal.json", mustEncode(newIdentity(goldenVolume, goldenTime, goldenJournal).encode),
@@ -113,7 +116,9 @@ func goldens() []golden {
 		golden{"v3/journal.json", mustEncode(newJournalIdentity(goldenVolume, goldenJournal).encode),
 			func(b []byte) (any, error) { return decodeJournalIdentity(b) }, goldenJournalIdentity(), nil},
 		golden{"v1/catalog-state.bin", nil, func(b []byte) (any, error) { return decodeState(b) }, oldState, nil},
-		goldenValue("v2/catalog-state.bin", bucketMeta, keyState, goldenState(), func(b []byte) (any, error) { return decodeState(b) }),
+		golden{"v2/catalog-state.bin", nil, func(b []byte) (any, error) { return decodeState(b) }, secondState, nil},
+		goldenValue("v3/catalog-state.bin", bucketMeta, keyState, goldenState(), func(b []byte) (any, error) { return decodeState(b) }),
+		goldenValue("v3/catalog-scrub.bin", bucketMeta, keyScrub, goldenScrub(), func(b []byte) (any, error) { return decodeScrub(b) }),
 		goldenValue("v1/catalog-timeline.bin", bucketTimelines, key64(uint64(goldenLine)), goldenTimeline(), func(b []byte) (any, error) {
 			return decodeTimeline(key64(uint64(goldenLine)), b)
 		}),
@@ -124,6 +129,31 @@ func goldens() []golden {
 			return at, err
 		}),
 	)
+}
+
+// goldenSectors are three sectors at the offset 2^40 of a base: text, zeroes, ones.
+func goldenSectors() []byte {
+	p := bytes.Repeat([]byte("lockstep"), SectorBytes/8)
+	p = append(p, make([]byte, SectorBytes)...)
+	return append(p, bytes.Repeat([]byte{0xff}, SectorBytes)...)
+}
+
+func goldenSums(sectors []byte) []byte {
+	sums := newBaseSums(nil, goldenVolume)
+	return bytes.Clone(sums.encode(&sumScratch{}, sectors, 1<<40))
+}
+
+// decodeGoldenSums returns the sectors that the entries must belong to.
+func decodeGoldenSums(entries []byte) (any, error) {
+	p := goldenSectors()
+	if len(entries) != len(p)/SectorBytes*sumBytes {
+		return nil, wireCorrupt("checksums", "3 entries", fmt.Sprintf("%d bytes", len(entries)))
+	}
+	sums := newBaseSums(nil, goldenVolume)
+	if d := sums.firstDamage(&sumScratch{}, p, 1<<40, entries); d.length > 0 {
+		return nil, d.err()
+	}
+	return p, nil
 }
 
 // decodeGoldenFooter reads a body with its trailer behind it.
@@ -229,8 +259,12 @@ func mustEncode(encode func() ([]byte, error)) func() []byte {
 func goldenState() catalogState {
 	return catalogState{
 		SizeBytes: 1 << 30, Active: goldenLine, Base: Position{goldenLine, 40},
-		Horizon: Position{goldenLine, 41}, BaseBytes: 1 << 29, CleanTip: &Position{goldenLine, 45},
+		Horizon: Position{goldenLine, 41}, BaseBytes: 1 << 29, Summed: 1 << 28, CleanTip: &Position{goldenLine, 45},
 	}
+}
+
+func goldenScrub() scrubState {
+	return scrubState{Pass: 3, Began: goldenTime, Segment: 7, Base: 1 << 20, Bytes: 1 << 21, LastFull: goldenTime.Add(-time.Hour)}
 }
 
 func goldenTimeline() Timeline {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -32,6 +33,9 @@ type Import struct {
 	foreign   bool   // the timelines are another store's
 	journal   string // id of the journal's own directory; empty: it has none
 	base      vfs.File
+	sums      baseSums // no file if the base is an image that was taken over
+	scratch   sumScratch
+	edges     []byte // room for sectors of which only a part was written
 	lock      io.Closer
 	done      bool
 	image     string // a file that becomes the base; see TakeImage
@@ -116,7 +120,18 @@ func (im *Import) prepare() error {
 	if err != nil {
 		return err
 	}
-	return im.base.Truncate(im.spec.SizeBytes)
+	if err := im.base.Truncate(im.spec.SizeBytes); err != nil {
+		return err
+	}
+	if im.image != "" {
+		return nil // its bytes get checksums from the scrub
+	}
+	sums, err := fs.Create(im.cfg.file(baseSumsFile))
+	if err != nil {
+		return err
+	}
+	im.sums = newBaseSums(sums, im.spec.Volume)
+	return sums.Truncate(sumOffset(im.spec.SizeBytes))
 }
 
 // makeBase makes the base's file, of an image where there is one.
@@ -135,7 +150,7 @@ func (im *Import) clear() error {
 			return err
 		}
 	}
-	for _, left := range []string{baseFile, catalogFile, journalDir, volumeFile + tempSuffix} {
+	for _, left := range []string{baseFile, baseSumsFile, catalogFile, journalDir, volumeFile + tempSuffix} {
 		if err := im.cfg.FS.RemoveAll(path.Join(im.cfg.Dir, left)); err != nil {
 			return err
 		}
@@ -162,6 +177,30 @@ func (im *Import) WriteAt(p []byte, off int64) error {
 	if _, err := im.base.WriteAt(p, off); err != nil {
 		return fmt.Errorf("import %d bytes at %d: %w", len(p), off, mapFull(err))
 	}
+	if err := im.writeSums(p, off); err != nil {
+		return fmt.Errorf("import checksums of %d bytes at %d: %w", len(p), off, mapFull(err))
+	}
+	return nil
+}
+
+// writeSums writes the checksums of what was written. Sectors of which that is
+// only a part are read again.
+func (im *Import) writeSums(p []byte, off int64) error {
+	start, end := off&^(SectorBytes-1), (off+int64(len(p))+SectorBytes-1)&^(SectorBytes-1)
+	if end-start != int64(len(p)) {
+		im.edges = slices.Grow(im.edges[:0], int(end-start))[:end-start]
+		if err := readFull(im.base, im.edges, start); err != nil {
+			return err
+		}
+		p = im.edges
+	}
+	for len(p) > 0 {
+		n := min(len(p), maxSummedBytes)
+		if _, err := im.sums.file.WriteAt(im.sums.encode(&im.scratch, p[:n], start), sumOffset(start)); err != nil {
+			return err
+		}
+		p, start = p[n:], start+int64(n)
+	}
 	return nil
 }
 
@@ -174,6 +213,9 @@ func (im *Import) Commit() error {
 		return ErrClosed
 	}
 	err := im.base.Sync()
+	if err == nil && im.sums.file != nil {
+		err = im.sums.file.Sync()
+	}
 	if err == nil {
 		err = im.writeCatalog()
 	}
@@ -225,6 +267,9 @@ func (im *Import) writeCatalog() error {
 		}
 		tip := im.at
 		state := catalogState{SizeBytes: im.spec.SizeBytes, Active: im.at.Timeline, Base: im.at, Horizon: im.at, BaseBytes: im.spec.SizeBytes}
+		if im.sums.file != nil { // an image that was taken over has none: the scrub makes them
+			state.Summed = im.spec.SizeBytes
+		}
 		if !im.foreign {
 			state.CleanTip = &tip
 		} // else a local append begins a timeline of its own
@@ -251,6 +296,9 @@ func (im *Import) release() error {
 	var err error
 	if im.base != nil {
 		err = im.base.Close()
+	}
+	if im.sums.file != nil {
+		err = errors.Join(err, im.sums.file.Close())
 	}
 	if im.lock != nil {
 		err = errors.Join(err, im.lock.Close())

@@ -32,7 +32,9 @@ type Report struct {
 	Pins       []PinReport      `json:"pins"`
 	Segments   []SegmentReport  `json:"segments"`
 	IndexRuns  []RunReport      `json:"indexRuns"`
-	Damage     []Damage         `json:"damage"`
+	// SummedBytes is how much of the base, from its start, has checksums.
+	SummedBytes int64    `json:"summedBytes"`
+	Damage      []Damage `json:"damage"`
 }
 
 // OK reports whether nothing is damaged that is not made again.
@@ -90,7 +92,7 @@ func Verify(ctx context.Context, cfg Config) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("verify store %s: %w", cfg.Dir, err)
 	}
-	err = errors.Join(in.verifySegments(ctx), in.verifyRuns(ctx))
+	err = errors.Join(in.verifySegments(ctx), in.verifyRuns(ctx), in.verifyBase(ctx))
 	if err = errors.Join(err, in.close()); err != nil {
 		return Report{}, fmt.Errorf("verify store %s: %w", cfg.Dir, err)
 	}
@@ -106,6 +108,9 @@ type inspector struct {
 	report Report
 }
 
+// inspectCacheBytes is for finding and checking records, each.
+const inspectCacheBytes = 1 << 20
+
 // inspect locks the store and reads all but the records.
 func inspect(cfg Config) (*inspector, error) {
 	cfg = Config{FS: cfg.FS, Dir: cfg.Dir, JournalDir: cfg.JournalDir}
@@ -113,7 +118,7 @@ func inspect(cfg Config) (*inspector, error) {
 		return nil, err
 	}
 	in := &inspector{
-		s: &Store{cfg: cfg, runs: newRunSet(&cfg, VolumeID{}, 0), segments: map[segmentID]*segment{}, tree: newTree(map[TimelineID]Timeline{})},
+		s: &Store{cfg: cfg, runs: newRunSet(&cfg, VolumeID{}, 0), frames: newAgedCache(inspectCacheBytes), partSums: newAgedCache(inspectCacheBytes), segments: map[segmentID]*segment{}, tree: newTree(map[TimelineID]Timeline{})},
 		report: Report{Dir: cfg.Dir, JournalDir: cfg.JournalDir, Version: StoreFormatVersion,
 			Timelines: []TimelineReport{}, Pins: []PinReport{}, Segments: []SegmentReport{}, IndexRuns: []RunReport{}, Damage: []Damage{}},
 	}
@@ -210,7 +215,7 @@ func (in *inspector) readCatalog() error {
 	}
 	s.state.assumeBaseBytes()
 	s.tree.last[s.state.Base.Timeline] = max(s.state.Base.Seq, s.tree.last[s.state.Base.Timeline])
-	if err := in.checkBase(); err != nil {
+	if err := errors.Join(in.checkBase(), in.openSums()); err != nil {
 		return err
 	}
 	for _, id := range slices.Sorted(maps.Keys(content.segments)) {
@@ -251,7 +256,7 @@ func (in *inspector) described() bool { return in.report.Tip != "" }
 // describe fills in what the report says of the store as a whole.
 func (in *inspector) describe() {
 	s, r := in.s, &in.report
-	r.SizeBytes, r.Active = s.state.SizeBytes, s.state.Active.String()
+	r.SizeBytes, r.SummedBytes, r.Active = s.state.SizeBytes, s.state.Summed, s.state.Active.String()
 	r.Base, r.Horizon, r.Tip = s.state.Base.String(), s.state.Horizon.String(), s.tipLocked().String()
 	r.Clean = s.state.CleanTip != nil
 	for _, line := range s.tree.sorted() {

@@ -109,7 +109,7 @@ func TestReportFieldNames(t *testing.T) {
 	const want = `{"dir":"","volume":"","version":0,"sizeBytes":0,"baseBytes":0,"active":"","base":"","horizon":"","tip":"","clean":false,` +
 		`"timelines":[{"id":"","parent":"","last":0,"created":"0001-01-01T00:00:00Z","reason":""}],"pins":[{"name":"","position":""}],` +
 		`"segments":[{"file":"","state":"","timeline":"t","first":0,"last":0,"bytes":0,"endBytes":0,"records":0,"checkpoints":0,"damaged":false}],` +
-		`"indexRuns":[{"file":"","first":0,"last":0,"extents":0,"segments":0,"damage":"d"}],` +
+		`"indexRuns":[{"file":"","first":0,"last":0,"extents":0,"segments":0,"damage":"d"}],"summedBytes":0,` +
 		`"damage":[{"file":"","offset":0,"what":"","wanted":"","found":"","kind":""}]}`
 	if string(b) != want {
 		t.Fatalf("got  %s\nwant %s", b, want)

@@ -14,22 +14,24 @@ import (
 const maintainEvery = 5 * time.Second
 
 // Run keeps the journal in shape until ctx ends: seals complete segments,
-// has the next one ready, destages what left the window, merges indexes. A lack of space is
-// logged and tried again; the first other error ends Run.
+// has the next one ready, destages what left the window, merges indexes, scrubs. A lack of space is
+// logged and tried again, and so is damage, which stops what needs the damaged
+// bytes and nothing else; the first other error ends Run.
 //
 // The supply of segments has a goroutine of its own: an append that needs the
 // next one must not wait until a batch has been destaged. So has the making of
-// index runs, which nobody waits for.
+// index runs, which nobody waits for, and the scrub.
 func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.repeat(ctx, s.wakeSupply, s.supply) })
 	g.Go(func() error { return s.repeat(ctx, s.wake, s.destageDue) })
 	g.Go(func() error { return s.repeat(ctx, s.wakeRuns, s.buildRuns) })
+	g.Go(func() error { return s.repeat(ctx, nil, s.scrubDue) })
 	return g.Wait()
 }
 
 // repeat calls do when woken and from time to time, until ctx ends or do fails
-// with anything but a lack of space.
+// with anything but damage or a lack of space.
 func (s *Store) repeat(ctx context.Context, woken <-chan struct{}, do func(context.Context) error) error {
 	timer := s.cfg.Clock.NewTimer(0)
 	defer func() { timer.Stop() }()
@@ -46,6 +48,10 @@ func (s *Store) repeat(ctx context.Context, woken <-chan struct{}, do func(conte
 		case err == nil:
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()), errors.Is(err, ErrClosed):
 			return nil
+		case errors.Is(err, ErrPoisoned):
+			return fmt.Errorf("maintain volume %s: %w", s.volume, err)
+		case errors.Is(err, ErrCorrupt):
+			_ = s.noteDamage(err)
 		case errors.Is(err, ErrFull):
 			s.cfg.Log.Warn("journal maintenance needs space on the backing volume", "volume", s.volume, "error", err)
 		default:
@@ -136,6 +142,7 @@ type Stats struct {
 	Timelines    int
 	Appended     uint64 // records since Open
 	Unflushed    uint64 // of them, not yet durable
+	Damaged      int    // places known to be damaged, see Damaged
 }
 
 // indexBytesPerExtent is measured by TestIndexMemory.
@@ -149,6 +156,7 @@ func (s *Store) Stats() Stats {
 		Segments: len(s.segments), Timelines: len(s.tree.timelines),
 		IndexExtents: int64(s.index.len()), IndexBytes: int64(s.index.len())*indexBytesPerExtent + s.runs.cache.bytes(),
 		JournalBytes: s.journalBytesLocked(), Appended: s.appended, Unflushed: s.appended - s.flushed,
+		Damaged: s.damage.count(),
 	}
 	return st
 }

@@ -16,6 +16,8 @@ const (
 	baseFile    = "base.img"
 	catalogFile = "catalog.db"
 	journalDir  = "journal"
+	// baseSumsFile has the checksums of the base's sectors.
+	baseSumsFile = "base.crc"
 
 	// Only of a journal in a directory of its own.
 	journalFile     = journalDir + "/journal.json"
@@ -28,7 +30,7 @@ const (
 // store's directory, but for the base image's: no directory that has others is to
 // be imported into.
 func UnfinishedNames() []string {
-	return []string{lockFile, catalogFile, catalogFile + ".new", journalDir, volumeFile + ".tmp"}
+	return []string{lockFile, baseSumsFile, catalogFile, catalogFile + ".new", journalDir, volumeFile + ".tmp"}
 }
 
 // IsStore reports whether a directory is a store, whatever state it is in.

@@ -32,7 +32,8 @@ func Open(cfg Config) (*Store, error) {
 		changed: make(chan struct{}), wake: make(chan struct{}, 1), wakeSupply: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		headers: make([]byte, 0, MaxBatch*frameHeaderBytes), wakeRuns: make(chan struct{}, 1),
 	}
-	s.runs = newRunSet(&s.cfg, s.volume, cfg.IndexMemory/4)
+	s.runs = newRunSet(&s.cfg, s.volume, cfg.IndexMemory/8)
+	s.frames, s.partSums = newAgedCache(cfg.IndexMemory/16), newAgedCache(cfg.IndexMemory/16)
 	if err := s.open(id); err != nil {
 		return nil, fmt.Errorf("open store of volume %s: %w", id.Volume, errors.Join(err, s.release(s.segments)))
 	}
@@ -64,9 +65,14 @@ func (s *Store) open(id identity) error {
 	if err := s.openBase(content.state.SizeBytes); err != nil {
 		return err
 	}
+	if err := s.openSums(&content.state); err != nil {
+		return err
+	}
 	s.state, s.pins, s.tree = content.state, content.pins, newTree(content.timelines)
 	s.tree.last[s.state.Base.Timeline] = max(s.state.Base.Seq, s.tree.last[s.state.Base.Timeline])
 	s.size.Store(s.state.SizeBytes)
+	s.scrub.state = content.scrub
+	s.scrub.pass.Store(content.scrub.Pass)
 	s.state.assumeBaseBytes()
 	if err := s.openSealed(content.segments); err != nil {
 		return err
@@ -75,6 +81,9 @@ func (s *Store) open(id identity) error {
 		return err
 	}
 	if err := s.checkPaths(); err != nil {
+		return err
+	}
+	if err := s.makeSums(); err != nil {
 		return err
 	}
 	s.pruneRuns()
@@ -111,6 +120,67 @@ func (s *Store) openBase(sizeBytes int64) error {
 	}
 	if size < sizeBytes {
 		return bad(fmt.Sprint(size))
+	}
+	return nil
+}
+
+// openSums opens the checksums of the base. There may be none yet if none is
+// relied on.
+func (s *Store) openSums(state *catalogState) error {
+	s.summed.Store(state.Summed)
+	file, err := s.cfg.FS.Open(s.cfg.file(baseSumsFile))
+	if errors.Is(err, vfs.ErrNotExist) && state.Summed == 0 {
+		return nil
+	}
+	return s.checkSums(file, err, state)
+}
+
+// checkSums takes over the file of the checksums, if it could be opened.
+func (s *Store) checkSums(file vfs.File, err error, state *catalogState) error {
+	bad := func(found string) error {
+		return &CorruptError{File: baseSumsFile, What: "checksums of the base", Wanted: fmt.Sprintf("at least %d bytes", sumOffset(state.Summed)), Found: found}
+	}
+	if errors.Is(err, vfs.ErrNotExist) {
+		return bad("no file")
+	}
+	if err != nil {
+		return fmt.Errorf("open checksums of the base: %w", err)
+	}
+	s.sums = newBaseSums(file, s.volume)
+	size, err := file.Size()
+	if err != nil {
+		return fmt.Errorf("read size of %s: %w", baseSumsFile, err)
+	}
+	if size < sumOffset(state.Summed) {
+		return bad(fmt.Sprint(size))
+	}
+	return nil
+}
+
+// makeSums makes the file of the checksums in a store of an older version, with
+// room for all that will come; durable on return.
+func (s *Store) makeSums() error {
+	if s.summed.Load() > 0 {
+		return nil
+	}
+	var err error
+	if s.sums.file == nil {
+		var file vfs.File
+		if file, err = s.cfg.FS.Create(s.cfg.file(baseSumsFile)); err == nil {
+			s.sums = newBaseSums(file, s.volume)
+		}
+	}
+	if err == nil {
+		err = s.sums.file.Truncate(sumOffset(s.SizeBytes()))
+	}
+	if err == nil {
+		err = s.sums.file.Sync()
+	}
+	if err == nil {
+		err = s.cfg.FS.SyncDir(s.cfg.Dir)
+	}
+	if err != nil {
+		return fmt.Errorf("make checksums of the base: %w", mapFull(err))
 	}
 	return nil
 }

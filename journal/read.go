@@ -3,7 +3,6 @@ package journal
 import (
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 )
 
@@ -12,25 +11,40 @@ type piece struct {
 	dst []byte
 	g   *segment // nil: from the base, or zeroes
 	off int64    // in the segment or the base
+	at  int64    // in the volume
 	nil bool     // zeroes
 }
 
 type pieces struct {
-	list []piece
-	rest []piece // scratch of fill
+	list    []piece
+	rest    []piece // scratch of fill
+	scratch readScratch
 }
 
 var piecesPool = sync.Pool{New: func() any { return &pieces{list: make([]piece, 0, 16)} }}
 
 // ReadAt fills p with the live content at off: every append that returned
-// before is seen. ErrRange, ErrPoisoned, ErrClosed; a part of p may have been
-// filled when an error is returned.
+// before is seen, and all bytes were found to fit their checksums. ErrCorrupt
+// where they do not, ErrRange, ErrPoisoned, ErrClosed; a part of p may have been
+// filled, with anything, when an error is returned.
 func (s *Store) ReadAt(p []byte, off int64) error {
 	if err := s.checkRange(off, int64(len(p))); err != nil {
 		return err
 	}
 	ps := piecesPool.Get().(*pieces)
 	defer piecesPool.Put(ps)
+	err := s.readOnce(ps, p, off)
+	if errors.Is(err, ErrCorrupt) {
+		// What was in the base when the read began may have been written since,
+		// appended and destaged: then its checksum is another one by now.
+		s.baseMu.RLock()
+		err = s.readOnce(ps, p, off)
+		s.baseMu.RUnlock()
+	}
+	return s.noteDamage(err)
+}
+
+func (s *Store) readOnce(ps *pieces, p []byte, off int64) error {
 	for {
 		err := s.plan(ps, p, off, true)
 		if err == nil {
@@ -62,16 +76,17 @@ func (s *Store) TryReadAt(p []byte, off int64) (done bool, err error) {
 		return false, err
 	}
 	defer s.finish(ps)
-	for _, x := range ps.list {
-		file := s.base
+	for i := range ps.list {
+		x, done, err := &ps.list[i], true, error(nil)
 		switch {
 		case x.nil:
 			clear(x.dst)
-			continue
 		case x.g != nil:
-			file = x.g.file
+			done, err = s.tryReadJournal(&ps.scratch, x)
+		default:
+			done, err = s.tryReadBase(&ps.scratch.sums, x.dst, x.off)
 		}
-		if done, err := file.TryReadAt(x.dst, x.off); err != nil || !done {
+		if err != nil || !done {
 			return false, err
 		}
 	}
@@ -151,25 +166,18 @@ func (s *Store) finish(ps *pieces) {
 }
 
 func (s *Store) readPieces(ps *pieces) error {
-	for _, x := range ps.list {
-		if err := x.read(s.base); err != nil {
+	for i := range ps.list {
+		x, err := &ps.list[i], error(nil)
+		switch {
+		case x.nil:
+			clear(x.dst)
+		case x.g != nil:
+			err = s.readJournal(&ps.scratch, x)
+		default:
+			err = s.readBase(&ps.scratch.sums, x.dst, x.off)
+		}
+		if err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-func (x *piece) read(base io.ReaderAt) error {
-	switch {
-	case x.nil:
-		clear(x.dst)
-	case x.g != nil:
-		if err := readFull(x.g.file, x.dst, x.off); err != nil {
-			return fmt.Errorf("read %d bytes at %d of %s: %w", len(x.dst), x.off, x.g.name, err)
-		}
-	default:
-		if n, err := base.ReadAt(x.dst, x.off); n != len(x.dst) {
-			return fmt.Errorf("read %d bytes at %d of %s: %w", len(x.dst), x.off, baseFile, err)
 		}
 	}
 	return nil
@@ -182,7 +190,7 @@ func (ps *pieces) split(p []byte, off int64, ix lookuper, segments map[segmentID
 	end := off + int64(len(p))
 	at := off
 	next := func(n int64) piece {
-		x := piece{off: at, dst: p[at-off:][:n:n]}
+		x := piece{off: at, at: at, dst: p[at-off:][:n:n]}
 		at += n
 		return x
 	}

@@ -157,7 +157,7 @@ func downgrade(t *testing.T, w *world) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	content.state.BaseBytes = 0
+	content.state.BaseBytes, content.state.Summed = 0, 0
 	err = c.update(func(tx kv.Tx) error {
 		for id, e := range content.segments {
 			e.Sizes = nil
@@ -167,7 +167,7 @@ func downgrade(t *testing.T, w *world) {
 		}
 		return c.saveState(tx, content.state)
 	})
-	if err = errors.Join(err, db.Close(), w.mem.RemoveAll(worldDir+"/"+volumeFile)); err != nil {
+	if err = errors.Join(err, db.Close(), w.mem.RemoveAll(worldDir+"/"+volumeFile), w.mem.RemoveAll(worldDir+"/"+baseSumsFile)); err != nil {
 		t.Fatal(err)
 	}
 	old := newIdentity(testVolume, worldStart, "")

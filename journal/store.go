@@ -16,9 +16,9 @@ import (
 // appending. Its methods may be called concurrently. It owns no goroutine:
 // call Run, or Maintain from time to time.
 //
-// Locks, in the order in which they nest: maintainMu, appendMu, buildMu,
-// refreshMu, sealMu, spareMu, stateMu, flushMu, baseSyncMu and segment.syncMu,
-// mu, holdMu and those of runSet and blockCache.
+// Locks, in the order in which they nest: scrub.mu, maintainMu, appendMu, buildMu,
+// baseMu, refreshMu, sealMu, spareMu, stateMu, flushMu, baseSyncMu, sumsSyncMu
+// and segment.syncMu, mu, holdMu and those of runSet, the caches and damageLog.
 type Store struct {
 	cfg    Config
 	volume VolumeID
@@ -26,10 +26,22 @@ type Store struct {
 	cat    catalog
 	base   vfs.File
 	size   atomic.Int64 // bytes; equals state.SizeBytes
+	sums   baseSums
+	summed atomic.Int64 // bytes; equals state.Summed
 
+	// baseMu is held over a write to the base together with that of its
+	// checksums; for reading, by whoever must not see the one without the other.
+	baseMu     sync.RWMutex
 	baseSyncMu sync.Mutex // see syncFile
+	sumsSyncMu sync.Mutex // see syncFile
+
+	frames   *agedCache // offsets of the frames of sealed segments
+	partSums *agedCache // checksums of the parts of long records
+	damage   damageLog
+	scrub    scrubber
 
 	maintainMu sync.Mutex // one Maintain, Fork or Close at a time
+	stuck      bool       // damage stopped the last batch of destage; guarded by maintainMu
 	sealMu     sync.Mutex // one sealing, or dropping, of segments at a time
 
 	// appendMu orders appends. Its holder alone changes the tip.
@@ -321,6 +333,9 @@ func (s *Store) release(segments map[segmentID]*segment) error {
 	}
 	if s.base != nil {
 		errs = append(errs, s.base.Close())
+	}
+	if s.sums.file != nil {
+		errs = append(errs, s.sums.file.Close())
 	}
 	if s.cat.db != nil {
 		errs = append(errs, s.cat.db.Close())

@@ -170,6 +170,7 @@ func (v *View) Position() Position { return v.at }
 func (v *View) SizeBytes() int64 { return v.size }
 
 // ReadAt fills p with the content at off; offset and length in whole sectors.
+// Errors as Store.ReadAt.
 func (v *View) ReadAt(p []byte, off int64) error {
 	if off < 0 || len(p) == 0 || off%SectorBytes != 0 || len(p)%SectorBytes != 0 || off > v.size-int64(len(p)) {
 		return fmt.Errorf("read %d bytes at %d of a view of %d: %w", len(p), off, v.size, ErrRange)
@@ -177,13 +178,13 @@ func (v *View) ReadAt(p []byte, off int64) error {
 	ps := piecesPool.Get().(*pieces)
 	defer piecesPool.Put(ps)
 	defer func() { clear(ps.list) }()
-	return v.with(func(st *stack) error {
+	return v.s.noteDamage(v.with(func(st *stack) error {
 		ps.list = ps.list[:0]
 		if err := ps.split(p, off, st, st.held); err != nil {
 			return err
 		}
 		return v.s.readPieces(ps)
-	})
+	}))
 }
 
 // Allocation describes a range of the view as Store.Allocation does.

@@ -181,6 +181,18 @@ func (w *world) flush() error {
 	return err
 }
 
+// scrub is a turn of the scrub, which finds nothing.
+func (w *world) scrub() error {
+	w.clock.Advance(10 * time.Second)
+	if err := w.s.scrubDue(context.Background()); err != nil {
+		return err
+	}
+	if damaged := w.s.Damaged(); len(damaged) > 0 {
+		return &damaged[0]
+	}
+	return nil
+}
+
 func (w *world) maintain() error { return w.s.Maintain(context.Background()) }
 
 // candidates are the positions that can be forked at and pinned.
@@ -353,6 +365,7 @@ var workloads = []struct {
 	{"own journal, index runs", ownJournal(smallIndex), []step{
 		{8, (*world).write}, {1, (*world).discard}, {4, (*world).reopen}, {2, (*world).maintain}, {1, (*world).flush},
 	}},
+	{"scrub", quickScrub, []step{{10, (*world).write}, {1, (*world).discard}, {2, (*world).maintain}, {3, (*world).scrub}, {1, (*world).flush}, {1, (*world).reopen}}},
 	{"everything", shortJournal, []step{
 		{16, (*world).write}, {4, (*world).discard}, {1, (*world).resize}, {2, (*world).checkpoint}, {2, (*world).flush}, {2, (*world).maintain},
 		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpin}, {1, (*world).reopen}, {1, (*world).hold},
@@ -368,6 +381,12 @@ func ownJournal(change func(*Config)) func(*Config) {
 		change(cfg)
 		cfg.JournalDir = worldJournalDir
 	}
+}
+
+// quickScrub makes passes of the scrub follow one another in a short journal.
+func quickScrub(cfg *Config) {
+	shortJournal(cfg)
+	cfg.ScrubEvery = MinScrubEvery
 }
 
 // smallIndex has little of the index in memory, and many levels of runs.

@@ -62,6 +62,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer, run f
 func newCommand(stderr io.Writer, run func(context.Context, enginepod.ProcessConfig) error) *cobra.Command {
 	config, probes, log, volume := enginepod.ProcessConfig{Version: version}, roleflags.Probes{}, roleflags.Log{}, ""
 	var index roleflags.IndexMemory
+	var scrub roleflags.ScrubEvery
 	command := &cobra.Command{
 		Use:     "lockstep-engine --volume ID --store-dir DIR --holder-socket PATH --tls-dir DIR",
 		Short:   "Run one volume's engine in a cluster",
@@ -83,6 +84,9 @@ SIGINT or SIGTERM everything is made durable; the device waits for the next engi
 			if config.IndexMemory, err = index.Bytes(); err != nil {
 				return err
 			}
+			if config.ScrubEvery, err = scrub.Period(); err != nil {
+				return err
+			}
 			if err := errors.Join(probes.Validate(), log.Install(stderr)); err != nil {
 				return err
 			}
@@ -92,6 +96,7 @@ SIGINT or SIGTERM everything is made durable; the device waits for the next engi
 	}
 	f := command.Flags()
 	index.Register(f)
+	scrub.Register(f)
 	f.StringVar(&volume, "volume", "", "the volume's 32 hexadecimal digits")
 	f.StringVar(&config.StoreDir, "store-dir", "", "where the backing volume is mounted")
 	f.StringVar(&config.JournalDir, "journal-dir", "", "where the journal's own backing volume is mounted; empty: the journal is with the store")

@@ -34,13 +34,13 @@ func TestFlagsReachTheEngine(t *testing.T) {
 	var got enginepod.ProcessConfig
 	var said bytes.Buffer
 	status := execute(context.Background(), []string{"--volume=" + volume, "--store-dir=/store", "--journal-dir=/journal", "--holder-socket=/holder/holder.sock", "--tls-dir=/tls", "--peer-tls-dir=/peer",
-		"--listen=:1", "--lease=engine-x", "--lease-id=id", "--namespace=ns", "--nbd-listen=", "--handover-wait=15s", "--index-memory=2Mi", "--metrics-addr=:2", "--health-addr=:3"}, &said, &said,
+		"--listen=:1", "--lease=engine-x", "--lease-id=id", "--namespace=ns", "--nbd-listen=", "--handover-wait=15s", "--index-memory=2Mi", "--scrub-every=48h", "--metrics-addr=:2", "--health-addr=:3"}, &said, &said,
 		func(_ context.Context, c enginepod.ProcessConfig) error {
 			got = c
 			return nil
 		})
 	want := enginepod.ProcessConfig{Volume: got.Volume, StoreDir: "/store", JournalDir: "/journal", HolderSocket: "/holder/holder.sock", TLSDir: "/tls", PeerTLSDir: "/peer", Listen: ":1",
-		Lease: "engine-x", LeaseID: "id", Namespace: "ns", HandoverWait: 15 * time.Second, IndexMemory: 2 << 20, MetricsAddr: ":2", HealthAddr: ":3", Version: version}
+		Lease: "engine-x", LeaseID: "id", Namespace: "ns", HandoverWait: 15 * time.Second, IndexMemory: 2 << 20, ScrubEvery: 48 * time.Hour, MetricsAddr: ":2", HealthAddr: ":3", Version: version}
 	if status != exitOK || got != want || got.Volume.String() != volume {
 		t.Errorf("exit %d, %+v, said %q", status, got, said.String())
 	}
@@ -55,6 +55,7 @@ func TestExitStatus(t *testing.T) {
 		"no volume":     {[]string{"--store-dir=/s", "--holder-socket=/h", "--tls-dir=/t"}, exitUsage, "--volume is missing"},
 		"no volume id":  {[]string{"--volume=x", "--store-dir=/s", "--holder-socket=/h", "--tls-dir=/t"}, exitUsage, "--volume"},
 		"an address":    {[]string{"--volume=" + volume, "--store-dir=/s", "--holder-socket=/h", "--tls-dir=/t", "--health-addr=x"}, exitUsage, "--health-addr x: want host:port"},
+		"a short scrub": {[]string{"--volume=" + volume, "--store-dir=/s", "--holder-socket=/h", "--tls-dir=/t", "--scrub-every=1s"}, exitUsage, "want at least 1m0s"},
 		"an argument":   {[]string{"engine"}, exitUsage, "engine"},
 		"unknown flag":  {[]string{"--volumes=1"}, exitUsage, "--volumes"},
 		"a failed lock": {[]string{"--volume=" + volume, "--store-dir=/s", "--holder-socket=/h", "--tls-dir=/t"}, exitFailed, "it failed"},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -49,6 +50,8 @@ type standaloneConfig struct {
 	MetricsAddr string
 	// IndexMemory bounds the memory of each volume's index, in bytes.
 	IndexMemory int64
+	// ScrubEvery is the time in which each store is read once to find damage.
+	ScrubEvery time.Duration
 	// Transport is a wish for how devices' requests come.
 	Transport fuse.Transport
 }
@@ -59,6 +62,7 @@ type standaloneFlags struct {
 	peers  []string
 	limit  string
 	index  roleflags.IndexMemory
+	scrub  roleflags.ScrubEvery
 	log    logFlags
 }
 
@@ -96,6 +100,7 @@ Kubernetes. It stops in order on SIGINT or SIGTERM: volumes are flushed first.`,
 	flags.StringVar(&f.limit, "rate-limit", "0", "bytes per second that may be sent to each peer, such as 20Mi; 0: unlimited")
 	flags.BoolVar(&f.config.Compress, "compress", true, "compress what is sent to peers")
 	f.index.Register(flags)
+	f.scrub.Register(flags)
 	flags.StringVar(&f.config.MetricsAddr, "metrics-addr", "", "host:port that serves Prometheus metrics; empty: none")
 	registerTransport(flags, &f.config.Transport)
 	registerAdminSocket(a, command, &f.config.Admin)
@@ -170,6 +175,9 @@ func (f *standaloneFlags) validate() (standaloneConfig, error) {
 		return config, err
 	}
 	if config.IndexMemory, err = f.index.Bytes(); err != nil {
+		return config, err
+	}
+	if config.ScrubEvery, err = f.scrub.Period(); err != nil {
 		return config, err
 	}
 	return config, config.validateTLS()

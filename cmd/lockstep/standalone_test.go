@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -47,11 +48,11 @@ func TestStandaloneFlagsTakeEffect(t *testing.T) {
 	s.must(t, "certs", "--out", tls, "--site", "a=127.0.0.1")
 	s.must(t, "standalone", "--site", "a", "--root", "/srv/../srv/lockstep", "--journal-root", "/fast/", "--csi-endpoint", "unix:/run/csi.sock", "--node-id", "node-1",
 		"--admin", "/run/a.sock", "--listen", ":7443", "--tls-dir", filepath.Join(tls, "a"), "--peer", "b=10.0.0.2:7443", "--peer", "c=[::1]:7443",
-		"--metrics-addr", "127.0.0.1:9090", "--rate-limit", "20Mi", "--compress=false", "--index-memory", "64Mi", "--fuse-transport", "io-uring")
+		"--metrics-addr", "127.0.0.1:9090", "--rate-limit", "20Mi", "--compress=false", "--index-memory", "64Mi", "--scrub-every", "48h", "--fuse-transport", "io-uring")
 	want := standaloneConfig{
 		Site: "a", Root: "/srv/lockstep", JournalRoot: "/fast", CSIEndpoint: "unix:///run/csi.sock", NodeID: "node-1", Admin: "/run/a.sock", Listen: ":7443",
 		TLSDir: filepath.Join(tls, "a"), Peers: map[string]string{"b": "10.0.0.2:7443", "c": "[::1]:7443"}, MetricsAddr: "127.0.0.1:9090",
-		RateLimit: 20 << 20, IndexMemory: 64 << 20, Transport: fuse.TransportRing,
+		RateLimit: 20 << 20, IndexMemory: 64 << 20, ScrubEvery: 48 * time.Hour, Transport: fuse.TransportRing,
 	}
 	if !reflect.DeepEqual(*got, want) {
 		t.Errorf("got %+v\nwant %+v", *got, want)
@@ -70,7 +71,7 @@ func TestStandaloneDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := standaloneConfig{Site: "a", Root: filepath.Join(here, "x"), CSIEndpoint: "unix:///run/csi.sock", NodeID: name, Admin: "/run/other.sock", Peers: map[string]string{}, Compress: true, IndexMemory: journal.DefaultIndexMemory, Transport: fuse.TransportDevice}
+	want := standaloneConfig{Site: "a", Root: filepath.Join(here, "x"), CSIEndpoint: "unix:///run/csi.sock", NodeID: name, Admin: "/run/other.sock", Peers: map[string]string{}, Compress: true, IndexMemory: journal.DefaultIndexMemory, ScrubEvery: journal.DefaultScrubEvery, Transport: fuse.TransportDevice}
 	if !reflect.DeepEqual(*got, want) {
 		t.Errorf("got %+v\nwant %+v", *got, want)
 	}
@@ -108,6 +109,7 @@ func TestStandaloneRefuses(t *testing.T) {
 		{base + " --rate-limit -1", exitUsage, "want a whole number of bytes"},
 		{base + " --index-memory much", exitUsage, "want a whole number of bytes such"},
 		{base + " --index-memory 1Ki", exitUsage, "at least 1048576"},
+		{base + " --scrub-every 1s", exitUsage, "want at least 1m0s"},
 		{base + " --fuse-transport uring", exitUsage, `must be "dev-fuse" or "io-uring"`},
 		{base + " --log-level loud", exitUsage, "want one of debug, error, info, warn"},
 		{base + " --log-format xml", exitUsage, "want text or json"},

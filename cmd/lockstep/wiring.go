@@ -43,7 +43,7 @@ func linkedRoles() roles {
 func runStandalone(ctx context.Context, c standaloneConfig) error {
 	return driver.RunStandalone(ctx, driver.StandaloneConfig{
 		Site: c.Site, Root: c.Root, JournalRoot: c.JournalRoot, CSIEndpoint: c.CSIEndpoint, NodeID: c.NodeID, Admin: c.Admin,
-		Listen: c.Listen, TLSDir: c.TLSDir, Peers: c.Peers, RateLimit: c.RateLimit, Compress: c.Compress, MetricsAddr: c.MetricsAddr, IndexMemory: c.IndexMemory, Transport: c.Transport,
+		Listen: c.Listen, TLSDir: c.TLSDir, Peers: c.Peers, RateLimit: c.RateLimit, Compress: c.Compress, MetricsAddr: c.MetricsAddr, IndexMemory: c.IndexMemory, ScrubEvery: c.ScrubEvery, Transport: c.Transport,
 		Version: version, Log: slog.Default(),
 		HolderArgs: func(socket, dir string) []string { return []string{"holder", "--socket", socket, "--dir", dir} },
 	})

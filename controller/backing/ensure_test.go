@@ -21,7 +21,7 @@ func TestSizeBytes(t *testing.T) {
 	if got := backing.SizeBytes(0); got != 64<<20 {
 		t.Errorf("nothing needs %d", got)
 	}
-	if got, atLeast := backing.SizeBytes(12*gib), int64(12*gib+12*gib/100*2+64<<20); got < atLeast || got > atLeast+1<<20 || got%(1<<20) != 0 {
+	if got, atLeast := backing.SizeBytes(12*gib), int64(12*gib+12*gib/100*3+64<<20); got < atLeast || got > atLeast+1<<20 || got%(1<<20) != 0 {
 		t.Errorf("12 GiB need %d, want %d rounded up to a MiB", got, atLeast)
 	}
 }

@@ -29,10 +29,11 @@ type Spec struct {
 	Node string
 }
 
-// Overhead of a claim: its own file system, the store's catalog and index.
+// Overhead of a claim: its own file system, the store's catalog and index, the
+// checksums of the base (0.8 % of it).
 const (
 	overheadBytes   = 64 << 20
-	overheadPercent = 2
+	overheadPercent = 3
 	// granuleBytes is what sizes are rounded up to.
 	granuleBytes = 1 << 20
 	// maxBytes keeps sums within int64.

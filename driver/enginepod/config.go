@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -43,10 +44,13 @@ type Config struct {
 	// IndexMemory bounds the memory of the volume's index, in bytes; 0: the
 	// journal's default.
 	IndexMemory int64
-	Version     string      // of the program
-	FS          vfs.FS      // nil: the operating system's
-	Clock       clock.Clock // nil: the machine's
-	Log         *slog.Logger
+	// ScrubEvery is the time in which a store is read once to find damage; 0:
+	// the journal's default.
+	ScrubEvery time.Duration
+	Version    string      // of the program
+	FS         vfs.FS      // nil: the operating system's
+	Clock      clock.Clock // nil: the machine's
+	Log        *slog.Logger
 }
 
 // Exporter shows devices over the network block device protocol; *nbd.Server

@@ -29,6 +29,11 @@ var (
 	journalBytes = prometheus.NewDesc("lockstep_volume_journal_bytes", "Room taken by segments that hold records.", labels, nil)
 	indexExtents = prometheus.NewDesc("lockstep_volume_index_extents", "Extents of the live view's index that are in memory.", labels, nil)
 	failed       = prometheus.NewDesc("lockstep_volume_failed", "1 if the volume is not served as ordered.", labels, nil)
+	damaged      = prometheus.NewDesc("lockstep_volume_damaged", "Places known to be damaged: reads of them fail.", labels, nil)
+	scrubRatio   = prometheus.NewDesc("lockstep_volume_scrub_progress_ratio", "How much of the present pass of the scrub is done, 0 to 1.", labels, nil)
+	scrubLast    = prometheus.NewDesc("lockstep_volume_scrub_last_full_timestamp_seconds", "When the scrub last had read all of the volume's store.", labels, nil)
+	scrubBytes   = prometheus.NewDesc("lockstep_volume_scrub_bytes_total", "Bytes that the scrub has read.", labels, nil)
+	unsummed     = prometheus.NewDesc("lockstep_volume_unsummed_bytes", "Bytes of the base image that have no checksums yet.", labels, nil)
 	freeBytes    = prometheus.NewDesc("lockstep_backing_free_bytes", "Free space of the backing volume.", labels, nil)
 	journalFree  = prometheus.NewDesc("lockstep_journal_free_bytes", "Free space of the journal's own backing volume.", labels, nil)
 	lagSeconds   = prometheus.NewDesc("lockstep_volume_lag_seconds", "How far the replica is behind.", labels, nil)
@@ -42,7 +47,7 @@ func metricsOf(open func() *Pod) []prometheus.Collector {
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{journalBytes, indexExtents, failed, freeBytes, journalFree, lagSeconds, lagRecords, replicating} {
+	for _, d := range []*prometheus.Desc{journalBytes, indexExtents, failed, damaged, scrubRatio, scrubLast, scrubBytes, unsummed, freeBytes, journalFree, lagSeconds, lagRecords, replicating} {
 		ch <- d
 	}
 }
@@ -66,6 +71,16 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	if dir := pod.cfg.JournalDir; dir != "" {
 		if _, free, err := pod.cfg.FS.Space(dir); err == nil {
 			gauge(journalFree, float64(free))
+		}
+	}
+	if eng, err := pod.Engine(); err == nil {
+		scrub := eng.Store().ScrubStats()
+		gauge(damaged, float64(eng.Store().Stats().Damaged))
+		gauge(scrubRatio, scrub.Progress)
+		gauge(unsummed, float64(scrub.UnsummedBase))
+		ch <- prometheus.MustNewConstMetric(scrubBytes, prometheus.CounterValue, float64(scrub.Bytes), s.Volume.String())
+		if !scrub.LastFull.IsZero() {
+			gauge(scrubLast, float64(scrub.LastFull.UnixNano())/1e9)
 		}
 	}
 	if r := s.Replication; r != nil {

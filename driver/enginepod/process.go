@@ -52,8 +52,9 @@ type ProcessConfig struct {
 	MetricsAddr string
 	HealthAddr  string
 	Version     string
-	IndexMemory int64        // bytes for the volume's index; 0: the journal's default
-	Log         *slog.Logger // nil: slog.Default()
+	IndexMemory int64         // bytes for the volume's index; 0: the journal's default
+	ScrubEvery  time.Duration // in which the store is read once to find damage; 0: the journal's default
+	Log         *slog.Logger  // nil: slog.Default()
 }
 
 // Validate reports the first field that cannot be used; it has no effects.
@@ -73,6 +74,8 @@ func (c *ProcessConfig) Validate() error {
 		return fmt.Errorf("engine configuration: handover wait %v is negative", c.HandoverWait)
 	case c.IndexMemory != 0 && c.IndexMemory < journal.MinIndexMemory:
 		return fmt.Errorf("engine configuration: %d bytes for the index, want at least %d", c.IndexMemory, int64(journal.MinIndexMemory))
+	case c.ScrubEvery != 0 && c.ScrubEvery < journal.MinScrubEvery:
+		return fmt.Errorf("engine configuration: a scrub every %s, want at least %s", c.ScrubEvery, journal.MinScrubEvery)
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -268,7 +271,7 @@ func (p *process) serve(ctx context.Context, files vfs.FS) error {
 		return err
 	}
 	pod, err := Open(Config{
-		Volume: p.cfg.Volume, Dir: p.cfg.StoreDir, JournalDir: p.cfg.JournalDir, FS: files, IndexMemory: p.cfg.IndexMemory, Version: p.cfg.Version, Log: p.cfg.Log, Exports: shown, Site: site,
+		Volume: p.cfg.Volume, Dir: p.cfg.StoreDir, JournalDir: p.cfg.JournalDir, FS: files, IndexMemory: p.cfg.IndexMemory, ScrubEvery: p.cfg.ScrubEvery, Version: p.cfg.Version, Log: p.cfg.Log, Exports: shown, Site: site,
 		Devices:    HolderDevices{Volume: p.cfg.Volume, Socket: p.cfg.HolderSocket, Log: p.cfg.Log},
 		DialEngine: p.dialEngine, DialPeer: p.dialPeer, Peer: replication.GatewayPeer(certs.RequireRole(site, certs.RoleGateway)),
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
@@ -37,9 +38,12 @@ type Config struct {
 	// IndexMemory bounds the memory of each volume's index, in bytes; 0: the
 	// journal's default.
 	IndexMemory int64
-	FS          vfs.FS      // nil: the operating system's
-	Clock       clock.Clock // nil: the machine's
-	Log         *slog.Logger
+	// ScrubEvery is the time in which a store is read once to find damage; 0:
+	// the journal's default.
+	ScrubEvery time.Duration
+	FS         vfs.FS      // nil: the operating system's
+	Clock      clock.Clock // nil: the machine's
+	Log        *slog.Logger
 }
 
 // Exporter shows devices over the network block device protocol; *nbd.Server

@@ -27,6 +27,7 @@ type Volume struct {
 	Durable   journal.Position
 	Horizon   journal.Position
 	Stats     journal.Stats
+	Scrub     journal.ScrubStats
 }
 
 // Volumes describes all volumes, by id.
@@ -65,6 +66,7 @@ func (s *Site) Volume(id journal.VolumeID) (Volume, error) {
 	store := eng.Store()
 	out.Open, out.SizeBytes = true, store.SizeBytes()
 	out.Tip, out.Durable, out.Horizon, out.Stats = store.Tip(), store.Durable(), store.Horizon(), store.Stats()
+	out.Scrub = store.ScrubStats()
 	if out.Err == nil {
 		out.Err = store.Err()
 	}

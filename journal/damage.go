@@ -1,0 +1,97 @@
+package journal
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"sync"
+)
+
+// maxDamagePlaces bounds what is remembered, and logged, of damage. Beyond it
+// reads fail all the same.
+const maxDamagePlaces = 1024
+
+// damageLog remembers where damage was found, so that each place is logged once
+// and counted. Its methods may be called concurrently.
+type damageLog struct {
+	mu     sync.Mutex
+	places map[damagePlace]*knownDamage
+}
+
+type damagePlace struct {
+	file string
+	off  int64
+}
+
+type knownDamage struct {
+	CorruptError
+	pass uint64 // of the scrub, when it was last met
+}
+
+// note remembers damage and reports whether it was not known before.
+func (l *damageLog) note(c *CorruptError, pass uint64) (fresh bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	place := damagePlace{c.File, c.Offset}
+	if known, ok := l.places[place]; ok {
+		known.pass = pass
+		return false
+	}
+	if len(l.places) == maxDamagePlaces {
+		return false
+	}
+	if l.places == nil {
+		l.places = map[damagePlace]*knownDamage{}
+	}
+	l.places[place] = &knownDamage{*c, pass}
+	return true
+}
+
+// healed forgets damage in a range of a file that was written anew.
+func (l *damageLog) healed(file string, off, length int64) {
+	l.forget(func(at damagePlace, _ *knownDamage) bool {
+		return at.file == file && at.off >= off && at.off < off+length
+	})
+}
+
+func (l *damageLog) forget(gone func(damagePlace, *knownDamage) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for at, known := range l.places {
+		if gone(at, known) {
+			delete(l.places, at)
+		}
+	}
+}
+
+func (l *damageLog) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.places)
+}
+
+// Damaged returns what is known to be damaged, in the order of files and offsets,
+// at most maxDamagePlaces of it: what reads, destage and the scrub have met since
+// Open, without what was written anew or dropped since.
+func (s *Store) Damaged() []CorruptError {
+	s.damage.mu.Lock()
+	defer s.damage.mu.Unlock()
+	out := make([]CorruptError, 0, len(s.damage.places))
+	for _, known := range s.damage.places {
+		out = append(out, known.CorruptError)
+	}
+	slices.SortFunc(out, func(a, b CorruptError) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Offset, b.Offset))
+	})
+	return out
+}
+
+// noteDamage logs an error that names damage, the first time that the place is
+// met, and returns it.
+func (s *Store) noteDamage(err error) error {
+	var c *CorruptError
+	if errors.As(err, &c) && s.damage.note(c, s.scrub.pass.Load()) {
+		s.cfg.Log.Error("damage found", "volume", s.volume, "file", c.File, "offset", c.Offset, "what", c.What, "wanted", c.Wanted, "found", c.Found)
+	}
+	return err
+}
