@@ -26,7 +26,8 @@ import (
 // A crash between 1 and 3 repeats step 2 with the same bytes.
 
 // maxBatchSegments bounds one batch and with it the time between two looks at
-// ctx and the memory of the merged table.
+// ctx and the memory of the merged table. A batch is longer where thinned segments
+// end between kept checkpoints: then it goes on to the next one.
 const maxBatchSegments = 8
 
 const destageBufferBytes = 1 << 20
@@ -83,25 +84,38 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 	expiry := s.cfg.Clock.Now().Add(-s.cfg.Window)
 	var batch []pathPart
 	var to Position
+	exact := 0 // parts of the batch behind which the horizon can be
 	for _, part := range all {
 		end := Position{part.timeline, part.upTo}
 		due := s.pressed.Load() || short > 0 || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.closedAt.Before(expiry)
 		if interrupted {
 			due = path.Contains(s.state.Horizon) && !s.passesLocked(end, s.state.Horizon)
 		}
-		if !due || !part.sealed || len(batch) == maxBatchSegments && !interrupted || s.isHeldLocked(end) && !interrupted {
+		complete := exact == len(batch) && (!due || len(batch) >= maxBatchSegments)
+		if !part.sealed || !interrupted && (complete || s.isHeldLocked(end)) || interrupted && !due {
 			break
 		}
-		batch, to = append(batch, part), end
+		batch = append(batch, part)
 		total, short = total-part.bytes, short-part.bytes
+		if part.endsExactly() {
+			exact, to = len(batch), end
+		}
 	}
 	if interrupted {
-		to = s.state.Horizon
+		exact, to = len(batch), s.state.Horizon
 	}
+	batch = batch[:exact]
 	for _, part := range batch {
 		part.users.Add(1)
 	}
 	return batch, to
+}
+
+// endsExactly reports whether the state behind a part can be had: a segment
+// that was thinned can end between two kept checkpoints.
+func (p *pathPart) endsExactly() bool {
+	n := len(p.checkpoints)
+	return p.thinned == 0 || p.upTo < p.last || n > 0 && p.checkpoints[n-1].Position.Seq == p.last
 }
 
 // passesLocked reports whether a lies behind b, both on the active path.
@@ -224,6 +238,9 @@ func verifyPart(ctx context.Context, part pathPart, pace *pacer) error {
 	scanner := newFrameScanner(part.segment, part.end)
 	for scanner.next <= part.upTo {
 		f, err := scanner.scan()
+		if errors.Is(err, io.EOF) && scanner.gaps {
+			return nil
+		}
 		if errors.Is(err, io.EOF) {
 			return &CorruptError{File: part.name, Offset: scanner.off, What: "segment", Wanted: fmt.Sprintf("records up to seq %d", part.upTo), Found: fmt.Sprintf("end at seq %d", scanner.next-1)}
 		}
@@ -305,6 +322,7 @@ func (s *Store) dropBatch(parts []pathPart, to Position) error {
 			}
 			for _, g := range dropped {
 				delete(s.segments, g.id)
+				delete(s.spared, g)
 				s.dropPendingLocked(g)
 				s.unsynced = slices.DeleteFunc(s.unsynced, func(u *segment) bool { return u == g })
 			}

@@ -208,5 +208,5 @@ func applyRetention(store *journal.Store, o control.Orders) {
 	if bytes == 0 {
 		bytes = journal.DefaultBudget(store.SizeBytes())
 	}
-	store.SetRetention(bytes, o.Window)
+	store.SetRetention(journal.Retention{JournalBytes: bytes, Window: o.Window})
 }

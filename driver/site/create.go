@@ -256,5 +256,5 @@ func applyRetention(store *journal.Store, settings group.Settings) {
 	if bytes == 0 {
 		bytes = journal.DefaultBudget(store.SizeBytes())
 	}
-	store.SetRetention(bytes, settings.Window)
+	store.SetRetention(journal.Retention{JournalBytes: bytes, Window: settings.Window})
 }
