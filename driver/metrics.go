@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -36,7 +37,8 @@ func newRegistry(s *site.Site) *prometheus.Registry {
 
 // Describe implements prometheus.Collector.
 func (c siteCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{journalBytes, indexExtents, volumeFailed, newestPoint, oldestPoint, wantedWindow, checkpoints, lagSeconds, lagRecords, replicaPresent} {
+	own := []*prometheus.Desc{journalBytes, indexExtents, volumeFailed, newestPoint, oldestPoint, wantedWindow, checkpoints, lagSeconds, lagRecords, replicaPresent}
+	for _, d := range slices.Concat(own, historyDescs) {
 		ch <- d
 	}
 }
@@ -51,6 +53,7 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(journalBytes, float64(v.Stats.JournalBytes), id, v.Group)
 		gauge(indexExtents, float64(v.Stats.IndexExtents), id, v.Group)
 		gauge(volumeFailed, truth(v.Err != nil), id, v.Group)
+		collectHistory(ch, &v.Stats.Thinning, id, v.Group)
 	}
 	for _, name := range c.site.Groups().Groups() {
 		g, err := c.site.Groups().Group(context.Background(), name)
