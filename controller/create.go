@@ -210,9 +210,9 @@ func joinGroup(tx *catalog.Tx, c *creation) (group.Settings, error) {
 	// class only says what a group is to be that it begins.
 	if c.claim == "" && c.mutable.apply(c.parameters.Settings.apply(g.Settings)) != c.mutable.apply(g.Settings) {
 		return group.Settings{}, invalid(
-			"group %q has other settings (checkpointInterval %s, window %s, journalSize %d, replicateTo %q, barrierTimeout %s): "+
+			"group %q has other settings (checkpointInterval %s, window %s, history %q, journalSize %d, replicateTo %q, barrierTimeout %s): "+
 				"leave these parameters out, or change the group by modifying a volume of it",
-			name, g.Settings.CheckpointInterval, g.Settings.Window, g.Settings.JournalBytes,
+			name, g.Settings.CheckpointInterval, g.Settings.Window, g.Settings.History, g.Settings.JournalBytes,
 			g.Settings.ReplicateTo, g.Settings.BarrierTimeout)
 	}
 	return g.Settings, checkSettings(c.mutable.apply(g.Settings))

@@ -24,6 +24,10 @@ const (
 	// ParameterWindow is how far back history is wanted, 1m to 3650d. Default
 	// 24h. Mutable.
 	ParameterWindow = "window"
+	// ParameterHistory says which checkpoints are kept at which age, as in
+	// 1s:1h,1m:24h,1h:7d; its last age is the window. Default: every one for
+	// the window. Mutable.
+	ParameterHistory = "history"
 	// ParameterJournalSize is the journal budget of each member, for example
 	// 10Gi; at least 64Mi, or 0 for a default by the volume's size. Default 0.
 	// Mutable.
@@ -90,6 +94,7 @@ type settingsPatch struct {
 	CheckpointInterval *time.Duration
 	BarrierTimeout     *time.Duration
 	Window             *time.Duration
+	History            *string
 	JournalBytes       *int64
 	ReplicateTo        *string
 }
@@ -99,7 +104,11 @@ type settingsPatch struct {
 func (p *settingsPatch) apply(settings group.Settings) group.Settings {
 	set(&settings.CheckpointInterval, p.CheckpointInterval)
 	set(&settings.BarrierTimeout, p.BarrierTimeout)
+	if p.History != nil && p.Window == nil {
+		settings.Window = windowOf(*p.History)
+	}
 	set(&settings.Window, p.Window)
+	set(&settings.History, p.History)
 	set(&settings.JournalBytes, p.JournalBytes)
 	set(&settings.ReplicateTo, p.ReplicateTo)
 	return settings
@@ -144,6 +153,10 @@ var mutableParameters = []parameter[settingsPatch]{
 	}},
 	{ParameterWindow, func(p *settingsPatch, v string) (err error) {
 		p.Window, err = parseDuration(v, minWindow, maxWindow)
+		return err
+	}},
+	{ParameterHistory, func(p *settingsPatch, v string) (err error) {
+		p.History, err = parseHistory(v)
 		return err
 	}},
 	{ParameterJournalSize, func(p *settingsPatch, v string) (err error) {
@@ -320,6 +333,21 @@ func parseDuration(text string, minimum, maximum time.Duration) (*time.Duration,
 		return nil, fmt.Errorf("want %s to %s", minimum, maximum)
 	}
 	return &d, nil
+}
+
+// parseHistory checks a history and returns it in the form in which it is kept.
+func parseHistory(text string) (*string, error) {
+	h, err := journal.ParseHistory(text)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(h) == 0:
+		return nil, fmt.Errorf("want INTERVAL:AGE for each tier, such as 1s:1h,1m:24h,1h:7d")
+	case h.Window() < minWindow || h.Window() > maxWindow:
+		return nil, fmt.Errorf("want a last age of %s to %s", minWindow, maxWindow)
+	}
+	text = h.String()
+	return &text, nil
 }
 
 func parseJournalSize(text string) (*int64, error) {

@@ -31,6 +31,15 @@ func TestVolumeParameters(t *testing.T) {
 			check: func(p volumeParameters) bool { return *p.Settings.Window == 7*24*time.Hour }},
 		{name: "window in negative days", parameters: map[string]string{"window": "-7d"}, names: "window"},
 		{name: "window too long", parameters: map[string]string{"window": "3651d"}, names: "window"},
+		{name: "history", parameters: map[string]string{"history": "1s:1h, 1m:24h,1h:168h"},
+			check: func(p volumeParameters) bool {
+				return *p.Settings.History == "1s:1h,1m:24h,1h:7d" && p.Settings.Window == nil
+			}},
+		{name: "history of one tier", parameters: map[string]string{"history": "1s:2d"},
+			check: func(p volumeParameters) bool { return *p.Settings.History == "1s:2d" }},
+		{name: "no history", parameters: map[string]string{"history": ""}, names: "history"},
+		{name: "history that falls", parameters: map[string]string{"history": "1s:1h,1m:30m"}, names: "history"},
+		{name: "history for too long", parameters: map[string]string{"history": "1s:1h,1d:3651d"}, names: "history"},
 		{name: "journal size", parameters: map[string]string{"journalSize": "10Gi"},
 			check: func(p volumeParameters) bool { return *p.Settings.JournalBytes == 10<<30 }},
 		{name: "journal size in decimal units", parameters: map[string]string{"journalSize": "10G"},
@@ -74,7 +83,7 @@ func TestEveryParameterIsKnown(t *testing.T) {
 	values := map[string]string{
 		ParameterGroup: "g", ParameterCheckpointInterval: "1s", ParameterWindow: "1h", ParameterJournalSize: "1Gi",
 		ParameterReplicateTo: "b", ParameterBarrierTimeout: "50ms", ParameterBlockSize: "512",
-		ParameterFSType: "ext4", ParameterMember: "m", ParameterBackingClass: "fast", ParameterJournalClass: "faster",
+		ParameterHistory: "1s:1h,1m:24h", ParameterFSType: "ext4", ParameterMember: "m", ParameterBackingClass: "fast", ParameterJournalClass: "faster",
 	}
 	if len(ParameterKeys()) != len(values) {
 		t.Errorf("keys are %v", ParameterKeys())
@@ -151,6 +160,43 @@ func TestSettingsTakeEffect(t *testing.T) {
 	var none settingsPatch
 	if got := none.apply(want); got != want {
 		t.Errorf("naming none gave %+v", got)
+	}
+}
+
+// TestHistorySaysTheWindow checks what becomes of the one when the other is named.
+func TestHistorySaysTheWindow(t *testing.T) {
+	before := group.Settings{}.WithDefaults()
+	thinned := before
+	thinned.History, thinned.Window = "1s:1h,1m:7d", 7*24*time.Hour
+	for _, test := range []struct {
+		name       string
+		base       group.Settings
+		parameters map[string]string
+		want       group.Settings
+		refused    bool
+	}{
+		{name: "history alone", base: before, parameters: map[string]string{"history": "1s:1h,1m:7d"}, want: thinned},
+		{name: "both, and they agree", base: before, parameters: map[string]string{"history": "1s:1h,1m:7d", "window": "7d"}, want: thinned},
+		{name: "both, and they do not", base: before, parameters: map[string]string{"history": "1s:1h,1m:7d", "window": "8d"}, refused: true},
+		{name: "another window for a history", base: thinned, parameters: map[string]string{"window": "24h"}, refused: true},
+		{name: "a first tier that would drop", base: before, parameters: map[string]string{"history": "2s:1h,1m:7d"}, refused: true},
+		{name: "checkpoints that the first tier would drop", base: thinned, parameters: map[string]string{"checkpointInterval": "500ms"}, refused: true},
+	} {
+		p, err := parseMutableParameters(test.parameters)
+		if err != nil {
+			t.Fatalf("%s: %v", test.name, err)
+		}
+		got := p.apply(test.base)
+		if err := checkSettings(got); (err != nil) != test.refused {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		if !test.refused && got != test.want {
+			t.Errorf("%s: %+v, want %+v", test.name, got, test.want)
+		}
+	}
+	chosen := group.Settings{History: thinned.History}
+	if got := overlay(before, chosen); got != thinned {
+		t.Errorf("a group's own history gives %+v, want %+v", got, thinned)
 	}
 }
 

@@ -4,19 +4,35 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/controller/catalog"
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // overlay returns base with what chosen says, where it says something.
 func overlay(base, chosen group.Settings) group.Settings {
 	pick(&base.CheckpointInterval, chosen.CheckpointInterval)
 	pick(&base.BarrierTimeout, chosen.BarrierTimeout)
+	if chosen.History != "" && chosen.Window == 0 {
+		chosen.Window = windowOf(chosen.History)
+	}
 	pick(&base.Window, chosen.Window)
+	pick(&base.History, chosen.History)
 	pick(&base.JournalBytes, chosen.JournalBytes)
 	pick(&base.ReplicateTo, chosen.ReplicateTo)
 	return base
+}
+
+// windowOf is the window that a history says; 0 if it cannot be read, which
+// checkSettings tells.
+func windowOf(history string) time.Duration {
+	h, err := journal.ParseHistory(history)
+	if err != nil {
+		return 0
+	}
+	return h.Window()
 }
 
 func pick[T comparable](field *T, value T) {

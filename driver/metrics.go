@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -41,7 +42,8 @@ func newRegistry(s *site.Site) *prometheus.Registry {
 
 // Describe implements prometheus.Collector.
 func (c siteCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{journalBytes, indexExtents, volumeFailed, volumeDamaged, scrubProgress, scrubLast, scrubBytes, unsummedBase, newestPoint, oldestPoint, wantedWindow, checkpoints, lagSeconds, lagRecords, replicaPresent} {
+	own := []*prometheus.Desc{journalBytes, indexExtents, volumeFailed, volumeDamaged, scrubProgress, scrubLast, scrubBytes, unsummedBase, newestPoint, oldestPoint, wantedWindow, checkpoints, lagSeconds, lagRecords, replicaPresent}
+	for _, d := range slices.Concat(own, historyDescs) {
 		ch <- d
 	}
 }
@@ -63,6 +65,7 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 		if last := v.Scrub.LastFull; !last.IsZero() {
 			gauge(scrubLast, float64(last.UnixNano())/1e9, id, v.Group)
 		}
+		collectHistory(ch, &v.Stats.Thinning, id, v.Group)
 	}
 	for _, name := range c.site.Groups().Groups() {
 		g, err := c.site.Groups().Group(context.Background(), name)

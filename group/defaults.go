@@ -3,6 +3,8 @@ package group
 import (
 	"fmt"
 	"time"
+
+	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // Defaults and bounds of Settings.
@@ -24,13 +26,23 @@ func (s Settings) WithDefaults() Settings {
 	}
 	if s.Window == 0 {
 		s.Window = DefaultWindow
+		if h, err := journal.ParseHistory(s.History); err == nil && len(h) > 0 {
+			s.Window = h.Window()
+		}
 	}
 	return s
 }
 
 // Validate checks settings that have their defaults.
 func (s Settings) Validate() error {
+	history, err := journal.ParseHistory(s.History)
 	switch {
+	case err != nil:
+		return err
+	case len(history) > 0 && history[0].Interval > s.CheckpointInterval:
+		return fmt.Errorf("history %q begins with %v, which is longer than the checkpoint interval %v: the first tier keeps every checkpoint", s.History, history[0].Interval, s.CheckpointInterval)
+	case len(history) > 0 && history.Window() != s.Window:
+		return fmt.Errorf("window %v is not the last age of history %q, which says both", s.Window, s.History)
 	case s.CheckpointInterval < MinCheckpointInterval:
 		return fmt.Errorf("checkpoint interval %v is below %v", s.CheckpointInterval, MinCheckpointInterval)
 	case s.BarrierTimeout <= 0 || s.BarrierTimeout > MaxBarrierTimeout:

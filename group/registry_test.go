@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/kv"
@@ -58,11 +59,17 @@ func TestSettingsBounds(t *testing.T) {
 	if err := good.Validate(); err != nil {
 		t.Errorf("defaults: %v", err)
 	}
+	thinned := group.Settings{History: "1s:1h,1m:7d"}.WithDefaults()
+	if err := thinned.Validate(); err != nil || thinned.Window != 7*24*time.Hour {
+		t.Errorf("a history alone gives a window of %v, %v", thinned.Window, err)
+	}
 	for name, change := range map[string]func(*group.Settings){
 		"interval below 100 ms":  func(s *group.Settings) { s.CheckpointInterval = group.MinCheckpointInterval - 1 },
 		"negative barrier":       func(s *group.Settings) { s.BarrierTimeout = -1 },
 		"barrier above 10 s":     func(s *group.Settings) { s.BarrierTimeout = group.MaxBarrierTimeout + 1 },
 		"window below interval":  func(s *group.Settings) { s.Window = s.CheckpointInterval - 1 },
+		"history unreadable":     func(s *group.Settings) { s.History = "1s" },
+		"history and a window":   func(s *group.Settings) { s.History = "1s:1h,1m:2h" },
 		"negative journal bytes": func(s *group.Settings) { s.JournalBytes = -1 },
 	} {
 		bad := good

@@ -30,6 +30,10 @@ type Settings struct {
 	BarrierTimeout time.Duration
 	// Window is how far back history is wanted; default 24 h.
 	Window time.Duration
+	// History says which checkpoints are kept at which age, as
+	// journal.ParseHistory reads it; empty keeps every one for the window. Its
+	// last age is the window.
+	History string `json:",omitempty"`
 	// JournalBytes is the journal budget of each member; 0 picks a default
 	// from the member's size.
 	JournalBytes int64

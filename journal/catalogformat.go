@@ -61,6 +61,11 @@ type segmentEntry struct {
 	Bytes    int64
 	ClosedAt time.Time
 	Sizes    []sizeChange `json:",omitempty"` // at most maxSegmentSizes
+	// Generation and Thinned are those of a segment that thinning has
+	// rewritten: which file it is, and the interval, in nanoseconds, of which
+	// it has one checkpoint; 0: all records.
+	Generation uint32        `json:",omitempty"`
+	Thinned    time.Duration `json:",omitempty"`
 }
 
 // key64 is big endian, so that keys are in the order of their numbers.
@@ -182,8 +187,11 @@ func decodeSegmentEntry(key, b []byte) (segmentID, segmentEntry, error) {
 	}
 	id := segmentID(binary.BigEndian.Uint64(key))
 	if id == 0 || id > maxSegmentID || e.Timeline == 0 || e.First == 0 || e.Last < e.First ||
-		e.Bytes < MinSegmentBytes || e.Bytes > MaxSegmentBytes || e.EndBytes < blockBytes || e.EndBytes > e.Bytes-blockBytes {
+		e.Bytes < minBytesOf(e.Generation) || e.Bytes > MaxSegmentBytes || e.EndBytes < blockBytes || e.EndBytes > e.Bytes-blockBytes {
 		return bad(fmt.Sprintf("%+v", e))
+	}
+	if e.Thinned < 0 || e.Thinned > 0 && e.Generation == 0 {
+		return bad(fmt.Sprintf("thinned to %s in generation %d", e.Thinned, e.Generation))
 	}
 	if !e.sizesInRange() {
 		return bad(fmt.Sprintf("sizes %+v", e.Sizes))

@@ -47,6 +47,9 @@ type Config struct {
 	// Window is how long records are kept before they are destaged; 0 keeps
 	// them until JournalBytes forces them out.
 	Window time.Duration
+	// History says which checkpoints are kept at which age; one tier, or none,
+	// thins nothing. Window is its last tier's age, or shorter.
+	History History
 	// IndexMemory bounds, in bytes, what the index of the live volume, cached
 	// blocks of index runs, and what is kept to read parts of records take, as long as the runs keep up; at least
 	// MinIndexMemory, 0 is DefaultIndexMemory. What does not fit is read from
@@ -60,6 +63,9 @@ type Config struct {
 
 	youngExtents int   // see liveIndex; set by Validate, unless by a test
 	runStep      uint8 // see defaultRunStep; set by Validate, unless by a test
+	// Of thinning; set by Validate, unless by a test.
+	minThinSegments       int
+	thinGrace, thinSettle time.Duration
 }
 
 // Validate checks the configuration and fills in the defaults.
@@ -93,6 +99,12 @@ func (c *Config) Validate() error {
 	}
 	if c.JournalBytes < 0 || c.Window < 0 {
 		return fmt.Errorf("validate journal configuration: JournalBytes and Window must not be negative")
+	}
+	if err := c.History.Validate(); err != nil {
+		return fmt.Errorf("validate journal configuration: %w", err)
+	}
+	if c.minThinSegments == 0 {
+		c.minThinSegments, c.thinGrace, c.thinSettle = minThinSegments, thinGrace, thinSettle
 	}
 	return c.validateIndex()
 }

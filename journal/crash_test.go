@@ -43,6 +43,7 @@ const crashCalls = 70 // of one workload
 func TestCrashAtEveryOperation(t *testing.T) {
 	for _, load := range workloads {
 		t.Run(load.name, func(t *testing.T) {
+			rewritten := false
 			for _, seed := range rounds(t) {
 				dry := newWorld(t, seed, load.change)
 				if err := dry.run(load.steps, crashCalls); err != nil {
@@ -51,6 +52,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 				if err := errors.Join(dry.closeViews(), dry.s.Close()); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
+				rewritten = rewritten || dry.hasRewritten(t)
 				if strings.HasSuffix(load.name, "index runs") && len(dry.runs(t)) < 3 {
 					t.Fatalf("seed %d: the workload makes index runs %v only", seed, dry.runs(t))
 				}
@@ -61,6 +63,9 @@ func TestCrashAtEveryOperation(t *testing.T) {
 					w := newWorld(t, seed, load.change)
 					w.crashAt(load.steps, seed, k)
 				}
+			}
+			if load.name == "thin" && !rewritten {
+				t.Error("the workload thins nothing")
 			}
 		})
 	}
@@ -74,6 +79,16 @@ func (w *world) runs(t *testing.T) (names []string) {
 		t.Fatal(err)
 	}
 	return slices.DeleteFunc(all, func(name string) bool { return !strings.HasSuffix(name, runSuffix) })
+}
+
+// hasRewritten reports whether thinning has left a segment on the disk.
+func (w *world) hasRewritten(t *testing.T) bool {
+	t.Helper()
+	all, err := w.mem.ReadDir(w.cfg.file(journalDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(all, isRewritten)
 }
 
 // crashAt runs the workload into a crash and checks both outcomes.
@@ -149,13 +164,20 @@ func (w *world) checkUndamaged() {
 // TestCrashDuringRecovery crashes recovery itself at every operation, over
 // what crashes of a workload have left.
 func TestCrashDuringRecovery(t *testing.T) {
-	load := workloads[len(workloads)-1]
+	for _, load := range workloads {
+		if load.name == "everything" || load.name == "thin" {
+			t.Run(load.name, func(t *testing.T) { crashRecovery(t, load.change, load.steps) })
+		}
+	}
+}
+
+func crashRecovery(t *testing.T, change func(*Config), steps []step) {
 	for _, seed := range rounds(t) {
 		for k := int64(5); ; k += 7 {
-			w := newWorld(t, seed, load.change)
+			w := newWorld(t, seed, change)
 			chance := rand.New(rand.NewPCG(seed, uint64(k)))
 			w.fault.CrashTornAt(k, chance)
-			if err := w.run(load.steps, crashCalls); err == nil {
+			if err := w.run(steps, crashCalls); err == nil {
 				break
 			}
 			crashed := w.mem.Crash(chance)

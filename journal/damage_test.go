@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"path"
 	"strings"
@@ -462,7 +463,8 @@ func TestForeignAndNewer(t *testing.T) {
 	t.Run("newer store", func(t *testing.T) {
 		d := newDamagedStore(t)
 		rewrite(t, d, volumeFile, func(b []byte) []byte {
-			return []byte(strings.Replace(string(b), `"version": 3`, `"version": 4`, 1))
+			version := func(n int) string { return fmt.Sprintf(`"version": %d`, n) }
+			return []byte(strings.Replace(string(b), version(StoreFormatVersion), version(StoreFormatVersion+1), 1))
 		})
 		_, err := Open(d.cfg)
 		wantCorrupt(t, err, ErrVersion, volumeFile)

@@ -26,7 +26,8 @@ import (
 // A crash between 1 and 3 repeats step 2 with the same bytes.
 
 // maxBatchSegments bounds one batch and with it the time between two looks at
-// ctx and the memory of the merged table.
+// ctx and the memory of the merged table. A batch is longer where thinned segments
+// end between kept checkpoints: then it goes on to the next one.
 const maxBatchSegments = 8
 
 const destageBufferBytes = 1 << 20
@@ -89,24 +90,37 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 	expiry := s.cfg.Clock.Now().Add(-s.cfg.Window)
 	var batch []pathPart
 	var to Position
+	exact := 0 // parts of the batch behind which the horizon can be
 	for _, part := range all {
 		end := Position{part.timeline, part.upTo}
 		due := s.pressed.Load() || short > 0 || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.closedAt.Before(expiry)
 		must := interrupted && path.Contains(s.state.Horizon) && !s.passesLocked(end, s.state.Horizon)
-		may := due && (s.stuck || !interrupted && len(batch) < maxBatchSegments)
-		if !part.sealed || !must && (!may || s.isHeldLocked(end)) {
+		more := due && (s.stuck || !interrupted && len(batch) < maxBatchSegments)
+		may := (more || exact < len(batch)) && !s.isHeldLocked(end)
+		if !part.sealed || !must && !may {
 			break
 		}
-		batch, to = append(batch, part), end
-		if must {
-			to = s.state.Horizon
-		}
+		batch = append(batch, part)
 		total, short = total-part.bytes, short-part.bytes
+		switch {
+		case must:
+			exact, to = len(batch), s.state.Horizon
+		case part.endsExactly():
+			exact, to = len(batch), end
+		}
 	}
+	batch = batch[:exact]
 	for _, part := range batch {
 		part.users.Add(1)
 	}
 	return batch, to
+}
+
+// endsExactly reports whether the state behind a part can be had: a segment
+// that was thinned can end between two kept checkpoints.
+func (p *pathPart) endsExactly() bool {
+	n := len(p.checkpoints)
+	return p.thinned == 0 || p.upTo < p.last || n > 0 && p.checkpoints[n-1].Position.Seq == p.last
 }
 
 // passesLocked reports whether a lies behind b, both on the active path.
@@ -332,6 +346,7 @@ func (s *Store) dropBatch(parts []pathPart, to Position) error {
 			for _, g := range dropped {
 				delete(s.segments, g.id)
 				s.damage.healed(g.name, 0, g.bytes)
+				delete(s.spared, g)
 				s.dropPendingLocked(g)
 				s.unsynced = slices.DeleteFunc(s.unsynced, func(u *segment) bool { return u == g })
 			}

@@ -9,16 +9,18 @@
 // AppendRecords for those that another site's store made), makes them durable
 // (Flush), reads the live volume (ReadAt) and any position inside the horizon
 // (View), begins a timeline at one (Fork, Adopt), yields durable records in
-// order (Records), and moves what has left the window into the base
-// (Maintain), or everything (Drain). Create and NewImport make a store, TakeImage
-// makes one of an image without a copy, and Open recovers one. Verify, Dump and
-// OpenReadOnly look at one that nobody has open, and change nothing. RemoveJournal
-// removes a journal that has a directory of its own. The files are described in
+// order (Records), moves what has left the window into the base, and thins what
+// has left the first tier of its History (Maintain), or moves everything
+// (Drain). Create and NewImport make a store, TakeImage makes one of an image
+// without a copy, and Open recovers one. Verify, Dump and OpenReadOnly look at
+// one that nobody has open, and change nothing. RemoveJournal removes a journal
+// that has a directory of its own. The files are described in
 // docs/format.md.
 //
 // # Invariants
 //
-//   - Records of a timeline have seqs without gaps. A position (timeline, seq)
+//   - Records of a timeline are appended, and shipped, with seqs without gaps;
+//     of what was thinned some are gone. A position (timeline, seq)
 //     never stands for two different states, on any site: after an unclean stop
 //     a local append begins a timeline of its own.
 //   - What Flush has acknowledged is there after every crash. What was appended
@@ -34,6 +36,9 @@
 //     the base's. What is damaged fails alone, and is remembered: see Damaged.
 //   - An index run is derived and never believed without its checksums: one that
 //     is missing, stale or damaged costs time and changes no answer.
+//   - What History keeps, and what is pinned, forked at or held, reads the same
+//     before and after thinning. Anything else that it has dropped is refused
+//     with ErrThinned, never shown as a mixture.
 //   - A position that a View, a pin or a RecordReader holds stays open:
 //     destage waits for it. A segment's file is reused when its last user lets
 //     go of it.
@@ -43,6 +48,6 @@
 // The package starts no goroutine that outlives a call: its owner calls Run,
 // or Maintain. It does not order writes that overlap in time: the order in
 // which the calls take the append lock is the order in the journal. It does not
-// mend damage: what is damaged stays so until it is written anew. It takes no checkpoints by itself, does not thin
-// history, and knows nothing of groups, terms, devices or Kubernetes.
+// mend damage: what is damaged stays so until it is written anew. It takes no checkpoints by itself,
+// and knows nothing of groups, terms, devices or Kubernetes.
 package journal

@@ -50,6 +50,9 @@ var (
 	// ErrLeftName: a store was made of an image whose old name could not be
 	// removed. The store is whole; writing to the file by that name damages it.
 	ErrLeftName = errors.New("the store is whole, and its base image still has another name")
+	// ErrThinned: the position lies between two kept checkpoints that are old
+	// enough to have been thinned. Errors of this kind are a *ThinnedError.
+	ErrThinned = errors.New("position was thinned out of the history")
 	// ErrHeld: a view, pin or reader still needs what the call would drop.
 	ErrHeld = errors.New("still needed by a view or pin")
 )

@@ -52,6 +52,18 @@ func (m *extentMap) remove(start, end uint64, last segmentID) {
 	}
 }
 
+// relocate makes [start, end), as far as it is mapped to the bytes at from, lead
+// to those at to.
+func (m *extentMap) relocate(start, end uint64, from, to location) {
+	m.findOverlap(start, end)
+	for _, old := range append([]extent(nil), m.overlap...) {
+		part := old.slice(start, end)
+		if behind := part.start() - start; part.loc == from.advance(behind) {
+			m.insert(part.start(), part.end(), to.advance(behind))
+		}
+	}
+}
+
 // findOverlap collects the extents that share sectors with [start, end).
 func (m *extentMap) findOverlap(start, end uint64) {
 	m.overlap = m.overlap[:0]

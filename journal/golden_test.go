@@ -79,6 +79,8 @@ func goldens() []golden {
 	}
 	record := goldenRecords()[0]
 	header := segmentHeader{volume: goldenVolume, id: 3, timeline: goldenLine, first: 41, bytes: MinSegmentBytes, created: goldenTime}
+	rewritten := header
+	rewritten.bytes, rewritten.generation = 3*blockBytes, 2
 	f := goldenFooter()
 	body, block := f.encode()
 	oldState, oldEntry := goldenState(), goldenEntry()
@@ -115,6 +117,8 @@ func goldens() []golden {
 			func(b []byte) (any, error) { return decodeIdentity(b) }, goldenOwnJournal(), nil},
 		golden{"v3/journal.json", mustEncode(newJournalIdentity(goldenVolume, goldenJournal).encode),
 			func(b []byte) (any, error) { return decodeJournalIdentity(b) }, goldenJournalIdentity(), nil},
+		golden{"v3/segment-header.bin", rewritten.encode, func(b []byte) (any, error) { return decodeSegmentHeader(b) }, rewritten, nil},
+		goldenValue("v3/catalog-segment.bin", bucketSegments, key64(3), goldenThinnedEntry(), decodeGoldenEntry),
 		golden{"v1/catalog-state.bin", nil, func(b []byte) (any, error) { return decodeState(b) }, oldState, nil},
 		golden{"v2/catalog-state.bin", nil, func(b []byte) (any, error) { return decodeState(b) }, secondState, nil},
 		goldenValue("v3/catalog-state.bin", bucketMeta, keyState, goldenState(), func(b []byte) (any, error) { return decodeState(b) }),
@@ -276,6 +280,12 @@ func goldenEntry() segmentEntry {
 		Timeline: goldenLine, First: 41, Last: 45, EndBytes: 6000, Bytes: MinSegmentBytes, ClosedAt: goldenTime,
 		Sizes: []sizeChange{{Seq: 42, Bytes: 3 << 28}, {Seq: 45, Bytes: 1 << 30}},
 	}
+}
+
+func goldenThinnedEntry() segmentEntry {
+	e := goldenEntry()
+	e.Bytes, e.Generation, e.Thinned = 3*blockBytes, 2, time.Minute
+	return e
 }
 
 func goldenValue(file, bucket string, key []byte, value any, decode func(b []byte) (any, error)) golden {

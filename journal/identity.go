@@ -13,8 +13,8 @@ import (
 
 // StoreFormatVersion is the version of a store's directory as a whole, see
 // docs/format.md. Version 2 knows the size of the volume at every position,
-// version 3 can have the journal in a directory of its own, and has checksums for
-// the base.
+// version 3 can have the journal in a directory of its own, has checksums for the
+// base, and can have segments that were thinned.
 const StoreFormatVersion = 3
 
 const maxIdentityBytes = 64 << 10

@@ -69,6 +69,8 @@ type SegmentReport struct {
 	Records     int    `json:"records"`  // whose checksums are right
 	Checkpoints int    `json:"checkpoints"`
 	Damaged     bool   `json:"damaged"`
+	// Thinned is the interval of which a thinned segment has one checkpoint.
+	Thinned string `json:"thinned,omitempty"`
 }
 
 // Damage is one place where other bytes were found than had been written.

@@ -89,6 +89,7 @@ func (d *dumper) printStore() {
 		if g.sealed {
 			s.State = "sealed"
 		}
+		s.Thinned = g.thinnedText()
 		d.printSegment(s)
 	}
 	for _, c := range d.found {
@@ -111,7 +112,11 @@ func sortedSegments(s *Store) []segmentID {
 }
 
 func (d *dumper) printSegment(s SegmentReport) {
-	d.print("segment", s, "segment    %s  %-8s  %16s  %016d-%016d  end %10d of %10d", s.File, s.State, s.Timeline, s.First, s.Last, s.EndBytes, s.Bytes)
+	thinned := s.Thinned
+	if thinned != "" {
+		thinned = "  thinned to " + thinned
+	}
+	d.print("segment", s, "segment    %s  %-8s  %16s  %016d-%016d  end %10d of %10d%s", s.File, s.State, s.Timeline, s.First, s.Last, s.EndBytes, s.Bytes, thinned)
 }
 
 func (d *dumper) printDamage(x Damage) {

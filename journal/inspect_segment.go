@@ -12,10 +12,7 @@ import (
 // openSealed looks at a segment that the catalog names.
 func (in *inspector) openSealed(id segmentID, e segmentEntry) error {
 	s := in.s
-	g := &segment{
-		id: id, volume: s.volume, timeline: e.Timeline, first: e.First, last: e.Last, end: e.EndBytes,
-		bytes: e.Bytes, name: segmentName(id), sealed: true, closedAt: e.ClosedAt, sizes: e.Sizes,
-	}
+	g := s.sealedSegment(id, &e)
 	s.segments[id] = g // known, whatever is wrong with its file
 	if err := in.damage(s.extendLine(g)); err != nil {
 		return err
@@ -36,6 +33,7 @@ func (in *inspector) openOthers() error {
 		return err
 	}
 	s.runs.find(names)
+	s.findReplaced(names)
 	for _, name := range names {
 		id, ok := parseSegmentName(name)
 		if _, known := s.segments[id]; !ok || known {
@@ -95,8 +93,24 @@ func (in *inspector) verifySegments(ctx context.Context) error {
 			in.report.Segments = append(in.report.Segments, SegmentReport{File: c.name, State: "free", Bytes: c.size})
 		}
 	}
+	for _, name := range in.s.replaced {
+		size, err := in.s.cfg.FS.Stat(in.s.cfg.file(name))
+		if err != nil {
+			return err
+		}
+		in.report.Segments = append(in.report.Segments, SegmentReport{File: name, State: "free", Bytes: size})
+	}
 	slices.SortFunc(in.report.Segments, func(a, b SegmentReport) int { return cmp.Compare(a.File, b.File) })
 	return nil
+}
+
+// thinnedText is the interval that the segment was thinned to; empty if it has
+// all its records.
+func (g *segment) thinnedText() string {
+	if g.thinned == 0 {
+		return ""
+	}
+	return formatDays(g.thinned)
 }
 
 func (in *inspector) verifySegment(g *segment) (SegmentReport, error) {
@@ -107,6 +121,7 @@ func (in *inspector) verifySegment(g *segment) (SegmentReport, error) {
 	if g.sealed {
 		r.State = "sealed"
 	}
+	r.Thinned = g.thinnedText()
 	before := len(in.report.Damage)
 	if g.file != nil {
 		if err := in.verifyRecords(g, &r); err != nil {
@@ -184,6 +199,9 @@ func walkFrames(g *segment, limit int64, each func(*frame) error, damage func(er
 	scanner := newFrameScanner(g, limit)
 	for scanner.next <= g.last {
 		f, err := scanner.scan()
+		if scanner.gaps && errors.Is(err, io.EOF) {
+			return nil
+		}
 		if err == nil {
 			if err := each(&f); err != nil {
 				return err
@@ -200,7 +218,7 @@ func walkFrames(g *segment, limit int64, each func(*frame) error, damage func(er
 			return err
 		}
 		next, off, err := findFrame(g.file, g.name, g.volume, scanner.off+frameAlign, limit, func(r *Record, _ Seq) bool {
-			return r.Position.Timeline == g.timeline && r.Position.Seq > scanner.next && r.Position.Seq <= g.last
+			return r.Position.Timeline == g.timeline && (r.Position.Seq > scanner.next || scanner.gaps && r.Position.Seq == scanner.next) && r.Position.Seq <= g.last
 		})
 		if err != nil || next == nil {
 			return err

@@ -77,6 +77,25 @@ func (x *liveIndex) remove(start, end uint64, last segmentID) {
 	}
 }
 
+// relocate is that of extentMap, for all that is in memory.
+func (x *liveIndex) relocate(start, end uint64, from, to location) {
+	x.young.relocate(start, end, from, to)
+	if x.old != nil {
+		x.old.relocate(start, end, from, to)
+	}
+}
+
+// bounds are the ids behind which the index has segments in another place.
+func (x *liveIndex) bounds() (ids []segmentID) {
+	if x.stack != nil {
+		ids = append(ids, x.stackUpTo)
+	}
+	if x.old != nil {
+		ids = append(ids, x.oldUpTo)
+	}
+	return ids
+}
+
 // rotate puts young aside before the segment next takes its first record, if
 // it has limit extents and what was put aside before is in a stack by now.
 func (x *liveIndex) rotate(next segmentID, limit int) (rotated bool) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,18 +16,19 @@ import (
 const maintainEvery = 5 * time.Second
 
 // Run keeps the journal in shape until ctx ends: seals complete segments,
-// has the next one ready, destages what left the window, merges indexes, scrubs. A lack of space is
+// has the next one ready, destages what left the window, thins history, merges indexes, scrubs. A lack of space is
 // logged and tried again, and so is damage, which stops what needs the damaged
 // bytes and nothing else; the first other error ends Run.
 //
 // The supply of segments has a goroutine of its own: an append that needs the
-// next one must not wait until a batch has been destaged. So has the making of
-// index runs, which nobody waits for, and the scrub.
+// next one must not wait until a batch has been destaged. So have the making of
+// index runs and the thinning of history, which nobody waits for, and the scrub.
 func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.repeat(ctx, s.wakeSupply, s.supply) })
 	g.Go(func() error { return s.repeat(ctx, s.wake, s.destageDue) })
 	g.Go(func() error { return s.repeat(ctx, s.wakeRuns, s.buildRuns) })
+	g.Go(func() error { return s.repeat(ctx, s.wakeThin, s.thinDue) })
 	g.Go(func() error { return s.repeat(ctx, nil, s.scrubDue) })
 	return g.Wait()
 }
@@ -104,6 +107,9 @@ func (s *Store) Maintain(ctx context.Context) error {
 	if err := s.destageDue(ctx); err != nil {
 		return err
 	}
+	if err := s.thinDue(ctx); err != nil {
+		return err
+	}
 	return s.buildRuns(ctx)
 }
 
@@ -143,6 +149,25 @@ type Stats struct {
 	Appended     uint64 // records since Open
 	Unflushed    uint64 // of them, not yet durable
 	Damaged      int    // places known to be damaged, see Damaged
+	Thinning     ThinningStats
+}
+
+// ThinningStats are figures of a store's history.
+type ThinningStats struct {
+	Checkpoints int         // that can be opened, on all timelines
+	Tiers       []TierBytes // what the journal's bytes are of, by rising interval
+	// Since Open: rewrites, the bytes of segments that they replaced and of
+	// those in their place, and rewrites that would have freed too little.
+	Rewrites, Spared         uint64
+	ReadBytes, WrittenBytes  int64
+	UnderwayBytes, DoneBytes int64 // of the rewrite under way: to be read, and read so far
+}
+
+// TierBytes is what segments that were thinned to an interval take; Interval 0
+// is those that have all their records.
+type TierBytes struct {
+	Interval time.Duration
+	Bytes    int64
 }
 
 // indexBytesPerExtent is measured by TestIndexMemory.
@@ -157,6 +182,20 @@ func (s *Store) Stats() Stats {
 		IndexExtents: int64(s.index.len()), IndexBytes: int64(s.index.len())*indexBytesPerExtent + s.runs.cache.bytes(),
 		JournalBytes: s.journalBytesLocked(), Appended: s.appended, Unflushed: s.appended - s.flushed,
 		Damaged: s.damage.count(),
+	}
+	st.Thinning = s.thinningLocked()
+	return st
+}
+
+func (s *Store) thinningLocked() ThinningStats {
+	st := s.thinned
+	bytes := map[time.Duration]int64{}
+	for _, g := range s.segments {
+		st.Checkpoints += len(g.checkpoints)
+		bytes[g.thinned] += g.bytes
+	}
+	for _, interval := range slices.Sorted(maps.Keys(bytes)) {
+		st.Tiers = append(st.Tiers, TierBytes{interval, bytes[interval]})
 	}
 	return st
 }

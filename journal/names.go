@@ -46,6 +46,24 @@ func segmentName(id segmentID) string {
 	return path.Join(journalDir, fmt.Sprintf("%016x.seg", uint64(id)))
 }
 
+// rewrittenName is the file of a segment that thinning has made.
+func rewrittenName(id segmentID, generation uint32) string {
+	return path.Join(journalDir, fmt.Sprintf("%016x-%08x%s", uint64(id), generation, rewrittenSuffix))
+}
+
+const rewrittenSuffix = ".thin"
+
+// fileOf is the file of a segment of a generation.
+func fileOf(id segmentID, generation uint32) string {
+	if generation > 0 {
+		return rewrittenName(id, generation)
+	}
+	return segmentName(id)
+}
+
+// isRewritten reports whether a base name is that of a file that thinning made.
+func isRewritten(base string) bool { return strings.HasSuffix(base, rewrittenSuffix) }
+
 // parseSegmentName reads the base name of a segment file.
 func parseSegmentName(base string) (segmentID, bool) {
 	digits, ok := strings.CutSuffix(base, ".seg")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -30,6 +31,7 @@ func Open(cfg Config) (*Store, error) {
 		cfg: cfg, volume: id.Volume,
 		segments: map[segmentID]*segment{}, holds: map[*hold]struct{}{},
 		changed: make(chan struct{}), wake: make(chan struct{}, 1), wakeSupply: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
+		wakeThin: make(chan struct{}, 1), spared: map[*segment]time.Duration{}, opened: cfg.Clock.Now(),
 		headers: make([]byte, 0, MaxBatch*frameHeaderBytes), wakeRuns: make(chan struct{}, 1),
 	}
 	s.runs = newRunSet(&s.cfg, s.volume, cfg.IndexMemory/8)
@@ -195,10 +197,7 @@ func (s *Store) openSealed(entries map[segmentID]segmentEntry) error {
 	ids := slices.Sorted(maps.Keys(entries))
 	for _, id := range ids {
 		e := entries[id]
-		g := &segment{
-			id: id, volume: s.volume, timeline: e.Timeline, first: e.First, last: e.Last, end: e.EndBytes,
-			bytes: e.Bytes, name: segmentName(id), sealed: true, closedAt: e.ClosedAt, sizes: e.Sizes,
-		}
+		g := s.sealedSegment(id, &e)
 		g.users.Store(1)
 		if err := s.openSegmentFile(g, s.cfg.FS.Open); err != nil {
 			return err
@@ -226,6 +225,15 @@ func (s *Store) openSealed(entries map[segmentID]segmentEntry) error {
 	}
 	s.nextID = max(s.nextID, 1)
 	return nil
+}
+
+// sealedSegment is a segment as the catalog knows it.
+func (s *Store) sealedSegment(id segmentID, e *segmentEntry) *segment {
+	return &segment{
+		id: id, volume: s.volume, timeline: e.Timeline, first: e.First, last: e.Last, end: e.EndBytes,
+		bytes: e.Bytes, name: fileOf(id, e.Generation), sealed: true, closedAt: e.ClosedAt, sizes: e.Sizes,
+		generation: e.Generation, thinned: e.Thinned,
+	}
 }
 
 // checkSealed reads and verifies all of a segment that the catalog knows but

@@ -149,7 +149,7 @@ func (l bothLocks) Close() error {
 // holdsJournal reports whether a file is one of a journal's.
 func holdsJournal(name string) bool {
 	_, segment := parseSegmentName(name)
-	return segment || strings.HasSuffix(name, runSuffix) || strings.HasSuffix(name, runSuffix+tempSuffix)
+	return segment || isRewritten(name) || strings.HasSuffix(name, runSuffix) || strings.HasSuffix(name, runSuffix+tempSuffix)
 }
 
 // takeJournalDir makes the directory of a new store's journal, draws its id and

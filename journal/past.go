@@ -6,7 +6,7 @@ import (
 )
 
 // Checkpoints returns the durable checkpoints on the active path inside the
-// horizon, oldest first. Their Members must not be changed.
+// horizon that the history keeps, oldest first. Their Members must not be changed.
 func (s *Store) Checkpoints() []Checkpoint {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -49,8 +49,39 @@ func (s *Store) OldestCheckpoint() Checkpoint {
 }
 
 // newestFirstLocked yields the durable checkpoints on the active path inside
-// the horizon. mu is held while it is used.
+// the horizon that the history keeps: all that are young enough, the first of
+// each interval, what is pinned, and the newest. mu is held while it is used.
 func (s *Store) newestFirstLocked() iter.Seq[Checkpoint] {
+	now := s.cfg.Clock.Now()
+	anchors := map[Position]bool{}
+	if s.cfg.History.thins() {
+		s.eachAnchorLocked(func(at Position) { anchors[at] = true })
+	}
+	return func(yield func(Checkpoint) bool) {
+		var later Checkpoint // not yielded yet, because it takes the one before it to tell
+		newest := true
+		keeps := func(c, before *Checkpoint) bool {
+			interval := s.cfg.History.intervalAt(now.Sub(c.Time))
+			return newest || beginsInterval(before, c, interval) || anchors[c.Position]
+		}
+		for c := range s.allNewestFirstLocked() {
+			if later.Number != 0 {
+				if keeps(&later, &c) && !yield(later) {
+					return
+				}
+				newest = false
+			}
+			later = c
+		}
+		if later.Number != 0 {
+			yield(later)
+		}
+	}
+}
+
+// allNewestFirstLocked yields all durable checkpoints on the active path inside
+// the horizon that can be opened.
+func (s *Store) allNewestFirstLocked() iter.Seq[Checkpoint] {
 	return func(yield func(Checkpoint) bool) {
 		path, err := s.tree.path(s.state.Horizon, s.durable)
 		if err != nil {
@@ -58,7 +89,10 @@ func (s *Store) newestFirstLocked() iter.Seq[Checkpoint] {
 		}
 		for _, part := range slices.Backward(s.partsLocked(path)) {
 			for _, c := range slices.Backward(part.checkpoints) {
-				if path.Contains(c.Position) && c.Position.Seq <= part.upTo && !yield(c) {
+				if !path.Contains(c.Position) || c.Position.Seq > part.upTo || s.thinning != nil && s.thinning.drops(c.Position) {
+					continue
+				}
+				if !yield(c) {
 					return
 				}
 			}
@@ -69,12 +103,16 @@ func (s *Store) newestFirstLocked() iter.Seq[Checkpoint] {
 // ImagePosition is where an image for a new replica is best taken: the durable
 // state before the newest durable checkpoint, so that the checkpoint's record
 // follows the image and gives the replica a recovery point, even if nothing is
-// written any more. Without a checkpoint it is the durable position.
+// written any more. Where that state was thinned away it is the checkpoint
+// itself, and without a checkpoint the durable position.
 func (s *Store) ImagePosition() Position {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for c := range s.newestFirstLocked() {
-		return Position{c.Position.Timeline, c.Position.Seq - 1}
+		if before := (Position{c.Position.Timeline, c.Position.Seq - 1}); !s.isThinnedLocked(before) {
+			return before
+		}
+		return c.Position
 	}
 	return s.durable
 }

@@ -19,6 +19,9 @@ type pieces struct {
 	list    []piece
 	rest    []piece // scratch of fill
 	scratch readScratch
+	// moved are segments that the live index knows by another id for a
+	// moment; see moveLive.
+	moved map[segmentID]*segment
 }
 
 var piecesPool = sync.Pool{New: func() any { return &pieces{list: make([]piece, 0, 16)} }}
@@ -119,7 +122,10 @@ func (s *Store) planInMemory(ps *pieces, p []byte, off int64) (*stack, error) {
 	if err := s.usable(); err != nil {
 		return nil, err
 	}
-	if err := ps.split(p, off, s.index, s.segments); err != nil {
+	ps.moved = s.moved
+	err := ps.split(p, off, s.index, s.segments)
+	ps.moved = nil
+	if err != nil {
 		return nil, err
 	}
 	for _, x := range ps.list {
@@ -203,6 +209,9 @@ func (ps *pieces) split(p []byte, off int64, ix lookuper, segments map[segmentID
 			x.nil = true
 		} else {
 			x.g, x.off = segments[e.loc.segment()], e.loc.fileOffset()
+			if x.g == nil {
+				x.g = ps.moved[e.loc.segment()]
+			}
 			if x.g == nil {
 				err = fmt.Errorf("look up %d bytes at %d: no segment %d", len(p), off, e.loc.segment())
 				return false

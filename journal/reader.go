@@ -22,7 +22,7 @@ type RecordReader struct {
 }
 
 // Records begins behind a position of the active path. ErrHorizon if what
-// follows it is no longer in the journal, ErrDiverged if the position is known
+// follows it is no longer in the journal, or not all of it, ErrDiverged if the position is known
 // but not on the path, ErrUnknownPosition if it is not known.
 func (s *Store) Records(after Position) (*RecordReader, error) {
 	s.mu.RLock()
@@ -54,9 +54,19 @@ func (r *RecordReader) replanLocked() error {
 		}
 		return ErrDiverged
 	}
+	for _, run := range path {
+		if next := (Position{run.Timeline, r.at.Seq + 1}); next.Seq >= run.First && next.Seq <= run.Last {
+			if g := s.segmentOfLocked(next); g != nil && g.thinned > 0 {
+				return errThinnedRecords
+			}
+		}
+	}
 	r.path, r.forks = path, s.forks
 	return nil
 }
+
+// errThinnedRecords: records that a reader is to yield are not all there.
+var errThinnedRecords = fmt.Errorf("records were thinned out: %w", ErrHorizon)
 
 // Next waits for the next durable record and returns it. The payload is valid
 // until the following call. ErrDiverged when the active timeline has left the
@@ -128,6 +138,9 @@ func (r *RecordReader) stepLocked() (ready bool, changed <-chan struct{}, err er
 func (r *RecordReader) enterLocked(line TimelineID, next Seq) error {
 	for _, g := range r.s.lineLocked(line) {
 		if next >= g.first && next <= g.last {
+			if g.thinned > 0 {
+				return errThinnedRecords
+			}
 			g.users.Add(1)
 			r.seg = g
 			r.scanner = newFrameScanner(g, g.end)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
@@ -46,6 +47,9 @@ func (s *Store) recover(id identity) (err error) {
 	if err := s.sealRecovered(keep); err != nil {
 		return err
 	}
+	if err := s.removeReplaced(); err != nil {
+		return err
+	}
 	return s.disinherit(unused)
 }
 
@@ -79,6 +83,43 @@ func (s *Store) disinherit(unused []string) error {
 	for _, g := range s.segments {
 		g.inherited = true
 	}
+	return nil
+}
+
+// findReplaced lists the files that a rewrite has left behind: those of another
+// generation than the catalog names.
+func (s *Store) findReplaced(names []string) {
+	s.replaced = nil
+	for _, base := range names {
+		name := path.Join(journalDir, base)
+		id, ok := parseSegmentName(base)
+		g := s.segments[id]
+		if ok && g != nil && g.name != name {
+			s.replaced = append(s.replaced, name)
+		}
+		if isRewritten(base) && !s.namesLocked(name) {
+			s.replaced = append(s.replaced, name)
+		}
+	}
+}
+
+func (s *Store) namesLocked(name string) bool {
+	for _, g := range s.segments {
+		if g.name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// removeReplaced removes what findReplaced has found.
+func (s *Store) removeReplaced() error {
+	for _, name := range s.replaced {
+		if err := s.cfg.FS.Remove(s.cfg.file(name)); err != nil {
+			return fmt.Errorf("remove segment %s, which was replaced: %w", name, err)
+		}
+	}
+	s.replaced = nil
 	return nil
 }
 
@@ -146,6 +187,7 @@ func (s *Store) findUnsealed() (found []*candidate, err error) {
 		return nil, fmt.Errorf("list journal: %w", err)
 	}
 	s.runs.find(names)
+	s.findReplaced(names)
 	for _, name := range names {
 		id, ok := parseSegmentName(name)
 		if _, sealed := s.segments[id]; !ok || sealed {

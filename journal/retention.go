@@ -2,20 +2,28 @@ package journal
 
 import "time"
 
-// SetRetention changes Config.JournalBytes and Config.Window from the next
-// maintenance on. Not durable: it is the caller's to remember.
-func (s *Store) SetRetention(journalBytes int64, window time.Duration) {
-	s.mu.Lock()
-	s.cfg.JournalBytes, s.cfg.Window = journalBytes, window
-	s.mu.Unlock()
-	s.wakeRun()
+// Retention is how much history is kept.
+type Retention struct {
+	JournalBytes int64         // Config.JournalBytes
+	Window       time.Duration // Config.Window
+	History      History       // Config.History, valid
 }
 
-// Retention returns what SetRetention has set.
-func (s *Store) Retention() (journalBytes int64, window time.Duration) {
+// SetRetention changes the configuration from the next maintenance on. Not
+// durable: it is the caller's to remember.
+func (s *Store) SetRetention(r Retention) {
+	s.mu.Lock()
+	s.cfg.JournalBytes, s.cfg.Window, s.cfg.History = r.JournalBytes, r.Window, r.History
+	s.mu.Unlock()
+	s.wakeRun()
+	wake(s.wakeThin)
+}
+
+// Retention returns how much history is kept. Its History must not be changed.
+func (s *Store) Retention() Retention {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.cfg.JournalBytes, s.cfg.Window
+	return Retention{s.cfg.JournalBytes, s.cfg.Window, s.cfg.History}
 }
 
 // DefaultBudget is the journal budget in bytes of a volume for which nobody

@@ -20,6 +20,9 @@ type frameScanner struct {
 	next     Seq   // seq that the next frame must have
 	off      int64 // file offset of the next frame
 	limit    int64 // file offset that frames must not reach beyond
+	gaps     bool  // the segment was thinned: next is the lowest that may follow
+	// headersOnly leaves payloads unread and unverified.
+	headersOnly bool
 
 	buf    []byte // file content from bufOff on
 	bufOff int64
@@ -28,7 +31,7 @@ type frameScanner struct {
 func newFrameScanner(seg *segment, limit int64) *frameScanner {
 	return &frameScanner{
 		file: seg.file, name: seg.name, volume: seg.volume, timeline: seg.timeline,
-		next: seg.first, off: blockBytes, limit: limit,
+		next: seg.first, off: blockBytes, limit: limit, gaps: seg.thinned > 0,
 	}
 }
 
@@ -46,8 +49,11 @@ func (f *frame) end() int64           { return f.off + frameBytes(len(f.Payload)
 // ErrCorrupt where the bytes are not the frame that must follow. Damage and
 // the torn end of a log look the same here: see scanUnsealed.
 func (s *frameScanner) scan() (frame, error) {
-	if s.off+frameHeaderBytes > s.limit {
+	if s.off == s.limit || s.off+frameHeaderBytes > s.limit && !s.gaps {
 		return frame{}, io.EOF
+	}
+	if s.off+frameHeaderBytes > s.limit {
+		return frame{}, s.damage("frame", "a header before the end", fmt.Sprintf("%d bytes", s.limit-s.off))
 	}
 	header, err := s.bytes(s.off, frameHeaderBytes)
 	if err != nil {
@@ -57,21 +63,26 @@ func (s *frameScanner) scan() (frame, error) {
 	if err != nil {
 		return frame{}, s.locate(err)
 	}
-	if want := (Position{s.timeline, s.next}); r.Position != want {
+	if want := (Position{s.timeline, s.next}); r.Position != want && !(s.gaps && r.Position.Timeline == s.timeline && r.Position.Seq > s.next) {
 		return frame{}, s.damage("record position", want.String(), r.Position.String())
 	}
 	if s.off+frameBytes(payloadBytes) > s.limit {
 		return frame{}, s.damage("frame", fmt.Sprintf("end at most at %d", s.limit), fmt.Sprint(s.off+frameBytes(payloadBytes)))
+	}
+	if s.headersOnly {
+		f := frame{Record: r, off: s.off, durable: durable}
+		s.next, s.off = r.Position.Seq+1, s.off+frameBytes(payloadBytes)
+		return f, nil
 	}
 	r.Payload, err = s.bytes(s.off+frameHeaderBytes, payloadBytes)
 	if err != nil {
 		return frame{}, err
 	}
 	if got := PayloadChecksum(r.Payload); got != r.PayloadCRC {
-		return frame{}, s.damage("payload of seq "+fmt.Sprint(s.next), fmt.Sprintf("crc %08x", r.PayloadCRC), fmt.Sprintf("crc %08x", got))
+		return frame{}, s.damage("payload of seq "+fmt.Sprint(r.Position.Seq), fmt.Sprintf("crc %08x", r.PayloadCRC), fmt.Sprintf("crc %08x", got))
 	}
 	f := frame{Record: r, off: s.off, durable: durable}
-	s.next++
+	s.next = r.Position.Seq + 1
 	s.off = f.end()
 	return f, nil
 }

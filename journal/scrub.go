@@ -43,7 +43,9 @@ type scrubState struct {
 	Pass  uint64    // number of the present pass, from 1
 	Began time.Time // when it began
 	Done  bool      // it is over; the next one begins a period after its begin
-	// Segment is the id behind the last segment that it has read.
+	// Segment is the id behind the last segment that it has read. Thinning may have
+	// put others in the place of those before it, whose records it has verified, or
+	// behind it, which are read.
 	Segment segmentID
 	// Base is how many bytes of the base it has read; above 0 only once it was
 	// through with the segments.
@@ -192,6 +194,7 @@ func (t *scrubTurn) segments(ctx context.Context) error {
 			return nil
 		}
 		err := t.segment(ctx, g)
+		s.forgetReplaced(g)
 		s.releaseSegment(g)
 		if err != nil {
 			return err
@@ -214,6 +217,17 @@ func (s *Store) holdNextSealed(from segmentID) *segment {
 		}
 	}
 	return nil
+}
+
+// forgetReplaced forgets damage of a segment that was dropped, or replaced by a
+// thinned one, while it was read.
+func (s *Store) forgetReplaced(g *segment) {
+	s.mu.RLock()
+	replaced := s.segments[g.id] != g
+	s.mu.RUnlock()
+	if replaced {
+		s.damage.healed(g.name, 0, g.bytes)
+	}
 }
 
 // segment reads all of a sealed segment.

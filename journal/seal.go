@@ -63,5 +63,6 @@ func (s *Store) sealOne(g *segment) error {
 	g.sealed, g.changes = true, nil
 	s.dropPendingLocked(g)
 	wake(s.wakeRuns)
+	wake(s.wakeThin)
 	return nil
 }

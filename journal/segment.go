@@ -45,6 +45,9 @@ type segment struct {
 	extents   int       // in the footer, once sealed
 	footerCRC uint32    // of the footer's body, once sealed
 	closedAt  time.Time // when the last record was appended, or nearly
+	// generation and thinned never change; see segmentEntry.
+	generation uint32
+	thinned    time.Duration
 
 	// users counts the store itself and everyone who may read the file. Who
 	// brings it to zero recycles the file.
@@ -129,7 +132,7 @@ func (g *segment) scanTable(snap segmentSnapshot, upTo Seq) (table, error) {
 	scanner := newFrameScanner(g, snap.end)
 	for scanner.next <= upTo {
 		f, err := scanner.scan()
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) || err == nil && f.Position.Seq > upTo {
 			break
 		}
 		if err != nil {
@@ -162,7 +165,7 @@ func (g *segment) snapshot() segmentSnapshot {
 func (g *segment) entry(snap segmentSnapshot) segmentEntry {
 	return segmentEntry{
 		Timeline: g.timeline, First: g.first, Last: snap.last, EndBytes: snap.end, Bytes: g.bytes,
-		ClosedAt: g.closedAt.UTC(), Sizes: g.sizes,
+		ClosedAt: g.closedAt.UTC(), Sizes: g.sizes, Generation: g.generation, Thinned: g.thinned,
 	}
 }
 
@@ -206,10 +209,10 @@ func (g *segment) checkHeader() error {
 	if h.volume != g.volume {
 		return foreignSegment(g.name, g.volume, h.volume)
 	}
-	if h.id != g.id || h.timeline != g.timeline || h.first != g.first || h.bytes != g.bytes {
+	if h.id != g.id || h.timeline != g.timeline || h.first != g.first || h.bytes != g.bytes || h.generation != g.generation {
 		return &CorruptError{File: g.name, What: "segment header",
-			Wanted: fmt.Sprintf("segment %d of %s from %d, %d bytes", g.id, g.timeline, g.first, g.bytes),
-			Found:  fmt.Sprintf("segment %d of %s from %d, %d bytes", h.id, h.timeline, h.first, h.bytes)}
+			Wanted: fmt.Sprintf("segment %d of %s from %d, %d bytes, generation %d", g.id, g.timeline, g.first, g.bytes, g.generation),
+			Found:  fmt.Sprintf("segment %d of %s from %d, %d bytes, generation %d", h.id, h.timeline, h.first, h.bytes, h.generation)}
 	}
 	return nil
 }

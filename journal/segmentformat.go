@@ -19,6 +19,8 @@ const (
 	// MinSegmentBytes and MaxSegmentBytes bound Config.SegmentBytes.
 	MinSegmentBytes = 256 << 10
 	MaxSegmentBytes = maxSegmentBytes / 2
+	// minRewrittenBytes is the smallest segment that thinning makes.
+	minRewrittenBytes = 2 * blockBytes
 )
 
 var (
@@ -34,6 +36,9 @@ type segmentHeader struct {
 	first    Seq // seq of the first record
 	bytes    int64
 	created  time.Time
+	// generation is how often thinning has rewritten what the segment stands
+	// for; 0 as appended.
+	generation uint32
 }
 
 // sealBlock writes magic, version and checksum around a block's fields, which
@@ -75,6 +80,7 @@ func (h *segmentHeader) encode() []byte {
 	binary.LittleEndian.PutUint64(b[48:], uint64(h.first))
 	binary.LittleEndian.PutUint64(b[56:], uint64(h.bytes))
 	binary.LittleEndian.PutUint64(b[64:], uint64(h.created.UnixNano()))
+	binary.LittleEndian.PutUint32(b[72:], h.generation)
 	sealBlock(b, segmentMagic)
 	return b
 }
@@ -89,12 +95,23 @@ func decodeSegmentHeader(b []byte) (segmentHeader, error) {
 		first:    Seq(binary.LittleEndian.Uint64(b[48:])),
 		bytes:    int64(binary.LittleEndian.Uint64(b[56:])),
 		created:  time.Unix(0, int64(binary.LittleEndian.Uint64(b[64:]))).UTC(),
+
+		generation: binary.LittleEndian.Uint32(b[72:]),
 	}
 	copy(h.volume[:], b[16:])
-	if h.id == 0 || h.id > maxSegmentID || h.timeline == 0 || h.first == 0 || h.bytes < MinSegmentBytes || h.bytes > MaxSegmentBytes {
+	if h.id == 0 || h.id > maxSegmentID || h.timeline == 0 || h.first == 0 || h.bytes < minBytesOf(h.generation) || h.bytes > MaxSegmentBytes {
 		return segmentHeader{}, wireCorrupt("segment header", "fields in range", fmt.Sprintf("%+v", h))
 	}
 	return h, nil
+}
+
+// minBytesOf is the smallest segment of a generation: one that thinning made has
+// no more room than it needs.
+func minBytesOf(generation uint32) int64 {
+	if generation > 0 {
+		return minRewrittenBytes
+	}
+	return MinSegmentBytes
 }
 
 // footer is what a sealed segment knows of its records.

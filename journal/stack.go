@@ -33,9 +33,11 @@ type stack struct {
 	users   atomic.Int64
 }
 
+// partKey is of the segment itself, and not of its id, which another generation of it
+// has, too.
 type partKey struct {
-	id   segmentID
-	upTo Seq
+	segment *segment
+	upTo    Seq
 }
 
 // whole reports whether all of a segment is on the path, and its footer is
@@ -158,7 +160,7 @@ func (st *stack) addTables(parts []pathPart, from *stack) error {
 
 // partialTable is the table of a sealed segment's part.
 func (st *stack) partialTable(part *pathPart, from *stack) (t table, err error) {
-	key, ok := partKey{part.id, part.upTo}, false
+	key, ok := partKey{part.segment, part.upTo}, false
 	if from != nil {
 		t, ok = from.partial[key]
 	}

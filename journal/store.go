@@ -16,7 +16,7 @@ import (
 // appending. Its methods may be called concurrently. It owns no goroutine:
 // call Run, or Maintain from time to time.
 //
-// Locks, in the order in which they nest: scrub.mu, maintainMu, appendMu, buildMu,
+// Locks, in the order in which they nest: scrub.mu or thinMu, maintainMu, appendMu, buildMu,
 // baseMu, refreshMu, sealMu, spareMu, stateMu, flushMu, baseSyncMu, sumsSyncMu
 // and segment.syncMu, mu, holdMu and those of runSet, the caches and damageLog.
 type Store struct {
@@ -97,12 +97,24 @@ type Store struct {
 	hurry        chan struct{} // ends a pause of destage; capacity 1
 	wakeSupply   chan struct{} // asks Run to seal and to have a segment ready; capacity 1
 
+	thinMu      sync.Mutex // one thinning at a time; before maintainMu
+	thinTrouble string     // what was last logged of it; guarded by thinMu
+	wakeThin    chan struct{}
+	opened      time.Time
+	replaced    []string // files found by Open that thinning has replaced
+
 	buildMu    sync.Mutex // one making of index runs at a time
 	runTrouble string     // what was last logged of it; guarded by buildMu
 	refreshMu  sync.Mutex // one making of the live index's stack at a time
 	runs       *runSet
 	wakeRuns   chan struct{} // asks Run to make index runs; capacity 1
-	closing    atomic.Bool   // ends the making of one
+	closing    atomic.Bool   // ends the making of one, and thinning
+
+	// Of thinning, guarded by mu.
+	thinning *thinJob                   // whose result is being put in place
+	moved    map[segmentID]*segment     // see moveLive
+	spared   map[*segment]time.Duration // not worth to be thinned to an interval
+	thinned  ThinningStats
 
 	holdMu sync.Mutex
 	holds  map[*hold]struct{}
@@ -264,13 +276,15 @@ func (s *Store) commit(write func(tx kv.Tx) error) error {
 // been closed. After an error everything acknowledged by Flush is still
 // durable, and the next Open recovers. Close is idempotent.
 func (s *Store) Close() error {
+	s.closing.Store(true)
+	s.thinMu.Lock()
+	defer s.thinMu.Unlock()
 	patient := s.impatience()
 	s.maintainMu.Lock()
 	patient()
 	defer s.maintainMu.Unlock()
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
-	s.closing.Store(true)
 	s.buildMu.Lock()
 	defer s.buildMu.Unlock()
 	s.refreshMu.Lock()

@@ -244,7 +244,7 @@ func (s *Store) releaseSegment(g *segment) {
 	}
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	if len(s.free) < keepFree && g.bytes == s.cfg.SegmentBytes && !g.inherited {
+	if len(s.free) < keepFree && g.bytes == s.cfg.SegmentBytes && !g.inherited && g.generation == 0 {
 		s.free = append(s.free, g.name)
 		return
 	}

@@ -21,8 +21,8 @@ type View struct {
 	index *stack // replaced where a run of it is damaged; guarded by mu
 }
 
-// View opens the image at a position. ErrHorizon if it is too old,
-// ErrUnknownPosition if no known timeline has it. Nothing is copied, and no
+// View opens the image at a position. ErrHorizon if it is too old, ErrThinned if
+// it lies between kept checkpoints, ErrUnknownPosition if no known timeline has it. Nothing is copied, and no
 // data is read but that of a segment that the position is in the middle of: the
 // cost is opening the index runs that lead there, and reading the indexes of
 // the last segments.
@@ -101,6 +101,9 @@ type pathPart struct {
 // first, and holds each. mu must be held.
 func (s *Store) holdPathLocked(at Position) ([]pathPart, error) {
 	if _, err := s.tree.path(s.state.Horizon, at); err != nil {
+		return nil, err
+	}
+	if err := s.checkOpenLocked(at); err != nil {
 		return nil, err
 	}
 	path, err := s.tree.path(s.state.Base, at)

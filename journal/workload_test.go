@@ -70,6 +70,7 @@ func newWorld(t *testing.T, seed uint64, change func(*Config)) *world {
 		t.Fatal(err)
 	}
 	w.m = newModel(w.s.Tip(), worldVolumeBytes)
+	w.m.history, w.m.now = w.cfg.History, w.clock.Now
 	return w
 }
 
@@ -157,7 +158,7 @@ func (w *world) checkpoint() error {
 	}
 	pos, err := w.record(w.m.live(), func() (Position, error) { return w.s.Checkpoint(c) })
 	if err == nil {
-		w.m.points[c.Number] = pos
+		w.m.points[c.Number], w.m.times[c.Number] = pos, c.Time
 	}
 	return err
 }
@@ -198,7 +199,7 @@ func (w *world) maintain() error { return w.s.Maintain(context.Background()) }
 // candidates are the positions that can be forked at and pinned.
 func (w *world) candidates() []Position {
 	return slices.DeleteFunc(slices.Clone(w.m.past), func(pos Position) bool {
-		return !w.m.descends(pos, w.s.Horizon())
+		return !w.m.descends(pos, w.s.Horizon()) || w.isThinned(pos)
 	})
 }
 
@@ -221,6 +222,9 @@ func (w *world) fork() error {
 
 func (w *world) pin() error {
 	all := slices.DeleteFunc(w.candidates(), func(pos Position) bool { return !w.m.durable[pos] })
+	if len(all) == 0 {
+		return nil // nothing was flushed since history was thinned, or drained
+	}
 	at, name := all[w.rng.IntN(len(all))], fmt.Sprintf("pin-%d", w.count)
 	w.m.attempt = &attempt{pin: name}
 	err := w.s.Pin(name, at)
@@ -366,6 +370,10 @@ var workloads = []struct {
 		{8, (*world).write}, {1, (*world).discard}, {4, (*world).reopen}, {2, (*world).maintain}, {1, (*world).flush},
 	}},
 	{"scrub", quickScrub, []step{{10, (*world).write}, {1, (*world).discard}, {2, (*world).maintain}, {3, (*world).scrub}, {1, (*world).flush}, {1, (*world).reopen}}},
+	{"thin", thinning, []step{
+		{20, (*world).writeMuch}, {8, (*world).checkpoint}, {1, (*world).discard}, {1, (*world).resize}, {3, (*world).flush}, {6, (*world).maintain},
+		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpin}, {1, (*world).reopen}, {1, (*world).hold},
+	}},
 	{"everything", shortJournal, []step{
 		{16, (*world).write}, {4, (*world).discard}, {1, (*world).resize}, {2, (*world).checkpoint}, {2, (*world).flush}, {2, (*world).maintain},
 		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpin}, {1, (*world).reopen}, {1, (*world).hold},

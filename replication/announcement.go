@@ -127,6 +127,7 @@ func encodeAnnouncement(a Announcement) *replicationv1.AnnounceRequest {
 			BarrierTimeout:     durationpb.New(a.Settings.BarrierTimeout),
 			Window:             durationpb.New(a.Settings.Window),
 			JournalBytes:       a.Settings.JournalBytes,
+			History:            a.Settings.History,
 		},
 		NewestCheckpoint: uint64(a.NewestCheckpoint),
 		Ended:            a.Ended,
@@ -215,7 +216,10 @@ func decodeDeleted(from [][]byte) ([]journal.VolumeID, error) {
 }
 
 func decodeSettings(s *replicationv1.Settings) (group.Settings, error) {
-	settings := group.Settings{JournalBytes: s.GetJournalBytes()}
+	settings := group.Settings{JournalBytes: s.GetJournalBytes(), History: s.GetHistory()}
+	if _, err := journal.ParseHistory(settings.History); err != nil {
+		return group.Settings{}, fmt.Errorf("%w: %w", err, ErrProtocol)
+	}
 	if settings.JournalBytes < 0 {
 		return group.Settings{}, fmt.Errorf("journal of %d bytes: %w", settings.JournalBytes, ErrProtocol)
 	}

@@ -20,7 +20,7 @@ func FuzzAnnouncement(f *testing.F) {
 	seed, err := proto.Marshal(encodeAnnouncement(Announcement{Group: "shop", Term: 3, NewestCheckpoint: 7, Deleted: []journal.VolumeID{{1}, {2}},
 		Members: []Member{{Volume: volumeOne, Name: "pgdata", SizeBytes: 1 << 20, Attributes: map[string]string{AttributeName: "pgdata"},
 			Progress: &Progress{Connected: true, LagRecords: 1, LagBytes: 2, ImageBytes: 3, ImageSizeBytes: 4}}, {Volume: volumeTwo, SizeBytes: 512}},
-		Settings: group.Settings{CheckpointInterval: 1e9}}))
+		Settings: group.Settings{CheckpointInterval: 1e9, History: "1s:1h,1m:24h"}}))
 	if err != nil {
 		f.Fatal(err)
 	}

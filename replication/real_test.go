@@ -196,9 +196,9 @@ func (s *realStore) verify() error {
 
 // trim lets maintenance destage what it may.
 func (s *realStore) trim(journal.Position) {
-	s.store.SetRetention(1, 0)
+	s.store.SetRetention(journal.Retention{JournalBytes: 1})
 	_ = s.store.Maintain(context.Background()) // a poisoned store stays as it is
-	s.store.SetRetention(0, 0)
+	s.store.SetRetention(journal.Retention{})
 }
 
 func (s *realStore) crash(rng *rand.Rand, _ journal.TimelineID) siteStore {

@@ -77,6 +77,17 @@ type ConsistencyGroupSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.endsWith('d') ? self.matches('^0*([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|36[0-4][0-9]|3650)d$') : duration(self) >= duration('1m') && duration(self) <= duration('87600h')",message="must be 1m to 3650d"
 	Window Duration `json:"window,omitempty"`
 
+	// Which checkpoints are kept at which age: INTERVAL:AGE for each tier, for
+	// example 1s:1h,1m:24h,1h:7d, which keeps every checkpoint for an hour, then
+	// one a minute up to a day, then one an hour up to a week. Intervals and ages
+	// rise, each interval is a multiple of the one before, and the first is not
+	// longer than checkpointInterval. The last age is the window. Default: every
+	// checkpoint is kept for the window.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:Pattern=`^[0-9a-z.]+:[0-9a-z.]+(, *[0-9a-z.]+:[0-9a-z.]+)*$`
+	History string `json:"history,omitempty"`
+
 	// Journal budget of each member, for example 10Gi: 64Mi to 1Pi, or 0 for a
 	// default from the size of the volume. Default 0.
 	// +optional
@@ -174,6 +185,9 @@ type GroupSettings struct {
 	CheckpointInterval Duration `json:"checkpointInterval"`
 	BarrierTimeout     Duration `json:"barrierTimeout"`
 	Window             Duration `json:"window"`
+	// Absent: every checkpoint is kept for the window.
+	// +optional
+	History string `json:"history,omitempty"`
 	// Absent: a default from the size of each volume.
 	// +optional
 	JournalSize *resource.Quantity `json:"journalSize,omitempty"`

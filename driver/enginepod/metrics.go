@@ -2,6 +2,7 @@ package enginepod
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -47,7 +48,8 @@ func metricsOf(open func() *Pod) []prometheus.Collector {
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{journalBytes, indexExtents, failed, damaged, scrubRatio, scrubLast, scrubBytes, unsummed, freeBytes, journalFree, lagSeconds, lagRecords, replicating} {
+	own := []*prometheus.Desc{journalBytes, indexExtents, failed, damaged, scrubRatio, scrubLast, scrubBytes, unsummed, freeBytes, journalFree, lagSeconds, lagRecords, replicating}
+	for _, d := range slices.Concat(own, historyDescs) {
 		ch <- d
 	}
 }
@@ -67,6 +69,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(journalBytes, float64(st.JournalBytes))
 		gauge(indexExtents, float64(st.IndexExtents))
 		gauge(freeBytes, float64(st.FreeBytes))
+		collectHistory(ch, &st.Thinning, s.Volume.String())
 	}
 	if dir := pod.cfg.JournalDir; dir != "" {
 		if _, free, err := pod.cfg.FS.Space(dir); err == nil {

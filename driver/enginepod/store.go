@@ -208,5 +208,9 @@ func applyRetention(store *journal.Store, o control.Orders) {
 	if bytes == 0 {
 		bytes = journal.DefaultBudget(store.SizeBytes())
 	}
-	store.SetRetention(bytes, o.Window)
+	history, err := journal.ParseHistory(o.History)
+	if err != nil { // it was checked where it came from; without one everything is kept
+		history = nil
+	}
+	store.SetRetention(journal.Retention{JournalBytes: bytes, Window: o.Window, History: history})
 }

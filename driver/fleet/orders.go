@@ -109,7 +109,7 @@ func (f *Fleet) ordersFor(r record) (control.Orders, error) {
 
 // ordersOfGroup is the part of orders that the group decides.
 func (f *Fleet) ordersOfGroup(o *control.Orders, st group.State) {
-	o.Term, o.Window, o.JournalBytes = uint64(st.Term), st.Settings.Window, st.Settings.JournalBytes
+	o.Term, o.Window, o.History, o.JournalBytes = uint64(st.Term), st.Settings.Window, st.Settings.History, st.Settings.JournalBytes
 	if st.Role == group.RoleReplica {
 		o.Role, o.Source, o.Writable, o.Attach, o.SizeBytes = control.Replica, st.Source, false, nil, 0
 		return

@@ -19,7 +19,7 @@ func (c *cluster) budget(id journal.VolumeID) int64 {
 	if err != nil {
 		return 0
 	}
-	bytes, _ := eng.Store().Retention()
+	bytes := eng.Store().Retention().JournalBytes
 	return bytes
 }
 

@@ -82,7 +82,7 @@ func chosenFor(ctx context.Context, reader client.Reader, name string) (*group.S
 
 // settingsOf are the settings that a resource has; zero where it has none.
 func settingsOf(spec *v1alpha1.ConsistencyGroupSpec) (group.Settings, error) {
-	s := group.Settings{ReplicateTo: string(spec.ReplicateTo)}
+	s := group.Settings{ReplicateTo: string(spec.ReplicateTo), History: spec.History}
 	var errs [3]error
 	s.CheckpointInterval, errs[0] = spec.CheckpointInterval.Parse()
 	s.BarrierTimeout, errs[1] = spec.BarrierTimeout.Parse()

@@ -90,7 +90,7 @@ func roleOf(r group.Role) v1alpha1.GroupRole {
 
 func settingsStatus(s group.Settings) *v1alpha1.GroupSettings {
 	out := &v1alpha1.GroupSettings{CheckpointInterval: v1alpha1.DurationOf(s.CheckpointInterval), BarrierTimeout: v1alpha1.DurationOf(s.BarrierTimeout),
-		Window: v1alpha1.DurationOf(s.Window), ReplicateTo: s.ReplicateTo}
+		Window: v1alpha1.DurationOf(s.Window), History: s.History, ReplicateTo: s.ReplicateTo}
 	if s.JournalBytes > 0 {
 		out.JournalSize = quantity(s.JournalBytes)
 	}

@@ -256,5 +256,9 @@ func applyRetention(store *journal.Store, settings group.Settings) {
 	if bytes == 0 {
 		bytes = journal.DefaultBudget(store.SizeBytes())
 	}
-	store.SetRetention(bytes, settings.Window)
+	history, err := journal.ParseHistory(settings.History)
+	if err != nil { // it was checked where it came from; without one everything is kept
+		history = nil
+	}
+	store.SetRetention(journal.Retention{JournalBytes: bytes, Window: settings.Window, History: history})
 }

@@ -45,8 +45,10 @@ type Orders struct {
 	Role     Role             `json:"role"`
 	// Window is how far back history is wanted; JournalBytes the journal's
 	// budget, 0 for a default from the volume's size.
-	Window       time.Duration `json:"window"`
-	JournalBytes int64         `json:"journalBytes,omitempty"`
+	Window time.Duration `json:"window"`
+	// History is group.Settings': which checkpoints are kept at which age.
+	History      string `json:"history,omitempty"`
+	JournalBytes int64  `json:"journalBytes,omitempty"`
 	// Writable lets a primary admit changes.
 	Writable bool `json:"writable,omitempty"`
 	// Attach is how the device is to look; nil: detached.
@@ -104,6 +106,9 @@ func (o *Orders) Validate() error {
 	case o.Window < 0 || o.JournalBytes < 0:
 		return fmt.Errorf("orders for volume %s: window and journal budget must not be negative", o.Volume)
 	}
+	if _, err := journal.ParseHistory(o.History); err != nil {
+		return fmt.Errorf("orders for volume %s: %w", o.Volume, err)
+	}
 	return nil
 }
 
@@ -150,6 +155,8 @@ type StoreState struct {
 	Pins                     map[string]journal.Position
 	Newest, Oldest           journal.Checkpoint // number 0: none
 	FreeBytes, CapacityBytes int64              // of the backing volume
+	// Thinning is for the engine's own metrics, and does not travel.
+	Thinning journal.ThinningStats
 }
 
 // ReplicationState is a primary's way to its peer.

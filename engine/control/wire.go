@@ -20,7 +20,7 @@ func invalid(format string, args ...any) error {
 func encodeOrders(o Orders) *enginev1.OrderRequest {
 	out := &enginev1.OrderRequest{
 		Volume: o.Volume[:], Term: o.Term, Revision: o.Revision, Group: o.Group, Role: encodeRole(o.Role),
-		Settings: &enginev1.Settings{Window: durationpb.New(o.Window), JournalBytes: o.JournalBytes},
+		Settings: &enginev1.Settings{Window: durationpb.New(o.Window), JournalBytes: o.JournalBytes, History: o.History},
 		Writable: o.Writable, Source: o.Source, SizeBytes: o.SizeBytes,
 	}
 	if a := o.Attach; a != nil {
@@ -42,7 +42,7 @@ func decodeOrders(m *enginev1.OrderRequest) (Orders, error) {
 	}
 	o := Orders{
 		Volume: volume, Term: m.GetTerm(), Revision: m.GetRevision(), Group: m.GetGroup(), Role: decodeRole(m.GetRole()),
-		Window: m.GetSettings().GetWindow().AsDuration(), JournalBytes: m.GetSettings().GetJournalBytes(),
+		Window: m.GetSettings().GetWindow().AsDuration(), JournalBytes: m.GetSettings().GetJournalBytes(), History: m.GetSettings().GetHistory(),
 		Writable: m.GetWritable(), Source: m.GetSource(), SizeBytes: m.GetSizeBytes(),
 	}
 	if a := m.GetAttach(); a != nil {

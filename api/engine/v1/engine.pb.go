@@ -798,9 +798,12 @@ func (x *Replication) GetImageSizeBytes() int64 {
 }
 
 type Settings struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Window        *durationpb.Duration   `protobuf:"bytes,1,opt,name=window,proto3" json:"window,omitempty"`
-	JournalBytes  int64                  `protobuf:"varint,2,opt,name=journal_bytes,json=journalBytes,proto3" json:"journal_bytes,omitempty"` // 0: a default from the volume's size
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Window       *durationpb.Duration   `protobuf:"bytes,1,opt,name=window,proto3" json:"window,omitempty"`
+	JournalBytes int64                  `protobuf:"varint,2,opt,name=journal_bytes,json=journalBytes,proto3" json:"journal_bytes,omitempty"` // 0: a default from the volume's size
+	// Which checkpoints are kept at which age, as in 1s:1h,1m:24h,1h:7d; empty:
+	// every one.
+	History       string `protobuf:"bytes,3,opt,name=history,proto3" json:"history,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -847,6 +850,13 @@ func (x *Settings) GetJournalBytes() int64 {
 		return x.JournalBytes
 	}
 	return 0
+}
+
+func (x *Settings) GetHistory() string {
+	if x != nil {
+		return x.History
+	}
+	return ""
 }
 
 type OrderRequest struct {
@@ -2681,10 +2691,11 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\blag_time\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\alagTime\x12\x1f\n" +
 	"\vimage_bytes\x18\a \x01(\x03R\n" +
 	"imageBytes\x12(\n" +
-	"\x10image_size_bytes\x18\b \x01(\x03R\x0eimageSizeBytes\"b\n" +
+	"\x10image_size_bytes\x18\b \x01(\x03R\x0eimageSizeBytes\"|\n" +
 	"\bSettings\x121\n" +
 	"\x06window\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12#\n" +
-	"\rjournal_bytes\x18\x02 \x01(\x03R\fjournalBytes\"\xb7\x03\n" +
+	"\rjournal_bytes\x18\x02 \x01(\x03R\fjournalBytes\x12\x18\n" +
+	"\ahistory\x18\x03 \x01(\tR\ahistory\"\xb7\x03\n" +
 	"\fOrderRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1a\n" +

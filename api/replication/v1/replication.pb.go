@@ -346,8 +346,11 @@ type Settings struct {
 	BarrierTimeout     *durationpb.Duration   `protobuf:"bytes,2,opt,name=barrier_timeout,json=barrierTimeout,proto3" json:"barrier_timeout,omitempty"`
 	Window             *durationpb.Duration   `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
 	JournalBytes       int64                  `protobuf:"varint,4,opt,name=journal_bytes,json=journalBytes,proto3" json:"journal_bytes,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Which checkpoints are kept at which age, as in 1s:1h,1m:24h,1h:7d; empty:
+	// every one. A site that does not know the field keeps every one.
+	History       string `protobuf:"bytes,5,opt,name=history,proto3" json:"history,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Settings) Reset() {
@@ -406,6 +409,13 @@ func (x *Settings) GetJournalBytes() int64 {
 		return x.JournalBytes
 	}
 	return 0
+}
+
+func (x *Settings) GetHistory() string {
+	if x != nil {
+		return x.History
+	}
+	return ""
 }
 
 type Member struct {
@@ -1766,12 +1776,13 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x129\n" +
 	"\x06parent\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\x06parent\x124\n" +
 	"\acreated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xf2\x01\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x8c\x02\n" +
 	"\bSettings\x12J\n" +
 	"\x13checkpoint_interval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x12checkpointInterval\x12B\n" +
 	"\x0fbarrier_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0ebarrierTimeout\x121\n" +
 	"\x06window\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12#\n" +
-	"\rjournal_bytes\x18\x04 \x01(\x03R\fjournalBytes\"\xa2\x02\n" +
+	"\rjournal_bytes\x18\x04 \x01(\x03R\fjournalBytes\x12\x18\n" +
+	"\ahistory\x18\x05 \x01(\tR\ahistory\"\xa2\x02\n" +
 	"\x06Member\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
