@@ -40,6 +40,15 @@ race: ## Run the tests of the packages that share state under the race detector
 	@tests/setup.sh --cgo
 	@TEST_TIMEOUT=30m tools/test.sh -race $(RACE_PACKAGES)
 
+# How long `make soak` loads two sites.
+SOAK ?= 30m
+.PHONY: soak
+soak: export SOAK := $(SOAK)
+soak: export TEST_TIMEOUT ?= 24h
+soak: export TEST_LIVE := yes
+soak: devices setup build ## Load two sites for half an hour (SOAK=5m), killed every minute; fails on what leaks
+	@tools/test.sh -run '^TestSoak$$' ./tests/integration
+
 .PHONY: lint
 lint: ## Check formatting, vet, errors, import direction (.golangci.yml), and generated files
 	@tools/lint.sh ./...

@@ -38,7 +38,7 @@ func TestWhatLivesWhere(t *testing.T) {
 	if err := errors.Join(w.write(), w.flush(), w.s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := strings.Join(namesIn(t, w.mem, worldDir), " "), "base.img catalog.db lock volume.json"; got != want {
+	if got, want := strings.Join(namesIn(t, w.mem, worldDir), " "), "base.crc base.img catalog.db lock volume.json"; got != want {
 		t.Errorf("the store's directory holds %s, want %s", got, want)
 	}
 	got := namesIn(t, w.mem, worldJournalDir)

@@ -16,6 +16,8 @@ postgres             postgresql
 fio                  fio
 mkfs.ext4            e2fsprogs
 mkfs.xfs             xfsprogs
+mkfs.btrfs           btrfs-progs
+stress-ng            stress-ng
 qemu-img             qemu-utils
 qemu-storage-daemon  qemu-system-common
 nbdcopy              libnbd-bin

@@ -7,7 +7,8 @@
 #     N passed, N failed, N skipped
 #
 # Without arguments it runs all tests. TEST_TIMEOUT bounds a package, TEST_JOBS
-# says how many packages run at once.
+# says how many packages run at once, and with TEST_LIVE what tests say is printed
+# as they say it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -62,7 +63,7 @@ set -m # gives what follows a process group of its own
 (
 	go test -json -count=1 -vet=off -exec "env --unset=GOTMPDIR TMPDIR=$dir" \
 		-timeout "${TEST_TIMEOUT:-10m}" -p "${TEST_JOBS:-2}" "$@" </dev/null |
-		out/tally -summary "$summary"
+		out/tally ${TEST_LIVE:+-live} -summary "$summary"
 ) &
 run=$!
 set +m

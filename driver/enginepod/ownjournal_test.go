@@ -39,7 +39,7 @@ func TestAJournalOnABackingVolumeOfItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.stop()
-	if got := r.below("/backing/store-1"); got != "base.img catalog.db lock volume.json" {
+	if got := r.below("/backing/store-1"); got != "base.crc base.img catalog.db lock volume.json" {
 		t.Errorf("the store holds %s", got)
 	}
 	if got := r.below("/journal/store-1"); !strings.Contains(got, "journal.json") || !strings.Contains(got, ".seg") {

@@ -84,7 +84,7 @@ func TestJournalsOnADiskOfTheirOwn(t *testing.T) {
 		s.expect(t, want)
 	}
 	dirA, dirB := "/root/volumes/"+volumeA.String()+"/store-1", "/root/volumes/"+volumeB.String()+"/store-1"
-	if got := below(mem, dirA); got != "base.img catalog.db lock volume.json" {
+	if got := below(mem, dirA); got != "base.crc base.img catalog.db lock volume.json" {
 		t.Errorf("volume A's store holds %s", got)
 	}
 	if got := below(mem, dirB); !strings.Contains(got, "journal") {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 )
@@ -67,6 +69,27 @@ func TestWorkloadReady(t *testing.T) {
 				t.Errorf("ready: %v, want %t", err, c.ready)
 			}
 		})
+	}
+}
+
+func TestPodReady(t *testing.T) {
+	ready := []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	deleted := metav1.Now()
+	for name, c := range map[string]struct {
+		pod          corev1.Pod
+		ready, final bool
+	}{
+		"runs":                {pod: corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: ready}}, ready: true},
+		"starts":              {pod: corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodPending}}},
+		"has ended":           {pod: corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodSucceeded}}, final: true},
+		"goes":                {pod: corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &deleted}, Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: ready}}},
+		"goes, and has ended": {pod: corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &deleted}, Status: corev1.PodStatus{Phase: corev1.PodSucceeded}}},
+	} {
+		err := podReady(&c.pod)
+		var end final
+		if (err == nil) != c.ready || errors.As(err, &end) != c.final {
+			t.Errorf("a pod that %s: %v, want ready %t, final %t", name, err, c.ready, c.final)
+		}
 	}
 }
 

@@ -119,14 +119,15 @@ func (n *Namespace) AwaitPodWithin(name string, within time.Duration) *corev1.Po
 	return pod
 }
 
-// podReady returns nil for a pod that is ready, and otherwise what it lacks.
+// podReady returns nil for a pod that is ready, and otherwise what it lacks. One
+// that is being deleted is not the one that is waited for: another one of its name
+// may come, from a StatefulSet.
 func podReady(pod *corev1.Pod) error {
+	if pod.DeletionTimestamp != nil {
+		return fmt.Errorf("it is being deleted: %s", podState(pod))
+	}
 	if pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
-		err := fmt.Errorf("it has ended: %s", podState(pod))
-		if pod.DeletionTimestamp != nil {
-			return err // another one of its name may come, from a StatefulSet
-		}
-		return Final(err)
+		return Final(fmt.Errorf("it has ended: %s", podState(pod)))
 	}
 	for _, condition := range pod.Status.Conditions {
 		if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {

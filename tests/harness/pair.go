@@ -19,22 +19,25 @@ func (e *Env) StartPair(ctx context.Context) (*Pair, error) {
 		return nil, err
 	}
 	p := &Pair{}
-	var listen [2]string
+	var listen, metrics [2]string
 	for i, proxy := range []**Proxy{&p.ToA, &p.ToB} {
-		port, err := FreePort()
-		if err != nil {
-			return nil, err
+		for _, address := range []*string{&listen[i], &metrics[i]} {
+			port, err := FreePort()
+			if err != nil {
+				return nil, err
+			}
+			*address = "127.0.0.1:" + strconv.Itoa(port)
 		}
-		listen[i] = "127.0.0.1:" + strconv.Itoa(port)
+		var err error
 		if *proxy, err = e.StartProxy(listen[i]); err != nil {
 			return nil, err
 		}
 	}
 	var err error
-	p.A, err = e.StartSite(ctx, SiteConfig{Name: "a", Listen: listen[0], TLSDir: tls + "/a", Peers: map[string]string{"b": p.ToB.Address}})
+	p.A, err = e.StartSite(ctx, SiteConfig{Name: "a", Listen: listen[0], Metrics: metrics[0], TLSDir: tls + "/a", Peers: map[string]string{"b": p.ToB.Address}})
 	if err != nil {
 		return nil, err
 	}
-	p.B, err = e.StartSite(ctx, SiteConfig{Name: "b", Listen: listen[1], TLSDir: tls + "/b", Peers: map[string]string{"a": p.ToA.Address}})
+	p.B, err = e.StartSite(ctx, SiteConfig{Name: "b", Listen: listen[1], Metrics: metrics[1], TLSDir: tls + "/b", Peers: map[string]string{"a": p.ToA.Address}})
 	return p, err
 }

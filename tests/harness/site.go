@@ -35,6 +35,7 @@ type SiteConfig struct {
 	TLSDir string
 	// Transport is the site's --fuse-transport; empty: the default.
 	Transport string
+	Metrics   string // host:port; empty: none
 }
 
 // Site is a lockstep process.
@@ -134,6 +135,9 @@ func (s *Site) Args() []string {
 	}
 	if s.Config.Transport != "" {
 		args = append(args, "--fuse-transport", s.Config.Transport)
+	}
+	if s.Config.Metrics != "" {
+		args = append(args, "--metrics-addr", s.Config.Metrics)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Config.Peers)) {
 		args = append(args, "--peer", name+"="+s.Config.Peers[name])

@@ -28,6 +28,11 @@ func TestChainsFindEveryHole(t *testing.T) {
 		if length, err := c.verifyChain(images, k); err != nil || length != i {
 			t.Fatalf("a prefix of %d blocks is taken for %d: %v", i, length, err)
 		}
+		for volume := range images {
+			if err := c.verifyVolume(images[volume], volume); err != nil {
+				t.Fatalf("a prefix of %d blocks, volume %d alone: %v", i, volume, err)
+			}
+		}
 		if i < 2 {
 			continue
 		}
@@ -38,5 +43,16 @@ func TestChainsFindEveryHole(t *testing.T) {
 			t.Fatalf("block %d without block %d: %v", i, i-1, err)
 		}
 		copy(slotOf(i-1), missing)
+		if i <= volumes {
+			continue
+		}
+		// The same of the block before in one volume.
+		volume, _ := c.place(i)
+		missing = bytes.Clone(slotOf(i - volumes))
+		clear(slotOf(i - volumes))
+		if err := c.verifyVolume(images[volume], volume); err == nil || !strings.Contains(err.Error(), "must hold block") {
+			t.Fatalf("block %d without block %d, volume %d alone: %v", i, i-volumes, volume, err)
+		}
+		copy(slotOf(i-volumes), missing)
 	}
 }

@@ -272,6 +272,34 @@ func (c *chains) verifyChain(images [][]byte, k int) (length int, err error) {
 	return length, nil
 }
 
+// verifyVolume checks what one volume alone holds of all chains: of each the
+// newest block of every slot, up to some block.
+func (c *chains) verifyVolume(image []byte, volume int) error {
+	want := make([]byte, chainBlock)
+	for k := range c.chains {
+		newest := 0
+		for slot := range chainSlots {
+			newest = max(newest, int(binary.BigEndian.Uint64(image[chainOffset(k, slot)+8:])))
+		}
+		if newest == 0 {
+			newest = volume - len(c.volumes) // before the first
+		}
+		for n := range chainSlots {
+			i := newest - n*len(c.volumes)
+			clear(want)
+			if i > 0 {
+				fillBlock(want, k, i)
+			}
+			_, slot := c.place(i + chainSlots*len(c.volumes))
+			if got := image[chainOffset(k, slot):][:chainBlock]; !bytes.Equal(got, want) {
+				return fmt.Errorf("chain %d: the volume's newest block is %d, so slot %d must hold block %d; it holds %d",
+					k, newest, slot, max(i, 0), binary.BigEndian.Uint64(got[8:]))
+			}
+		}
+	}
+	return nil
+}
+
 // resume makes the chains go on from what a point held, on other devices.
 func (c *chains) resume(lengths []int, volumes []*harness.Volume) {
 	c.mu.Lock()

@@ -45,9 +45,10 @@ func (f *fioRun) stop() error {
 	}
 	select {
 	case err := <-f.exited:
-		// Interrupted it ends with 128 at most if there was no error.
+		// Interrupted it ends with 128 at most if there was no error, and by the
+		// signal itself before it has begun.
 		var exit *exec.ExitError
-		if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 128) {
+		if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 128 && exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGINT) {
 			return fmt.Errorf("fio: %w: %s", err, f.output)
 		}
 		if bytes.Contains(f.output.Bytes(), []byte("err=")) && !bytes.Contains(f.output.Bytes(), []byte("err= 0")) {

@@ -27,7 +27,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	missing = errors.Join(harness.Missing("fio", "mkfs.ext4", "mkfs.xfs", "losetup", "nbdcopy"), harness.MissingPostgres())
+	missing = errors.Join(harness.Missing("fio", "mkfs.ext4", "e2fsck", "mkfs.xfs", "xfs_repair", "losetup", "nbdcopy"), harness.MissingPostgres())
 	if missing != nil {
 		os.Exit(m.Run())
 	}
