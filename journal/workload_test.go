@@ -366,9 +366,9 @@ var workloads = []struct {
 		{8, (*world).write}, {1, (*world).discard}, {4, (*world).reopen}, {2, (*world).maintain}, {1, (*world).flush},
 	}},
 	{"scrub", quickScrub, []step{{10, (*world).write}, {1, (*world).discard}, {2, (*world).maintain}, {3, (*world).scrub}, {1, (*world).flush}, {1, (*world).reopen}}},
-	{"everything", shortJournal, []step{
+	{"everything", quickScrub, []step{
 		{16, (*world).write}, {4, (*world).discard}, {1, (*world).resize}, {2, (*world).checkpoint}, {2, (*world).flush}, {2, (*world).maintain},
-		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpin}, {1, (*world).reopen}, {1, (*world).hold},
+		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpin}, {1, (*world).reopen}, {1, (*world).hold}, {2, (*world).scrub},
 	}},
 }
 
