@@ -129,15 +129,16 @@ func (w *wanderer) steps() []step {
 	return []step{
 		{24, (*world).write}, {6, (*world).discard}, {1, (*world).resize}, {3, (*world).checkpoint}, {4, (*world).flush},
 		{3, on(w.tidy)}, {1, on(w.rewind)}, {1, on(w.undoRewind)}, {2, (*world).pin}, {2, (*world).unpin},
-		{1, on(w.reopenAll)}, {3, (*world).hold}, {6, on(w.follow)},
+		{1, on(w.reopenAll)}, {3, (*world).hold}, {6, on(w.follow)}, {4, (*world).scrub},
 	}
 }
 
 // TestRandomOperations compares a store with the model through a long random
-// life, by window, by budget and with all history kept.
+// life, by window, by budget and with all history kept. Passes of the scrub follow
+// one another in it.
 func TestRandomOperations(t *testing.T) {
 	for name, change := range map[string]func(*Config){
-		"all history": nil,
+		"all history": func(*Config) {},
 		"budget":      shortJournal,
 		"small index": smallIndex,
 		"small index and budget": func(cfg *Config) {
@@ -147,11 +148,21 @@ func TestRandomOperations(t *testing.T) {
 		"window": func(cfg *Config) { cfg.Window = 40 * time.Second },
 	} {
 		t.Run(name, func(t *testing.T) {
+			scrubbed := 0 // lives in which a pass came to its end
 			for _, seed := range rounds(t) {
 				for sub := range uint64(6) {
-					w := &wanderer{world: newWorld(t, seed*100+sub, change)}
+					w := &wanderer{world: newWorld(t, seed*100+sub, func(cfg *Config) {
+						cfg.ScrubEvery = MinScrubEvery
+						change(cfg)
+					})}
 					w.live(seed*100 + sub)
+					if !w.s.ScrubStats().LastFull.IsZero() {
+						scrubbed++
+					}
 				}
+			}
+			if scrubbed == 0 {
+				t.Fatal("no pass of the scrub came to its end")
 			}
 		})
 	}

@@ -70,7 +70,8 @@ var errThinnedRecords = fmt.Errorf("records were thinned out: %w", ErrHorizon)
 
 // Next waits for the next durable record and returns it. The payload is valid
 // until the following call. ErrDiverged when the active timeline has left the
-// reader's position behind, ErrCorrupt, ErrPoisoned, ErrClosed, or ctx's error.
+// reader's position behind, ErrHorizon when the horizon has, ErrCorrupt,
+// ErrPoisoned, ErrClosed, or ctx's error.
 func (r *RecordReader) Next(ctx context.Context) (Record, error) {
 	for {
 		ready, changed, err := r.step()
@@ -113,7 +114,13 @@ func (r *RecordReader) stepLocked() (ready bool, changed <-chan struct{}, err er
 		return false, nil, err
 	}
 	if r.forks != s.forks {
-		if err := r.replanLocked(); err != nil {
+		err := r.replanLocked()
+		if errors.Is(err, ErrUnknownPosition) {
+			// It was known: a horizon that did not wait for the reader has taken
+			// the whole timeline away.
+			err = ErrHorizon
+		}
+		if err != nil {
 			return false, nil, err
 		}
 	}

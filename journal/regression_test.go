@@ -310,3 +310,42 @@ func TestReaderGivesWay(t *testing.T) {
 	}
 	mustClose(t, w.s)
 }
+
+// TestReaderOfDroppedTimeline: the horizon that a reader gave way to may take the
+// timeline away on which it stands. Next then told of an unknown position, if there
+// had been a fork, and whoever reads is not prepared for that.
+func TestReaderOfDroppedTimeline(t *testing.T) {
+	for name, back := range map[string]Seq{"fork at the reader's position": 0, "fork before it": 1} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1, shortJournal)
+			if err := errors.Join(w.write(), w.flush()); err != nil {
+				t.Fatal(err)
+			}
+			at := w.s.Tip()
+			r, err := w.s.Records(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			parent := Position{at.Timeline, at.Seq - back}
+			if _, err := w.s.Fork(parent, "rewind"); err != nil {
+				t.Fatal(err)
+			}
+			tip := w.s.Tip()
+			w.m.tip, w.m.images[tip] = tip, w.m.images[parent]
+			for range 400 {
+				if err := errors.Join(w.write(), w.flush(), w.maintain()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if lines := w.s.Timelines(); len(lines) != 1 || w.s.Horizon().Timeline != tip.Timeline {
+				t.Fatalf("horizon %s, timelines %v: want the new one alone", w.s.Horizon(), lines)
+			}
+			if _, err := r.Next(context.Background()); !errors.Is(err, ErrHorizon) {
+				t.Errorf("read behind the horizon: %v", err)
+			}
+			r.Close()
+			checkNothingHeld(t, w.s)
+			mustClose(t, w.s)
+		})
+	}
+}

@@ -374,9 +374,9 @@ var workloads = []struct {
 		{20, (*world).writeMuch}, {8, (*world).checkpoint}, {1, (*world).discard}, {1, (*world).resize}, {3, (*world).flush}, {6, (*world).maintain},
 		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpin}, {1, (*world).reopen}, {1, (*world).hold},
 	}},
-	{"everything", shortJournal, []step{
+	{"everything", quickScrub, []step{
 		{16, (*world).write}, {4, (*world).discard}, {1, (*world).resize}, {2, (*world).checkpoint}, {2, (*world).flush}, {2, (*world).maintain},
-		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpin}, {1, (*world).reopen}, {1, (*world).hold},
+		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpin}, {1, (*world).reopen}, {1, (*world).hold}, {2, (*world).scrub},
 	}},
 }
 
