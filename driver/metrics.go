@@ -2,12 +2,12 @@ package driver
 
 import (
 	"context"
-	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/lockstep-csi/lockstep/driver/site"
+	"github.com/lockstep-csi/lockstep/driver/storemetrics"
 )
 
 // siteCollector reads a site's figures when metrics are asked for.
@@ -16,15 +16,9 @@ type siteCollector struct{ site *site.Site }
 var (
 	volumeLabels = []string{"volume", "group"}
 	groupLabels  = []string{"group"}
+	storeMetrics = storemetrics.New(volumeLabels)
 
-	journalBytes   = prometheus.NewDesc("lockstep_volume_journal_bytes", "Room taken by segments that hold records.", volumeLabels, nil)
-	indexExtents   = prometheus.NewDesc("lockstep_volume_index_extents", "Extents of the live view's index that are in memory.", volumeLabels, nil)
 	volumeFailed   = prometheus.NewDesc("lockstep_volume_failed", "1 if an error stopped the volume.", volumeLabels, nil)
-	volumeDamaged  = prometheus.NewDesc("lockstep_volume_damaged", "Places known to be damaged: reads of them fail.", volumeLabels, nil)
-	scrubProgress  = prometheus.NewDesc("lockstep_volume_scrub_progress_ratio", "How much of the present pass of the scrub is done, 0 to 1.", volumeLabels, nil)
-	scrubLast      = prometheus.NewDesc("lockstep_volume_scrub_last_full_timestamp_seconds", "When the scrub last had read all of the volume's store.", volumeLabels, nil)
-	scrubBytes     = prometheus.NewDesc("lockstep_volume_scrub_bytes_total", "Bytes that the scrub has read.", volumeLabels, nil)
-	unsummedBase   = prometheus.NewDesc("lockstep_volume_unsummed_bytes", "Bytes of the base image that have no checksums yet.", volumeLabels, nil)
 	newestPoint    = prometheus.NewDesc("lockstep_group_newest_point_timestamp_seconds", "Newest moment that the group can be recovered to.", groupLabels, nil)
 	oldestPoint    = prometheus.NewDesc("lockstep_group_oldest_point_timestamp_seconds", "Oldest moment that the group can be recovered to: the achieved window's begin.", groupLabels, nil)
 	wantedWindow   = prometheus.NewDesc("lockstep_group_wanted_window_seconds", "How far back history is wanted.", groupLabels, nil)
@@ -42,8 +36,8 @@ func newRegistry(s *site.Site) *prometheus.Registry {
 
 // Describe implements prometheus.Collector.
 func (c siteCollector) Describe(ch chan<- *prometheus.Desc) {
-	own := []*prometheus.Desc{journalBytes, indexExtents, volumeFailed, volumeDamaged, scrubProgress, scrubLast, scrubBytes, unsummedBase, newestPoint, oldestPoint, wantedWindow, checkpoints, lagSeconds, lagRecords, replicaPresent}
-	for _, d := range slices.Concat(own, historyDescs) {
+	storeMetrics.Describe(ch)
+	for _, d := range []*prometheus.Desc{volumeFailed, newestPoint, oldestPoint, wantedWindow, checkpoints, lagSeconds, lagRecords, replicaPresent} {
 		ch <- d
 	}
 }
@@ -55,17 +49,9 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, v := range c.site.Volumes() {
 		id := v.ID.String()
-		gauge(journalBytes, float64(v.Stats.JournalBytes), id, v.Group)
-		gauge(indexExtents, float64(v.Stats.IndexExtents), id, v.Group)
 		gauge(volumeFailed, truth(v.Err != nil), id, v.Group)
-		gauge(volumeDamaged, float64(v.Stats.Damaged), id, v.Group)
-		gauge(scrubProgress, v.Scrub.Progress, id, v.Group)
-		gauge(unsummedBase, float64(v.Scrub.UnsummedBase), id, v.Group)
-		ch <- prometheus.MustNewConstMetric(scrubBytes, prometheus.CounterValue, float64(v.Scrub.Bytes), id, v.Group)
-		if last := v.Scrub.LastFull; !last.IsZero() {
-			gauge(scrubLast, float64(last.UnixNano())/1e9, id, v.Group)
-		}
-		collectHistory(ch, &v.Stats.Thinning, id, v.Group)
+		storeMetrics.Journal(ch, v.Stats.JournalBytes, v.Stats.IndexExtents, &v.Stats.Thinning, id, v.Group)
+		storeMetrics.Checks(ch, v.Stats.Damaged, &v.Scrub, id, v.Group)
 	}
 	for _, name := range c.site.Groups().Groups() {
 		g, err := c.site.Groups().Group(context.Background(), name)

@@ -2,10 +2,10 @@ package enginepod
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/lockstep-csi/lockstep/driver/storemetrics"
 	"github.com/lockstep-csi/lockstep/engine/control"
 )
 
@@ -27,14 +27,8 @@ type collector struct{ open func() *Pod }
 
 var (
 	labels       = []string{"volume"}
-	journalBytes = prometheus.NewDesc("lockstep_volume_journal_bytes", "Room taken by segments that hold records.", labels, nil)
-	indexExtents = prometheus.NewDesc("lockstep_volume_index_extents", "Extents of the live view's index that are in memory.", labels, nil)
+	storeMetrics = storemetrics.New(labels)
 	failed       = prometheus.NewDesc("lockstep_volume_failed", "1 if the volume is not served as ordered.", labels, nil)
-	damaged      = prometheus.NewDesc("lockstep_volume_damaged", "Places known to be damaged: reads of them fail.", labels, nil)
-	scrubRatio   = prometheus.NewDesc("lockstep_volume_scrub_progress_ratio", "How much of the present pass of the scrub is done, 0 to 1.", labels, nil)
-	scrubLast    = prometheus.NewDesc("lockstep_volume_scrub_last_full_timestamp_seconds", "When the scrub last had read all of the volume's store.", labels, nil)
-	scrubBytes   = prometheus.NewDesc("lockstep_volume_scrub_bytes_total", "Bytes that the scrub has read.", labels, nil)
-	unsummed     = prometheus.NewDesc("lockstep_volume_unsummed_bytes", "Bytes of the base image that have no checksums yet.", labels, nil)
 	freeBytes    = prometheus.NewDesc("lockstep_backing_free_bytes", "Free space of the backing volume.", labels, nil)
 	journalFree  = prometheus.NewDesc("lockstep_journal_free_bytes", "Free space of the journal's own backing volume.", labels, nil)
 	lagSeconds   = prometheus.NewDesc("lockstep_volume_lag_seconds", "How far the replica is behind.", labels, nil)
@@ -48,8 +42,8 @@ func metricsOf(open func() *Pod) []prometheus.Collector {
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	own := []*prometheus.Desc{journalBytes, indexExtents, failed, damaged, scrubRatio, scrubLast, scrubBytes, unsummed, freeBytes, journalFree, lagSeconds, lagRecords, replicating}
-	for _, d := range slices.Concat(own, historyDescs) {
+	storeMetrics.Describe(ch)
+	for _, d := range []*prometheus.Desc{failed, freeBytes, journalFree, lagSeconds, lagRecords, replicating} {
 		ch <- d
 	}
 }
@@ -66,10 +60,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(failed, truth(s.Error != ""))
 	if st := s.Store; st != nil {
-		gauge(journalBytes, float64(st.JournalBytes))
-		gauge(indexExtents, float64(st.IndexExtents))
+		storeMetrics.Journal(ch, st.JournalBytes, st.IndexExtents, &st.Thinning, s.Volume.String())
 		gauge(freeBytes, float64(st.FreeBytes))
-		collectHistory(ch, &st.Thinning, s.Volume.String())
 	}
 	if dir := pod.cfg.JournalDir; dir != "" {
 		if _, free, err := pod.cfg.FS.Space(dir); err == nil {
@@ -78,13 +70,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if eng, err := pod.Engine(); err == nil {
 		scrub := eng.Store().ScrubStats()
-		gauge(damaged, float64(eng.Store().Stats().Damaged))
-		gauge(scrubRatio, scrub.Progress)
-		gauge(unsummed, float64(scrub.UnsummedBase))
-		ch <- prometheus.MustNewConstMetric(scrubBytes, prometheus.CounterValue, float64(scrub.Bytes), s.Volume.String())
-		if !scrub.LastFull.IsZero() {
-			gauge(scrubLast, float64(scrub.LastFull.UnixNano())/1e9)
-		}
+		storeMetrics.Checks(ch, eng.Store().Stats().Damaged, &scrub, s.Volume.String())
 	}
 	if r := s.Replication; r != nil {
 		gauge(lagSeconds, r.LagTime.Seconds())

@@ -1,0 +1,85 @@
+// Package storemetrics says what the figures of a store are called, for whoever
+// serves it: a site of several, or the engine of one.
+package storemetrics
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Metrics are the figures of stores that have the same labels. Constant, and safe
+// for concurrent use.
+type Metrics struct {
+	all []*prometheus.Desc
+
+	journalBytes, indexExtents                           *prometheus.Desc
+	damaged, scrubRatio, scrubLast, scrubBytes, unsummed *prometheus.Desc
+	checkpoints, historyBytes, replaced, written         *prometheus.Desc
+	thinningUnderwayBytes, thinningDoneBytes             *prometheus.Desc
+}
+
+// New names the figures of stores with labels, whose values are given in the same
+// order when the figures are collected.
+func New(labels []string) *Metrics {
+	m := &Metrics{}
+	desc := func(name, help string, more ...string) *prometheus.Desc {
+		d := prometheus.NewDesc(name, help, slices.Concat(more, labels), nil)
+		m.all = append(m.all, d)
+		return d
+	}
+	m.journalBytes = desc("lockstep_volume_journal_bytes", "Room taken by segments that hold records.")
+	m.indexExtents = desc("lockstep_volume_index_extents", "Extents of the live view's index that are in memory.")
+	m.damaged = desc("lockstep_volume_damaged", "Places known to be damaged: reads of them fail.")
+	m.scrubRatio = desc("lockstep_volume_scrub_progress_ratio", "How much of the present pass of the scrub is done, 0 to 1.")
+	m.scrubLast = desc("lockstep_volume_scrub_last_full_timestamp_seconds", "When the scrub last had read all of the volume's store.")
+	m.scrubBytes = desc("lockstep_volume_scrub_bytes_total", "Bytes that the scrub has read.")
+	m.unsummed = desc("lockstep_volume_unsummed_bytes", "Bytes of the base image that have no checksums yet.")
+	m.checkpoints = desc("lockstep_volume_checkpoints", "Checkpoints in the journal.")
+	m.historyBytes = desc("lockstep_volume_history_bytes", "Room taken by segments, by the interval that they were thinned to; 0: not thinned.", "interval_seconds")
+	m.replaced = desc("lockstep_volume_thinning_replaced_bytes_total", "Room of segments that thinning has replaced.")
+	m.written = desc("lockstep_volume_thinning_written_bytes_total", "Room of segments that thinning has put in the place of others.")
+	m.thinningUnderwayBytes = desc("lockstep_volume_thinning_underway_bytes", "Bytes that the rewrite under way reads.")
+	m.thinningDoneBytes = desc("lockstep_volume_thinning_done_bytes", "Bytes that the rewrite under way has read.")
+	return m
+}
+
+// Describe is that of prometheus.Collector.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range m.all {
+		ch <- d
+	}
+}
+
+// Journal gives the figures of a store's journal.
+func (m *Metrics) Journal(ch chan<- prometheus.Metric, bytes, indexExtents int64, thinning *journal.ThinningStats, of ...string) {
+	value(ch, m.journalBytes, prometheus.GaugeValue, float64(bytes), of...)
+	value(ch, m.indexExtents, prometheus.GaugeValue, float64(indexExtents), of...)
+	value(ch, m.checkpoints, prometheus.GaugeValue, float64(thinning.Checkpoints), of...)
+	for _, tier := range thinning.Tiers {
+		interval := strconv.FormatFloat(tier.Interval.Seconds(), 'f', -1, 64)
+		value(ch, m.historyBytes, prometheus.GaugeValue, float64(tier.Bytes), slices.Concat([]string{interval}, of)...)
+	}
+	value(ch, m.replaced, prometheus.CounterValue, float64(thinning.ReadBytes), of...)
+	value(ch, m.written, prometheus.CounterValue, float64(thinning.WrittenBytes), of...)
+	value(ch, m.thinningUnderwayBytes, prometheus.GaugeValue, float64(thinning.UnderwayBytes), of...)
+	value(ch, m.thinningDoneBytes, prometheus.GaugeValue, float64(thinning.DoneBytes), of...)
+}
+
+// Checks gives the figures of what is looked for in a store, and found.
+func (m *Metrics) Checks(ch chan<- prometheus.Metric, damaged int, scrub *journal.ScrubStats, of ...string) {
+	value(ch, m.damaged, prometheus.GaugeValue, float64(damaged), of...)
+	value(ch, m.scrubRatio, prometheus.GaugeValue, scrub.Progress, of...)
+	value(ch, m.unsummed, prometheus.GaugeValue, float64(scrub.UnsummedBase), of...)
+	value(ch, m.scrubBytes, prometheus.CounterValue, float64(scrub.Bytes), of...)
+	if !scrub.LastFull.IsZero() {
+		value(ch, m.scrubLast, prometheus.GaugeValue, float64(scrub.LastFull.UnixNano())/1e9, of...)
+	}
+}
+
+func value(ch chan<- prometheus.Metric, d *prometheus.Desc, kind prometheus.ValueType, v float64, of ...string) {
+	ch <- prometheus.MustNewConstMetric(d, kind, v, of...)
+}
