@@ -3,6 +3,7 @@ package holder
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -86,6 +87,9 @@ func (c *connection) answer(ctx context.Context, req request, given descriptor) 
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	rep, conn, err := c.holder.call(ctx, c, req, given)
+	if errors.Is(err, context.Canceled) { // by run: if the client is still there, the holder is ending
+		err = fmt.Errorf("%w: %w", errEnding, err)
+	}
 	if err != nil {
 		rep = reply{Error: encodeError(err)}
 	}

@@ -3,6 +3,7 @@ package holder
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 var (
@@ -32,8 +33,10 @@ var (
 	ErrClosed = errors.New("connection to the holder is closed")
 )
 
-// errEnding is what a call gets that comes at the holder's end.
-var errEnding = errors.New("the holder is ending")
+// errEnding is what a call gets that comes, or is under way, at the holder's end. For
+// a client that is the end of the connection, of which it has heard early: the next
+// holder may answer the call.
+var errEnding = fmt.Errorf("the holder is ending: %w", ErrClosed)
 
 // codes are the errors that keep their identity as they travel. An error without
 // a code arrives with its text alone; of several that match, the first counts.
@@ -50,6 +53,7 @@ var codes = []struct {
 	{"foreign", ErrForeign},
 	{"full", ErrFull},
 	{"version", ErrVersion},
+	{"ending", ErrClosed}, // errEnding, in a reply
 	{"deadline", context.DeadlineExceeded}, // the holder and its client have the same one
 }
 
