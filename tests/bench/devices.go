@@ -14,8 +14,9 @@ import (
 // deviceBytes is the size of each measured device.
 const deviceBytes = 2 << 30
 
-// What is measured. The volume of onBase has everything in its base image;
-// onNull is the floor of the default transport.
+// What is measured. The volume of onBase has everything in its base image; onNull
+// and onFile are the floor of the default transport, the one of what keeps no
+// data, the other of what keeps it in place, without a journal.
 const (
 	onLoop = "loop"
 	onOurs = "lockstep"
@@ -23,17 +24,19 @@ const (
 	onQemu = "qemu-fuse"
 	onRing = "lockstep-uring"
 	onNull = "null-engine"
+	onFile = "file-engine"
 )
 
-var kinds = []string{onLoop, onOurs, onBase, onQemu, onRing, onNull}
+var kinds = []string{onLoop, onOurs, onBase, onQemu, onRing, onNull, onFile}
 
 // job is one fio workload with its target against the plain loop device.
 type job struct {
-	name   string
-	args   []string
-	target float64
-	base   bool // is also measured on onBase
-	files  bool // runs on an ext4 mounted from the device
+	name    string
+	args    []string
+	target  float64
+	base    bool // is also measured on onBase
+	files   bool // runs on an ext4 mounted from the device
+	flushes bool // is also measured on onFile
 }
 
 const (
@@ -48,9 +51,9 @@ var jobs = []job{
 	{name: randomRead32, args: []string{"--rw=randread", "--bs=4k", "--iodepth=32"}, target: 1, base: true},
 	{name: "1M sequential write QD4", args: []string{"--rw=write", "--bs=1M", "--iodepth=4"}, target: 0.95},
 	{name: "1M sequential read QD4", args: []string{"--rw=read", "--bs=1M", "--iodepth=4"}, target: 0.95},
-	{name: "4k random write fsync=1", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1"}, target: 1},
-	{name: "4k random write fsync=1, 8 jobs", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1", "--numjobs=8"}, target: 1},
-	{name: "ext4, 4 jobs 4k write+fsync", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1", "--numjobs=4", "--size=32M"}, target: 1, files: true},
+	{name: "4k random write fsync=1", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1"}, target: 1, flushes: true},
+	{name: "4k random write fsync=1, 8 jobs", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1", "--numjobs=8"}, target: 1, flushes: true},
+	{name: "ext4, 4 jobs 4k write+fsync", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1", "--numjobs=4", "--size=32M"}, target: 1, files: true, flushes: true},
 }
 
 // devices measures all jobs on all devices, interleaved.
@@ -63,7 +66,7 @@ func (b *bench) devices() error {
 		for _, j := range jobs {
 			for _, kind := range kinds {
 				target, ok := targets[kind]
-				if !ok || j.files || kind == onBase && !j.base || !strings.Contains(j.name, b.o.jobs) {
+				if !ok || j.files || kind == onBase && !j.base || kind == onFile && !j.flushes || !strings.Contains(j.name, b.o.jobs) {
 					continue
 				}
 				r, err := b.fio(target, j.args...)
@@ -85,7 +88,10 @@ func (b *bench) devices() error {
 			b.ratio(j.name+", of the base", j.name, onBase, onLoop, j.target)
 		}
 	}
-	b.floors()
+	for _, j := range jobs {
+		b.floor(j.name, j.target, onNull)
+		b.floor(j.name, j.target, onFile)
+	}
 	b.ratio(randomWrite32+", to qemu", randomWrite32, onOurs, onQemu, 5)
 	b.ratio(randomRead32+", to qemu", randomRead32, onOurs, onQemu, 2)
 	return nil
@@ -95,14 +101,12 @@ func (b *bench) devices() error {
 // the transport alone falls short of a job's target.
 const floorPart = 0.9
 
-// floors compares with the null engine where that one is what keeps a job from
-// its target.
-func (b *bench) floors() {
-	for _, j := range jobs {
-		floor, loop := median(b.Samples[j.name+", "+onNull]), median(b.Samples[j.name+", "+onLoop])
-		if floorPart*floor < j.target*loop {
-			b.ratio(j.name+", to a null engine", j.name, onOurs, onNull, floorPart)
-		}
+// floor compares a job with an engine of the kind, if that is what keeps it from
+// its target against the plain loop device.
+func (b *bench) floor(name string, target float64, kind string) {
+	floor, loop := median(b.Samples[name+", "+kind]), median(b.Samples[name+", "+onLoop])
+	if floorPart*floor < target*loop {
+		b.ratio(name+", to a "+strings.Replace(kind, "-", " ", 1), name, onOurs, kind, floorPart)
 	}
 }
 
@@ -138,6 +142,8 @@ func (b *bench) openDevice(kind string) (string, error) {
 		return b.overRing()
 	case onNull:
 		return b.nullEngine()
+	case onFile:
+		return b.fileEngine("file")
 	}
 	parameters := map[string]string{"blockSize": "4096"}
 	if kind == onBase {
@@ -174,7 +180,7 @@ func (b *bench) fileJobs(targets map[string]string) error {
 		return nil
 	}
 	dirs := map[string]string{}
-	for _, kind := range []string{onLoop, onOurs} {
+	for _, kind := range []string{onLoop, onOurs, onFile} {
 		if targets[kind] == "" {
 			continue
 		}

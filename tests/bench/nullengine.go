@@ -59,19 +59,23 @@ func (nullDevice) BlockStatus(_ context.Context, off, length int64, _ int) ([]en
 	return []engine.BlockRange{{Offset: off, Length: length}}, nil
 }
 
-// nullEngine serves a nullDevice on a block device, in this process, as an
-// engine does.
+// nullEngine serves a nullDevice on a block device.
 func (b *bench) nullEngine() (string, error) {
 	file, err := os.Create(b.env.Path("null.block"))
 	if err != nil {
 		return "", err
 	}
 	b.env.Undo(file.Close)
-	client, err := b.startHolder("null")
+	return b.serve("null", nullDevice{file})
+}
+
+// serve serves a device in this process, over the default transport, as an engine
+// does.
+func (b *bench) serve(volume string, dev engine.Device) (string, error) {
+	client, err := b.startHolder(volume)
 	if err != nil {
 		return "", err
 	}
-	const volume = "null"
 	session, err := client.Attach(b.ctx, holder.AttachConfig{Volume: volume, BlockBytes: 4096})
 	if err != nil {
 		return "", err
@@ -80,8 +84,8 @@ func (b *bench) nullEngine() (string, error) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := fuse.Serve(serving, session, nullDevice{file}, fuse.Options{}); err != nil && !errors.Is(err, fuse.ErrUnmounted) {
-			fmt.Fprintln(os.Stderr, "null engine:", err)
+		if err := fuse.Serve(serving, session, dev, fuse.Options{}); err != nil && !errors.Is(err, fuse.ErrUnmounted) {
+			fmt.Fprintln(os.Stderr, volume+" engine:", err)
 		}
 	}()
 	b.env.Undo(func() error {

@@ -12,11 +12,11 @@ const (
 )
 
 // postgres compares PostgreSQL with its data and its WAL on two volumes of one
-// group with the same on two plain loop devices.
+// group with the same on two plain loop devices, and on two file engines.
 func (b *bench) postgres() error {
 	const name = "pgbench"
 	servers := map[string]*harness.Postgres{}
-	for _, kind := range []string{onLoop, onOurs} {
+	for _, kind := range []string{onLoop, onOurs, onFile} {
 		var mounts []string
 		for _, use := range []string{"data", "wal"} {
 			device, err := b.databaseDevice(kind, use)
@@ -43,7 +43,7 @@ func (b *bench) postgres() error {
 		servers[kind] = p
 	}
 	for range b.o.rounds {
-		for _, kind := range []string{onLoop, onOurs} {
+		for _, kind := range []string{onLoop, onOurs, onFile} {
 			r, err := servers[kind].Pgbench(pgbenchClients, 2*time.Duration(b.o.seconds)*time.Second)
 			if err != nil {
 				return err
@@ -51,14 +51,19 @@ func (b *bench) postgres() error {
 			b.sample(name, kind, r.TPS)
 		}
 	}
-	b.ratio("PostgreSQL, pgbench on 2 volumes, tps", name, onOurs, onLoop, 0.95)
+	const target = 0.95
+	b.ratio("PostgreSQL, pgbench on 2 volumes, tps", name, onOurs, onLoop, target)
+	b.floor(name, target, onFile)
 	return nil
 }
 
 // databaseDevice makes a device for one of the two file systems.
 func (b *bench) databaseDevice(kind, use string) (string, error) {
-	if kind == onLoop {
+	switch kind {
+	case onLoop:
 		return b.plainLoop("pg" + use)
+	case onFile:
+		return b.fileEngine("pgfile" + use)
 	}
 	v, err := b.volume("pg"+use, deviceBytes, map[string]string{"blockSize": "4096", "group": "pg"})
 	if err != nil {
