@@ -99,6 +99,9 @@ type volumeDocument struct {
 	// Transport and its fallback are empty where they are not known.
 	Transport         string `json:"transport"`
 	TransportFallback string `json:"transportFallback"`
+	// Claim and Node are of a cluster, and empty elsewhere.
+	Claim string `json:"claim"`
+	Node  string `json:"node"`
 }
 
 type timelineDocument struct {
@@ -122,6 +125,7 @@ type exportDocument struct {
 	VolumeName string `json:"volumeName"`
 	NBDSocket  string `json:"nbdSocket"`
 	NBDURI     string `json:"nbdURI"`
+	Claim      string `json:"claim"`
 }
 
 // each converts a list, and an absent one to an empty one, never null.
@@ -234,7 +238,7 @@ func volumeOf(m *adminv1.Volume) volumeDocument {
 		Tip: positionOf(m.GetTip()), Durable: positionOf(m.GetDurable()), Horizon: positionOf(m.GetHorizon()),
 		JournalBytes: m.GetJournalBytes(), IndexExtents: m.GetIndexExtents(), IndexBytes: m.GetIndexBytes(),
 		Store: m.GetStore(), Lag: lagOf(m.GetLag()), Error: m.GetError(),
-		Transport: m.GetTransport(), TransportFallback: m.GetTransportFallback(),
+		Transport: m.GetTransport(), TransportFallback: m.GetTransportFallback(), Claim: m.GetClaim(), Node: m.GetNode(),
 	}
 }
 
@@ -253,7 +257,7 @@ func viewOf(m *adminv1.View) viewDocument {
 }
 
 func exportOf(m *adminv1.ViewExport) exportDocument {
-	return exportDocument{VolumeID: m.GetVolumeId(), VolumeName: m.GetVolumeName(), NBDSocket: m.GetNbdSocket(), NBDURI: m.GetNbdUri()}
+	return exportDocument{VolumeID: m.GetVolumeId(), VolumeName: m.GetVolumeName(), NBDSocket: m.GetNbdSocket(), NBDURI: m.GetNbdUri(), Claim: m.GetClaim()}
 }
 
 // checkpointName is what --at accepts for p.

@@ -16,7 +16,15 @@ type failedOverDocument struct {
 	RPO       *string        `json:"rpo"`
 	Took      *string        `json:"took"`
 	VolumeIDs []string       `json:"volumeIDs"`
-	DryRun    bool           `json:"dryRun"`
+	// Volumes are the same by name, where the site is of a version that tells.
+	Volumes []failedOverVolumeDocument `json:"volumes"`
+	DryRun  bool                       `json:"dryRun"`
+}
+
+type failedOverVolumeDocument struct {
+	ID    string `json:"id"`
+	Name  string `json:"name"`
+	Claim string `json:"claim"`
 }
 
 func (a *app) newFailoverCommand() *cobra.Command {
@@ -95,7 +103,11 @@ func failedOverResult(request *adminv1.FailoverRequest, answer *adminv1.Failover
 	return result{
 		document: failedOverDocument{
 			Point: pointOf(answer.GetPoint()), Term: answer.GetTerm(), RPO: durationText(answer.GetRpo()), Took: durationText(answer.GetTook()),
-			VolumeIDs: append([]string{}, answer.GetVolumeIds()...), DryRun: request.GetDryRun(),
+			VolumeIDs: append([]string{}, answer.GetVolumeIds()...),
+			Volumes: each(answer.GetVolumes(), func(v *adminv1.FailoverVolume) failedOverVolumeDocument {
+				return failedOverVolumeDocument{ID: v.GetId(), Name: v.GetName(), Claim: v.GetClaim()}
+			}),
+			DryRun: request.GetDryRun(),
 		},
 		names: []string{checkpointName(answer.GetPoint())},
 		show:  func(p *page) { p.showFailover(request, answer) },
@@ -117,7 +129,11 @@ func (p *page) showFailover(request *adminv1.FailoverRequest, answer *adminv1.Fa
 		fields = append(fields, field{"Took", text(spanOf(answer.GetTook()))})
 	}
 	p.fields(append(fields, field{"Volumes", number(uint64(len(answer.GetVolumeIds())))}))
+	names := map[string]string{}
+	for _, v := range answer.GetVolumes() {
+		names[v.GetId()] = volumeName(v)
+	}
 	for _, id := range answer.GetVolumeIds() {
-		p.line("  %s", id)
+		p.line("  %s   %s", id, names[id])
 	}
 }

@@ -47,6 +47,9 @@ type fakeSite struct {
 	adopted []string
 	// replicas are ids of volumes that were deleted at their primary.
 	replicas []string
+	// claims is the namespace of the claims that the volumes are for, as in a
+	// cluster, where a volume's own name says nothing; empty: there are none.
+	claims string
 	// fail, when set, is the answer to every call.
 	fail error
 	// hang, when set, holds every call until it is closed or the caller gives up.
@@ -75,7 +78,7 @@ func newFakeSite() *fakeSite {
 }
 
 func (f *fakeSite) volumes() []*adminv1.Volume {
-	return []*adminv1.Volume{
+	volumes := []*adminv1.Volume{
 		{
 			Id: "v-0a1b", Name: "pgdata", Group: "shop", SizeBytes: 10 << 30, Role: f.group.GetRole(), Device: "/dev/loop7",
 			Tip: &adminv1.Position{Timeline: 1, Seq: 51200}, Durable: &adminv1.Position{Timeline: 1, Seq: 51190}, Horizon: &adminv1.Position{Timeline: 1, Seq: 7},
@@ -89,6 +92,13 @@ func (f *fakeSite) volumes() []*adminv1.Volume {
 			Error: "sync journal: input/output error",
 		},
 	}
+	if f.claims != "" {
+		for i, v := range volumes {
+			v.Claim, v.Node, v.Store = f.claims+"/"+v.GetName(), "node-1", ""
+			v.Name = fmt.Sprintf("pvc-%d", i)
+		}
+	}
+	return volumes
 }
 
 // adopt makes the site know one more volume.
@@ -326,10 +336,14 @@ func (f *fakeSite) OpenView(ctx context.Context, r *adminv1.OpenViewRequest) (*a
 	f.opened++
 	view := &adminv1.View{Id: fmt.Sprintf("view-%d", f.opened), Group: "shop", Point: point, Took: durationpb.New(12 * time.Millisecond)}
 	for _, v := range f.volumes() {
-		socket := "/run/lockstep/views/" + view.GetId() + "/" + v.GetName() + ".sock"
-		view.Exports = append(view.Exports, &adminv1.ViewExport{
-			VolumeId: v.GetId(), VolumeName: v.GetName(), NbdSocket: socket, NbdUri: "nbd+unix:///" + v.GetId() + "?socket=" + socket,
-		})
+		export := &adminv1.ViewExport{VolumeId: v.GetId(), VolumeName: v.GetName(), Claim: v.GetClaim()}
+		if v.GetClaim() != "" {
+			export.NbdUri = "nbd://127.0.0.1:10809/" + v.GetId()
+		} else {
+			export.NbdSocket = "/run/lockstep/views/" + view.GetId() + "/" + v.GetName() + ".sock"
+			export.NbdUri = "nbd+unix:///" + v.GetId() + "?socket=" + export.NbdSocket
+		}
+		view.Exports = append(view.Exports, export)
 	}
 	f.views = append(f.views, view)
 	return &adminv1.OpenViewResponse{View: view}, nil
@@ -436,7 +450,10 @@ func (f *fakeSite) Failover(ctx context.Context, r *adminv1.FailoverRequest) (*a
 	}
 	answer := &adminv1.FailoverResponse{
 		Point: point, Term: f.group.GetTerm() + 1, Rpo: durationpb.New(epoch.Sub(point.GetTime().AsTime())), Took: durationpb.New(210 * time.Millisecond),
-		VolumeIds: []string{"v-0a1b", "v-2c3d"},
+	}
+	for _, v := range f.volumes() {
+		answer.VolumeIds = append(answer.VolumeIds, v.GetId())
+		answer.Volumes = append(answer.Volumes, &adminv1.FailoverVolume{Id: v.GetId(), Name: v.GetName(), Claim: v.GetClaim()})
 	}
 	if !r.GetDryRun() {
 		f.group.Role, f.group.Term = adminv1.Role_ROLE_PRIMARY, answer.GetTerm()

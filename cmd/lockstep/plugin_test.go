@@ -213,6 +213,33 @@ func TestPluginReads(t *testing.T) {
 	}
 }
 
+// TestPluginNamesClaims: in a cluster people know volumes by their claims, and
+// pods and logs by the volumes' ids; a provisioner's pvc-… is neither.
+func TestPluginNamesClaims(t *testing.T) {
+	p := newPlugin(t)
+	p.site.claims = p.users
+	for _, step := range []struct{ name, args string }{
+		{"group_describe", "group describe shop"},
+		{"group_describe_json", "group describe shop -o json"},
+		{"view_open", "view open shop"},
+		{"view_list", "view list"},
+		{"failover_dry_run", "failover shop --dry-run"},
+		{"failover_dry_run_json", "failover shop --dry-run -o json"},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			got := p.must(t, strings.Fields(step.args)...)
+			if isTable := !strings.HasSuffix(step.args, "json"); isTable && strings.Contains(got, "pvc-") {
+				t.Errorf("it names volumes as a provisioner does:\n%s", got)
+			}
+			golden(t, "plugin_claims_"+step.name, p.named(t, got))
+		})
+	}
+	status := p.run(t, "view", "open", "shop")
+	if want := "to reach " + p.users + "/pgdata: "; !strings.Contains(status.stderr, want) {
+		t.Errorf("no %q in: %s", want, status.stderr)
+	}
+}
+
 func TestPluginWithoutController(t *testing.T) {
 	p := newPlugin(t)
 	p.stopController(t)

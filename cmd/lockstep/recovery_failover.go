@@ -46,7 +46,7 @@ interrupted, the recovery goes on.`,
 					return failoverRecoveryResult(&adminv1.FailoverRequest{Group: args[0], At: point, DryRun: true}, answer, nil), err
 				},
 				done: func(r *v1alpha1.Recovery) result {
-					return failoverRecoveryResult(&adminv1.FailoverRequest{Group: args[0], At: point}, failoverAnswer(r.Status), r)
+					return failoverRecoveryResult(&adminv1.FailoverRequest{Group: args[0], At: point}, failoverAnswer(r.Namespace, r.Status), r)
 				},
 			}
 			if confirm.asks() {
@@ -71,10 +71,11 @@ func (a *app) askFailoverRecovery(ctx context.Context, s *site, group, at string
 }
 
 // failoverAnswer is what the admin API would have said of a recovery.
-func failoverAnswer(s v1alpha1.RecoveryStatus) *adminv1.FailoverResponse {
+func failoverAnswer(namespace string, s v1alpha1.RecoveryStatus) *adminv1.FailoverResponse {
 	answer := &adminv1.FailoverResponse{Point: recoveredPoint(s.Point), Term: uint64(max(s.Term, 0)), Rpo: recoveryRPO(s.RPO), Took: recoveryTook(s)}
 	for _, claim := range s.Claims {
 		answer.VolumeIds = append(answer.VolumeIds, claim.Volume)
+		answer.Volumes = append(answer.Volumes, &adminv1.FailoverVolume{Id: claim.Volume, Claim: namespace + "/" + claim.Claim})
 	}
 	return answer
 }

@@ -67,7 +67,7 @@ func (p *page) showViews(views []*adminv1.View) {
 		for _, e := range exports {
 			rows = append(rows, []cell{
 				text(view.GetId()), text(view.GetGroup()), text(checkpointCell(point)), text(moment(point.GetTime())), text(age(p.now, point.GetTime())),
-				text(e.GetVolumeName()), text(e.GetNbdUri()),
+				text(exportVolume(e)), text(e.GetNbdUri()),
 			})
 		}
 	}

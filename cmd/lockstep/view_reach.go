@@ -33,7 +33,7 @@ func (a *app) hintForward(ctx context.Context, view *adminv1.View) {
 		if err == nil {
 			pod = c.EnginePod(ctx, e.GetVolumeId())
 		}
-		a.hint("to reach %s: `%s`, then nbd://127.0.0.1:%d/%s", firstOf(e.GetVolumeName(), e.GetVolumeId()),
+		a.hint("to reach %s: `%s`, then nbd://127.0.0.1:%d/%s", firstOf(exportVolume(e), e.GetVolumeId()),
 			a.kubectlCommand(a.kubectl.options.DriverNamespace, fmt.Sprintf("port-forward pod/%s %d", pod, cluster.NBDPort)), cluster.NBDPort, exportName(e))
 	}
 	a.hint("or let this command do it: view open --forward")

@@ -1,18 +1,32 @@
 package main
 
 import (
+	"slices"
 	"time"
 
 	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
 )
 
+// volumeName is how people know a volume: by its claim in a cluster, where its
+// own name is one that a provisioner made up; elsewhere by its name.
+func volumeName(v interface {
+	GetClaim() string
+	GetName() string
+}) string {
+	return firstOf(v.GetClaim(), v.GetName())
+}
+
 // showVolumes writes one row for each volume, and below the table the error of
 // each that has failed, or is not served as was asked for: that does not fit into a
-// column.
+// column. Beside claims are the volumes' ids, which pods and logs are named by.
 func (p *page) showVolumes(indent string, volumes []*adminv1.Volume, withGroup bool) {
+	name, id := left("VOLUME"), wide(left("ID"))
+	if slices.ContainsFunc(volumes, func(v *adminv1.Volume) bool { return v.GetClaim() != "" }) {
+		name, id = left("CLAIM"), left("VOLUME")
+	}
 	columns := []column{
-		left("VOLUME"), left("GROUP"), right("SIZE"), left("ROLE"), left("DEVICE"), right("TIP"), wide(right("DURABLE")), wide(right("HORIZON")),
-		right("JOURNAL"), wide(right("INDEX")), wide(right("EXTENTS")), right("LAG"), left("STATE"), wide(left("ID")), wide(left("STORE")),
+		name, id, left("GROUP"), right("SIZE"), left("ROLE"), left("DEVICE"), right("TIP"), wide(right("DURABLE")), wide(right("HORIZON")),
+		right("JOURNAL"), wide(right("INDEX")), wide(right("EXTENTS")), right("LAG"), left("STATE"), wide(left("STORE")),
 	}
 	var rows [][]cell
 	for _, v := range volumes {
@@ -21,22 +35,22 @@ func (p *page) showVolumes(indent string, volumes []*adminv1.Volume, withGroup b
 			state = cell{"STOPPED", toneBad}
 		}
 		rows = append(rows, []cell{
-			text(v.GetName()), text(v.GetGroup()), text(iecSigned(v.GetSizeBytes())), text(roleText(v.GetRole())), text(v.GetDevice()),
+			text(volumeName(v)), text(v.GetId()), text(v.GetGroup()), text(iecSigned(v.GetSizeBytes())), text(roleText(v.GetRole())), text(v.GetDevice()),
 			text(positionText(v.GetTip())), text(positionText(v.GetDurable())), text(positionText(v.GetHorizon())),
 			text(iecSigned(v.GetJournalBytes())), text(iecSigned(v.GetIndexBytes())), number(uint64(max(v.GetIndexExtents(), 0))),
-			text(lagTime(v.GetLag())), state, text(v.GetId()), text(v.GetStore()),
+			text(lagTime(v.GetLag())), state, text(v.GetStore()),
 		})
 	}
 	if !withGroup {
-		columns, rows = withoutColumn(columns, rows, 1)
+		columns, rows = withoutColumn(columns, rows, 2)
 	}
 	p.table(indent, columns, rows)
 	for _, v := range volumes {
 		if v.GetError() != "" {
-			p.line("%s%s", indent, p.paint(cell{v.GetName() + ": " + oneLine(v.GetError()), toneBad}))
+			p.line("%s%s", indent, p.paint(cell{volumeName(v) + ": " + oneLine(v.GetError()), toneBad}))
 		}
 		if why := v.GetTransportFallback(); why != "" {
-			p.line("%s%s", indent, p.paint(cell{v.GetName() + ": served over " + v.GetTransport() + ": " + oneLine(why), toneNote}))
+			p.line("%s%s", indent, p.paint(cell{volumeName(v) + ": served over " + v.GetTransport() + ": " + oneLine(why), toneNote}))
 		}
 	}
 }

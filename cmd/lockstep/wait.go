@@ -33,7 +33,7 @@ func notReady(group *adminv1.Group, members []*adminv1.Volume) string {
 	}
 	for _, v := range members {
 		if v.GetGroup() == group.GetName() && v.GetError() != "" {
-			return fmt.Sprintf("volume %s: %s", v.GetName(), v.GetError())
+			return fmt.Sprintf("volume %s: %s", volumeName(v), v.GetError())
 		}
 	}
 	return ""

@@ -292,6 +292,11 @@ func (s *Server) Failover(ctx context.Context, req *adminv1.FailoverRequest) (*a
 	resp := &adminv1.FailoverResponse{Point: point(f.Point), Term: uint64(f.Term), Rpo: durationpb.New(f.RPO), Took: s.since(began)}
 	for id := range f.Point.Members {
 		resp.VolumeIds = append(resp.VolumeIds, id.String())
+		v := &adminv1.FailoverVolume{Id: id.String()}
+		if d, err := s.cfg.Site.Volume(id); err == nil {
+			v.Name, v.Claim = d.Name, d.Claim
+		}
+		resp.Volumes = append(resp.Volumes, v)
 	}
 	return resp, nil
 }
@@ -333,7 +338,7 @@ func (s *Server) view(v View) *adminv1.View {
 	for _, m := range v.Members {
 		e := &adminv1.ViewExport{VolumeId: m.Volume.String(), NbdSocket: m.Socket, NbdUri: m.URI}
 		if d, err := s.cfg.Site.Volume(m.Volume); err == nil {
-			e.VolumeName = d.Name
+			e.VolumeName, e.Claim = d.Name, d.Claim
 		}
 		out.Exports = append(out.Exports, e)
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/fleet"
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/journal"
-	"github.com/lockstep-csi/lockstep/replication"
 )
 
 // adminSite is a fleet as the admin API sees it.
@@ -51,9 +50,9 @@ func (a adminSite) Volume(id journal.VolumeID) (adminserver.Volume, error) {
 }
 
 func (a adminSite) volumeOf(v fleet.Volume) adminserver.Volume {
-	out := adminserver.Volume{ID: v.ID, Name: v.Name, Group: v.Group, Claim: v.Claim, Node: v.Node, SizeBytes: v.SizeBytes, Device: v.State.Device, Err: v.Err}
-	if of := v.Attributes; out.Claim == "" && of[replication.AttributeName] != "" { // a replica's is its primary's
-		out.Claim = of[replication.AttributeNamespace] + "/" + of[replication.AttributeName]
+	out := adminserver.Volume{ID: v.ID, Name: v.Name, Group: v.Group, Node: v.Node, SizeBytes: v.SizeBytes, Device: v.State.Device, Err: v.Err}
+	if namespace, name, ok := v.ClaimOf(); ok {
+		out.Claim = namespace + "/" + name
 	}
 	out.Orphaned = a.fleet.IsOrphaned(v.ID) && a.known.MayForget(v.ID) == nil
 	if v.State.Error != "" {

@@ -41,7 +41,7 @@ func (f *Fleet) Attach(ctx context.Context, id journal.VolumeID, node string, ho
 			return "", ErrClosed
 		case <-ctx.Done():
 			_, err := f.connected(ctx, v)
-			return "", errors.Join(fmt.Errorf("attach volume %s to node %s: %w", id, node, ctx.Err()), err)
+			return "", errors.Join(fmt.Errorf("attach %s to node %s: %w", members{f}.Title(id), node, ctx.Err()), err)
 		}
 	}
 }
@@ -59,19 +59,19 @@ func (f *Fleet) finishAttach(ctx context.Context, v *volume, id journal.VolumeID
 	}
 	defer unlock()
 	if err := f.groups.Refresh(ctx, name); err != nil {
-		return "", fmt.Errorf("admit writes to volume %s: %w", id, err)
+		return "", fmt.Errorf("admit writes to %s: %w", members{f}.Title(id), err)
 	}
 	if state.Device == "" { // the group was forking, which is over
 		state, err = f.reorder(ctx, v, nil)
 		if err == nil && state.Device == "" {
-			err = fmt.Errorf("attach volume %s to node %s: %s", id, node, state.Error)
+			err = fmt.Errorf("attach %s to node %s: %s", members{f}.Title(id), node, state.Error)
 		}
 		if err != nil {
 			return "", err
 		}
 	}
 	if !f.recordOf(v).Orders.Writable {
-		return "", fmt.Errorf("attach volume %s: its group does not admit writes: %w", id, group.ErrRole)
+		return "", fmt.Errorf("attach %s: its group does not admit writes: %w", members{f}.Title(id), group.ErrRole)
 	}
 	return state.Device, nil
 }
@@ -86,11 +86,11 @@ func (f *Fleet) wantAttached(ctx context.Context, v *volume, want Attachment) er
 	}
 	defer unlock()
 	if st, err := f.groups.State(r.Group); err != nil || st.Role != group.RolePrimary {
-		return fmt.Errorf("attach volume %s: site %s is not primary for group %s: fail over first: %w", r.ID, f.cfg.Site, r.Group, group.ErrRole)
+		return fmt.Errorf("attach %s: site %s is not primary for group %s: fail over first: %w", r.title(), f.cfg.Site, r.Group, group.ErrRole)
 	}
 	if a := r.Attach; a != nil {
 		if a.Node != want.Node || a.Attach != want.Attach {
-			return fmt.Errorf("volume %s is attached to node %s: %w", r.ID, a.Node, groups.ErrInUse)
+			return fmt.Errorf("%s is attached to node %s: %w", r.title(), a.Node, groups.ErrInUse)
 		}
 		if !a.Leaving {
 			return nil
@@ -130,7 +130,7 @@ func (f *Fleet) Detach(ctx context.Context, id journal.VolumeID) error {
 	case errors.Is(err, control.ErrDeviceInUse):
 		staying := *a
 		staying.Leaving = false
-		err = fmt.Errorf("detach volume %s from node %s: %w: %w", id, a.Node, groups.ErrInUse, err)
+		err = fmt.Errorf("detach %s from node %s: %w: %w", members{f}.Title(id), a.Node, groups.ErrInUse, err)
 		undo := f.change(ctx, v, func(r *record) { r.Attach = &staying })
 		if undo == nil {
 			_, undo = f.reorder(ctx, v, nil)

@@ -142,7 +142,7 @@ func (f *Fleet) fillOf(from Source) (*control.Fill, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if source.client == nil {
-		return nil, fmt.Errorf("volume %s: %w: %w", from.Member, ErrNoEngine, orUnknown(source.failure))
+		return nil, fmt.Errorf("%s: %w: %w", members{f}.Title(from.Member), ErrNoEngine, orUnknown(source.failure))
 	}
 	return &control.Fill{Address: source.address, Volume: from.Member, Pin: from.Pin}, nil
 }
@@ -286,10 +286,10 @@ func (f *Fleet) withDetached(ctx context.Context, id journal.VolumeID, fn func(*
 		return nil
 	}
 	if a := f.recordOf(v).Attach; a != nil {
-		return fmt.Errorf("volume %s is attached to node %s: %w", id, a.Node, groups.ErrInUse)
+		return fmt.Errorf("%s is attached to node %s: %w", members{f}.Title(id), a.Node, groups.ErrInUse)
 	}
 	if f.isViewed(id) {
-		return fmt.Errorf("volume %s is shown by an open view: close it first: %w", id, groups.ErrInUse)
+		return fmt.Errorf("%s is shown by an open view: close it first: %w", members{f}.Title(id), groups.ErrInUse)
 	}
 	return fn(v)
 }

@@ -37,7 +37,7 @@ func (f *Fleet) growBacking(ctx context.Context, v *volume, sizeBytes int64) err
 		err = f.cfg.Backing.Expand(ctx, next)
 	}
 	if err != nil {
-		return fmt.Errorf("expand backing volume of volume %s: %w", r.ID, err)
+		return fmt.Errorf("expand backing volume of %s: %w", r.title(), err)
 	}
 	return f.change(ctx, v, func(r *record) { r.SizeBytes, r.Backing = max(r.SizeBytes, sizeBytes), next })
 }

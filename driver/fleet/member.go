@@ -27,7 +27,7 @@ func (m member) client() (*control.Client, error) {
 	m.fleet.mu.Lock()
 	defer m.fleet.mu.Unlock()
 	if m.v.client == nil {
-		return nil, fmt.Errorf("volume %s: %w: %w", m.id, ErrNoEngine, orUnknown(m.v.failure))
+		return nil, fmt.Errorf("%s: %w: %w", m.v.record.title(), ErrNoEngine, orUnknown(m.v.failure))
 	}
 	return m.v.client, nil
 }
@@ -179,7 +179,7 @@ func (f *Fleet) Idle(ctx context.Context, name string) error {
 			_, err = client.Withdraw(ctx, nil)
 		}
 		if err != nil {
-			return fmt.Errorf("volume %s: %w", r.ID, inUse(r.Attach.Node, err))
+			return fmt.Errorf("%s: %w", r.title(), inUse(r.Attach.Node, err))
 		}
 	}
 	return nil

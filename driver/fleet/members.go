@@ -30,7 +30,7 @@ func (f members) Member(id journal.VolumeID) (groups.Member, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !v.running {
-		return nil, fmt.Errorf("volume %s: %w: %w", id, ErrNoEngine, errNotRunning)
+		return nil, fmt.Errorf("%s: %w: %w", v.record.title(), ErrNoEngine, errNotRunning)
 	}
 	return member{f.Fleet, v, id}, nil
 }

@@ -36,7 +36,7 @@ func (f *Fleet) MoveVolume(ctx context.Context, id journal.VolumeID, to string, 
 	}
 	settings = settings.WithDefaults()
 	if err := settings.Validate(); err != nil {
-		return fmt.Errorf("move volume %s to group %s: %w", id, to, err)
+		return fmt.Errorf("move %s to group %s: %w", r.title(), to, err)
 	}
 	st, err := f.groups.State(to)
 	if r.Attach != nil || err == nil && (members{f}).Serving(st) {
@@ -44,7 +44,7 @@ func (f *Fleet) MoveVolume(ctx context.Context, id journal.VolumeID, to string, 
 		// would take no points.
 		release, err := f.wake(ctx, to, append(f.inGroup(to, false), v))
 		if err != nil {
-			return fmt.Errorf("move volume %s to group %s: %w", id, to, err)
+			return fmt.Errorf("move %s to group %s: %w", r.title(), to, err)
 		}
 		defer release()
 	}

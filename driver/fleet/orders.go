@@ -54,11 +54,11 @@ func (f *Fleet) send(ctx context.Context, v *volume, edit func(*control.Orders),
 		}
 	}
 	if client == nil {
-		return control.State{}, fmt.Errorf("order volume %s: %w: %w", r.ID, ErrNoEngine, orUnknown(failure))
+		return control.State{}, fmt.Errorf("order %s: %w: %w", r.title(), ErrNoEngine, orUnknown(failure))
 	}
 	state, err := call(client, ctx, next)
 	if err != nil {
-		return state, fmt.Errorf("order volume %s: %w", r.ID, err)
+		return state, fmt.Errorf("order %s: %w", r.title(), err)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

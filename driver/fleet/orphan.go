@@ -47,9 +47,9 @@ func (f *Fleet) fed(v *volume) error {
 	case err != nil:
 		return nil // it is in no group
 	case st.Role != group.RoleReplica:
-		return fmt.Errorf("volume %s: this site is primary for group %s: delete its claim: %w", r.ID, r.Group, group.ErrRole)
+		return fmt.Errorf("%s: this site is primary for group %s: delete its claim: %w", r.title(), r.Group, group.ErrRole)
 	case st.Orphaned.IsZero():
-		return fmt.Errorf("volume %s is a replica of group %s, whose primary is site %s: delete its claim there first: %w", r.ID, r.Group, st.Source, group.ErrRole)
+		return fmt.Errorf("%s is a replica of group %s, whose primary is site %s: delete its claim there first: %w", r.title(), r.Group, st.Source, group.ErrRole)
 	}
 	return nil
 }

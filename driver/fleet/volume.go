@@ -431,10 +431,10 @@ func (f *Fleet) fail(v *volume, err error) {
 func (f *Fleet) connected(ctx context.Context, v *volume) (*control.Client, error) {
 	for {
 		f.mu.Lock()
-		client, changed, failure, id, gone := v.client, v.changed, v.failure, v.record.ID, v.gone
+		client, changed, failure, title, gone := v.client, v.changed, v.failure, v.record.title(), v.gone
 		f.mu.Unlock()
 		if gone {
-			return nil, fmt.Errorf("volume %s was deleted: %w", id, ErrNotFound)
+			return nil, fmt.Errorf("%s was deleted: %w", title, ErrNotFound)
 		}
 		if client != nil {
 			return client, nil
@@ -444,7 +444,7 @@ func (f *Fleet) connected(ctx context.Context, v *volume) (*control.Client, erro
 		case <-f.ctx.Done():
 			return nil, ErrClosed
 		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for the engine of volume %s: %w: %w: %w", id, ctx.Err(), ErrNoEngine, failure)
+			return nil, fmt.Errorf("wait for the engine of %s: %w: %w: %w", title, ctx.Err(), ErrNoEngine, failure)
 		}
 	}
 }

@@ -66,6 +66,8 @@ type Members interface {
 	// members, or that the group has other settings: what is to run for them, and
 	// what they live on, may be another thing. The group's key is held.
 	Changed(group string)
+	// Title is how messages name a volume to people; it is any volume's.
+	Title(id journal.VolumeID) string
 	// Describe tells a peer of the members.
 	Describe(ids []journal.VolumeID) ([]replication.Member, error)
 }

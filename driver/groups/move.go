@@ -33,7 +33,7 @@ type Move struct {
 // group.ErrBusy while one has an operation to finish.
 func (g *Groups) Move(ctx context.Context, m Move) error {
 	if err := g.mayMove(m); err != nil {
-		return fmt.Errorf("move volume %s from group %s to group %s: %w", m.Volume, m.From, m.To, err)
+		return fmt.Errorf("move %s from group %s to group %s: %w", g.cfg.Members.Title(m.Volume), m.From, m.To, err)
 	}
 	// No round of the old group has the volume from here on: its checkpoints
 	// of the new one come behind them.

@@ -178,7 +178,7 @@ func (g *Groups) checkUnused(ctx context.Context, st group.State) error {
 			continue // without an engine nothing can be attached
 		}
 		if err := m.CheckUnused(ctx); err != nil {
-			return fmt.Errorf("volume %s: %w", id, err)
+			return fmt.Errorf("%s: %w", g.cfg.Members.Title(id), err)
 		}
 	}
 	return nil
@@ -195,7 +195,7 @@ func (g *Groups) withdraw(ctx context.Context, st group.State) error {
 	for _, m := range members {
 		withdrawing.Go(func() error {
 			if err := m.Withdraw(ctx); err != nil {
-				return fmt.Errorf("volume %s: %w", m.Volume(), err)
+				return fmt.Errorf("%s: %w", g.cfg.Members.Title(m.Volume()), err)
 			}
 			return nil
 		})

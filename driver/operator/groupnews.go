@@ -77,7 +77,7 @@ func memberNews(old, now []v1alpha1.GroupMember) []news {
 	for _, m := range now {
 		i := slices.IndexFunc(old, func(o v1alpha1.GroupMember) bool { return o.Volume == m.Volume })
 		if i < 0 {
-			out = append(out, news{corev1.EventTypeNormal, "Journaled", "Create", "volume " + m.Volume + " is a member of its group", m.Volume})
+			out = append(out, news{corev1.EventTypeNormal, "Journaled", "Create", "the claim's volume " + m.Volume + " is a member of its group", m.Volume})
 			continue
 		}
 		before := old[i]

@@ -76,7 +76,7 @@ func (m *membership) move(ctx context.Context, claim *corev1.PersistentVolumeCla
 	}
 	switch {
 	case err == nil:
-		m.events.note(claim, "GroupChanged", "Group", "volume %s has moved from group %s to group %s; its points in the old group stay", id, from, to)
+		m.events.note(claim, "GroupChanged", "Group", "claim %s/%s (volume %s) has moved from group %s to group %s; its points in the old group stay", claim.Namespace, claim.Name, id, from, to)
 		return reconcile.Result{}, nil
 	case errors.Is(err, group.ErrRewindOpen), errors.Is(err, group.ErrBusy), errors.Is(err, controller.ErrInUse), errors.Is(err, controller.ErrBusy):
 		m.events.warn(claim, "GroupNotChanged", "Group", "%v", err)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/lockstep-csi/lockstep/controller"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
-	"github.com/lockstep-csi/lockstep/replication"
 )
 
 // Annotations that users set.
@@ -52,9 +51,6 @@ func checkGroup(where, value string) error {
 // claimOf is the claim of a volume: the one that it was made for, or, where it
 // came from another site, the one that it is to have here.
 func claimOf(v *fleet.Volume) (key types.NamespacedName, ok bool) {
-	key = types.NamespacedName{Namespace: v.Attributes[replication.AttributeNamespace], Name: v.Attributes[replication.AttributeName]}
-	if key.Namespace == "" || key.Name == "" {
-		key.Namespace, key.Name, _ = strings.Cut(v.Claim, "/")
-	}
-	return key, key.Namespace != "" && key.Name != ""
+	key.Namespace, key.Name, ok = v.ClaimOf()
+	return key, ok
 }

@@ -191,7 +191,7 @@ func (r *recoverer) restoreDevices(ctx context.Context, rec *v1alpha1.Recovery) 
 	}
 	return r.awake(ctx, rec, func(context.Context) error { // which has them carry out their orders
 		if v := missing(); v != nil {
-			return waitFor("the engine of volume %s has no device yet: %s", v.ID, v.State.Error)
+			return waitFor("the engine of %s has no device yet: %s", v.Title(), v.State.Error)
 		}
 		return nil
 	})

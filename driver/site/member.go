@@ -180,6 +180,16 @@ func (s members) Complete(st group.State) bool {
 	return true
 }
 
+// Title implements groups.Members.
+func (s members) Title(id journal.VolumeID) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.volumes[id]; v != nil {
+		return fmt.Sprintf("volume %s (%s)", v.record.Name, id)
+	}
+	return "volume " + id.String()
+}
+
 // Describe implements groups.Members.
 func (s members) Describe(ids []journal.VolumeID) ([]replication.Member, error) {
 	var all []replication.Member

@@ -113,7 +113,11 @@ func (n *Namespace) applyExample(file string, oldnew ...string) {
 func (n *Namespace) describeExample() {
 	n.t.Helper()
 	out := n.Kubectl("", "lockstep", "group", "describe", "shop")
-	for _, want := range []string{n.Namespace + "/shop", n.Volume("data-shop-0").Name, n.Volume("wal-shop-0").Name, "Newest", "Window"} {
+	wanted := []string{n.Namespace + "/shop", "Newest", "Window"}
+	for _, claim := range []string{"data-shop-0", "wal-shop-0"} {
+		wanted = append(wanted, n.Namespace+"/"+claim, n.Volume(claim).Spec.CSI.VolumeHandle)
+	}
+	for _, want := range wanted {
 		if !strings.Contains(out, want) {
 			n.t.Errorf("the description of the group lacks %q:\n%s", want, out)
 		}

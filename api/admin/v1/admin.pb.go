@@ -1917,6 +1917,7 @@ type ViewExport struct {
 	VolumeName    string                 `protobuf:"bytes,2,opt,name=volume_name,json=volumeName,proto3" json:"volume_name,omitempty"`
 	NbdSocket     string                 `protobuf:"bytes,3,opt,name=nbd_socket,json=nbdSocket,proto3" json:"nbd_socket,omitempty"` // Unix socket; the export's name is in the URI
 	NbdUri        string                 `protobuf:"bytes,4,opt,name=nbd_uri,json=nbdUri,proto3" json:"nbd_uri,omitempty"`
+	Claim         string                 `protobuf:"bytes,5,opt,name=claim,proto3" json:"claim,omitempty"` // as of Volume
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1975,6 +1976,13 @@ func (x *ViewExport) GetNbdSocket() string {
 func (x *ViewExport) GetNbdUri() string {
 	if x != nil {
 		return x.NbdUri
+	}
+	return ""
+}
+
+func (x *ViewExport) GetClaim() string {
+	if x != nil {
+		return x.Claim
 	}
 	return ""
 }
@@ -2632,6 +2640,7 @@ type FailoverResponse struct {
 	Rpo           *durationpb.Duration `protobuf:"bytes,3,opt,name=rpo,proto3" json:"rpo,omitempty"`
 	Took          *durationpb.Duration `protobuf:"bytes,4,opt,name=took,proto3" json:"took,omitempty"`
 	VolumeIds     []string             `protobuf:"bytes,5,rep,name=volume_ids,json=volumeIds,proto3" json:"volume_ids,omitempty"`
+	Volumes       []*FailoverVolume    `protobuf:"bytes,6,rep,name=volumes,proto3" json:"volumes,omitempty"` // the same, by name; empty from a site of a version before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2699,6 +2708,73 @@ func (x *FailoverResponse) GetVolumeIds() []string {
 		return x.VolumeIds
 	}
 	return nil
+}
+
+func (x *FailoverResponse) GetVolumes() []*FailoverVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+type FailoverVolume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Claim         string                 `protobuf:"bytes,3,opt,name=claim,proto3" json:"claim,omitempty"` // as of Volume
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailoverVolume) Reset() {
+	*x = FailoverVolume{}
+	mi := &file_admin_v1_admin_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailoverVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailoverVolume) ProtoMessage() {}
+
+func (x *FailoverVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailoverVolume.ProtoReflect.Descriptor instead.
+func (*FailoverVolume) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *FailoverVolume) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *FailoverVolume) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FailoverVolume) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
 }
 
 var File_admin_v1_admin_proto protoreflect.FileDescriptor
@@ -2843,7 +2919,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12.\n" +
 	"\x05point\x18\x03 \x01(\v2\x18.lockstep.admin.v1.PointR\x05point\x127\n" +
 	"\aexports\x18\x04 \x03(\v2\x1d.lockstep.admin.v1.ViewExportR\aexports\x12-\n" +
-	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\x82\x01\n" +
+	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\x98\x01\n" +
 	"\n" +
 	"ViewExport\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x1f\n" +
@@ -2851,7 +2927,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"volumeName\x12\x1d\n" +
 	"\n" +
 	"nbd_socket\x18\x03 \x01(\tR\tnbdSocket\x12\x17\n" +
-	"\anbd_uri\x18\x04 \x01(\tR\x06nbdUri\"?\n" +
+	"\anbd_uri\x18\x04 \x01(\tR\x06nbdUri\x12\x14\n" +
+	"\x05claim\x18\x05 \x01(\tR\x05claim\"?\n" +
 	"\x10OpenViewResponse\x12+\n" +
 	"\x04view\x18\x01 \x01(\v2\x17.lockstep.admin.v1.ViewR\x04view\"\"\n" +
 	"\x10CloseViewRequest\x12\x0e\n" +
@@ -2886,14 +2963,19 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x0fFailoverRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\tR\x02at\x12\x17\n" +
-	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"\xd1\x01\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"\x8e\x02\n" +
 	"\x10FailoverResponse\x12.\n" +
 	"\x05point\x18\x01 \x01(\v2\x18.lockstep.admin.v1.PointR\x05point\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12+\n" +
 	"\x03rpo\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03rpo\x12-\n" +
 	"\x04took\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x1d\n" +
 	"\n" +
-	"volume_ids\x18\x05 \x03(\tR\tvolumeIds*@\n" +
+	"volume_ids\x18\x05 \x03(\tR\tvolumeIds\x12;\n" +
+	"\avolumes\x18\x06 \x03(\v2!.lockstep.admin.v1.FailoverVolumeR\avolumes\"J\n" +
+	"\x0eFailoverVolume\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05claim\x18\x03 \x01(\tR\x05claim*@\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x10\n" +
@@ -2932,7 +3014,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.admin.v1.Role
 	(*Position)(nil),              // 1: lockstep.admin.v1.Position
@@ -2978,102 +3060,104 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*CommitRewindResponse)(nil),  // 41: lockstep.admin.v1.CommitRewindResponse
 	(*FailoverRequest)(nil),       // 42: lockstep.admin.v1.FailoverRequest
 	(*FailoverResponse)(nil),      // 43: lockstep.admin.v1.FailoverResponse
-	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 45: google.protobuf.Duration
+	(*FailoverVolume)(nil),        // 44: lockstep.admin.v1.FailoverVolume
+	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 46: google.protobuf.Duration
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	44, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	45, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	4,  // 1: lockstep.admin.v1.GetStatusResponse.peers:type_name -> lockstep.admin.v1.Peer
 	5,  // 2: lockstep.admin.v1.GetStatusResponse.groups:type_name -> lockstep.admin.v1.Group
 	8,  // 3: lockstep.admin.v1.GetStatusResponse.volumes:type_name -> lockstep.admin.v1.Volume
-	44, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	45, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
 	0,  // 5: lockstep.admin.v1.Group.role:type_name -> lockstep.admin.v1.Role
 	9,  // 6: lockstep.admin.v1.Group.newest:type_name -> lockstep.admin.v1.Point
-	45, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
-	45, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
-	45, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
+	46, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
+	46, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
+	46, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
 	6,  // 10: lockstep.admin.v1.Group.lag:type_name -> lockstep.admin.v1.Lag
 	35, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
 	7,  // 12: lockstep.admin.v1.Group.conditions:type_name -> lockstep.admin.v1.Condition
-	44, // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
-	45, // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
+	45, // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
+	46, // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
 	0,  // 15: lockstep.admin.v1.Volume.role:type_name -> lockstep.admin.v1.Role
 	1,  // 16: lockstep.admin.v1.Volume.tip:type_name -> lockstep.admin.v1.Position
 	1,  // 17: lockstep.admin.v1.Volume.durable:type_name -> lockstep.admin.v1.Position
 	1,  // 18: lockstep.admin.v1.Volume.horizon:type_name -> lockstep.admin.v1.Position
 	6,  // 19: lockstep.admin.v1.Volume.lag:type_name -> lockstep.admin.v1.Lag
-	44, // 20: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
-	44, // 21: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
+	45, // 20: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
+	45, // 21: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
 	1,  // 22: lockstep.admin.v1.Timeline.parent:type_name -> lockstep.admin.v1.Position
-	44, // 23: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	45, // 23: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
 	5,  // 24: lockstep.admin.v1.ListGroupsResponse.groups:type_name -> lockstep.admin.v1.Group
 	5,  // 25: lockstep.admin.v1.DescribeGroupResponse.group:type_name -> lockstep.admin.v1.Group
 	8,  // 26: lockstep.admin.v1.DescribeGroupResponse.members:type_name -> lockstep.admin.v1.Volume
 	10, // 27: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
 	9,  // 28: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
 	9,  // 29: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
-	44, // 30: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
-	44, // 31: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
+	45, // 30: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
+	45, // 31: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
 	9,  // 32: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
 	9,  // 33: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
-	45, // 34: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
+	46, // 34: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
 	9,  // 35: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
 	8,  // 36: lockstep.admin.v1.ReopenVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
-	45, // 37: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
+	46, // 37: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
 	8,  // 38: lockstep.admin.v1.AdoptVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
 	9,  // 39: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
 	29, // 40: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
-	45, // 41: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
+	46, // 41: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
 	28, // 42: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
 	28, // 43: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
 	9,  // 44: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
 	9,  // 45: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
-	44, // 46: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
+	45, // 46: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
 	35, // 47: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	45, // 48: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
+	46, // 48: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
 	9,  // 49: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
-	45, // 50: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
+	46, // 50: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
 	9,  // 51: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
 	9,  // 52: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
-	45, // 53: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
-	45, // 54: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
-	2,  // 55: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
-	11, // 56: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
-	13, // 57: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
-	15, // 58: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
-	17, // 59: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
-	19, // 60: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
-	27, // 61: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
-	31, // 62: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
-	33, // 63: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
-	36, // 64: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
-	38, // 65: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
-	40, // 66: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
-	42, // 67: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
-	21, // 68: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
-	25, // 69: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
-	23, // 70: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
-	3,  // 71: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
-	12, // 72: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
-	14, // 73: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
-	16, // 74: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
-	18, // 75: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
-	20, // 76: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
-	30, // 77: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
-	32, // 78: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
-	34, // 79: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
-	37, // 80: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
-	39, // 81: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
-	41, // 82: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
-	43, // 83: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
-	22, // 84: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
-	26, // 85: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
-	24, // 86: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
-	71, // [71:87] is the sub-list for method output_type
-	55, // [55:71] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	46, // 53: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
+	46, // 54: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
+	44, // 55: lockstep.admin.v1.FailoverResponse.volumes:type_name -> lockstep.admin.v1.FailoverVolume
+	2,  // 56: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
+	11, // 57: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
+	13, // 58: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
+	15, // 59: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
+	17, // 60: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
+	19, // 61: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
+	27, // 62: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
+	31, // 63: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
+	33, // 64: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
+	36, // 65: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
+	38, // 66: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
+	40, // 67: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
+	42, // 68: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
+	21, // 69: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
+	25, // 70: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
+	23, // 71: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
+	3,  // 72: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
+	12, // 73: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
+	14, // 74: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
+	16, // 75: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
+	18, // 76: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
+	20, // 77: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
+	30, // 78: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
+	32, // 79: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
+	34, // 80: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
+	37, // 81: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
+	39, // 82: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
+	41, // 83: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
+	43, // 84: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
+	22, // 85: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
+	26, // 86: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
+	24, // 87: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
+	72, // [72:88] is the sub-list for method output_type
+	56, // [56:72] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -3087,7 +3171,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
