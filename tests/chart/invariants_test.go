@@ -61,13 +61,19 @@ func TestContainers(t *testing.T) {
 }
 
 // The first process of a namespace never sees a SIGTERM that comes before it has a
-// handler, also none of the default action (pid_namespaces(7)): an engine that is
-// stopped in the moment in which it starts would stay for its grace period, with
-// its volume's next engine waiting.
-func TestAnEngineIsNotTheFirstProcess(t *testing.T) {
+// handler, also none of the default action (pid_namespaces(7)). For a Go program
+// that is until its runtime has started, before any code of its own: one that is
+// stopped in the moment in which it starts would stay for its grace period; of an
+// engine with its volume's next engine waiting, of a node plugin with the node's.
+func TestNoRoleIsTheFirstProcess(t *testing.T) {
 	forEachRendering(t, func(t *testing.T, objects []*unstructured.Unstructured) {
-		if share := podOf(t, objects, "engine").Spec.ShareProcessNamespace; share == nil || !*share {
-			t.Error("the engine is the first process of its namespace")
+		for _, p := range pods(t, objects) {
+			if !slices.Contains([]string{"controller", "node", "engine", "gateway"}, p.role) {
+				continue // not a program of ours
+			}
+			if share := p.Spec.ShareProcessNamespace; share == nil || !*share {
+				t.Errorf("%s is the first process of its namespace", p.role)
+			}
 		}
 	})
 }
