@@ -60,7 +60,9 @@ func backingError(err error) error {
 	switch {
 	case errors.Is(err, backing.ErrExhausted):
 		return fmt.Errorf("%w: %w", fleet.ErrExhausted, err)
-	case errors.Is(err, backing.ErrClass), errors.Is(err, backing.ErrInvalid), errors.Is(err, backing.ErrNotExpandable), errors.Is(err, backing.ErrTopology):
+	case errors.Is(err, backing.ErrNotExpandable):
+		return fmt.Errorf("%w: %w: %w", controller.ErrInvalid, fleet.ErrNotExpandable, err)
+	case errors.Is(err, backing.ErrClass), errors.Is(err, backing.ErrInvalid), errors.Is(err, backing.ErrTopology):
 		return fmt.Errorf("%w: %w", controller.ErrInvalid, err)
 	case errors.Is(err, backing.ErrNeedsEngine):
 		return fmt.Errorf("%w: %w", fleet.ErrNeedsEngine, err)

@@ -172,6 +172,8 @@ var (
 	ErrNotFound = errors.New("no such volume")
 	// ErrExhausted: no room for a backing volume.
 	ErrExhausted = errors.New("no room for the backing volume")
+	// ErrNotExpandable: the backing volume's storage cannot grow it.
+	ErrNotExpandable = errors.New("backing volume cannot grow")
 	// ErrElsewhere: the engine runs on another node.
 	ErrElsewhere = errors.New("engine runs on another node")
 	// ErrHeld: the engine is held back from upgrades.

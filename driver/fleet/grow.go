@@ -43,8 +43,8 @@ func (f *Fleet) growBacking(ctx context.Context, v *volume, sizeBytes int64) err
 }
 
 // follow has a volume's backing volumes become as big as they should be: a
-// replica's as its primary's volume has, and a journal's own as its budget has. It
-// tries until it has, and never waits: records do not either.
+// replica's as its primary's volume has, and those of both as the journal's budget
+// has. It tries until it has, and never waits: records do not either.
 func (f *Fleet) follow(v *volume) {
 	if !f.isShort(v) {
 		return
@@ -60,6 +60,10 @@ func (f *Fleet) follow(v *volume) {
 	f.joined.Go(func() {
 		for f.stillGrows(v) {
 			err := f.catchUp(v)
+			if errors.Is(err, ErrNotExpandable) && f.resign(v) {
+				f.cfg.Log.Info("backing volume does not grow with the journal's budget: history is as long as there is room", "volume", f.recordOf(v).ID, "error", err)
+				continue
+			}
 			// What merely takes long is no trouble yet.
 			underWay := errors.Is(err, context.DeadlineExceeded) && f.cfg.Clock.Now().Sub(began) < growTimeout
 			if !underWay {
@@ -94,7 +98,29 @@ func (f *Fleet) isShort(v *volume) bool {
 		return true
 	}
 	st, err := f.groups.State(r.Group)
-	return err == nil && r.Backing.JournalClass != "" && r.Backing.JournalBytes < journalBytes(st.Settings, r.SizeBytes)
+	if err != nil {
+		return false // it is in no group
+	}
+	budget := journalBytes(st.Settings, r.SizeBytes)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return r.Backing.JournalBytes < budget && v.rigid != budget
+}
+
+// resign gives up to grow a backing volume with a budget, and reports whether that
+// is all that it is too small for. A journal beside the base shares its room with
+// it, and does with what there is: the engine has the budget at once. Tried again
+// with the next budget, or by the next controller.
+func (f *Fleet) resign(v *volume) bool {
+	r := f.recordOf(v)
+	st, err := f.groups.State(r.Group)
+	if err != nil || r.Backing.JournalClass != "" || r.Backing.VolumeBytes < r.SizeBytes {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v.rigid = journalBytes(st.Settings, r.SizeBytes)
+	return true
 }
 
 // stillGrows reports whether a backing volume is too small; if it is not, whoever

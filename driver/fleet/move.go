@@ -51,6 +51,7 @@ func (f *Fleet) MoveVolume(ctx context.Context, id journal.VolumeID, to string, 
 	if err := f.move(ctx, v, r.Group, to, settings); err != nil {
 		return err
 	}
+	f.follow(v) // its budget is the new group's
 	for _, name := range []string{r.Group, to} {
 		f.pokeGroup(name)
 		if _, _, err := f.groups.TakePoint(ctx, name, ""); err != nil {

@@ -60,11 +60,17 @@ type cluster struct {
 	expanded map[journal.VolumeID]int64
 	// journals are the budgets that journals' own backing volumes have room for.
 	journals map[journal.VolumeID]int64
+	// rooms are the budgets that backing volumes were expanded for, of journals
+	// of their own or not.
+	rooms    map[journal.VolumeID]int64
 	refusals int
-	engines  map[journal.VolumeID]*process
-	starts   int // engines started so far
-	full     bool
-	deaf     bool // engines do not answer
+	// rigid: backing volumes cannot grow. tries counts expansions asked for.
+	rigid   bool
+	tries   int
+	engines map[journal.VolumeID]*process
+	starts  int // engines started so far
+	full    bool
+	deaf    bool // engines do not answer
 	// connections are those that engines took so far.
 	connections int
 	clock       clock.Clock
@@ -94,7 +100,7 @@ type process struct {
 }
 
 func newCluster(t *testing.T) *cluster {
-	c := &cluster{t: t, site: "a", linger: 20 * time.Millisecond, peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, groups: map[journal.VolumeID]string{}, expanded: map[journal.VolumeID]int64{}, journals: map[journal.VolumeID]int64{}, engines: map[journal.VolumeID]*process{}}
+	c := &cluster{t: t, site: "a", linger: 20 * time.Millisecond, peers: map[string]fleet.Peer{}, db: kv.NewMemory(), backing: map[journal.VolumeID]*vfs.Mem{}, classes: map[journal.VolumeID]string{}, groups: map[journal.VolumeID]string{}, expanded: map[journal.VolumeID]int64{}, journals: map[journal.VolumeID]int64{}, rooms: map[journal.VolumeID]int64{}, engines: map[journal.VolumeID]*process{}}
 	t.Cleanup(func() {
 		for id := range c.engines {
 			c.kill(id)
@@ -135,11 +141,15 @@ func (c *cluster) Ensure(_ context.Context, spec fleet.BackingSpec) (fleet.Place
 func (c *cluster) Expand(_ context.Context, spec fleet.BackingSpec) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.tries++
+	if c.rigid {
+		return fleet.ErrNotExpandable
+	}
 	if c.refusals > 0 {
 		c.refusals--
 		return fleet.ErrExhausted
 	}
-	c.expanded[spec.Volume] = spec.VolumeBytes
+	c.expanded[spec.Volume], c.rooms[spec.Volume] = spec.VolumeBytes, spec.JournalBytes
 	if spec.JournalClass != "" {
 		c.journals[spec.Volume] = spec.JournalBytes
 	}

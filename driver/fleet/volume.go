@@ -34,6 +34,9 @@ type volume struct {
 	failure  error           // why there is no client
 	trouble  error           // why a backing volume is too small
 	growing  bool            // it is being expanded
+	// rigid is the journal budget that the backing volume has no room for and will
+	// not have: its storage cannot grow it. 0: none.
+	rigid int64
 	// growAsked counts who found it too small.
 	growAsked uint64
 	gone      bool // deleted: tend ends
