@@ -213,6 +213,13 @@ type GroupMember struct {
 	// Whether the node has its block device.
 	// +optional
 	Attached bool `json:"attached"`
+	// How the device's requests come from the kernel: dev-fuse or io-uring; empty
+	// while it is not attached.
+	// +optional
+	Transport string `json:"transport,omitempty"`
+	// Why that is not what the node plugin was asked for.
+	// +optional
+	TransportFallback string `json:"transportFallback,omitempty"`
 	// What the journal holds now, on disk.
 	// +optional
 	Journal *resource.Quantity `json:"journal,omitempty"`

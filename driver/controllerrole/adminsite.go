@@ -50,7 +50,10 @@ func (a adminSite) Volume(id journal.VolumeID) (adminserver.Volume, error) {
 }
 
 func (a adminSite) volumeOf(v fleet.Volume) adminserver.Volume {
-	out := adminserver.Volume{ID: v.ID, Name: v.Name, Group: v.Group, Node: v.Node, SizeBytes: v.SizeBytes, Device: v.State.Device, Err: v.Err}
+	out := adminserver.Volume{ID: v.ID, Name: v.Name, Group: v.Group, Node: v.Node, SizeBytes: v.SizeBytes, Device: v.State.Device, Transport: v.State.Transport, Err: v.Err}
+	if why := v.State.TransportFallback; why != "" {
+		out.Fallback = errors.New(why)
+	}
 	if namespace, name, ok := v.ClaimOf(); ok {
 		out.Claim = namespace + "/" + name
 	}

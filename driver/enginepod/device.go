@@ -7,6 +7,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 )
 
 // Devices provides block devices on this node.
@@ -21,6 +22,9 @@ type Devices interface {
 type Device interface {
 	// Path is its path on the node, /dev/loopN.
 	Path() string
+	// Transport is how its requests come from the kernel; the error says why that
+	// is not what the node was asked for, and is nil if it is.
+	Transport() (fuse.Transport, error)
 	// Resize shows the device's new size to the kernel.
 	Resize(ctx context.Context) error
 	// Detach takes the device away once everything written to it is with the

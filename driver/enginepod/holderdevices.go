@@ -61,6 +61,11 @@ type attached struct {
 
 func (a *attached) Path() string { return a.path }
 
+func (a *attached) Transport() (fuse.Transport, error) {
+	session := a.keeper.Session()
+	return session.Init.Transport(), session.Fallback
+}
+
 func (a *attached) Resize(ctx context.Context) error {
 	_, err := a.keeper.Resize(ctx)
 	return err

@@ -15,6 +15,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/enginepod"
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -79,9 +80,10 @@ func (d *devices) attached() *device {
 	return d.now
 }
 
-func (d *device) Path() string                 { return "/dev/test0" }
-func (d *device) Resize(context.Context) error { return nil }
-func (d *device) Lost() <-chan struct{}        { return d.lost }
+func (d *device) Path() string                       { return "/dev/test0" }
+func (d *device) Resize(context.Context) error       { return nil }
+func (d *device) Transport() (fuse.Transport, error) { return fuse.TransportDevice, nil }
+func (d *device) Lost() <-chan struct{}              { return d.lost }
 
 func (d *device) Detach(context.Context) error {
 	d.node.mu.Lock()

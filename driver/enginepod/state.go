@@ -16,6 +16,10 @@ func (p *Pod) State() (control.State, <-chan struct{}) {
 		FencedBelow: p.record.FencedBelow, Leaving: p.leaving}
 	if p.device != nil {
 		s.Device = p.device.Path()
+		transport, fallback := p.device.Transport()
+		if s.Transport = string(transport); fallback != nil {
+			s.TransportFallback = fallback.Error()
+		}
 	}
 	s.Replication = p.replicationState()
 	err := p.failure

@@ -7,7 +7,7 @@ import (
 )
 
 // setBudget gives a group another journal budget, as a VolumeAttributesClass or
-// a ConsistencyGroup does.
+// a ConsistencyGroup does: both try again while an engine is on its way out.
 func setBudget(t *testing.T, f *fleet.Fleet, name string, to int64) {
 	t.Helper()
 	st, err := f.Groups().State(name)
@@ -16,9 +16,7 @@ func setBudget(t *testing.T, f *fleet.Fleet, name string, to int64) {
 	}
 	settings := st.Settings
 	settings.JournalBytes = to
-	if err := f.Groups().Modify(bounded(t), name, settings); err != nil {
-		t.Fatal(err)
-	}
+	until(t, "the group to take the budget", func() bool { return f.Groups().Modify(bounded(t), name, settings) == nil })
 }
 
 // room is the budget that a backing volume was last expanded for, and how often

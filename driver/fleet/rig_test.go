@@ -21,6 +21,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/fleet"
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/internal/kv"
@@ -64,6 +65,8 @@ type cluster struct {
 	// of their own or not.
 	rooms    map[journal.VolumeID]int64
 	refusals int
+	// fallback is why devices are not over io_uring; nil: nobody asked for it.
+	fallback error
 	// rigid: backing volumes cannot grow. tries counts expansions asked for.
 	rigid   bool
 	tries   int
@@ -97,6 +100,8 @@ type process struct {
 	l     *bufconn.Listener
 	ended sync.WaitGroup
 	dev   *device
+	// fallback is that of its device.
+	fallback error
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -212,7 +217,7 @@ func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec) (fleet.Endpoin
 		}
 		return fleet.Endpoint{Address: spec.Volume.String(), Node: p.node, Template: p.made}, nil
 	}
-	p := &process{node: node, made: c.template}
+	p := &process{node: node, made: c.template, fallback: c.fallback}
 	fs := c.backing[spec.Volume]
 	if fs == nil {
 		return fleet.Endpoint{}, errors.New("no backing volume")
@@ -313,17 +318,20 @@ type device struct {
 	busy bool
 	gone bool // withdrawn
 	lost chan struct{}
+	// fallback is why it is not over io_uring.
+	fallback error
 }
 
 func (p *process) Attach(_ context.Context, _ control.Attach, dev engine.Device) (enginepod.Device, error) {
-	p.dev = &device{Device: dev, lost: make(chan struct{})}
+	p.dev = &device{Device: dev, lost: make(chan struct{}), fallback: p.fallback}
 	return p.dev, nil
 }
 
-func (d *device) Path() string                 { return "/dev/test0" }
-func (d *device) Resize(context.Context) error { return nil }
-func (d *device) Lost() <-chan struct{}        { return d.lost }
-func (d *device) Release() error               { return nil }
+func (d *device) Path() string                       { return "/dev/test0" }
+func (d *device) Resize(context.Context) error       { return nil }
+func (d *device) Transport() (fuse.Transport, error) { return fuse.TransportDevice, d.fallback }
+func (d *device) Lost() <-chan struct{}              { return d.lost }
+func (d *device) Release() error                     { return nil }
 func (d *device) Unused(ctx context.Context) error {
 	return d.Detach(ctx)
 }

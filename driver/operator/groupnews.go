@@ -76,11 +76,18 @@ func memberNews(old, now []v1alpha1.GroupMember) []news {
 	var out []news
 	for _, m := range now {
 		i := slices.IndexFunc(old, func(o v1alpha1.GroupMember) bool { return o.Volume == m.Volume })
+		var before v1alpha1.GroupMember
+		if i >= 0 {
+			before = old[i]
+		}
+		if m.TransportFallback != "" && m.TransportFallback != before.TransportFallback {
+			out = append(out, news{corev1.EventTypeWarning, "TransportFallback", "Attach",
+				fmt.Sprintf("on node %s the device is served over %s, slower than over what the node plugin asks for: %s", m.Node, m.Transport, m.TransportFallback), m.Volume})
+		}
 		if i < 0 {
 			out = append(out, news{corev1.EventTypeNormal, "Journaled", "Create", "the claim's volume " + m.Volume + " is a member of its group", m.Volume})
 			continue
 		}
-		before := old[i]
 		switch {
 		case m.Reason != "" && m.Reason != before.Reason:
 			out = append(out, news{corev1.EventTypeWarning, m.Reason, "Serve", m.Message, m.Volume})

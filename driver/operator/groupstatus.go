@@ -125,6 +125,9 @@ func memberOf(v *fleet.Volume, lags map[journal.VolumeID]v1alpha1.Lag) v1alpha1.
 	if key, ok := claimOf(v); ok {
 		out.Claim = key.Name
 	}
+	if out.Attached {
+		out.Transport, out.TransportFallback = v.State.Transport, v.State.TransportFallback
+	}
 	if s := v.State.Store; s != nil {
 		out.Journal = quantity(s.JournalBytes)
 	}
@@ -270,7 +273,7 @@ func places(members []v1alpha1.GroupMember) []string {
 		if m.Size != nil {
 			size = m.Size.String()
 		}
-		out = append(out, fmt.Sprint(m.Volume, m.Claim, m.Node, m.Attached, m.Reason, size))
+		out = append(out, fmt.Sprint(m.Volume, m.Claim, m.Node, m.Attached, m.Transport, m.TransportFallback, m.Reason, size))
 	}
 	return out
 }

@@ -137,7 +137,11 @@ type State struct {
 	FencedBelow uint64
 	Store       *StoreState // nil until there is a store
 	Device      string      // path on the engine's node; empty while detached
-	Replication *ReplicationState
+	// Transport is how the device's requests come from the kernel, and
+	// TransportFallback why that is not what the node was asked for; both empty
+	// while detached.
+	Transport, TransportFallback string
+	Replication                  *ReplicationState
 	// Leaving is set when the process was told to end and serves on until
 	// another one waits for its place.
 	Leaving bool

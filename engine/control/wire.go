@@ -166,7 +166,7 @@ func decodeCheckpoint(m *enginev1.Checkpoint) (journal.Checkpoint, error) {
 
 func encodeState(s State) *enginev1.State {
 	out := &enginev1.State{Volume: s.Volume[:], Incarnation: s.Incarnation, Version: s.Version, Term: s.Term, Revision: s.Revision,
-		FencedBelow: s.FencedBelow, Leaving: s.Leaving, Device: s.Device, Error: s.Error, Reason: string(s.Reason)}
+		FencedBelow: s.FencedBelow, Leaving: s.Leaving, Device: s.Device, Transport: s.Transport, TransportFallback: s.TransportFallback, Error: s.Error, Reason: string(s.Reason)}
 	if st := s.Store; st != nil {
 		out.Store = &enginev1.Store{
 			SizeBytes: st.SizeBytes, Tip: encodePosition(st.Tip), Durable: encodePosition(st.Durable), Horizon: encodePosition(st.Horizon),
@@ -191,7 +191,7 @@ func decodeState(m *enginev1.State) (State, error) {
 		return State{}, err
 	}
 	s := State{Volume: volume, Incarnation: m.GetIncarnation(), Version: m.GetVersion(), Term: m.GetTerm(), Revision: m.GetRevision(),
-		FencedBelow: m.GetFencedBelow(), Leaving: m.GetLeaving(), Device: m.GetDevice(), Error: m.GetError(), Reason: Reason(m.GetReason())}
+		FencedBelow: m.GetFencedBelow(), Leaving: m.GetLeaving(), Device: m.GetDevice(), Transport: m.GetTransport(), TransportFallback: m.GetTransportFallback(), Error: m.GetError(), Reason: Reason(m.GetReason())}
 	if st := m.GetStore(); st != nil {
 		s.Store = &StoreState{
 			SizeBytes: st.GetSizeBytes(), Tip: decodePosition(st.GetTip()), Durable: decodePosition(st.GetDurable()), Horizon: decodePosition(st.GetHorizon()),

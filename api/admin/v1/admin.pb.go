@@ -627,8 +627,7 @@ type Volume struct {
 	// has left the group there. It stays until it is removed.
 	Orphaned bool `protobuf:"varint,18,opt,name=orphaned,proto3" json:"orphaned,omitempty"`
 	// How the device's requests come from the kernel while it is attached
-	// ("dev-fuse" or "io-uring"), and why that is not what was asked for. Empty in
-	// a cluster, where the node's metrics tell.
+	// ("dev-fuse" or "io-uring"), and why that is not what was asked for.
 	Transport         string `protobuf:"bytes,19,opt,name=transport,proto3" json:"transport,omitempty"`
 	TransportFallback string `protobuf:"bytes,20,opt,name=transport_fallback,json=transportFallback,proto3" json:"transport_fallback,omitempty"`
 	unknownFields     protoimpl.UnknownFields

@@ -436,9 +436,14 @@ type State struct {
 	FencedBelow uint64 `protobuf:"varint,11,opt,name=fenced_below,json=fencedBelow,proto3" json:"fenced_below,omitempty"`
 	// The process was told to end, and serves its device on until a successor
 	// waits for its place.
-	Leaving       bool `protobuf:"varint,12,opt,name=leaving,proto3" json:"leaving,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Leaving bool `protobuf:"varint,12,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// How the device's requests come from the kernel ("dev-fuse" or "io-uring"),
+	// and why that is not what the node was asked for; empty while detached, and
+	// from an engine of a version before.
+	Transport         string `protobuf:"bytes,13,opt,name=transport,proto3" json:"transport,omitempty"`
+	TransportFallback string `protobuf:"bytes,14,opt,name=transport_fallback,json=transportFallback,proto3" json:"transport_fallback,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *State) Reset() {
@@ -553,6 +558,20 @@ func (x *State) GetLeaving() bool {
 		return x.Leaving
 	}
 	return false
+}
+
+func (x *State) GetTransport() string {
+	if x != nil {
+		return x.Transport
+	}
+	return ""
+}
+
+func (x *State) GetTransportFallback() string {
+	if x != nil {
+		return x.TransportFallback
+	}
+	return ""
 }
 
 type Store struct {
@@ -2645,7 +2664,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x18\n" +
 	"\amembers\x18\x04 \x03(\fR\amembers\x128\n" +
 	"\bposition\x18\x05 \x01(\v2\x1c.lockstep.engine.v1.PositionR\bposition\"\x0e\n" +
-	"\fWatchRequest\"\x82\x03\n" +
+	"\fWatchRequest\"\xcf\x03\n" +
 	"\x05State\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x18\n" +
@@ -2659,7 +2678,9 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x06reason\x18\n" +
 	" \x01(\tR\x06reason\x12!\n" +
 	"\ffenced_below\x18\v \x01(\x04R\vfencedBelow\x12\x18\n" +
-	"\aleaving\x18\f \x01(\bR\aleaving\"\xb3\x05\n" +
+	"\aleaving\x18\f \x01(\bR\aleaving\x12\x1c\n" +
+	"\ttransport\x18\r \x01(\tR\ttransport\x12-\n" +
+	"\x12transport_fallback\x18\x0e \x01(\tR\x11transportFallback\"\xb3\x05\n" +
 	"\x05Store\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\x12.\n" +
