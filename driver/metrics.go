@@ -54,13 +54,15 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 		storeMetrics.Checks(ch, v.Stats.Damaged, &v.Scrub, id, v.Group)
 	}
 	for _, name := range c.site.Groups().Groups() {
-		g, err := c.site.Groups().Group(context.Background(), name)
+		g, err := c.site.Groups().Summary(context.Background(), name)
 		if err != nil {
 			continue // ended meanwhile
 		}
-		if n := len(g.Points); n > 0 {
-			gauge(newestPoint, float64(g.Points[n-1].ValidUntil.UnixNano())/1e9, name)
-			gauge(oldestPoint, float64(g.Points[0].Time.UnixNano())/1e9, name)
+		if g.Newest != nil {
+			gauge(newestPoint, float64(g.Newest.ValidUntil.UnixNano())/1e9, name)
+		}
+		if g.Oldest != nil {
+			gauge(oldestPoint, float64(g.Oldest.Time.UnixNano())/1e9, name)
 		}
 		gauge(wantedWindow, g.State.Settings.Window.Seconds(), name)
 		for outcome, n := range map[string]uint64{"committed": g.Stats.Committed, "idle": g.Stats.Idle, "aborted": g.Stats.Aborted} {

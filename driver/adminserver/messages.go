@@ -22,6 +22,14 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(t)
 }
 
+// moment is zero for none.
+func moment(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}
+
 func position(p journal.Position) *adminv1.Position {
 	return &adminv1.Position{Timeline: uint64(p.Timeline), Seq: uint64(p.Seq)}
 }
@@ -31,6 +39,10 @@ func point(p group.Point) *adminv1.Point {
 		return nil
 	}
 	return &adminv1.Point{Checkpoint: uint64(p.Checkpoint), Time: stamp(p.Time), ValidUntil: stamp(p.ValidUntil), Pins: p.Pins, Members: uint32(len(p.Members))}
+}
+
+func listed(p groups.ListedPoint) *adminv1.Point {
+	return &adminv1.Point{Checkpoint: uint64(p.Checkpoint), Time: stamp(p.Time), ValidUntil: stamp(p.ValidUntil), Pins: p.Pins, Members: uint32(p.Members)}
 }
 
 func role(r group.Role) adminv1.Role {
@@ -50,7 +62,7 @@ func rewind(r *group.Rewind) *adminv1.Rewind {
 	return &adminv1.Rewind{To: point(r.To), From: point(r.From), Started: stamp(r.Started)}
 }
 
-func (s *Server) group(g *groups.Group) *adminv1.Group {
+func (s *Server) group(g *groups.Summary) *adminv1.Group {
 	st := g.State
 	out := &adminv1.Group{
 		Name: st.Name, Role: role(st.Role), Term: uint64(st.Term), Peer: st.Settings.ReplicateTo, Members: uint32(len(st.Members)),
@@ -60,8 +72,8 @@ func (s *Server) group(g *groups.Group) *adminv1.Group {
 	if st.Role == group.RoleReplica {
 		out.Peer = st.Source
 	}
-	if n := len(g.Points); n > 0 {
-		out.Newest = point(g.Points[n-1])
+	if g.Newest != nil {
+		out.Newest = point(*g.Newest)
 	}
 	if g.Sending != nil {
 		out.Lag = &adminv1.Lag{}
@@ -76,7 +88,7 @@ func (s *Server) group(g *groups.Group) *adminv1.Group {
 	return out
 }
 
-func (s *Server) conditions(g *groups.Group) []*adminv1.Condition {
+func (s *Server) conditions(g *groups.Summary) []*adminv1.Condition {
 	var out []*adminv1.Condition
 	add := func(kind string, ok bool, reason, message string) {
 		out = append(out, &adminv1.Condition{Type: kind, Ok: ok, Reason: reason, Message: message})
@@ -86,9 +98,9 @@ func (s *Server) conditions(g *groups.Group) []*adminv1.Condition {
 		add("Ready", false, "OperationPending", "a "+string(g.State.Pending.Kind)+" was interrupted and could not be finished: see the site's log, then restart the site")
 	case g.Stats.LastError != nil:
 		add("Ready", false, "CheckpointMissed", g.Stats.LastError.Error())
-	case len(g.Points) == 0 && g.Resting:
+	case g.Newest == nil && g.Resting:
 		add("Ready", true, "Resting", "no volume of the group is in use: its newest point stays true")
-	case len(g.Points) == 0:
+	case g.Newest == nil:
 		add("Ready", false, "NoRecoveryPoint", "no recovery point exists yet: wait for the first checkpoint")
 	default:
 		add("Ready", true, "RecoveryPoint", "recovery points are being taken")
@@ -108,7 +120,7 @@ func (s *Server) conditions(g *groups.Group) []*adminv1.Condition {
 }
 
 // fed tells how a replica is fed.
-func (s *Server) fed(g *groups.Group) (ok bool, reason, message string) {
+func (s *Server) fed(g *groups.Summary) (ok bool, reason, message string) {
 	source := g.State.Source
 	if !g.State.Orphaned.IsZero() {
 		return false, "Orphaned", "the group has ended at site " + source + ": fail over to what is here, or remove it, see `orphans`"

@@ -46,7 +46,7 @@ func New(cfg Config) *Server { return &Server{cfg: cfg, started: cfg.Clock.Now()
 func (s *Server) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (*adminv1.GetStatusResponse, error) {
 	resp := &adminv1.GetStatusResponse{Site: s.cfg.Site.Name(), Version: s.cfg.Version, Started: stamp(s.started), Peers: s.peers()}
 	for _, name := range s.cfg.Site.Groups().Groups() {
-		if g, err := s.cfg.Site.Groups().Group(ctx, name); err == nil {
+		if g, err := s.cfg.Site.Groups().Summary(ctx, name); err == nil {
 			resp.Groups = append(resp.Groups, s.group(&g))
 		}
 	}
@@ -60,7 +60,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (*a
 func (s *Server) ListGroups(ctx context.Context, _ *adminv1.ListGroupsRequest) (*adminv1.ListGroupsResponse, error) {
 	resp := &adminv1.ListGroupsResponse{}
 	for _, name := range s.cfg.Site.Groups().Groups() {
-		if g, err := s.cfg.Site.Groups().Group(ctx, name); err == nil {
+		if g, err := s.cfg.Site.Groups().Summary(ctx, name); err == nil {
 			resp.Groups = append(resp.Groups, s.group(&g))
 		}
 	}
@@ -74,7 +74,7 @@ func (s *Server) DescribeGroup(ctx context.Context, req *adminv1.DescribeGroupRe
 		return nil, answer(err)
 	}
 	defer release()
-	g, err := s.cfg.Site.Groups().Group(ctx, req.GetGroup())
+	g, err := s.cfg.Site.Groups().Summary(ctx, req.GetGroup())
 	if err != nil {
 		return nil, answer(err)
 	}
@@ -89,13 +89,15 @@ func (s *Server) DescribeGroup(ctx context.Context, req *adminv1.DescribeGroupRe
 			resp.Timelines = timelines(v)
 		}
 	}
-	for i := range g.Points {
-		if len(g.Points[i].Pins) > 0 {
-			resp.Pinned = append(resp.Pinned, point(g.Points[i]))
-		}
+	pinned, err := s.cfg.Site.Groups().PinnedPoints(ctx, req.GetGroup())
+	if err != nil {
+		return nil, answer(err)
 	}
-	if len(g.Points) > 0 {
-		resp.Oldest = point(g.Points[0])
+	for i := range pinned {
+		resp.Pinned = append(resp.Pinned, point(pinned[i]))
+	}
+	if g.Oldest != nil {
+		resp.Oldest = point(*g.Oldest)
 	}
 	return resp, nil
 }
@@ -120,20 +122,13 @@ func (s *Server) ListPoints(ctx context.Context, req *adminv1.ListPointsRequest)
 		return nil, answer(err)
 	}
 	defer release()
-	points, err := s.cfg.Site.Groups().Points(ctx, req.GetGroup())
+	points, total, err := s.cfg.Site.Groups().ListPoints(ctx, req.GetGroup(), moment(req.From), moment(req.To), limit)
 	if err != nil {
 		return nil, answer(err)
 	}
-	resp := &adminv1.ListPointsResponse{}
-	for i := len(points) - 1; i >= 0; i-- {
-		p := points[i]
-		if req.From != nil && p.Time.Before(req.From.AsTime()) || req.To != nil && p.Time.After(req.To.AsTime()) {
-			continue
-		}
-		resp.Total++
-		if len(resp.Points) < limit {
-			resp.Points = append(resp.Points, point(p))
-		}
+	resp := &adminv1.ListPointsResponse{Total: uint64(total)}
+	for _, p := range points {
+		resp.Points = append(resp.Points, listed(p))
 	}
 	return resp, nil
 }

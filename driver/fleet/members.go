@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/replication"
@@ -54,6 +55,34 @@ func (f members) Histories(ctx context.Context, st group.State) ([]group.History
 
 // HistoriesIn implements groups.Members.
 func (f members) HistoriesIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error) {
+	return f.ask(ctx, st, func(ctx context.Context, c *control.Client, h *group.History) (err error) {
+		h.Checkpoints, err = c.Checkpoints(ctx, st.Name, from, to)
+		return err
+	})
+}
+
+// Pinned implements groups.Members.
+func (f members) Pinned(ctx context.Context, st group.State) ([]group.History, error) {
+	return f.ask(ctx, st, func(ctx context.Context, c *control.Client, h *group.History) (err error) {
+		if len(h.Pins) > 0 {
+			h.Checkpoints, err = c.PinnedCheckpoints(ctx, st.Name)
+		}
+		return err
+	})
+}
+
+// Outlines implements groups.Members.
+func (f members) Outlines(ctx context.Context, st group.State) ([]group.History, error) {
+	return f.ask(ctx, st, func(ctx context.Context, c *control.Client, h *group.History) (err error) {
+		h.Pins = nil
+		h.Checkpoints, err = c.Outline(ctx, st.Name)
+		return err
+	})
+}
+
+// ask has each engine of a group's members, and of its retired volumes, that
+// answers complete a history, which has the pins already.
+func (f members) ask(ctx context.Context, st group.State, complete func(context.Context, *control.Client, *group.History) error) ([]group.History, error) {
 	volumes := f.inGroup(st.Name, true)
 	all := make([]group.History, len(volumes))
 	asking, ctx := errgroup.WithContext(ctx)
@@ -65,9 +94,8 @@ func (f members) HistoriesIn(ctx context.Context, st group.State, from, to journ
 			continue
 		}
 		asking.Go(func() error {
-			held, err := client.Checkpoints(ctx, st.Name, from, to)
-			all[i] = group.History{Volume: client.Volume(), Checkpoints: held, Pins: f.pinsOf(v)}
-			return err
+			all[i] = group.History{Volume: client.Volume(), Pins: f.pinsOf(v)}
+			return complete(ctx, client, &all[i])
 		})
 	}
 	if err := asking.Wait(); err != nil {

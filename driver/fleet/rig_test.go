@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,6 +75,8 @@ type cluster struct {
 	starts  int // engines started so far
 	full    bool
 	deaf    bool // engines do not answer
+	// listed counts the checkpoints that engines sent in full.
+	listed atomic.Int64
 	// connections are those that engines took so far.
 	connections int
 	clock       clock.Clock
@@ -232,7 +235,7 @@ func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec) (fleet.Endpoin
 	if err != nil {
 		return fleet.Endpoint{}, err
 	}
-	p.l, p.srv = bufconn.Listen(1<<20), grpc.NewServer(grpc.MaxRecvMsgSize(replication.MaxMessageBytes))
+	p.l, p.srv = bufconn.Listen(1<<20), grpc.NewServer(grpc.MaxRecvMsgSize(replication.MaxMessageBytes), grpc.ChainStreamInterceptor(c.countCheckpoints))
 	control.NewServer(p.pod, clock.Wall{}).Register(p.srv)
 	p.pod.RegisterStreams(p.srv)
 	p.ended.Go(func() { _ = p.srv.Serve(p.l) })

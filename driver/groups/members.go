@@ -53,6 +53,11 @@ type Members interface {
 	Complete(st group.State) bool
 	// HistoriesIn is Histories with only the checkpoints in [from, to].
 	HistoriesIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error)
+	// Pinned is Histories with those checkpoints at least that a pin of their own
+	// volume keeps. Outlines is Histories with checkpoints that need not have a
+	// position, and without pins.
+	Pinned(ctx context.Context, st group.State) ([]group.History, error)
+	Outlines(ctx context.Context, st group.State) ([]group.History, error)
 	// Ends returns the numbers of the oldest and of the newest checkpoint of
 	// the group that each of those holds, as far as they are known.
 	Ends(st group.State) (oldest, newest []journal.CheckpointNumber)

@@ -3,6 +3,7 @@ package groups
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -38,13 +39,18 @@ func (g *Groups) pointsIn(ctx context.Context, st group.State, from, to journal.
 	if err != nil {
 		return nil, err
 	}
+	return g.points(st, histories), nil
+}
+
+// points derives those of a group from histories, ascending.
+func (g *Groups) points(st group.State, histories []group.History) []group.Point {
 	points := group.Points(st.Name, histories, st.IsDeleted)
 	// Only the newest checkpoint of all can still describe a later moment.
 	quiet, number := g.quiet(st.Name)
 	if n := len(points); n > 0 && points[n-1].Checkpoint == number && quiet.After(points[n-1].Time) {
 		points[n-1].ValidUntil = quiet
 	}
-	return points, nil
+	return points
 }
 
 func (g *Groups) histories(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error) {
@@ -158,9 +164,13 @@ func (g *Groups) pointFor(ctx context.Context, name, pin, at string) (group.Poin
 	return point, err
 }
 
+// noCheckpoint is a number that none has: of a history in which only it is asked
+// for there are the pins.
+const noCheckpoint = math.MaxUint64
+
 // isPinned reports whether a member has the pin. Nearly always none has, and
-// then the points, of which there may be a hundred thousand, need not be looked
-// through for it.
+// then the points, of which there may be a hundred thousand, need not be sent and
+// looked through for it.
 func (g *Groups) isPinned(ctx context.Context, name, pin string) (bool, error) {
 	st, err := g.reg.Get(name)
 	if errors.Is(err, group.ErrNotFound) {
@@ -169,7 +179,7 @@ func (g *Groups) isPinned(ctx context.Context, name, pin string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	histories, err := g.cfg.Members.Histories(ctx, st)
+	histories, err := g.cfg.Members.HistoriesIn(ctx, st, noCheckpoint, noCheckpoint)
 	return slices.ContainsFunc(histories, func(h group.History) bool {
 		_, ok := h.Pins[pin]
 		return ok

@@ -19,8 +19,9 @@ type Summary struct {
 	// Stats of the checkpoints since the group was started; zero on a replica
 	// and on a group at rest.
 	Stats group.CoordinatorStats
-	// Started says whether the group takes checkpoints now.
-	Started bool
+	// Started says whether the group takes checkpoints now, Resting of a primary that
+	// nothing of it is in use.
+	Started, Resting bool
 	// Sending is nil where nothing is replicated from here.
 	Sending *replication.Metrics
 	// Receiving is nil where nothing is fed from a peer.
@@ -95,6 +96,7 @@ func (g *Groups) Summary(ctx context.Context, name string) (Summary, error) {
 		return Summary{}, err
 	}
 	out := Summary{State: st, Sending: g.Sending(name), Receiving: g.receiving(st)}
+	out.Resting = st.Role == group.RolePrimary && !g.cfg.Members.Serving(st)
 	if r := g.runningOf(name); r != nil && r.coord != nil {
 		out.Stats, out.Started = r.coord.Stats(), true
 	}
@@ -112,8 +114,12 @@ func (g *Groups) Summary(ctx context.Context, name string) (Summary, error) {
 // point there is none because one of them has ended.
 func (g *Groups) newestPoint(ctx context.Context, st group.State, ends []journal.CheckpointNumber) (*group.Point, error) {
 	ends = slices.Compact(slices.Sorted(slices.Values(ends)))
-	for _, end := range slices.Backward(ends) {
-		points, err := g.pointsIn(ctx, st, end-min(spanNumbers, end), end)
+	for i, end := range slices.Backward(ends) {
+		to := end
+		if i == len(ends)-1 {
+			to = 0 // what members hold meanwhile is newer
+		}
+		points, err := g.pointsIn(ctx, st, end-min(spanNumbers, end), to)
 		if n := len(points); err != nil || n > 0 {
 			return last(points), err
 		}

@@ -129,6 +129,16 @@ func (s members) Histories(_ context.Context, st group.State) ([]group.History, 
 	return all, nil
 }
 
+// Pinned implements groups.Members, and Outlines does: nothing is sent.
+func (s members) Pinned(ctx context.Context, st group.State) ([]group.History, error) {
+	return s.Histories(ctx, st)
+}
+
+// Outlines implements groups.Members.
+func (s members) Outlines(ctx context.Context, st group.State) ([]group.History, error) {
+	return s.Histories(ctx, st)
+}
+
 // Ends implements groups.Members.
 func (s members) Ends(st group.State) (oldest, newest []journal.CheckpointNumber) {
 	for _, store := range s.openStores(st) {

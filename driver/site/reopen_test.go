@@ -211,7 +211,7 @@ func TestANewPrimaryEndsAnUnfinishedOperation(t *testing.T) {
 		s := prepared(t, fault)
 		fault.FailAt(fault.Count(vfs.OpCommit)+k, errors.New("disk says no"), vfs.OpCommit)
 		_, err := s.Groups().StartRewind(ctx, "shop", "pin:before", false)
-		if g, descErr := s.Groups().Group(context.Background(), "shop"); descErr != nil || g.State.Pending == nil {
+		if g, descErr := s.Groups().Summary(context.Background(), "shop"); descErr != nil || g.State.Pending == nil {
 			_ = s.Close() // its database may be the one that failed
 			continue
 		}
@@ -222,7 +222,7 @@ func TestANewPrimaryEndsAnUnfinishedOperation(t *testing.T) {
 		demoted(t, s)
 		_ = s.Close() // a store is poisoned
 		s = mustOpen(t, mem)
-		g, err := s.Groups().Group(context.Background(), "shop")
+		g, err := s.Groups().Summary(context.Background(), "shop")
 		if err != nil || g.State.Role != group.RoleReplica || g.State.Term != 2 || g.State.Pending != nil {
 			t.Fatalf("k=%d: %+v, %v: want a replica at term 2", k, g.State, err)
 		}

@@ -340,7 +340,7 @@ func TestCrashAnywhere(t *testing.T) {
 				crashed++
 				disk := mem.Crash(rand.New(rand.NewPCG(uint64(k), 7)))
 				after := mustOpen(t, disk)
-				if g, err := after.Groups().Group(context.Background(), "shop"); err != nil || g.State.Role == group.RoleReplica && g.State.Term != 2 || g.State.Pending != nil {
+				if g, err := after.Groups().Summary(context.Background(), "shop"); err != nil || g.State.Role == group.RoleReplica && g.State.Term != 2 || g.State.Pending != nil {
 					t.Fatalf("k=%d: %+v, %v: a replica at a term that it was promoted to", k, g.State, err)
 				}
 				first := after.content(t, volumeA)

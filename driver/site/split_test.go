@@ -114,7 +114,7 @@ func TestFailoverOfAPrimaryDecidesASplitBrain(t *testing.T) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		g, err := s.Groups().Group(context.Background(), "shop")
+		g, err := s.Groups().Summary(context.Background(), "shop")
 		if err != nil {
 			t.Fatal(err)
 		}

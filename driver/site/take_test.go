@@ -65,7 +65,7 @@ func TestASlowDiskCostsNoPoint(t *testing.T) {
 	running.Go(func() {
 		defer close(disk.release)
 		for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
-			if g, err := s.Groups().Group(context.Background(), "shop"); err != nil || g.Stats.Aborted > 0 {
+			if g, err := s.Groups().Summary(context.Background(), "shop"); err != nil || g.Stats.Aborted > 0 {
 				return
 			}
 		}

@@ -141,9 +141,25 @@ func (c *Client) Flush(ctx context.Context) error {
 // Checkpoints lists the durable checkpoints of a group with numbers in
 // [from, to], ascending; 0 leaves an end open.
 func (c *Client) Checkpoints(ctx context.Context, group string, from, to journal.CheckpointNumber) ([]journal.Checkpoint, error) {
+	return c.checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, From: uint64(from), To: uint64(to)})
+}
+
+// PinnedCheckpoints lists those checkpoints of a group that a pin keeps, ascending;
+// of an engine of a version before, all of them.
+func (c *Client) PinnedCheckpoints(ctx context.Context, group string) ([]journal.Checkpoint, error) {
+	return c.checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, Pinned: true})
+}
+
+// Outline lists the durable checkpoints of a group, ascending, in a fraction of the
+// bytes of Checkpoints: they need not have a position.
+func (c *Client) Outline(ctx context.Context, group string) ([]journal.Checkpoint, error) {
+	return c.checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, Outline: true})
+}
+
+func (c *Client) checkpoints(ctx context.Context, req *enginev1.CheckpointsRequest) ([]journal.Checkpoint, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := c.rpc.Checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, From: uint64(from), To: uint64(to)})
+	stream, err := c.rpc.Checkpoints(ctx, req)
 	if err != nil {
 		return nil, c.fail(err)
 	}
@@ -162,6 +178,9 @@ func (c *Client) Checkpoints(ctx context.Context, group string, from, to journal
 				return nil, err
 			}
 			all = append(all, point)
+		}
+		if all, err = appendOutline(all, req.GetGroup(), batch.GetOutline()); err != nil {
+			return nil, fmt.Errorf("list checkpoints of volume %s: %w", c.volume, err)
 		}
 	}
 }

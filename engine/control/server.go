@@ -19,8 +19,10 @@ const (
 	// watchRepeat is the most time between two of a volume that is sent to a
 	// peer: how that stands changes by itself, and nothing closes a channel.
 	watchRepeat = time.Second
-	// checkpointBatch bounds one message of Checkpoints.
+	// checkpointBatch bounds one message of Checkpoints, outlineBatch one that is an
+	// outline.
 	checkpointBatch = 1000
+	outlineBatch    = 1 << 14
 	// MaxImageChunkBytes bounds one message of ReadImage.
 	MaxImageChunkBytes = 1 << 20
 )
@@ -177,32 +179,6 @@ func (s *Server) Flush(ctx context.Context, _ *enginev1.FlushRequest) (*enginev1
 	return on(s, func(e *engine.Engine) (*enginev1.FlushResponse, error) {
 		return &enginev1.FlushResponse{}, e.Flush(ctx)
 	})
-}
-
-// Checkpoints implements the RPC.
-func (s *Server) Checkpoints(req *enginev1.CheckpointsRequest, stream enginev1.Engine_CheckpointsServer) error {
-	eng, err := s.volume.Engine()
-	if err != nil {
-		return toStatus(err)
-	}
-	batch := &enginev1.CheckpointsResponse{}
-	for _, c := range eng.Store().Checkpoints() {
-		n := uint64(c.Number)
-		if n < req.GetFrom() || req.GetTo() != 0 && n > req.GetTo() || req.GetGroup() != "" && c.Group != req.GetGroup() {
-			continue
-		}
-		batch.Checkpoints = append(batch.Checkpoints, encodeCheckpoint(c))
-		if len(batch.Checkpoints) == checkpointBatch {
-			if err := stream.Send(batch); err != nil {
-				return err
-			}
-			batch = &enginev1.CheckpointsResponse{}
-		}
-	}
-	if len(batch.Checkpoints) == 0 {
-		return nil
-	}
-	return stream.Send(batch)
 }
 
 // Fork implements the RPC.

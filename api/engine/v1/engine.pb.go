@@ -179,7 +179,7 @@ func (x Failure_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Reason.Descriptor instead.
 func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{43, 0}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{45, 0}
 }
 
 type Position struct {
@@ -1736,10 +1736,14 @@ func (*FlushResponse) Descriptor() ([]byte, []int) {
 }
 
 type CheckpointsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	From          uint64                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`  // lowest number wanted; 0: the oldest
-	To            uint64                 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`      // highest number wanted; 0: the newest
-	Group         string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"` // of this group only; empty: of all
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  uint64                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`  // lowest number wanted; 0: the oldest
+	To    uint64                 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`      // highest number wanted; 0: the newest
+	Group string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"` // of this group only; empty: of all
+	// An engine of a version before knows neither of these, and answers with more
+	// than was asked for: with all checkpoints, and with them in full.
+	Pinned        bool `protobuf:"varint,4,opt,name=pinned,proto3" json:"pinned,omitempty"`   // only those that a pin keeps
+	Outline       bool `protobuf:"varint,5,opt,name=outline,proto3" json:"outline,omitempty"` // outlines in place of checkpoints; needs a group
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1795,9 +1799,24 @@ func (x *CheckpointsRequest) GetGroup() string {
 	return ""
 }
 
+func (x *CheckpointsRequest) GetPinned() bool {
+	if x != nil {
+		return x.Pinned
+	}
+	return false
+}
+
+func (x *CheckpointsRequest) GetOutline() bool {
+	if x != nil {
+		return x.Outline
+	}
+	return false
+}
+
 type CheckpointsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Checkpoints   []*Checkpoint          `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	Outline       *Outline               `protobuf:"bytes,2,opt,name=outline,proto3" json:"outline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1839,6 +1858,130 @@ func (x *CheckpointsResponse) GetCheckpoints() []*Checkpoint {
 	return nil
 }
 
+func (x *CheckpointsResponse) GetOutline() *Outline {
+	if x != nil {
+		return x.Outline
+	}
+	return nil
+}
+
+// Outline is checkpoints of one group without their positions, in some eight bytes
+// each.
+type Outline struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number, and time in nanoseconds of the Unix epoch, of each, less those of the
+	// one before it in this message.
+	Numbers []int64 `protobuf:"zigzag64,1,rep,packed,name=numbers,proto3" json:"numbers,omitempty"`
+	Times   []int64 `protobuf:"zigzag64,2,rep,packed,name=times,proto3" json:"times,omitempty"`
+	// Members of the next so many checkpoints.
+	Members       []*OutlineMembers `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Outline) Reset() {
+	*x = Outline{}
+	mi := &file_engine_v1_engine_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outline) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outline) ProtoMessage() {}
+
+func (x *Outline) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outline.ProtoReflect.Descriptor instead.
+func (*Outline) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Outline) GetNumbers() []int64 {
+	if x != nil {
+		return x.Numbers
+	}
+	return nil
+}
+
+func (x *Outline) GetTimes() []int64 {
+	if x != nil {
+		return x.Times
+	}
+	return nil
+}
+
+func (x *Outline) GetMembers() []*OutlineMembers {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type OutlineMembers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoints   uint32                 `protobuf:"varint,1,opt,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	Volumes       [][]byte               `protobuf:"bytes,2,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutlineMembers) Reset() {
+	*x = OutlineMembers{}
+	mi := &file_engine_v1_engine_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutlineMembers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutlineMembers) ProtoMessage() {}
+
+func (x *OutlineMembers) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutlineMembers.ProtoReflect.Descriptor instead.
+func (*OutlineMembers) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *OutlineMembers) GetCheckpoints() uint32 {
+	if x != nil {
+		return x.Checkpoints
+	}
+	return 0
+}
+
+func (x *OutlineMembers) GetVolumes() [][]byte {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 type ForkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	At    *Position              `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
@@ -1851,7 +1994,7 @@ type ForkRequest struct {
 
 func (x *ForkRequest) Reset() {
 	*x = ForkRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[27]
+	mi := &file_engine_v1_engine_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +2006,7 @@ func (x *ForkRequest) String() string {
 func (*ForkRequest) ProtoMessage() {}
 
 func (x *ForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[27]
+	mi := &file_engine_v1_engine_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +2019,7 @@ func (x *ForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForkRequest.ProtoReflect.Descriptor instead.
 func (*ForkRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{27}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ForkRequest) GetAt() *Position {
@@ -1901,7 +2044,7 @@ type ForkResponse struct {
 
 func (x *ForkResponse) Reset() {
 	*x = ForkResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[28]
+	mi := &file_engine_v1_engine_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2056,7 @@ func (x *ForkResponse) String() string {
 func (*ForkResponse) ProtoMessage() {}
 
 func (x *ForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[28]
+	mi := &file_engine_v1_engine_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2069,7 @@ func (x *ForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForkResponse.ProtoReflect.Descriptor instead.
 func (*ForkResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{28}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{30}
 }
 
 type PinRequest struct {
@@ -1939,7 +2082,7 @@ type PinRequest struct {
 
 func (x *PinRequest) Reset() {
 	*x = PinRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[29]
+	mi := &file_engine_v1_engine_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +2094,7 @@ func (x *PinRequest) String() string {
 func (*PinRequest) ProtoMessage() {}
 
 func (x *PinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[29]
+	mi := &file_engine_v1_engine_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1964,7 +2107,7 @@ func (x *PinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinRequest.ProtoReflect.Descriptor instead.
 func (*PinRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{29}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PinRequest) GetName() string {
@@ -1989,7 +2132,7 @@ type PinResponse struct {
 
 func (x *PinResponse) Reset() {
 	*x = PinResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[30]
+	mi := &file_engine_v1_engine_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2144,7 @@ func (x *PinResponse) String() string {
 func (*PinResponse) ProtoMessage() {}
 
 func (x *PinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[30]
+	mi := &file_engine_v1_engine_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2157,7 @@ func (x *PinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinResponse.ProtoReflect.Descriptor instead.
 func (*PinResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{30}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{32}
 }
 
 type UnpinRequest struct {
@@ -2026,7 +2169,7 @@ type UnpinRequest struct {
 
 func (x *UnpinRequest) Reset() {
 	*x = UnpinRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[31]
+	mi := &file_engine_v1_engine_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2181,7 @@ func (x *UnpinRequest) String() string {
 func (*UnpinRequest) ProtoMessage() {}
 
 func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[31]
+	mi := &file_engine_v1_engine_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2194,7 @@ func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinRequest.ProtoReflect.Descriptor instead.
 func (*UnpinRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{31}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UnpinRequest) GetName() string {
@@ -2069,7 +2212,7 @@ type UnpinResponse struct {
 
 func (x *UnpinResponse) Reset() {
 	*x = UnpinResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[32]
+	mi := &file_engine_v1_engine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2224,7 @@ func (x *UnpinResponse) String() string {
 func (*UnpinResponse) ProtoMessage() {}
 
 func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[32]
+	mi := &file_engine_v1_engine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2237,7 @@ func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinResponse.ProtoReflect.Descriptor instead.
 func (*UnpinResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{32}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{34}
 }
 
 type SizeAtRequest struct {
@@ -2106,7 +2249,7 @@ type SizeAtRequest struct {
 
 func (x *SizeAtRequest) Reset() {
 	*x = SizeAtRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[33]
+	mi := &file_engine_v1_engine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2261,7 @@ func (x *SizeAtRequest) String() string {
 func (*SizeAtRequest) ProtoMessage() {}
 
 func (x *SizeAtRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[33]
+	mi := &file_engine_v1_engine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2274,7 @@ func (x *SizeAtRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizeAtRequest.ProtoReflect.Descriptor instead.
 func (*SizeAtRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{33}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SizeAtRequest) GetAt() *Position {
@@ -2150,7 +2293,7 @@ type SizeAtResponse struct {
 
 func (x *SizeAtResponse) Reset() {
 	*x = SizeAtResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[34]
+	mi := &file_engine_v1_engine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2305,7 @@ func (x *SizeAtResponse) String() string {
 func (*SizeAtResponse) ProtoMessage() {}
 
 func (x *SizeAtResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[34]
+	mi := &file_engine_v1_engine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2318,7 @@ func (x *SizeAtResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizeAtResponse.ProtoReflect.Descriptor instead.
 func (*SizeAtResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{34}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SizeAtResponse) GetSizeBytes() int64 {
@@ -2194,7 +2337,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[35]
+	mi := &file_engine_v1_engine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2349,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[35]
+	mi := &file_engine_v1_engine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2362,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{35}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResizeRequest) GetSizeBytes() int64 {
@@ -2238,7 +2381,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[36]
+	mi := &file_engine_v1_engine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2393,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[36]
+	mi := &file_engine_v1_engine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2406,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{36}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ResizeResponse) GetSizeBytes() int64 {
@@ -2286,7 +2429,7 @@ type ReadImageRequest struct {
 
 func (x *ReadImageRequest) Reset() {
 	*x = ReadImageRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[37]
+	mi := &file_engine_v1_engine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2298,7 +2441,7 @@ func (x *ReadImageRequest) String() string {
 func (*ReadImageRequest) ProtoMessage() {}
 
 func (x *ReadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[37]
+	mi := &file_engine_v1_engine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2311,7 +2454,7 @@ func (x *ReadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadImageRequest.ProtoReflect.Descriptor instead.
 func (*ReadImageRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{37}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReadImageRequest) GetOf() isReadImageRequest_Of {
@@ -2367,7 +2510,7 @@ type ImageChunk struct {
 
 func (x *ImageChunk) Reset() {
 	*x = ImageChunk{}
-	mi := &file_engine_v1_engine_proto_msgTypes[38]
+	mi := &file_engine_v1_engine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2379,7 +2522,7 @@ func (x *ImageChunk) String() string {
 func (*ImageChunk) ProtoMessage() {}
 
 func (x *ImageChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[38]
+	mi := &file_engine_v1_engine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2392,7 +2535,7 @@ func (x *ImageChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageChunk.ProtoReflect.Descriptor instead.
 func (*ImageChunk) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{38}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ImageChunk) GetSizeBytes() int64 {
@@ -2433,7 +2576,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[39]
+	mi := &file_engine_v1_engine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2445,7 +2588,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[39]
+	mi := &file_engine_v1_engine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2458,7 +2601,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{39}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OpenViewRequest) GetId() string {
@@ -2484,7 +2627,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[40]
+	mi := &file_engine_v1_engine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2496,7 +2639,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[40]
+	mi := &file_engine_v1_engine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2509,7 +2652,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{40}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *OpenViewResponse) GetExport() string {
@@ -2528,7 +2671,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[41]
+	mi := &file_engine_v1_engine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2683,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[41]
+	mi := &file_engine_v1_engine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2696,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{41}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -2571,7 +2714,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[42]
+	mi := &file_engine_v1_engine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2726,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[42]
+	mi := &file_engine_v1_engine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2739,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{42}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{44}
 }
 
 // Failure tells an error that callers act on from the others.
@@ -2609,7 +2752,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_engine_v1_engine_proto_msgTypes[43]
+	mi := &file_engine_v1_engine_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2621,7 +2764,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[43]
+	mi := &file_engine_v1_engine_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2634,7 +2777,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{43}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Failure) GetReason() Failure_Reason {
@@ -2767,13 +2910,23 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x05round\x18\x01 \x01(\x04R\x05round\"\x0f\n" +
 	"\rAbortResponse\"\x0e\n" +
 	"\fFlushRequest\"\x0f\n" +
-	"\rFlushResponse\"N\n" +
+	"\rFlushResponse\"\x80\x01\n" +
 	"\x12CheckpointsRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x04R\x02to\x12\x14\n" +
-	"\x05group\x18\x03 \x01(\tR\x05group\"W\n" +
+	"\x05group\x18\x03 \x01(\tR\x05group\x12\x16\n" +
+	"\x06pinned\x18\x04 \x01(\bR\x06pinned\x12\x18\n" +
+	"\aoutline\x18\x05 \x01(\bR\aoutline\"\x8e\x01\n" +
 	"\x13CheckpointsResponse\x12@\n" +
-	"\vcheckpoints\x18\x01 \x03(\v2\x1e.lockstep.engine.v1.CheckpointR\vcheckpoints\"S\n" +
+	"\vcheckpoints\x18\x01 \x03(\v2\x1e.lockstep.engine.v1.CheckpointR\vcheckpoints\x125\n" +
+	"\aoutline\x18\x02 \x01(\v2\x1b.lockstep.engine.v1.OutlineR\aoutline\"w\n" +
+	"\aOutline\x12\x18\n" +
+	"\anumbers\x18\x01 \x03(\x12R\anumbers\x12\x14\n" +
+	"\x05times\x18\x02 \x03(\x12R\x05times\x12<\n" +
+	"\amembers\x18\x03 \x03(\v2\".lockstep.engine.v1.OutlineMembersR\amembers\"L\n" +
+	"\x0eOutlineMembers\x12 \n" +
+	"\vcheckpoints\x18\x01 \x01(\rR\vcheckpoints\x12\x18\n" +
+	"\avolumes\x18\x02 \x03(\fR\avolumes\"S\n" +
 	"\vForkRequest\x12,\n" +
 	"\x02at\x18\x01 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x02at\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x0e\n" +
@@ -2883,7 +3036,7 @@ func file_engine_v1_engine_proto_rawDescGZIP() []byte {
 }
 
 var file_engine_v1_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_engine_v1_engine_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.engine.v1.Role
 	(Failure_Reason)(0),           // 1: lockstep.engine.v1.Failure.Reason
@@ -2914,31 +3067,33 @@ var file_engine_v1_engine_proto_goTypes = []any{
 	(*FlushResponse)(nil),         // 26: lockstep.engine.v1.FlushResponse
 	(*CheckpointsRequest)(nil),    // 27: lockstep.engine.v1.CheckpointsRequest
 	(*CheckpointsResponse)(nil),   // 28: lockstep.engine.v1.CheckpointsResponse
-	(*ForkRequest)(nil),           // 29: lockstep.engine.v1.ForkRequest
-	(*ForkResponse)(nil),          // 30: lockstep.engine.v1.ForkResponse
-	(*PinRequest)(nil),            // 31: lockstep.engine.v1.PinRequest
-	(*PinResponse)(nil),           // 32: lockstep.engine.v1.PinResponse
-	(*UnpinRequest)(nil),          // 33: lockstep.engine.v1.UnpinRequest
-	(*UnpinResponse)(nil),         // 34: lockstep.engine.v1.UnpinResponse
-	(*SizeAtRequest)(nil),         // 35: lockstep.engine.v1.SizeAtRequest
-	(*SizeAtResponse)(nil),        // 36: lockstep.engine.v1.SizeAtResponse
-	(*ResizeRequest)(nil),         // 37: lockstep.engine.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 38: lockstep.engine.v1.ResizeResponse
-	(*ReadImageRequest)(nil),      // 39: lockstep.engine.v1.ReadImageRequest
-	(*ImageChunk)(nil),            // 40: lockstep.engine.v1.ImageChunk
-	(*OpenViewRequest)(nil),       // 41: lockstep.engine.v1.OpenViewRequest
-	(*OpenViewResponse)(nil),      // 42: lockstep.engine.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 43: lockstep.engine.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 44: lockstep.engine.v1.CloseViewResponse
-	(*Failure)(nil),               // 45: lockstep.engine.v1.Failure
-	nil,                           // 46: lockstep.engine.v1.Store.PinsEntry
-	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 48: google.protobuf.Duration
+	(*Outline)(nil),               // 29: lockstep.engine.v1.Outline
+	(*OutlineMembers)(nil),        // 30: lockstep.engine.v1.OutlineMembers
+	(*ForkRequest)(nil),           // 31: lockstep.engine.v1.ForkRequest
+	(*ForkResponse)(nil),          // 32: lockstep.engine.v1.ForkResponse
+	(*PinRequest)(nil),            // 33: lockstep.engine.v1.PinRequest
+	(*PinResponse)(nil),           // 34: lockstep.engine.v1.PinResponse
+	(*UnpinRequest)(nil),          // 35: lockstep.engine.v1.UnpinRequest
+	(*UnpinResponse)(nil),         // 36: lockstep.engine.v1.UnpinResponse
+	(*SizeAtRequest)(nil),         // 37: lockstep.engine.v1.SizeAtRequest
+	(*SizeAtResponse)(nil),        // 38: lockstep.engine.v1.SizeAtResponse
+	(*ResizeRequest)(nil),         // 39: lockstep.engine.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 40: lockstep.engine.v1.ResizeResponse
+	(*ReadImageRequest)(nil),      // 41: lockstep.engine.v1.ReadImageRequest
+	(*ImageChunk)(nil),            // 42: lockstep.engine.v1.ImageChunk
+	(*OpenViewRequest)(nil),       // 43: lockstep.engine.v1.OpenViewRequest
+	(*OpenViewResponse)(nil),      // 44: lockstep.engine.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 45: lockstep.engine.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 46: lockstep.engine.v1.CloseViewResponse
+	(*Failure)(nil),               // 47: lockstep.engine.v1.Failure
+	nil,                           // 48: lockstep.engine.v1.Store.PinsEntry
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 50: google.protobuf.Duration
 }
 var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 0: lockstep.engine.v1.Timeline.parent:type_name -> lockstep.engine.v1.Position
-	47, // 1: lockstep.engine.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	47, // 2: lockstep.engine.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
+	49, // 1: lockstep.engine.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	49, // 2: lockstep.engine.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
 	2,  // 3: lockstep.engine.v1.Checkpoint.position:type_name -> lockstep.engine.v1.Position
 	7,  // 4: lockstep.engine.v1.State.store:type_name -> lockstep.engine.v1.Store
 	8,  // 5: lockstep.engine.v1.State.replication:type_name -> lockstep.engine.v1.Replication
@@ -2946,69 +3101,71 @@ var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 7: lockstep.engine.v1.Store.durable:type_name -> lockstep.engine.v1.Position
 	2,  // 8: lockstep.engine.v1.Store.horizon:type_name -> lockstep.engine.v1.Position
 	3,  // 9: lockstep.engine.v1.Store.timelines:type_name -> lockstep.engine.v1.Timeline
-	46, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
+	48, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
 	4,  // 11: lockstep.engine.v1.Store.newest:type_name -> lockstep.engine.v1.Checkpoint
 	4,  // 12: lockstep.engine.v1.Store.oldest:type_name -> lockstep.engine.v1.Checkpoint
-	48, // 13: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
-	48, // 14: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
+	50, // 13: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
+	50, // 14: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
 	0,  // 15: lockstep.engine.v1.OrderRequest.role:type_name -> lockstep.engine.v1.Role
 	9,  // 16: lockstep.engine.v1.OrderRequest.settings:type_name -> lockstep.engine.v1.Settings
 	11, // 17: lockstep.engine.v1.OrderRequest.attach:type_name -> lockstep.engine.v1.Attach
 	12, // 18: lockstep.engine.v1.OrderRequest.peer:type_name -> lockstep.engine.v1.Peer
 	13, // 19: lockstep.engine.v1.OrderRequest.fill:type_name -> lockstep.engine.v1.Fill
 	10, // 20: lockstep.engine.v1.WithdrawRequest.orders:type_name -> lockstep.engine.v1.OrderRequest
-	48, // 21: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
+	50, // 21: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
 	4,  // 22: lockstep.engine.v1.CommitRequest.checkpoint:type_name -> lockstep.engine.v1.Checkpoint
 	2,  // 23: lockstep.engine.v1.CommitResponse.position:type_name -> lockstep.engine.v1.Position
 	4,  // 24: lockstep.engine.v1.CheckpointsResponse.checkpoints:type_name -> lockstep.engine.v1.Checkpoint
-	2,  // 25: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 26: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 27: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 28: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 29: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
-	1,  // 30: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
-	2,  // 31: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
-	5,  // 32: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
-	10, // 33: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
-	14, // 34: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
-	15, // 35: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
-	17, // 36: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
-	19, // 37: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
-	21, // 38: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
-	23, // 39: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
-	25, // 40: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
-	27, // 41: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
-	29, // 42: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
-	31, // 43: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
-	33, // 44: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
-	35, // 45: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
-	37, // 46: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
-	39, // 47: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
-	41, // 48: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
-	43, // 49: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
-	6,  // 50: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
-	6,  // 51: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
-	6,  // 52: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
-	16, // 53: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
-	18, // 54: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
-	20, // 55: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
-	22, // 56: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
-	24, // 57: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
-	26, // 58: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
-	28, // 59: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
-	30, // 60: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
-	32, // 61: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
-	34, // 62: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
-	36, // 63: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
-	38, // 64: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
-	40, // 65: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
-	42, // 66: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
-	44, // 67: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
-	50, // [50:68] is the sub-list for method output_type
-	32, // [32:50] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	29, // 25: lockstep.engine.v1.CheckpointsResponse.outline:type_name -> lockstep.engine.v1.Outline
+	30, // 26: lockstep.engine.v1.Outline.members:type_name -> lockstep.engine.v1.OutlineMembers
+	2,  // 27: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 28: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 29: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 30: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 31: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
+	1,  // 32: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
+	2,  // 33: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
+	5,  // 34: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
+	10, // 35: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
+	14, // 36: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
+	15, // 37: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
+	17, // 38: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
+	19, // 39: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
+	21, // 40: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
+	23, // 41: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
+	25, // 42: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
+	27, // 43: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
+	31, // 44: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
+	33, // 45: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
+	35, // 46: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
+	37, // 47: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
+	39, // 48: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
+	41, // 49: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
+	43, // 50: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
+	45, // 51: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
+	6,  // 52: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
+	6,  // 53: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
+	6,  // 54: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
+	16, // 55: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
+	18, // 56: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
+	20, // 57: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
+	22, // 58: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
+	24, // 59: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
+	26, // 60: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
+	28, // 61: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
+	32, // 62: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
+	34, // 63: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
+	36, // 64: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
+	38, // 65: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
+	40, // 66: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
+	42, // 67: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
+	44, // 68: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
+	46, // 69: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
+	52, // [52:70] is the sub-list for method output_type
+	34, // [34:52] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_engine_v1_engine_proto_init() }
@@ -3016,7 +3173,7 @@ func file_engine_v1_engine_proto_init() {
 	if File_engine_v1_engine_proto != nil {
 		return
 	}
-	file_engine_v1_engine_proto_msgTypes[37].OneofWrappers = []any{
+	file_engine_v1_engine_proto_msgTypes[39].OneofWrappers = []any{
 		(*ReadImageRequest_Pin)(nil),
 		(*ReadImageRequest_At)(nil),
 	}
@@ -3026,7 +3183,7 @@ func file_engine_v1_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_v1_engine_proto_rawDesc), len(file_engine_v1_engine_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   45,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

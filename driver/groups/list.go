@@ -1,0 +1,123 @@
+package groups
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// ListedPoint is a recovery point as a list shows it.
+type ListedPoint struct {
+	Checkpoint       journal.CheckpointNumber
+	Time, ValidUntil time.Time
+	Pins             []string // ascending
+	Members          int
+}
+
+// pointID is what a point is known by; see group.Points.
+type pointID struct {
+	number journal.CheckpointNumber
+	time   int64
+}
+
+func idOf(p *group.Point) pointID { return pointID{p.Checkpoint, p.Time.UnixNano()} }
+
+// ListPoints lists recovery points whose times are in [from, to], newest first and
+// at most limit; a zero time leaves an end open. total is how many there are
+// without the limit. group.ErrNotFound, as for Points. Members send outlines of
+// their histories, not these.
+func (g *Groups) ListPoints(ctx context.Context, name string, from, to time.Time, limit int) (listed []ListedPoint, total int, err error) {
+	st, err := g.reg.Get(name)
+	ended := errors.Is(err, group.ErrNotFound)
+	if ended {
+		st, err = group.State{Name: name}, nil // volumes that have moved may hold points of it
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	outlines, err := g.cfg.Members.Outlines(ctx, st)
+	if err != nil {
+		return nil, 0, err
+	}
+	points := g.points(st, outlines)
+	if ended && len(points) == 0 {
+		return nil, 0, fmt.Errorf("group %s: %w", name, group.ErrNotFound)
+	}
+	pinned, err := g.pinnedPoints(ctx, st)
+	if err != nil {
+		return nil, 0, err
+	}
+	pins := map[pointID][]string{}
+	for i := range pinned {
+		pins[idOf(&pinned[i])] = pinned[i].Pins
+	}
+	for _, p := range slices.Backward(points) {
+		if !from.IsZero() && p.Time.Before(from) || !to.IsZero() && p.Time.After(to) {
+			continue
+		}
+		if total++; len(listed) < limit {
+			listed = append(listed, ListedPoint{Checkpoint: p.Checkpoint, Time: p.Time, ValidUntil: p.ValidUntil, Pins: pins[idOf(&p)], Members: len(p.Members)})
+		}
+	}
+	return listed, total, nil
+}
+
+// PinnedPoints returns those recovery points of a group that a pin keeps, oldest
+// first. group.ErrNotFound.
+func (g *Groups) PinnedPoints(ctx context.Context, name string) ([]group.Point, error) {
+	st, err := g.reg.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	return g.pinnedPoints(ctx, st)
+}
+
+// pinnedPoints asks each member for the checkpoints that its own pins keep, and all
+// of them for those of which some members have no pin: a pin that was interrupted.
+func (g *Groups) pinnedPoints(ctx context.Context, st group.State) ([]group.Point, error) {
+	histories, err := g.cfg.Members.Pinned(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	points := slices.DeleteFunc(g.points(st, histories), func(p group.Point) bool { return len(p.Pins) == 0 })
+	known := map[pointID]bool{}
+	for i := range points {
+		known[idOf(&points[i])] = true
+	}
+	var some []journal.CheckpointNumber
+	for _, h := range histories {
+		for _, c := range h.Checkpoints {
+			if isPinnedAt(h.Pins, c.Position) && !known[pointID{c.Number, c.Time.UnixNano()}] {
+				some = append(some, c.Number)
+			}
+		}
+	}
+	slices.Sort(some)
+	for _, number := range slices.Compact(some) {
+		more, err := g.pointsIn(ctx, st, number, number)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range more {
+			if len(p.Pins) > 0 && !known[idOf(&p)] {
+				points = append(points, p)
+			}
+		}
+	}
+	slices.SortFunc(points, func(a, b group.Point) int { return a.Time.Compare(b.Time) })
+	return points, nil
+}
+
+func isPinnedAt(pins map[string]journal.Position, at journal.Position) bool {
+	for _, pinned := range pins {
+		if pinned == at {
+			return true
+		}
+	}
+	return false
+}
