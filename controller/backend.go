@@ -101,8 +101,10 @@ type StoreSpec struct {
 	// CSI's TopologyRequirement has them.
 	Preferred []map[string]string
 	Requisite []map[string]string
-	// Claim is NAMESPACE/NAME of the claim that it is for; empty: not known.
+	// Claim is NAMESPACE/NAME of the claim that it is for; empty: not known. Node is
+	// where it is going to be attached first; empty: nobody has chosen.
 	Claim string
+	Node  string
 	// Attributes describe the volume to the other site.
 	Attributes map[string]string
 }

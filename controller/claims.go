@@ -36,6 +36,9 @@ type Claim struct {
 	Member string
 	// Attributes describe the claim to the other site.
 	Attributes map[string]string
+	// Node is where the scheduler has a pod that is to use it; empty: it has not
+	// chosen.
+	Node string
 }
 
 // consult completes a creation with what its claim says. Without a claim, or
@@ -51,7 +54,7 @@ func (s *Server) consult(ctx context.Context, c *creation, parameters map[string
 	}
 	c.claim = namespace + "/" + name
 	c.attributes = maps.Clone(claim.Attributes)
-	c.groupSettings = claim.Settings
+	c.groupSettings, c.node = claim.Settings, claim.Node
 	if claim.Group != "" {
 		c.parameters.Group = claim.Group
 	}

@@ -30,6 +30,7 @@ type creation struct {
 	groupSettings *group.Settings
 	asOf          string
 	attributes    map[string]string
+	node          string
 }
 
 // CreateVolume implements csi.ControllerServer.
@@ -222,7 +223,7 @@ func joinGroup(tx *catalog.Tx, c *creation) (group.Settings, error) {
 // and returns where it can be used.
 func (s *Server) fill(ctx context.Context, c *creation, v catalog.Volume, settings group.Settings) ([]map[string]string, error) {
 	spec := StoreSpec{
-		ID: v.ID, Name: v.Name, SizeBytes: v.SizeBytes, Group: v.Group, Settings: settings, Claim: c.claim, Attributes: c.describeTo(v),
+		ID: v.ID, Name: v.Name, SizeBytes: v.SizeBytes, Group: v.Group, Settings: settings, Claim: c.claim, Node: c.node, Attributes: c.describeTo(v),
 		BackingClass: c.parameters.BackingClass, JournalClass: c.parameters.JournalClass,
 		Preferred: labelSets(c.topology.GetPreferred()), Requisite: labelSets(c.topology.GetRequisite()),
 	}

@@ -291,7 +291,7 @@ func (c claims) Claim(_ context.Context, namespace, name string) (controller.Cla
 func TestAClaimDecidesTheGroupAndTheMoment(t *testing.T) {
 	s := newSite(t)
 	known := claims{
-		"prod/data": {Group: "prod/shop", Settings: &group.Settings{Window: 48 * time.Hour}, Attributes: map[string]string{"claim": "prod/data"}},
+		"prod/data": {Group: "prod/shop", Settings: &group.Settings{Window: 48 * time.Hour}, Attributes: map[string]string{"claim": "prod/data"}, Node: "node-7"},
 		"prod/old":  {Group: "prod/copy", AsOf: "1"},
 		"prod/odd":  {Group: "prod/copy", AsOf: "yesterday"},
 	}
@@ -312,7 +312,7 @@ func TestAClaimDecidesTheGroupAndTheMoment(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec := s.backend.Stores()[parseID(t, data.GetVolumeId())].Spec
-	if spec.Group != "prod/shop" || spec.Settings.Window != 48*time.Hour || spec.Claim != "prod/data" || spec.BackingClass != "fast" || spec.Attributes["claim"] != "prod/data" {
+	if spec.Group != "prod/shop" || spec.Settings.Window != 48*time.Hour || spec.Claim != "prod/data" || spec.BackingClass != "fast" || spec.Attributes["claim"] != "prod/data" || spec.Node != "node-7" {
 		t.Errorf("spec %+v", spec)
 	}
 	id := parseID(t, data.GetVolumeId())

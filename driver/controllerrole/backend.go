@@ -31,7 +31,7 @@ func (b *backend) CreateStore(ctx context.Context, spec controller.StoreSpec) ([
 	}
 	n := fleet.NewVolume{ID: spec.ID, Name: spec.Name, SizeBytes: spec.SizeBytes, Group: spec.Group, Settings: spec.Settings,
 		Backing: fleet.BackingClass{Class: spec.BackingClass, JournalClass: spec.JournalClass},
-		Node:    firstNode(spec), Claim: spec.Claim, Attributes: spec.Attributes}
+		Node:    firstNode(spec), Expected: spec.Node, Claim: spec.Claim, Attributes: spec.Attributes}
 	if spec.Source != nil {
 		n.Fill = &fleet.Source{Member: spec.Source.Member, Pin: spec.Source.Pin}
 	}

@@ -99,6 +99,7 @@ func (f *Fleet) wantAttached(ctx context.Context, v *volume, want Attachment) er
 	if err := f.change(ctx, v, func(r *record) { r.Attach = &want }); err != nil {
 		return err
 	}
+	f.expectNothing(v)
 	f.pokeGroup(r.Group)
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// Config is what a Fleet needs. All but Linger, UpgradeEvery, Clock and Log is required.
+// Config is what a Fleet needs. All but Linger, Expect, UpgradeEvery, Clock and Log is required.
 type Config struct {
 	Site    string
 	DB      kv.DB // stays the caller's
@@ -32,6 +32,9 @@ type Config struct {
 	// Linger is how long an engine that nothing wants any more is kept; 0:
 	// DefaultLinger.
 	Linger time.Duration
+	// Expect is how long the engine of a volume that was just made runs for the
+	// attachment that is to come (NewVolume.Expected); 0: DefaultExpect.
+	Expect time.Duration
 	// UpgradeEvery is the time between two looks for engines of an old template;
 	// 0: DefaultUpgradeEvery.
 	UpgradeEvery time.Duration
@@ -50,6 +53,10 @@ type Peer struct {
 // DefaultLinger is long enough for a pod that is rescheduled on its node.
 const DefaultLinger = time.Minute
 
+// DefaultExpect is longer than it takes from a volume's being made to its being
+// attached: a PersistentVolume is made and bound, and the pod, too.
+const DefaultExpect = 15 * time.Second
+
 // DefaultUpgradeEvery is how soon a changed template counts.
 const DefaultUpgradeEvery = 2 * time.Second
 
@@ -59,6 +66,9 @@ func (c *Config) validate() error {
 	}
 	if c.Linger == 0 {
 		c.Linger = DefaultLinger
+	}
+	if c.Expect == 0 {
+		c.Expect = DefaultExpect
 	}
 	if c.UpgradeEvery == 0 {
 		c.UpgradeEvery = DefaultUpgradeEvery

@@ -21,7 +21,9 @@ type NewVolume struct {
 	Fill      *Source        // nil: zeroes
 	Backing   BackingClass
 	Node      string // where it is going to be used first; empty: not known
-	Claim     string // NAMESPACE/NAME, for people
+	// Expected is Node where it is a scheduler's choice; else empty.
+	Expected string
+	Claim    string // NAMESPACE/NAME, for people
 	// Attributes describe the volume to a peer.
 	Attributes map[string]string
 }
@@ -52,6 +54,7 @@ func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error
 	if err != nil {
 		return Placement{}, err
 	}
+	f.expectAt(v, n.Expected)
 	placement, err := f.ensureBacking(ctx, v)
 	if err == nil && placement.Pending {
 		// Nobody has chosen a node: the engine's scheduler does.
@@ -69,7 +72,11 @@ func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error
 	if placement, err = f.ensureBacking(ctx, v); err != nil {
 		return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
 	}
-	return placement, f.join(ctx, v, settings)
+	if err := f.join(ctx, v, settings); err != nil {
+		return placement, err
+	}
+	f.expectSoon(v)
+	return placement, nil
 }
 
 // intend finds or makes the volume's record.

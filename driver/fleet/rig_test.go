@@ -92,6 +92,8 @@ type cluster struct {
 	// run, unless nil, is called by each Run before it does anything.
 	run    func(ctx context.Context, spec fleet.EngineSpec) error
 	linger time.Duration
+	// expect is the fleet's; 0: longer than any test.
+	expect time.Duration
 }
 
 // process is one engine.
@@ -403,7 +405,7 @@ func (c *cluster) open() *fleet.Fleet {
 			}
 			return fleet.BackingClass{Class: "of-" + site, JournalClass: c.journalClass}, nil
 		},
-		Clock: c.clock, Linger: c.linger, UpgradeEvery: cmp.Or(c.upgradeEvery, 5*time.Millisecond), Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+		Clock: c.clock, Linger: c.linger, Expect: cmp.Or(c.expect, time.Hour), UpgradeEvery: cmp.Or(c.upgradeEvery, 5*time.Millisecond), Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
 	if err != nil {
 		c.t.Fatal(err)
 	}

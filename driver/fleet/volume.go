@@ -46,6 +46,11 @@ type volume struct {
 	// abandoned: the engine is to be stopped, and none to run, until whoever
 	// set it is done.
 	abandoned bool
+	// expected is the node that a new volume is going to be attached to, where an
+	// engine that may run anywhere begins; empty: not known. Until expectedUntil one
+	// runs there, so that it need not be waited for then.
+	expected      string
+	expectedUntil time.Time
 	// withdrawn: the device is away, and stays so until the volume is writable
 	// again, although it is attached: its group forks. The engine's orders are
 	// without a device then, durably. A controller that starts anew gives it back,
@@ -109,7 +114,11 @@ func (f *Fleet) plan(v *volume) plan {
 	case st.Role == group.RoleReplica, st.Pending != nil, f.attachedLocked(st.Name), f.owesLocked(v, st):
 		p.run = true
 	}
-	if now := f.cfg.Clock.Now(); p.run {
+	now := f.cfg.Clock.Now()
+	if !p.run && known && !r.Retired && !v.gone && !v.abandoned && now.Before(v.expectedUntil) {
+		p.run, p.again = true, v.expectedUntil
+	}
+	if p.run {
 		v.until = now.Add(f.cfg.Linger)
 	} else if v.leavesLocked() {
 		v.until = now // it was kept long enough
@@ -118,6 +127,8 @@ func (f *Fleet) plan(v *volume) plan {
 	}
 	if p.run && p.spec.Node == "" && v.running {
 		p.spec.Node = v.node // wherever it is, it may stay
+	} else if p.run && p.spec.Node == "" {
+		p.spec.Node = v.expected
 	}
 	return p
 }

@@ -50,7 +50,7 @@ func (c *Claims) Claim(ctx context.Context, namespace, name string) (controller.
 	if err != nil {
 		return controller.Claim{}, err
 	}
-	out := controller.Claim{Group: d.group, AsOf: claim.Annotations[AnnotationAsOf], Attributes: attributesOf(&claim)}
+	out := controller.Claim{Group: d.group, AsOf: claim.Annotations[AnnotationAsOf], Attributes: attributesOf(&claim), Node: claim.Annotations[annotationSelectedNode]}
 	if member, ok := claim.Annotations[AnnotationMember]; ok {
 		if problems := validation.IsDNS1123Subdomain(member); len(problems) > 0 {
 			return out, fmt.Errorf("annotation %s of claim %s/%s is %q: want the name of a claim in its namespace: %w",

@@ -171,14 +171,14 @@ func TestClaim(t *testing.T) {
 	block := corev1.PersistentVolumeBlock
 	claim.Spec.VolumeMode = &block
 	claim.Labels = map[string]string{"app": "shop", "private": "x"}
-	claim.Annotations = map[string]string{AnnotationGroup: "shop", AnnotationAsOf: "2026-11-22T10:41:07Z", AnnotationMember: "log"}
+	claim.Annotations = map[string]string{AnnotationGroup: "shop", AnnotationAsOf: "2026-11-22T10:41:07Z", AnnotationMember: "log", annotationSelectedNode: "node-7"}
 	c.make(claim)
 	c.make(&v1alpha1.ConsistencyGroup{ObjectMeta: metav1.ObjectMeta{Name: "shop"}, Spec: v1alpha1.ConsistencyGroupSpec{Window: "7d"}})
 	got, err := c.claims().Claim(t.Context(), c.namespace, "data")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Settings == nil || got.Settings.Window != 7*24*time.Hour || got.Settings.CheckpointInterval != 0 || got.AsOf != "2026-11-22T10:41:07Z" || got.Member != c.namespace+"/log" {
+	if got.Settings == nil || got.Settings.Window != 7*24*time.Hour || got.Settings.CheckpointInterval != 0 || got.AsOf != "2026-11-22T10:41:07Z" || got.Member != c.namespace+"/log" || got.Node != "node-7" {
 		t.Errorf("%+v, settings %+v", got, got.Settings)
 	}
 	want := map[string]string{replication.AttributeNamespace: c.namespace, replication.AttributeName: "data", replication.AttributeClass: "journaled",

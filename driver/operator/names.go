@@ -23,6 +23,10 @@ const (
 	AnnotationMember = "lockstep.dev/member"
 )
 
+// annotationSelectedNode is the scheduler's: where the pod is going to be that waits
+// for a claim whose class binds at its first consumer.
+const annotationSelectedNode = "volume.kubernetes.io/selected-node"
+
 // managedBy is the label, and its value, of groups that appeared by themselves.
 const (
 	managedBy  = "app.kubernetes.io/managed-by"
