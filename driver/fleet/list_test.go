@@ -1,6 +1,9 @@
 package fleet_test
 
 import (
+	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -202,5 +205,50 @@ func TestWhatIsAskedOftenIsSmall(t *testing.T) {
 		if got := c.listed.Load() - before; got > step.most {
 			t.Errorf("%s had %d checkpoints sent, want %d at most", step.name, got, step.most)
 		}
+	}
+}
+
+// What is selected from outlines is what is selected from the points.
+func TestASelectionIsFromThePoints(t *testing.T) {
+	c := newCluster(t)
+	f := c.open()
+	defer func() { closeFleet(t, f) }()
+	for n := byte(1); n <= 2; n++ {
+		mustCreate(t, f, newVolume(n, "shop"))
+		mustAttach(t, f, n, "node1")
+	}
+	for range 80 {
+		write(t, c.device(id(1)), 1)
+		takePoint(t, f, "shop")
+	}
+	mustPin(t, f, "shop", "kept")
+	awaitPins(t, f, "shop", "kept")
+	points, err := f.Groups().Points(bounded(t), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	middle := points[len(points)/2]
+	before := c.listed.Load()
+	selections := []string{"pin:kept", "pin:none", fmt.Sprint(middle.Checkpoint), "1000000", "yesterday",
+		middle.Time.Format(time.RFC3339Nano), middle.Time.Add(1).Format(time.RFC3339Nano), points[0].Time.Add(-time.Hour).Format(time.RFC3339Nano)}
+	for _, at := range selections {
+		want, wantErr := group.Select("shop", points, at)
+		got, err := f.Groups().Select(bounded(t), "shop", at)
+		if got.Checkpoint != want.Checkpoint || !got.Time.Equal(want.Time) || !maps.Equal(got.Members, want.Members) || !slices.Equal(got.Pins, want.Pins) {
+			t.Errorf("%s: selected %+v, want %+v", at, got, want)
+		}
+		if (err == nil) != (wantErr == nil) || errors.Is(wantErr, group.ErrNoPoint) != errors.Is(err, group.ErrNoPoint) || errors.Is(wantErr, group.ErrBadSelector) != errors.Is(err, group.ErrBadSelector) {
+			t.Errorf("%s: %v, want %v", at, err, wantErr)
+		}
+	}
+	// Two members send the one checkpoint of a selection, and the pinned one.
+	if sent := c.listed.Load() - before; sent > int64(2*2*len(selections)) {
+		t.Errorf("%d checkpoints were sent in full for %d selections", sent, len(selections))
+	}
+	if latest, err := f.Groups().Select(bounded(t), "shop", "latest"); err != nil || latest.Checkpoint < points[len(points)-1].Checkpoint || len(latest.Members) != 2 {
+		t.Errorf("the latest is %+v, %v", latest, err)
+	}
+	if _, err := f.Groups().Select(bounded(t), "nothing", "latest"); !errors.Is(err, group.ErrNotFound) {
+		t.Errorf("of a group that is not there: %v", err)
 	}
 }

@@ -3,7 +3,6 @@ package groups
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -32,21 +31,9 @@ func idOf(p *group.Point) pointID { return pointID{p.Checkpoint, p.Time.UnixNano
 // without the limit. group.ErrNotFound, as for Points. Members send outlines of
 // their histories, not these.
 func (g *Groups) ListPoints(ctx context.Context, name string, from, to time.Time, limit int) (listed []ListedPoint, total int, err error) {
-	st, err := g.reg.Get(name)
-	ended := errors.Is(err, group.ErrNotFound)
-	if ended {
-		st, err = group.State{Name: name}, nil // volumes that have moved may hold points of it
-	}
+	st, points, err := g.outline(ctx, name)
 	if err != nil {
 		return nil, 0, err
-	}
-	outlines, err := g.cfg.Members.Outlines(ctx, st)
-	if err != nil {
-		return nil, 0, err
-	}
-	points := g.points(st, outlines)
-	if ended && len(points) == 0 {
-		return nil, 0, fmt.Errorf("group %s: %w", name, group.ErrNotFound)
 	}
 	pinned, err := g.pinnedPoints(ctx, st)
 	if err != nil {
@@ -65,6 +52,26 @@ func (g *Groups) ListPoints(ctx context.Context, name string, from, to time.Time
 		}
 	}
 	return listed, total, nil
+}
+
+// outline is all recovery points of a group, oldest first, of which the positions
+// may be missing and the pins are. group.ErrNotFound, as for Points.
+func (g *Groups) outline(ctx context.Context, name string) (group.State, []group.Point, error) {
+	st, unknown := g.reg.Get(name)
+	if errors.Is(unknown, group.ErrNotFound) {
+		st = group.State{Name: name} // volumes that have moved may hold points of it
+	} else if unknown != nil {
+		return st, nil, unknown
+	}
+	histories, err := g.cfg.Members.Outlines(ctx, st)
+	if err != nil {
+		return st, nil, err
+	}
+	points := g.points(st, histories)
+	if unknown != nil && len(points) == 0 {
+		return st, nil, unknown
+	}
+	return st, points, nil
 }
 
 // PinnedPoints returns those recovery points of a group that a pin keeps, oldest

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -74,13 +75,37 @@ func (g *Groups) quiet(name string) (until time.Time, since journal.CheckpointNu
 	return r.announced.ValidUntil, r.announced.NewestCheckpoint
 }
 
-// Select finds a recovery point; see group.Select.
+// Select finds a recovery point; see group.Select. It is found in outlines of the
+// members' histories, or among what is pinned, and then read in full.
 func (g *Groups) Select(ctx context.Context, name, at string) (group.Point, error) {
-	points, err := g.Points(ctx, name)
+	st, points, err := g.outline(ctx, name)
 	if err != nil {
 		return group.Point{}, err
 	}
-	return group.Select(name, points, at)
+	if strings.HasPrefix(at, "pin:") {
+		pinned, err := g.pinnedPoints(ctx, st)
+		if err != nil {
+			return group.Point{}, err
+		}
+		point, err := group.Select(name, pinned, at)
+		if err == nil {
+			return point, nil
+		}
+	}
+	found, err := group.Select(name, points, at)
+	if err != nil {
+		return group.Point{}, err
+	}
+	// Of a number that was taken twice the time says which.
+	near, err := g.pointsIn(ctx, st, found.Checkpoint, found.Checkpoint)
+	if err != nil {
+		return group.Point{}, err
+	}
+	if i := slices.IndexFunc(near, func(p group.Point) bool { return idOf(&p) == idOf(&found) }); i >= 0 {
+		return near[i], nil
+	}
+	// The horizon has come by meanwhile.
+	return group.Point{}, &group.NoPointError{Group: name, Wanted: at, Nearest: []group.Point{found}, Existing: len(points)}
 }
 
 // TakePoint takes a checkpoint now; with a pin it is kept under that name.
