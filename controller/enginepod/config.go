@@ -38,6 +38,9 @@ type Config struct {
 	Log  *slog.Logger // nil: discarded
 	// Clock measures how long a lease has not changed. nil: the machine's.
 	Clock lease.Clock
+	// Nudge is how long a pod that has its node may take to start until its kubelet
+	// is asked to look at it again. 0: 2 s.
+	Nudge time.Duration
 }
 
 func (c *Config) validate() error {
@@ -49,6 +52,9 @@ func (c *Config) validate() error {
 	}
 	if c.Clock == nil {
 		c.Clock = lease.Boot{}
+	}
+	if c.Nudge == 0 {
+		c.Nudge = nudgeFirst
 	}
 	return nil
 }
@@ -108,6 +114,8 @@ const (
 	annotationTemplate = "lockstep.dev/template"
 	// annotationSucceeds is the uid of the pod that a successor follows.
 	annotationSucceeds = "lockstep.dev/succeeds"
+	// annotationNudged counts how often a pod's kubelet was asked to look again.
+	annotationNudged = "lockstep.dev/nudged"
 	// annotationUpgrade with upgradeManual, at an engine's pod or at the
 	// PodTemplate, keeps engines that run from being upgraded.
 	annotationUpgrade = "lockstep.dev/upgrade"

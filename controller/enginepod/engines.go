@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -172,6 +173,10 @@ const reasonBackOff = "CrashLoopBackOff"
 // awaitRunning waits until the pod's container runs; gone if the pod went, or
 // ended, instead.
 func (e *Engines) awaitRunning(ctx context.Context, pod *corev1.Pod) (at Endpoint, gone bool, err error) {
+	nudging, stop := context.WithCancel(ctx)
+	var nudged sync.WaitGroup
+	nudged.Go(func() { e.nudge(nudging, pod) })
+	defer func() { stop(); nudged.Wait() }()
 	last := pod
 	err = e.follow(ctx, pod, func(now *corev1.Pod) bool {
 		if now == nil || now.UID != pod.UID || now.DeletionTimestamp != nil || ended(now) || heldBack(now) {

@@ -353,3 +353,31 @@ func TestAForeignPodIsLeftAlone(t *testing.T) {
 		t.Errorf("stop: %v, want ErrForeign", err)
 	}
 }
+
+// TestKubeletIsNudged: a pod that has its node and does not start is changed, so that
+// its kubelet looks again, as often as it takes.
+func TestKubeletIsNudged(t *testing.T) {
+	r := newRig(t)
+	var err error
+	r.engines, err = enginepod.New(enginepod.Config{Client: r.client, Namespace: r.ns, Site: "a", Template: r.file, Port: 7443, Clock: r.clock, Nudge: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nudged := func(p *corev1.Pod) bool { return p.Annotations["lockstep.dev/nudged"] != "" }
+	done := r.start(spec("node1"))
+	pod := r.pod(exists)
+	err = r.client.CoreV1().Pods(r.ns).Bind(r.ctx(), &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, UID: pod.UID},
+		Target: corev1.ObjectReference{Kind: "Node", Name: "node1"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := r.pod(nudged).Annotations["lockstep.dev/nudged"]
+	r.pod(func(p *corev1.Pod) bool { return p.Annotations["lockstep.dev/nudged"] != first }) // and again
+	r.status(func(s *corev1.PodStatus) {
+		s.Phase, s.PodIP, s.PodIPs = corev1.PodRunning, "10.0.0.7", []corev1.PodIP{{IP: "10.0.0.7"}}
+		s.ContainerStatuses = []corev1.ContainerStatus{{Name: "engine", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+	})
+	if out := <-done; out.err != nil || out.at.Node != "node1" {
+		t.Fatalf("run: %+v", out)
+	}
+}
