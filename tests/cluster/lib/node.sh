@@ -157,16 +157,43 @@ power_off() {
   for device in $devices; do losetup -d "$device" 2>/dev/null || true; done
 }
 
-# own_devices PID prints the loop devices that PID and its descendants have mounted, or have in a place of their own as
-# block volumes are, and the host has not. It is read before and after, because mounts of the host appear in nodes.
+# own_devices PID prints the loop devices of PID and its descendants, those over others first: a device that another one
+# is over goes only after that. They are those that the node has mounted, or has in a place of their own as block
+# volumes are, and the host has not; those over a file that its engines serve; and the kubelet's, which are over such
+# devices and mounted nowhere. What is mounted is read before and after, because mounts of the host appear in nodes.
 own_devices() {
-  local process before
+  local process before devices
   before=$(loops_mounted self)
-  for process in $(ps -e -o pid=,ppid= | awk -v root="$1" '
-    { parent[$1] = $2 }
-    END { for (p in parent) for (q = p; q > 1; q = parent[q]) if (q == root) { print p; break } }'); do
-    loops_mounted "$process"
-  done | sort -u | grep -vxFf <(echo "$before" && loops_mounted self) || true
+  devices=$(
+    for process in $(ps -e -o pid=,ppid= | awk -v root="$1" '
+      { parent[$1] = $2 }
+      END { for (p in parent) for (q = p; q > 1; q = parent[q]) if (q == root) { print p; break } }'); do
+      loops_mounted "$process"
+      served_file_systems "$process"
+    done | sort -u | grep -vxFf <(echo "$before" && loops_mounted self && served_file_systems self) || true
+  )
+  loops_over "$devices"
+}
+
+# loops_over THINGS prints those of THINGS that are loop devices, and before them all loop devices over one of them:
+# over the device itself, or over a file of the file system whose number (MAJ:MIN) is among them.
+loops_over() {
+  local things=$1 found='' dev device file_system inode
+  dev=$(findmnt -rn -o MAJ:MIN --target /dev)
+  while read -r device file_system inode; do
+    if grep -qxF "$file_system" <<<"$things"; then things+=$'\n'$device; fi
+  done < <(loop_files)
+  while read -r device file_system inode; do
+    if [[ $file_system == "$dev" ]] && grep -qxF "$(find /dev -xdev -maxdepth 1 -inum "$inode" -name 'loop*')" <<<"$things"; then
+      found+=$device$'\n'
+    fi
+  done < <(loop_files)
+  grep -h '^/dev/' <<<"$found$things" | awk '!seen[$0]++' || true
+}
+
+# served_file_systems PID prints the numbers of the FUSE file systems of engines that PID has mounted.
+served_file_systems() {
+  sed -nE 's#^[^ ]+ [^ ]+ ([0-9]+:[0-9]+) .* - fuse\.lockstep .*#\1#p' "/proc/$1/mountinfo" 2>/dev/null | sort -u || true
 }
 
 loops_mounted() {
