@@ -89,11 +89,12 @@ mounts() {
 	fi | sort -r
 }
 
-# lost prints loop devices over a file of ours that is in no tree any more.
+# lost prints loop devices over a file of ours that is in no tree any more, and
+# those over a device that was bound to a place which is gone, as a kubelet's are.
 lost() {
 	for backing in /sys/block/loop*/loop/backing_file; do
 		case $(cat "$backing" 2>/dev/null || true) in
-		/device | /device-* | '/device (deleted)')
+		/ | /device | /device-* | '/device (deleted)')
 			device=/dev/${backing#/sys/block/}
 			echo "${device%/loop/backing_file}"
 			;;

@@ -24,6 +24,8 @@ say() { echo "e2e: $* (after $SECONDS s)"; }
 
 mkdir -p out
 work=$(mktemp -d /tmp/ls-e2e-XXXXXX)
+LOOPS_BEFORE=$(tests/check-clean.sh --lost | tr '\n' ' ')
+export LOOPS_BEFORE
 summary=$work/summary
 
 finish() {
