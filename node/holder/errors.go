@@ -53,7 +53,7 @@ var codes = []struct {
 	{"foreign", ErrForeign},
 	{"full", ErrFull},
 	{"version", ErrVersion},
-	{"ending", ErrClosed}, // errEnding, in a reply
+	{"ending", ErrClosed},                  // errEnding, in a reply
 	{"deadline", context.DeadlineExceeded}, // the holder and its client have the same one
 }
 
