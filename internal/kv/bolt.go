@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -162,6 +163,7 @@ func (b *bolt) Update(fn func(Tx) error) error {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
+		err = withErrno(err)
 		b.poisoned.Store(!neverReachedDisk(err))
 		return fmt.Errorf("commit to %s: %w", b.path, err)
 	}
@@ -169,16 +171,35 @@ func (b *bolt) Update(fn func(Tx) error) error {
 }
 
 // neverReachedDisk reports whether a commit failed before it could be found
-// on disk: a data page did not fit. Bolt writes those before the meta page
-// that makes them current, and the meta page replaces one that has its space.
+// on disk: a data page did not fit, or the file could not grow. Bolt writes data pages before the meta page
+// that makes them current, and the meta page replaces one that has its space;
+// it grows the file before either.
 //
 // Any other failure may have left the new meta page behind. A next commit
 // would reuse the pages that it refers to before replacing it, and a crash in
 // between would open on them.
 func neverReachedDisk(err error) bool {
-	var write *fs.PathError
-	return errors.As(err, &write) && write.Op == "write" &&
+	var failed *fs.PathError
+	return errors.As(err, &failed) && (failed.Op == "write" || failed.Op == "truncate") &&
 		(errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))
+}
+
+// resizeError begins what Bolt says when its file could not grow; of the cause it
+// keeps the text only.
+const resizeError = "file resize error: "
+
+// withErrno gives such an error its errno back, where that is a lack of space.
+func withErrno(err error) error {
+	text, failed := strings.CutPrefix(err.Error(), resizeError)
+	if !failed {
+		return err
+	}
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT} {
+		if strings.HasSuffix(text, errno.Error()) {
+			return &fs.PathError{Op: "truncate", Path: strings.TrimSuffix(text, ": "+errno.Error()), Err: errno}
+		}
+	}
+	return err
 }
 
 func (b *bolt) Close() error {

@@ -111,16 +111,29 @@ func TestWhichFailedCommitsPoison(t *testing.T) {
 		err     error
 		poisons bool
 	}{
-		"data page does not fit":       {&fs.PathError{Op: "write", Err: syscall.ENOSPC}, false},
-		"data page exceeds the quota":  {&fs.PathError{Op: "write", Err: syscall.EDQUOT}, false},
-		"write fails":                  {&fs.PathError{Op: "write", Err: syscall.EIO}, true},
-		"sync fails":                   {syscall.EIO, true},
-		"sync finds no space":          {syscall.ENOSPC, true},
-		"growing fails, errno is lost": {fmt.Errorf("file resize error: %v", syscall.ENOSPC), true},
+		"data page does not fit":      {&fs.PathError{Op: "write", Err: syscall.ENOSPC}, false},
+		"data page exceeds the quota": {&fs.PathError{Op: "write", Err: syscall.EDQUOT}, false},
+		"write fails":                 {&fs.PathError{Op: "write", Err: syscall.EIO}, true},
+		"sync fails":                  {syscall.EIO, true},
+		"sync finds no space":         {syscall.ENOSPC, true},
+		"growing finds no space":      {resized(syscall.ENOSPC), false},
+		"growing exceeds the quota":   {resized(syscall.EDQUOT), false},
+		"growing fails":               {resized(syscall.EIO), true},
+		"growing cannot be synced":    {fmt.Errorf("file sync error: %s", syscall.ENOSPC), true},
 	}
 	for name, c := range cases {
-		if got := !neverReachedDisk(c.err); got != c.poisons {
+		if got := !neverReachedDisk(withErrno(c.err)); got != c.poisons {
 			t.Errorf("%s: poisons = %v, want %v", name, got, c.poisons)
 		}
 	}
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT} {
+		if err := withErrno(resized(errno)); !errors.Is(err, errno) {
+			t.Errorf("%v does not match %v", err, errno)
+		}
+	}
+}
+
+// resized is what Bolt makes of a truncate(2) that fails when it grows its file.
+func resized(errno syscall.Errno) error {
+	return fmt.Errorf("file resize error: %s", &fs.PathError{Op: "truncate", Path: "/v/catalog.db", Err: errno})
 }
