@@ -97,17 +97,23 @@ func (e *Engine) change(ctx context.Context, off, length int64, fua bool, append
 	if err := e.check(off, length); err != nil || length == 0 {
 		return err
 	}
-	err := e.admit(ctx, appendTo)
-	if errors.Is(err, journal.ErrFull) {
-		// Application I/O fails last: give up history first, then try again.
-		if _, reclaimErr := e.store.Reclaim(ctx); reclaimErr == nil {
-			err = e.admit(ctx, appendTo)
-		}
-	}
+	err := e.admitWithRoom(ctx, appendTo)
 	if err == nil && fua {
 		err = e.store.Flush(ctx)
 	}
 	return mapError(err)
+}
+
+// admitWithRoom is admit where the backing volume may be full: the application's
+// I/O fails last, so history is given up first, and it is tried once more.
+func (e *Engine) admitWithRoom(ctx context.Context, appendTo func() error) error {
+	err := e.admit(ctx, appendTo)
+	if errors.Is(err, journal.ErrFull) {
+		if _, reclaimErr := e.store.Reclaim(ctx); reclaimErr == nil {
+			err = e.admit(ctx, appendTo)
+		}
+	}
+	return err
 }
 
 // admit lets one change through the gate.
@@ -135,9 +141,10 @@ func (e *Engine) BlockStatus(_ context.Context, off, length int64, limit int) ([
 	return blockRanges(ranges), mapError(err)
 }
 
-// Resize grows the volume; durable on return.
+// Resize grows the volume; durable on return. ErrNoSpace where there is no room
+// for that, with the size as it was.
 func (e *Engine) Resize(ctx context.Context, sizeBytes int64) error {
-	if err := e.admit(ctx, func() error { _, err := e.store.Resize(sizeBytes); return err }); err != nil {
+	if err := e.admitWithRoom(ctx, func() error { _, err := e.store.Resize(sizeBytes); return err }); err != nil {
 		return fmt.Errorf("resize volume %s: %w", e.Volume(), mapError(err))
 	}
 	return nil

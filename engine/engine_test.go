@@ -142,6 +142,56 @@ func TestFullDiskIsNoSpaceAndPasses(t *testing.T) {
 	}
 }
 
+// A volume on a full disk grows if there is history to give up, and else says why
+// not and stays as it is.
+func TestResizeOnAFullDisk(t *testing.T) {
+	for _, pinned := range []bool{false, true} {
+		fs := vfs.NewMem()
+		e := openEngine(t, fs)
+		ctx := context.Background()
+		p := bytes.Repeat([]byte{9}, 64<<10)
+		fill := func() (err error) {
+			for range 200 {
+				if err = e.WriteAt(ctx, p, 0, true); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		if err := e.WriteAt(ctx, p, 0, true); err != nil {
+			t.Fatal(err)
+		}
+		if pinned {
+			if err := e.Store().Pin("kept", e.Store().Durable()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, free, err := fs.Space(".")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fs.SetCapacity((1<<63 - 1 - free) + 6*journal.MinSegmentBytes)
+		if err := fill(); errors.Is(err, engine.ErrNoSpace) != pinned {
+			t.Fatalf("pinned %t: fill: %v", pinned, err)
+		}
+		if _, err := e.Store().Fork(e.Store().Tip(), "test"); err != nil { // so that the next record needs a segment
+			t.Fatal(err)
+		}
+		before := e.SizeBytes()
+		err = e.Resize(ctx, 2*before)
+		if want := map[bool]int64{false: 2 * before, true: before}[pinned]; errors.Is(err, engine.ErrNoSpace) != pinned || e.SizeBytes() != want {
+			t.Errorf("pinned %t: resize: %v, and %d bytes, want %d", pinned, err, e.SizeBytes(), want)
+		}
+		fs.SetCapacity(1 << 40)
+		if err := e.Resize(ctx, 2*before); err != nil || e.SizeBytes() != 2*before {
+			t.Errorf("pinned %t: resize with room: %v, and %d bytes", pinned, err, e.SizeBytes())
+		}
+		if err := e.WriteAt(ctx, p, 2*before-int64(len(p)), true); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestBarrierHoldsWritesUntilCommit(t *testing.T) {
 	e := openEngine(t, vfs.NewMem())
 	ctx := context.Background()

@@ -1,6 +1,11 @@
 package journal
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+)
 
 // padding fills the last page of an append. With it the kernel never has to
 // read a page of a recycled segment from disk before it can change a part of
@@ -156,7 +161,7 @@ func (s *Store) appendRecord(r *Record) error {
 	}
 	s.records = append(s.records[:0], *r)
 	defer clear(s.records) // the payload is the caller's
-	if err := s.writeFrames(s.records); err != nil {
+	if n, err := s.writeFrames(s.records); n == 0 {
 		return err
 	}
 	s.mu.Lock()
@@ -169,9 +174,13 @@ func (s *Store) appendRecord(r *Record) error {
 }
 
 // writeFrames writes the frames of records that fit the active segment and
-// follow one another behind the tip, as one system call where it can. appendMu
-// must be held.
-func (s *Store) writeFrames(records []Record) error {
+// follow one another behind the tip, as one system call where it can, and returns
+// how many of them are whole; at least one without an error. appendMu must be held.
+//
+// ErrFull where the file system has no room although it was allocated, as one
+// that never writes in place: nothing of the first frame that is not whole counts, because the
+// next append begins where it does. After any other error the store is poisoned.
+func (s *Store) writeFrames(records []Record) (whole int, err error) {
 	g := s.active
 	durable := Seq(s.durableSeq.Load())
 	headers, bufs, end := s.headers[:0], s.iovecs[:0], g.end
@@ -187,16 +196,30 @@ func (s *Store) writeFrames(records []Record) error {
 		end += frameBytes(len(r.Payload))
 	}
 	bufs = append(bufs, padding[:min(-end&(blockBytes-1), g.bytes-end)])
-	_, err := g.file.WriteVecAt(bufs, g.end)
+	n, err := g.file.WriteVecAt(bufs, g.end)
 	clear(bufs) // payloads are the callers'
 	s.iovecs = bufs[:0]
+	if errors.Is(err, vfs.ErrNoSpace) {
+		s.noteCopies()
+		return wholeFrames(records, int64(n)), fmt.Errorf("append to %s: %w", g.name, mapFull(err))
+	}
 	if err != nil {
-		return s.poison(fmt.Errorf("append to %s: %w", g.name, err))
+		return 0, s.poison(fmt.Errorf("append to %s: %w", g.name, err))
 	}
 	if s.flushedOften.Load() {
 		g.file.StartWriteback(g.end, end-g.end)
 	}
-	return nil
+	return len(records), nil
+}
+
+// wholeFrames is how many of the records have their frames in the first bytes.
+func wholeFrames(records []Record, bytes int64) int {
+	for i := range records {
+		if bytes -= frameBytes(len(records[i].Payload)); bytes < 0 {
+			return i
+		}
+	}
+	return len(records)
 }
 
 // showLocked makes written records visible. appendMu and mu must be held.

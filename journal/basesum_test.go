@@ -48,13 +48,20 @@ func destagedWorld(t *testing.T, seed uint64) *world {
 	return w
 }
 
+// destageUnheld moves all that nobody holds into the base, room or no room.
+func destageUnheld(s *Store) error {
+	s.pressed.Store(true)
+	defer s.pressed.Store(false)
+	return s.Maintain(context.Background())
+}
+
 // destageAll moves all records into the base.
 func destageAll(t *testing.T, s *Store) {
 	t.Helper()
 	s.appendMu.Lock()
 	s.retireActive()
 	s.appendMu.Unlock()
-	if _, err := s.Reclaim(context.Background()); err != nil {
+	if err := destageUnheld(s); err != nil {
 		t.Fatal(err)
 	}
 	if n := s.index.len(); n > 0 {

@@ -66,11 +66,12 @@ func (s *Store) appendWrites(writes []BatchWrite, sums []uint32, tip Position) (
 		}
 		s.records = append(s.records, r)
 	}
-	if err := s.writeFrames(s.records); err != nil {
+	whole, err := s.writeFrames(s.records)
+	if whole == 0 {
 		return 0, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.showLocked(s.records)
-	return len(s.records), nil
+	s.showLocked(s.records[:whole])
+	return whole, nil // the next call meets the error again
 }

@@ -21,9 +21,10 @@ import (
 //  2. the newest version of what the batch holds is written to the base with its
 //     checksums, and both are synced;
 //  3. the live index forgets what the base now has; the base's position moves
-//     to the horizon and the segments are dropped, in the catalog.
+//     to the end of the batch and the segments are dropped, in the catalog.
 //
-// A crash between 1 and 3 repeats step 2 with the same bytes.
+// A crash between 1 and 3, or a lack of room, repeats step 2: with the same bytes,
+// or in pieces, each of which is a batch whose step 1 is done.
 
 // maxBatchSegments bounds one batch and with it the time between two looks at
 // ctx and the memory of the merged table. A batch is longer where thinned segments
@@ -75,7 +76,8 @@ func (s *Store) destageBatch(ctx context.Context) (more bool, err error) {
 
 // chooseBatch picks sealed segments from the base on that are over the budget
 // or out of the window, and holds them. A batch that a crash interrupted comes
-// first. Where damage stopped the last batch, it takes all that may go: a record
+// first, and where room is tight a segment of it at a time: between base and
+// horizon the base holds a mixture anyway. Where damage stopped the last batch, it takes all that may go: a record
 // behind that batch may hide what is damaged. maintainMu must be held.
 func (s *Store) chooseBatch() ([]pathPart, Position) {
 	s.mu.RLock()
@@ -86,7 +88,10 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 	}
 	all := s.partsLocked(path)
 	total, short := s.journalBytesLocked(), s.roomShort.Load()
-	interrupted := s.state.Horizon != s.state.Base
+	interrupted, limit := s.state.Horizon != s.state.Base, maxBatchSegments
+	if s.batchLimit > 0 {
+		limit = s.batchLimit
+	}
 	expiry := s.cfg.Clock.Now().Add(-s.cfg.Window)
 	var batch []pathPart
 	var to Position
@@ -95,14 +100,16 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 		end := Position{part.timeline, part.upTo}
 		due := s.pressed.Load() || short > 0 || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.closedAt.Before(expiry)
 		must := interrupted && path.Contains(s.state.Horizon) && !s.passesLocked(end, s.state.Horizon)
-		more := due && (s.stuck || !interrupted && len(batch) < maxBatchSegments)
+		more := due && (s.stuck || !interrupted && len(batch) < limit)
 		may := (more || exact < len(batch)) && !s.isHeldLocked(end)
-		if !part.sealed || !must && !may {
+		if !part.sealed || !must && !may || must && s.isTight() && len(batch) == limit {
 			break
 		}
 		batch = append(batch, part)
 		total, short = total-part.bytes, short-part.bytes
 		switch {
+		case must && s.isTight():
+			exact, to = len(batch), end // before the horizon, perhaps
 		case must:
 			exact, to = len(batch), s.state.Horizon
 		case part.endsExactly():
@@ -155,7 +162,7 @@ func (s *Store) isHeldLocked(to Position) bool {
 // strainedLocked reports whether readers must give way: space has run out, or
 // the journal is twice as large as it should be.
 func (s *Store) strainedLocked() bool {
-	if s.pressed.Load() || s.roomShort.Load() > 0 {
+	if s.lastResort.Load() || s.roomShort.Load() > 0 {
 		return true
 	}
 	return s.cfg.JournalBytes > 0 && s.journalBytesLocked() > 2*s.cfg.JournalBytes
@@ -181,11 +188,16 @@ func (s *Store) syncIfBehind(to Position) error {
 }
 
 // moveHorizon is step 1. It fails softly when someone opened an old position
-// since the batch was chosen.
+// since the batch was chosen. Of a batch that was interrupted the horizon has
+// moved already.
 func (s *Store) moveHorizon(to Position) (moved bool, err error) {
 	s.stateMu.Lock()
 	defer s.stateMu.Unlock()
 	s.mu.Lock()
+	if s.state.Horizon != s.state.Base && !s.passesLocked(to, s.state.Horizon) {
+		s.mu.Unlock()
+		return true, nil
+	}
 	held := s.isHeldLocked(to) && s.state.Horizon != to
 	before := s.state.Horizon
 	next := s.state
@@ -317,6 +329,10 @@ func (s *Store) dropBatch(parts []pathPart, to Position) error {
 	s.mu.RLock()
 	lines, orphans := s.abandonedLocked(to)
 	size := s.sizeOfLocked(parts)
+	horizon := to
+	if !s.passesLocked(to, s.state.Horizon) {
+		horizon = s.state.Horizon // of an interrupted batch there is more
+	}
 	s.mu.RUnlock()
 	for _, g := range orphans {
 		if !slices.Contains(dropped, g) { // the batch's own timeline may end here
@@ -324,7 +340,7 @@ func (s *Store) dropBatch(parts []pathPart, to Position) error {
 		}
 	}
 	err := s.changeState(
-		func(next *catalogState) { next.Base, next.Horizon, next.BaseBytes = to, to, size },
+		func(next *catalogState) { next.Base, next.Horizon, next.BaseBytes = to, horizon, size },
 		func(tx kv.Tx) error {
 			for _, g := range dropped {
 				if err := s.cat.dropSegment(tx, g.id); err != nil {

@@ -25,7 +25,7 @@ const maintainEvery = 5 * time.Second
 // index runs and the thinning of history, which nobody waits for, and the scrub.
 func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.repeat(ctx, s.wakeSupply, s.supply) })
+	g.Go(func() error { return s.repeat(ctx, s.wakeSupply, s.supplyAhead) })
 	g.Go(func() error { return s.repeat(ctx, s.wake, s.destageDue) })
 	g.Go(func() error { return s.repeat(ctx, s.wakeRuns, s.buildRuns) })
 	g.Go(func() error { return s.repeat(ctx, s.wakeThin, s.thinDue) })
@@ -38,6 +38,7 @@ func (s *Store) Run(ctx context.Context) error {
 func (s *Store) repeat(ctx context.Context, woken <-chan struct{}, do func(context.Context) error) error {
 	timer := s.cfg.Clock.NewTimer(0)
 	defer func() { timer.Stop() }()
+	var full grumble
 	for {
 		select {
 		case <-ctx.Done():
@@ -49,18 +50,29 @@ func (s *Store) repeat(ctx context.Context, woken <-chan struct{}, do func(conte
 		err := do(ctx)
 		switch {
 		case err == nil:
+			full = grumble{}
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()), errors.Is(err, ErrClosed):
 			return nil
 		case errors.Is(err, ErrPoisoned):
 			return fmt.Errorf("maintain volume %s: %w", s.volume, err)
 		case errors.Is(err, ErrCorrupt):
 			_ = s.noteDamage(err)
-		case errors.Is(err, ErrFull):
-			s.cfg.Log.Warn("journal maintenance needs space on the backing volume", "volume", s.volume, "error", err)
-		default:
+		case !errors.Is(err, ErrFull):
 			return fmt.Errorf("maintain volume %s: %w", s.volume, err)
+		case full.isDue(err, s.cfg.Clock.Now()):
+			s.cfg.Log.Warn("journal maintenance needs space on the backing volume", "volume", s.volume, "error", err)
 		}
 	}
+}
+
+// supplyAhead is supply for Run: where there is no room, destage is to make some
+// before an append has to wait for it.
+func (s *Store) supplyAhead(ctx context.Context) error {
+	err := s.supply(ctx)
+	if errors.Is(err, ErrFull) && s.hopeless() == nil {
+		s.wakeRun()
+	}
+	return err
 }
 
 // supply seals complete segments and has the next one ready. An error of the
@@ -73,6 +85,7 @@ func (s *Store) supply(context.Context) error {
 		return err
 	}
 	s.watchRoom()
+	s.watchShortage()
 	err = s.prepareSpare() // first: an append may be about to need it
 	if complete {
 		if sealErr := s.sealPending(); sealErr != nil {
@@ -119,12 +132,18 @@ func (s *Store) destageDue(ctx context.Context) error {
 	defer s.maintainMu.Unlock()
 	// A file that cannot be made for lack of space may be there once something
 	// has been destaged.
+	if err := s.hopeless(); err != nil {
+		return err
+	}
 	supplyErr := s.supply(ctx)
 	if supplyErr != nil && !errors.Is(supplyErr, ErrFull) {
 		return supplyErr
 	}
 	for {
-		more, err := s.destageBatch(ctx)
+		more, err := s.destageTightly(ctx)
+		if errors.Is(err, ErrFull) {
+			s.inVain(err)
+		}
 		if err != nil {
 			return err
 		}
@@ -133,10 +152,17 @@ func (s *Store) destageDue(ctx context.Context) error {
 		}
 		s.watchRoom()
 	}
-	if supplyErr != nil {
-		return s.supply(ctx)
+	s.batchLimit = 0
+	if supplyErr == nil {
+		return nil
 	}
-	return nil
+	if err := s.supply(ctx); !errors.Is(err, ErrFull) {
+		return err
+	}
+	if _, err := s.makeRoom(ctx); err != nil {
+		return err
+	}
+	return s.supply(ctx)
 }
 
 // Stats are figures of a store at one moment.
@@ -149,6 +175,7 @@ type Stats struct {
 	Appended     uint64 // records since Open
 	Unflushed    uint64 // of them, not yet durable
 	Damaged      int    // places known to be damaged, see Damaged
+	Space        SpaceStats
 	Thinning     ThinningStats
 }
 
@@ -181,7 +208,7 @@ func (s *Store) Stats() Stats {
 		Segments: len(s.segments), Timelines: len(s.tree.timelines),
 		IndexExtents: int64(s.index.len()), IndexBytes: int64(s.index.len())*indexBytesPerExtent + s.runs.cache.bytes(),
 		JournalBytes: s.journalBytesLocked(), Appended: s.appended, Unflushed: s.appended - s.flushed,
-		Damaged: s.damage.count(),
+		Damaged: s.damage.count(), Space: s.short.space(),
 	}
 	st.Thinning = s.thinningLocked()
 	return st

@@ -89,6 +89,7 @@ func (s *Store) open(id identity) error {
 		return err
 	}
 	s.pruneRuns()
+	s.warnOfSmallDisk()
 	return s.buildLive()
 }
 

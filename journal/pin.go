@@ -67,6 +67,7 @@ func (s *Store) changePins(write func(tx kv.Tx) error, apply func()) error {
 	if err != nil {
 		return fmt.Errorf("change pins of volume %s: %w", s.volume, err)
 	}
+	s.letGo()
 	s.wakeRun()
 	return nil
 }

@@ -2,23 +2,212 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
-// Reclaim destages as if the budget were zero, because the backing volume has
-// run out of space: recovery points beyond those that views, pins and readers
-// hold are given up so that writes can go on. It returns the bytes of journal
-// that were let go of; 0 means that nothing could be.
+// Reclaim gives up what a write needs the room of, because the backing volume
+// has none left, and no more than that: see makeRoom for the order. It returns
+// the bytes of journal that were let go of; 0 also means that nothing could be,
+// or that another call has just made room. Where the last call was in vain and
+// nothing has changed since, it does nothing.
 func (s *Store) Reclaim(ctx context.Context) (int64, error) {
-	before := s.Stats().JournalBytes
-	s.pressed.Store(true)
-	defer s.pressed.Store(false)
+	turn := s.reclaims.Load()
 	patient := s.impatience()
 	defer patient()
-	if err := s.Maintain(ctx); err != nil {
-		return 0, fmt.Errorf("reclaim journal space of volume %s: %w", s.volume, err)
+	s.maintainMu.Lock()
+	defer s.maintainMu.Unlock()
+	if s.reclaims.Load() != turn {
+		return 0, nil
 	}
-	freed := before - s.Stats().JournalBytes
-	s.cfg.Log.Warn("backing volume is short of space: history was given up", "volume", s.volume, "freedBytes", freed, "horizon", s.Horizon())
+	freed, err := s.makeRoom(ctx)
+	if err != nil {
+		return freed, fmt.Errorf("reclaim journal space of volume %s: %w", s.volume, err)
+	}
 	return freed, nil
+}
+
+// roomBatchSegments bounds a batch of history that is given up for room: what is
+// kept for reuse of it is enough for a while, and no more is given up than that.
+const roomBatchSegments = keepFree
+
+// makeRoom has the segment ready that the next append needs. For that it gives
+// up, in this order and no more than needed:
+//
+//  1. files that are kept for reuse, which are taken first anyway;
+//  2. index runs that nobody is using, which are made again later;
+//  3. the oldest history that nobody holds. What the base has to grow for that
+//     is taken from the reserve (see prepareReserve), and a segment at a time
+//     if need be;
+//  4. the history that a replica has yet to read, which then takes an image.
+//
+// Views, pins and what they hold are never given up: somebody has asked for them
+// by name. ErrFull is not an error here. maintainMu must be held.
+func (s *Store) makeRoom(ctx context.Context) (freed int64, err error) {
+	if s.hopeless() != nil {
+		return 0, nil
+	}
+	defer s.reclaims.Add(1)
+	before := s.Stats().JournalBytes
+	s.pressed.Store(true)
+	s.batchLimit = roomBatchSegments
+	defer func() {
+		s.pressed.Store(false)
+		s.lastResort.Store(false)
+		s.batchLimit = 0
+		freed = before - s.Stats().JournalBytes
+		s.noteGivenUp(freed)
+	}()
+	if err := s.sealForRoom(); err != nil {
+		return 0, err
+	}
+	if s.appendFull.Swap(false) { // there is a segment, and no room to write to it
+		s.giveUpReserve()
+		for _, giveUp := range []func(context.Context) (bool, error){s.giveUpRuns, s.giveUpHistory} {
+			if _, err := giveUp(ctx); err != nil {
+				return 0, err
+			}
+		}
+	}
+	lack := s.prepareSpare()
+	for _, giveUp := range []func(context.Context) (bool, error){s.giveUpRuns, s.giveUpHistory, s.giveUpUnread} {
+		for errors.Is(lack, ErrFull) {
+			gained, err := giveUp(ctx)
+			if err != nil {
+				return 0, err
+			}
+			if !gained {
+				break
+			}
+			lack = s.prepareSpare()
+		}
+	}
+	if errors.Is(lack, ErrFull) {
+		s.inVain(lack)
+		return 0, nil
+	}
+	return 0, lack
+}
+
+// sealForRoom seals what is complete, so that it can be destaged. Where the
+// catalog had no room for a commit it gets that of the reserve, and takes what it
+// needs of it at once, before a new reserve does.
+func (s *Store) sealForRoom() error {
+	err := s.sealPending()
+	if s.catalogFull.Load() && s.giveUpReserve() {
+		if err := s.changeState(func(*catalogState) {}, nil, nil); err != nil && !errors.Is(err, ErrFull) {
+			return err
+		}
+		err = s.sealPending()
+	}
+	if errors.Is(err, ErrFull) {
+		return nil // what is sealed already may do
+	}
+	return err
+}
+
+// giveUpRuns is the second sacrifice.
+func (s *Store) giveUpRuns(context.Context) (gained bool, err error) {
+	return s.runs.giveUpUnused() > 0, nil
+}
+
+// giveUpHistory is the third one: a batch of it.
+func (s *Store) giveUpHistory(ctx context.Context) (gained bool, err error) {
+	gained, err = s.destageTightly(ctx)
+	if errors.Is(err, ErrFull) {
+		return false, nil
+	}
+	return gained, err
+}
+
+// giveUpUnread is the fourth one: a batch, readers or no readers.
+func (s *Store) giveUpUnread(ctx context.Context) (gained bool, err error) {
+	s.lastResort.Store(true)
+	return s.giveUpHistory(ctx)
+}
+
+// destageTightly is destageBatch where there may be no room for what the base
+// has to grow: then the reserve is given up, and a segment moved at a time,
+// which leaves its file for the next reserve. maintainMu must be held.
+func (s *Store) destageTightly(ctx context.Context) (more bool, err error) {
+	for {
+		more, err = s.destageBatch(ctx)
+		if !errors.Is(err, ErrFull) {
+			return more, err
+		}
+		s.noteShort()
+		gained := s.giveUpReserve() || !s.isTight()
+		s.batchLimit = 1
+		if !gained {
+			return false, err
+		}
+	}
+}
+
+// isTight reports whether destage has no room for more than a segment at a time.
+// maintainMu must be held.
+func (s *Store) isTight() bool { return s.batchLimit == 1 }
+
+// A store whose journal is beside its base keeps one of the files for reuse for
+// the time when the file system is full: before a segment can be dropped what
+// it holds has to be in the base, and a base that was not written there before
+// takes room for it. Without, a journal that has filled the file system could
+// never be made smaller again.
+
+// reserved is how many of the files for reuse an append does not get.
+func (s *Store) reserved() int {
+	if s.cfg.JournalDir != "" || s.copies.Load() {
+		return 0
+	}
+	return 1
+}
+
+// prepareReserve makes the reserve of a store that has begun its second segment.
+// spareMu must be held.
+func (s *Store) prepareReserve() error {
+	if len(s.free) >= s.reserved() {
+		return nil
+	}
+	s.mu.RLock()
+	begun := len(s.segments) > 1
+	s.mu.RUnlock()
+	if !begun {
+		return nil
+	}
+	g, err := s.makeSegment(s.cfg.SegmentBytes, false)
+	if err != nil {
+		return err
+	}
+	s.free = append(s.free, g.name)
+	if err := g.file.Close(); err != nil {
+		return fmt.Errorf("close reserve %s: %w", g.name, err)
+	}
+	return nil
+}
+
+// giveUpReserve removes all files for reuse; false if there are none.
+func (s *Store) giveUpReserve() (gained bool) {
+	if s.cfg.JournalDir != "" {
+		return false // it would make no room for the base or the catalog
+	}
+	s.spareMu.Lock()
+	defer s.spareMu.Unlock()
+	for _, name := range s.free {
+		if err := s.cfg.FS.Remove(s.cfg.file(name)); err != nil {
+			s.cfg.Log.Warn("removing a file for reuse failed; the next open removes it", "segment", name, "error", err)
+			continue
+		}
+		gained = true
+	}
+	s.free = nil
+	return gained
+}
+
+// noteCopies remembers that a write to a file whose blocks are there found no
+// room: the file system puts it elsewhere. Files that are kept for reuse only
+// take room on such a one.
+func (s *Store) noteCopies() {
+	s.copies.Store(true)
+	s.appendFull.Store(true)
+	s.noteRefused()
 }

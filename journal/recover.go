@@ -44,7 +44,16 @@ func (s *Store) recover(id identity) (err error) {
 		return err
 	}
 	s.forkFirst = s.state.CleanTip == nil
-	if err := s.sealRecovered(keep); err != nil {
+	err = s.sealRecovered(keep)
+	if errors.Is(err, ErrFull) && s.forkFirst {
+		// The files that disinherit is about to remove are the room for it.
+		err = s.removeUnused(unused)
+		unused = nil
+		if err == nil {
+			err = s.sealRecovered(keep)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if err := s.removeReplaced(); err != nil {
@@ -75,13 +84,17 @@ func (s *Store) disinherit(unused []string) error {
 		s.free = append(s.free, unused...)
 		return nil
 	}
+	for _, g := range s.segments {
+		g.inherited = true
+	}
+	return s.removeUnused(unused)
+}
+
+func (s *Store) removeUnused(unused []string) error {
 	for _, name := range unused {
 		if err := s.cfg.FS.Remove(s.cfg.file(name)); err != nil {
 			return fmt.Errorf("remove unused segment %s: %w", name, err)
 		}
-	}
-	for _, g := range s.segments {
-		g.inherited = true
 	}
 	return nil
 }
@@ -378,7 +391,7 @@ func (s *Store) sealRecovered(keep []*segment) error {
 			return err
 		}
 		if err := g.writeFooter(f); err != nil {
-			return err
+			return mapFull(err)
 		}
 		if err := s.syncSegment(g); err != nil {
 			return err

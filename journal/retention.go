@@ -15,6 +15,7 @@ func (s *Store) SetRetention(r Retention) {
 	s.mu.Lock()
 	s.cfg.JournalBytes, s.cfg.Window, s.cfg.History = r.JournalBytes, r.Window, r.History
 	s.mu.Unlock()
+	s.letGo()
 	s.wakeRun()
 	wake(s.wakeThin)
 }

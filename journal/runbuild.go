@@ -36,8 +36,8 @@ func (s *Store) buildRuns(ctx context.Context) error {
 	defer s.buildMu.Unlock()
 	s.runs.removeLeftovers()
 	for {
-		if s.pressed.Load() {
-			return nil // no time to take more space
+		if s.pressed.Load() || s.isShort() && s.runDuty() < 1 {
+			return nil // no time to take more space, unless it is for want of memory
 		}
 		jobs, held, err := s.missingRuns()
 		if err != nil {

@@ -178,6 +178,23 @@ func (rs *runSet) prune(needed func(runKey) bool) {
 	}
 }
 
+// giveUpUnused removes the runs that neither the live index nor a view is using,
+// and returns how many.
+// Those in use are few, and of the highest levels; without them what they index
+// would be in memory.
+func (rs *runSet) giveUpUnused() (n int) {
+	rs.prune(func(key runKey) bool {
+		rs.mu.Lock()
+		defer rs.mu.Unlock()
+		if rs.open[key] != nil {
+			return true
+		}
+		n++
+		return false
+	})
+	return n
+}
+
 // removeLeftovers removes the files of interrupted makings.
 func (rs *runSet) removeLeftovers() {
 	rs.mu.Lock()

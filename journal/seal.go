@@ -1,10 +1,12 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // sealPending gives complete segments their footer, oldest first, and enters
@@ -49,7 +51,9 @@ func (s *Store) sealOne(g *segment) error {
 	if err != nil {
 		return err
 	}
-	if err := g.writeFooter(f); err != nil {
+	if err := g.writeFooter(f); errors.Is(err, vfs.ErrNoSpace) {
+		return mapFull(err) // the same bytes are written again
+	} else if err != nil {
 		return s.poison(err)
 	}
 	if err := s.syncSegment(g); err != nil {
@@ -62,6 +66,7 @@ func (s *Store) sealOne(g *segment) error {
 	defer s.mu.Unlock()
 	g.sealed, g.changes = true, nil
 	s.dropPendingLocked(g)
+	s.letGo() // it can be destaged now
 	wake(s.wakeRuns)
 	wake(s.wakeThin)
 	return nil

@@ -42,6 +42,7 @@ type Store struct {
 
 	maintainMu sync.Mutex // one Maintain, Fork or Close at a time
 	stuck      bool       // damage stopped the last batch of destage; guarded by maintainMu
+	batchLimit int        // segments of a batch of destage, 0: maxBatchSegments; guarded by maintainMu
 	sealMu     sync.Mutex // one sealing, or dropping, of segments at a time
 
 	// appendMu orders appends. Its holder alone changes the tip.
@@ -89,7 +90,14 @@ type Store struct {
 	durableSeq atomic.Uint64 // equals durable.Seq
 	// flushedOften is set while a flush covers fewRecords or less.
 	flushedOften atomic.Bool
-	pressed      atomic.Bool   // Reclaim is running: destage whatever is not held
+	pressed      atomic.Bool   // room is being made: destage whatever is not held
+	lastResort   atomic.Bool   // and readers must give way
+	catalogFull  atomic.Bool   // its last commit found no room
+	copies       atomic.Bool   // the file system was seen not to write in place: see noteCopies
+	appendFull   atomic.Bool   // and an append found no room because of that
+	reclaims     atomic.Uint64 // times that room was made, or tried to
+	hopes        atomic.Uint64 // see letGo
+	short        shortage
 	roomShort    atomic.Int64  // bytes that a journal of its own is to have free, and has not
 	wake         chan struct{} // asks Run for a Maintain; capacity 1
 	requests     atomic.Uint64 // reads and appends so far, for the pace of destage
@@ -263,9 +271,13 @@ func (s *Store) commit(write func(tx kv.Tx) error) error {
 		return refused
 	})
 	switch {
-	case err == nil || refused != nil:
+	case err == nil:
+		s.catalogFull.Store(false)
+		return nil
+	case refused != nil:
 		return err
 	case errors.Is(err, vfs.ErrNoSpace) && s.cat.usable():
+		s.catalogFull.Store(true)
 		return mapFull(err)
 	default:
 		return s.poison(fmt.Errorf("commit to %s: %w", catalogFile, err))

@@ -47,12 +47,18 @@ func (s *Store) room(r *Record) error {
 	}
 	need := blockBytes + frameBytes(len(r.Payload)) + footerBytes(1, 1, infoRoomBytes(len(r.Payload)))
 	g, err := s.takeSegment(need)
+	if errors.Is(err, ErrFull) {
+		s.noteRefused()
+	}
 	if err != nil {
 		return err
 	}
 	g.timeline, g.first, g.last = r.Position.Timeline, r.Position.Seq, r.Position.Seq-1
 	h := segmentHeader{volume: s.volume, id: g.id, timeline: g.timeline, first: g.first, bytes: g.bytes, created: s.cfg.Clock.Now()}
-	if _, err := g.file.WriteAt(h.encode(), 0); err != nil {
+	if _, err := g.file.WriteAt(h.encode(), 0); errors.Is(err, vfs.ErrNoSpace) {
+		s.releaseSegment(g) // nobody knows it yet
+		return fmt.Errorf("begin segment %s: %w", g.name, mapFull(err))
+	} else if err != nil {
 		return s.poison(fmt.Errorf("begin segment %s: %w", g.name, errors.Join(err, g.file.Close())))
 	}
 	s.retireActive()
@@ -113,6 +119,9 @@ func (s *Store) takeSegment(need int64) (*segment, error) {
 		}
 		s.spare = nil
 	}
+	if err := s.prepareReserve(); err != nil {
+		return nil, err
+	}
 	return s.makeSegment(max(s.cfg.SegmentBytes, (need+blockBytes-1)&^(blockBytes-1)), false)
 }
 
@@ -124,7 +133,12 @@ func (s *Store) prepareSpare() error {
 	s.mu.RLock()
 	err, written := s.usable(), s.appended > 0
 	s.mu.RUnlock()
-	if err != nil || s.spare != nil {
+	if err != nil {
+		return err
+	}
+	if err := s.prepareReserve(); s.spare != nil && errors.Is(err, ErrFull) {
+		return nil // it waits for room; the next append does not
+	} else if err != nil || s.spare != nil {
 		return err
 	}
 	bytes, zeroed := s.cfg.SegmentBytes, s.slow
@@ -134,6 +148,7 @@ func (s *Store) prepareSpare() error {
 	g, err := s.makeSegment(bytes, zeroed)
 	if err == nil {
 		s.spare = g
+		s.notInVain()
 	}
 	return err
 }
@@ -148,6 +163,9 @@ func (s *Store) makeSegment(bytes int64, zeroed bool) (*segment, error) {
 	id := s.nextID
 	if id > maxSegmentID {
 		return nil, fmt.Errorf("make segment %d: %w", id, ErrFull)
+	}
+	if err := s.cannotFit(bytes); err != nil {
+		return nil, err
 	}
 	g := &segment{id: id, volume: s.volume, name: segmentName(id), bytes: bytes, end: blockBytes}
 	g.users.Store(1)
@@ -164,17 +182,35 @@ func (s *Store) makeSegment(bytes int64, zeroed bool) (*segment, error) {
 	if err != nil {
 		if g.file != nil {
 			_ = g.file.Close()
-			_ = s.cfg.FS.Remove(s.cfg.file(g.name)) // a leftover is found and reused by the next Open
+			if s.cfg.FS.Remove(s.cfg.file(g.name)) == nil { // else the next Open finds and reuses it
+				s.nextID = id
+			}
 		}
 		return nil, fmt.Errorf("make segment %s: %w", g.name, mapFull(err))
 	}
 	return g, nil
 }
 
+// cannotFit returns why a new file of so many bytes is not even tried: the last
+// attempt was in vain a moment ago, and there is no file to be reused.
+func (s *Store) cannotFit(bytes int64) error {
+	if len(s.free) > s.reserved() && bytes == s.cfg.SegmentBytes {
+		return nil
+	}
+	err := s.hopeless()
+	if err == nil {
+		return nil
+	}
+	if _, free, spaceErr := s.cfg.FS.Space(s.cfg.file(journalDir)); spaceErr != nil || free >= bytes {
+		return nil
+	}
+	return err
+}
+
 // openFile gives a new segment a file under its name. spareMu must be held.
 func (s *Store) openFile(g *segment) (reused bool, err error) {
 	fs, name := s.cfg.FS, s.cfg.file(g.name)
-	if n := len(s.free); n > 0 && g.bytes == s.cfg.SegmentBytes {
+	if n := len(s.free); n > s.reserved() && g.bytes == s.cfg.SegmentBytes {
 		if err := fs.Rename(s.cfg.file(s.free[n-1]), name); err != nil {
 			return false, fmt.Errorf("reuse segment %s: %w", s.free[n-1], err)
 		}
@@ -244,7 +280,7 @@ func (s *Store) releaseSegment(g *segment) {
 	}
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	if len(s.free) < keepFree && g.bytes == s.cfg.SegmentBytes && !g.inherited && g.generation == 0 {
+	if len(s.free) < keepFree && !s.copies.Load() && g.bytes == s.cfg.SegmentBytes && !g.inherited && g.generation == 0 {
 		s.free = append(s.free, g.name)
 		return
 	}

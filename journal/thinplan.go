@@ -64,7 +64,7 @@ func (s *Store) nextThinJob() *thinJob {
 	defer s.mu.RUnlock()
 	history, now := s.cfg.History, s.cfg.Clock.Now()
 	settled := now.Sub(s.opened) >= s.cfg.thinSettle
-	short := s.pressed.Load() || s.roomShort.Load() > 0
+	short := s.pressed.Load() || s.roomShort.Load() > 0 || s.isShort()
 	if s.usable() != nil || !history.thins() || !settled || short || s.state.Horizon != s.state.Base {
 		return nil
 	}

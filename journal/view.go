@@ -250,6 +250,7 @@ func (s *Store) dropHold(h *hold) {
 	s.holdMu.Lock()
 	defer s.holdMu.Unlock()
 	delete(s.holds, h)
+	s.letGo()
 }
 
 func (s *Store) moveHold(h *hold, at Position) {
