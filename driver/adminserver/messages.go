@@ -105,6 +105,11 @@ func (s *Server) conditions(g *groups.Summary) []*adminv1.Condition {
 	default:
 		add("Ready", true, "RecoveryPoint", "recovery points are being taken")
 	}
+	for _, v := range s.cfg.Site.Volumes() {
+		if v.Group == g.State.Name && v.Journal.Space.IsShort() {
+			add("Room", false, "BackingFull", "volume "+v.ID.String()+": "+v.Journal.Space.String())
+		}
+	}
 	if m := g.Sending; m != nil {
 		if err := sendingError(m); err != nil {
 			add("Replicating", false, "Disconnected", "site "+m.Peer+" is not being fed: "+err.Error())

@@ -128,6 +128,8 @@ func (b *backend) Health(_ context.Context, id journal.VolumeID) ([]controller.C
 			message = v.Err.Error()
 		}
 		return []controller.Condition{{Severity: controller.Inaccessible, Reason: "NoEngine", Message: message}}, nil
+	case v.Connected && v.State.Store != nil && v.State.Store.Space.IsShort():
+		return []controller.Condition{{Severity: controller.Degraded, Reason: "BackingFull", Message: v.State.Store.Space.String()}}, nil
 	}
 	return nil, nil
 }

@@ -61,6 +61,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(failed, truth(s.Error != ""))
 	if st := s.Store; st != nil {
 		storeMetrics.Journal(ch, st.JournalBytes, st.IndexExtents, &st.Thinning, s.Volume.String())
+		storeMetrics.Space(ch, &st.Space, s.Volume.String())
 		gauge(freeBytes, float64(st.FreeBytes))
 	}
 	if dir := pod.cfg.JournalDir; dir != "" {

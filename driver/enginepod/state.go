@@ -43,7 +43,7 @@ func (p *Pod) storeState(store *journal.Store) *control.StoreState {
 	s := &control.StoreState{
 		SizeBytes: store.SizeBytes(), Tip: store.Tip(), Durable: store.Durable(), Horizon: store.Horizon(),
 		JournalBytes: stats.JournalBytes, IndexExtents: stats.IndexExtents, IndexBytes: stats.IndexBytes,
-		Timelines: store.Timelines(), Pins: store.Pins(), Thinning: stats.Thinning,
+		Timelines: store.Timelines(), Pins: store.Pins(), Space: stats.Space, Thinning: stats.Thinning,
 	}
 	s.Oldest, s.Newest = store.OldestCheckpoint(), store.NewestCheckpoint()
 	if total, free, err := p.cfg.FS.Space(p.cfg.Dir); err == nil {

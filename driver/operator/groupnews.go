@@ -91,6 +91,8 @@ func memberNews(old, now []v1alpha1.GroupMember) []news {
 		switch {
 		case m.Reason != "" && m.Reason != before.Reason:
 			out = append(out, news{corev1.EventTypeWarning, m.Reason, "Serve", m.Message, m.Volume})
+		case m.Reason == "" && before.Reason == reasonFull:
+			out = append(out, news{corev1.EventTypeNormal, "BackingHasRoom", "Serve", "the backing volume has room again", m.Volume})
 		case m.Reason == "" && before.Reason != "":
 			out = append(out, news{corev1.EventTypeNormal, "Recovered", "Serve", "the engine serves the volume again, on node " + m.Node, m.Volume})
 		}

@@ -28,6 +28,7 @@ const (
 	reasonNoMembers    = "NoMembers"
 	reasonEngine       = "EngineNotRunning"
 	reasonTooSmall     = "BackingTooSmall"
+	reasonFull         = "BackingFull"
 	reasonMissed       = "CheckpointMissed"
 	reasonNoPoint      = "NoPointYet"
 	reasonAchieved     = "Achieved"
@@ -141,6 +142,8 @@ func memberOf(v *fleet.Volume, lags map[journal.VolumeID]v1alpha1.Lag) v1alpha1.
 		out.Reason, out.Message = reasonEngine, v.Err.Error()
 	case v.Trouble != nil:
 		out.Reason, out.Message = reasonTooSmall, v.Trouble.Error()
+	case v.Connected && v.State.Store != nil && v.State.Store.Space.IsShort():
+		out.Reason, out.Message = reasonFull, v.State.Store.Space.String()
 	}
 	return out
 }
@@ -180,7 +183,7 @@ func setConditions(out *v1alpha1.ConsistencyGroupStatus, v *view) {
 func ready(out *v1alpha1.ConsistencyGroupStatus, v *view) (metav1.ConditionStatus, string, string) {
 	var broken []string
 	for _, m := range out.Members {
-		if m.Reason != "" {
+		if m.Reason != "" && m.Reason != reasonFull { // it is served, at the cost of its window
 			broken = append(broken, fmt.Sprintf("%s: %s: %s", orID(m.Claim, m.Volume), m.Reason, m.Message))
 		}
 	}

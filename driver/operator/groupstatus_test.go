@@ -10,6 +10,7 @@ import (
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
 	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -46,6 +47,11 @@ func TestConditions(t *testing.T) {
 		{"missed", func(v *view) { v.summary.Stats.LastError = group.ErrBarrier }, "!" + reasonMissed, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
 		{"no point", func(v *view) { v.summary.Newest, v.summary.Oldest = nil, nil }, "!" + reasonNoPoint, "!" + reasonUnknown, reasonConnected, v1alpha1.ReplicationSynced},
 		{"short history", func(v *view) { v.summary.State.Settings.Window = 24 * time.Hour }, reasonTaking, "!" + reasonShort, reasonConnected, v1alpha1.ReplicationSynced},
+		{"backing full", func(v *view) { v.volumes[0].State.Store.Space.ShortSince = v.now }, reasonTaking, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
+		{"backing full for long", func(v *view) {
+			v.volumes[0].State.Store.Space.ShortSince, v.summary.Stats.LastError = v.now, engine.ErrNoSpace
+			v.summary.State.Settings.Window = 24 * time.Hour
+		}, "!" + reasonMissed, "!" + reasonShort, reasonConnected, v1alpha1.ReplicationSynced},
 		{"young", func(v *view) {
 			v.summary.State.Settings.Window, v.volumes[0].State.Store.Horizon = 24*time.Hour, journal.Position{}
 		}, reasonTaking, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
@@ -120,5 +126,44 @@ func TestUrgency(t *testing.T) {
 				t.Errorf("urgent %t, want %t", got, tt.urgent)
 			}
 		})
+	}
+}
+
+// A backing volume that fills up and has room again is told on the claim, and so is
+// a window that is shorter for it, on the group.
+func TestFullBackingIsTold(t *testing.T) {
+	v := sound()
+	empty := v1alpha1.ConsistencyGroupStatus{}
+	before := statusOf(v, &empty)
+	store := v.volumes[0].State.Store
+	store.Space = journal.SpaceStats{ShortSince: testStart, Refused: 3, GivenUpBytes: 5 << 20}
+	v.summary.Oldest = &group.Point{Checkpoint: 8, Time: testStart.Add(50 * time.Minute)}
+	full := statusOf(v, &before)
+	store.Space.ShortSince = time.Time{}
+	v.summary.Oldest = &group.Point{Checkpoint: 8, Time: testStart}
+	after := statusOf(v, &full)
+	for _, step := range []struct {
+		old, now       *v1alpha1.ConsistencyGroupStatus
+		member, group  string
+		reason, window string
+	}{
+		{&before, &full, "BackingFull", "WindowNotAchieved", reasonFull, "10m"},
+		{&full, &after, "BackingHasRoom", "WindowAchieved", "", "1h"},
+	} {
+		if got := memberNews(step.old.Members, step.now.Members); len(got) != 1 || got[0].reason != step.member || got[0].text == "" {
+			t.Errorf("events of the claim: %+v, want %s", got, step.member)
+		}
+		if got := newsOf(step.old, step.now); len(got) != 1 || got[0].reason != step.group {
+			t.Errorf("events of the group: %+v, want %s", got, step.group)
+		}
+		if m := step.now.Members[0]; m.Reason != step.reason {
+			t.Errorf("the member's reason is %q, want %q", m.Reason, step.reason)
+		}
+		if got := string(step.now.AchievedWindow); got != step.window {
+			t.Errorf("the achieved window is %s, want %s", got, step.window)
+		}
+		if !isUrgent(step.old, step.now) {
+			t.Error("nobody is told before the status is due")
+		}
 	}
 }

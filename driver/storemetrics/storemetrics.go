@@ -20,6 +20,7 @@ type Metrics struct {
 	damaged, scrubRatio, scrubLast, scrubBytes, unsummed *prometheus.Desc
 	checkpoints, historyBytes, replaced, written         *prometheus.Desc
 	thinningUnderwayBytes, thinningDoneBytes             *prometheus.Desc
+	short, refused, givenUp                              *prometheus.Desc
 }
 
 // New names the figures of stores with labels, whose values are given in the same
@@ -44,6 +45,9 @@ func New(labels []string) *Metrics {
 	m.written = desc("lockstep_volume_thinning_written_bytes_total", "Room of segments that thinning has put in the place of others.")
 	m.thinningUnderwayBytes = desc("lockstep_volume_thinning_underway_bytes", "Bytes that the rewrite under way reads.")
 	m.thinningDoneBytes = desc("lockstep_volume_thinning_done_bytes", "Bytes that the rewrite under way has read.")
+	m.short = desc("lockstep_volume_space_short", "1 while the file system below has too little room: history is given up, or writes are refused.")
+	m.refused = desc("lockstep_volume_space_refused_total", "Appends that found no room at first.")
+	m.givenUp = desc("lockstep_volume_space_given_up_bytes_total", "Journal that was given up for room before its time.")
 	return m
 }
 
@@ -67,6 +71,17 @@ func (m *Metrics) Journal(ch chan<- prometheus.Metric, bytes, indexExtents int64
 	value(ch, m.written, prometheus.CounterValue, float64(thinning.WrittenBytes), of...)
 	value(ch, m.thinningUnderwayBytes, prometheus.GaugeValue, float64(thinning.UnderwayBytes), of...)
 	value(ch, m.thinningDoneBytes, prometheus.GaugeValue, float64(thinning.DoneBytes), of...)
+}
+
+// Space gives the figures of a store's lack of room.
+func (m *Metrics) Space(ch chan<- prometheus.Metric, space *journal.SpaceStats, of ...string) {
+	short := 0.0
+	if space.IsShort() {
+		short = 1
+	}
+	value(ch, m.short, prometheus.GaugeValue, short, of...)
+	value(ch, m.refused, prometheus.CounterValue, float64(space.Refused), of...)
+	value(ch, m.givenUp, prometheus.CounterValue, float64(space.GivenUpBytes), of...)
 }
 
 // Checks gives the figures of what is looked for in a store, and found.

@@ -159,6 +159,7 @@ type StoreState struct {
 	Pins                     map[string]journal.Position
 	Newest, Oldest           journal.Checkpoint // number 0: none
 	FreeBytes, CapacityBytes int64              // of the backing volume
+	Space                    journal.SpaceStats // of its lack of room
 	// Thinning is for the engine's own metrics, and does not travel.
 	Thinning journal.ThinningStats
 }

@@ -172,7 +172,8 @@ func encodeState(s State) *enginev1.State {
 			SizeBytes: st.SizeBytes, Tip: encodePosition(st.Tip), Durable: encodePosition(st.Durable), Horizon: encodePosition(st.Horizon),
 			JournalBytes: st.JournalBytes, IndexExtents: st.IndexExtents, IndexBytes: st.IndexBytes, Timelines: encodeTimelines(st.Timelines),
 			Pins: map[string]*enginev1.Position{}, Newest: encodeCheckpoint(st.Newest), Oldest: encodeCheckpoint(st.Oldest),
-			FreeBytes: st.FreeBytes, CapacityBytes: st.CapacityBytes,
+			FreeBytes: st.FreeBytes, CapacityBytes: st.CapacityBytes, ShortSince: stamp(st.Space.ShortSince),
+			Refused: st.Space.Refused, GivenUpBytes: st.Space.GivenUpBytes,
 		}
 		for name, at := range st.Pins {
 			out.Store.Pins[name] = encodePosition(at)
@@ -197,6 +198,7 @@ func decodeState(m *enginev1.State) (State, error) {
 			SizeBytes: st.GetSizeBytes(), Tip: decodePosition(st.GetTip()), Durable: decodePosition(st.GetDurable()), Horizon: decodePosition(st.GetHorizon()),
 			JournalBytes: st.GetJournalBytes(), IndexExtents: st.GetIndexExtents(), IndexBytes: st.GetIndexBytes(), Timelines: decodeTimelines(st.GetTimelines()),
 			Pins: map[string]journal.Position{}, FreeBytes: st.GetFreeBytes(), CapacityBytes: st.GetCapacityBytes(),
+			Space: journal.SpaceStats{ShortSince: unstamp(st.GetShortSince()), Refused: st.GetRefused(), GivenUpBytes: st.GetGivenUpBytes()},
 		}
 		for name, at := range st.GetPins() {
 			s.Store.Pins[name] = decodePosition(at)

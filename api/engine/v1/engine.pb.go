@@ -590,6 +590,13 @@ type Store struct {
 	// Free and total space of the backing volume.
 	FreeBytes     int64 `protobuf:"varint,13,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
 	CapacityBytes int64 `protobuf:"varint,14,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
+	// Since when it has had too little room, so that history is given up or writes
+	// are refused; unset when it has enough.
+	ShortSince *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=short_since,json=shortSince,proto3" json:"short_since,omitempty"`
+	// Since the store was opened: appends that were refused for lack of room, and
+	// bytes of journal that were given up for it before their time.
+	Refused       uint64 `protobuf:"varint,16,opt,name=refused,proto3" json:"refused,omitempty"`
+	GivenUpBytes  int64  `protobuf:"varint,17,opt,name=given_up_bytes,json=givenUpBytes,proto3" json:"given_up_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -711,6 +718,27 @@ func (x *Store) GetFreeBytes() int64 {
 func (x *Store) GetCapacityBytes() int64 {
 	if x != nil {
 		return x.CapacityBytes
+	}
+	return 0
+}
+
+func (x *Store) GetShortSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ShortSince
+	}
+	return nil
+}
+
+func (x *Store) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *Store) GetGivenUpBytes() int64 {
+	if x != nil {
+		return x.GivenUpBytes
 	}
 	return 0
 }
@@ -2823,7 +2851,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\ffenced_below\x18\v \x01(\x04R\vfencedBelow\x12\x18\n" +
 	"\aleaving\x18\f \x01(\bR\aleaving\x12\x1c\n" +
 	"\ttransport\x18\r \x01(\tR\ttransport\x12-\n" +
-	"\x12transport_fallback\x18\x0e \x01(\tR\x11transportFallback\"\xb3\x05\n" +
+	"\x12transport_fallback\x18\x0e \x01(\tR\x11transportFallback\"\xb0\x06\n" +
 	"\x05Store\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\x12.\n" +
@@ -2841,7 +2869,11 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x06oldest\x18\v \x01(\v2\x1e.lockstep.engine.v1.CheckpointR\x06oldest\x12\x1d\n" +
 	"\n" +
 	"free_bytes\x18\r \x01(\x03R\tfreeBytes\x12%\n" +
-	"\x0ecapacity_bytes\x18\x0e \x01(\x03R\rcapacityBytes\x1aU\n" +
+	"\x0ecapacity_bytes\x18\x0e \x01(\x03R\rcapacityBytes\x12;\n" +
+	"\vshort_since\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"shortSince\x12\x18\n" +
+	"\arefused\x18\x10 \x01(\x04R\arefused\x12$\n" +
+	"\x0egiven_up_bytes\x18\x11 \x01(\x03R\fgivenUpBytes\x1aU\n" +
 	"\tPinsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
 	"\x05value\x18\x02 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x05value:\x028\x01\"\x94\x02\n" +
@@ -3104,68 +3136,69 @@ var file_engine_v1_engine_proto_depIdxs = []int32{
 	48, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
 	4,  // 11: lockstep.engine.v1.Store.newest:type_name -> lockstep.engine.v1.Checkpoint
 	4,  // 12: lockstep.engine.v1.Store.oldest:type_name -> lockstep.engine.v1.Checkpoint
-	50, // 13: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
-	50, // 14: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
-	0,  // 15: lockstep.engine.v1.OrderRequest.role:type_name -> lockstep.engine.v1.Role
-	9,  // 16: lockstep.engine.v1.OrderRequest.settings:type_name -> lockstep.engine.v1.Settings
-	11, // 17: lockstep.engine.v1.OrderRequest.attach:type_name -> lockstep.engine.v1.Attach
-	12, // 18: lockstep.engine.v1.OrderRequest.peer:type_name -> lockstep.engine.v1.Peer
-	13, // 19: lockstep.engine.v1.OrderRequest.fill:type_name -> lockstep.engine.v1.Fill
-	10, // 20: lockstep.engine.v1.WithdrawRequest.orders:type_name -> lockstep.engine.v1.OrderRequest
-	50, // 21: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
-	4,  // 22: lockstep.engine.v1.CommitRequest.checkpoint:type_name -> lockstep.engine.v1.Checkpoint
-	2,  // 23: lockstep.engine.v1.CommitResponse.position:type_name -> lockstep.engine.v1.Position
-	4,  // 24: lockstep.engine.v1.CheckpointsResponse.checkpoints:type_name -> lockstep.engine.v1.Checkpoint
-	29, // 25: lockstep.engine.v1.CheckpointsResponse.outline:type_name -> lockstep.engine.v1.Outline
-	30, // 26: lockstep.engine.v1.Outline.members:type_name -> lockstep.engine.v1.OutlineMembers
-	2,  // 27: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 28: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 29: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 30: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 31: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
-	1,  // 32: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
-	2,  // 33: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
-	5,  // 34: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
-	10, // 35: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
-	14, // 36: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
-	15, // 37: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
-	17, // 38: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
-	19, // 39: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
-	21, // 40: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
-	23, // 41: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
-	25, // 42: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
-	27, // 43: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
-	31, // 44: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
-	33, // 45: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
-	35, // 46: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
-	37, // 47: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
-	39, // 48: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
-	41, // 49: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
-	43, // 50: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
-	45, // 51: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
-	6,  // 52: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
-	6,  // 53: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
-	6,  // 54: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
-	16, // 55: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
-	18, // 56: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
-	20, // 57: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
-	22, // 58: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
-	24, // 59: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
-	26, // 60: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
-	28, // 61: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
-	32, // 62: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
-	34, // 63: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
-	36, // 64: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
-	38, // 65: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
-	40, // 66: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
-	42, // 67: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
-	44, // 68: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
-	46, // 69: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
-	52, // [52:70] is the sub-list for method output_type
-	34, // [34:52] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	49, // 13: lockstep.engine.v1.Store.short_since:type_name -> google.protobuf.Timestamp
+	50, // 14: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
+	50, // 15: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
+	0,  // 16: lockstep.engine.v1.OrderRequest.role:type_name -> lockstep.engine.v1.Role
+	9,  // 17: lockstep.engine.v1.OrderRequest.settings:type_name -> lockstep.engine.v1.Settings
+	11, // 18: lockstep.engine.v1.OrderRequest.attach:type_name -> lockstep.engine.v1.Attach
+	12, // 19: lockstep.engine.v1.OrderRequest.peer:type_name -> lockstep.engine.v1.Peer
+	13, // 20: lockstep.engine.v1.OrderRequest.fill:type_name -> lockstep.engine.v1.Fill
+	10, // 21: lockstep.engine.v1.WithdrawRequest.orders:type_name -> lockstep.engine.v1.OrderRequest
+	50, // 22: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
+	4,  // 23: lockstep.engine.v1.CommitRequest.checkpoint:type_name -> lockstep.engine.v1.Checkpoint
+	2,  // 24: lockstep.engine.v1.CommitResponse.position:type_name -> lockstep.engine.v1.Position
+	4,  // 25: lockstep.engine.v1.CheckpointsResponse.checkpoints:type_name -> lockstep.engine.v1.Checkpoint
+	29, // 26: lockstep.engine.v1.CheckpointsResponse.outline:type_name -> lockstep.engine.v1.Outline
+	30, // 27: lockstep.engine.v1.Outline.members:type_name -> lockstep.engine.v1.OutlineMembers
+	2,  // 28: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 29: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 30: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 31: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 32: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
+	1,  // 33: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
+	2,  // 34: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
+	5,  // 35: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
+	10, // 36: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
+	14, // 37: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
+	15, // 38: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
+	17, // 39: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
+	19, // 40: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
+	21, // 41: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
+	23, // 42: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
+	25, // 43: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
+	27, // 44: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
+	31, // 45: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
+	33, // 46: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
+	35, // 47: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
+	37, // 48: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
+	39, // 49: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
+	41, // 50: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
+	43, // 51: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
+	45, // 52: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
+	6,  // 53: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
+	6,  // 54: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
+	6,  // 55: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
+	16, // 56: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
+	18, // 57: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
+	20, // 58: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
+	22, // 59: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
+	24, // 60: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
+	26, // 61: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
+	28, // 62: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
+	32, // 63: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
+	34, // 64: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
+	36, // 65: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
+	38, // 66: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
+	40, // 67: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
+	42, // 68: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
+	44, // 69: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
+	46, // 70: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
+	53, // [53:71] is the sub-list for method output_type
+	35, // [35:53] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_engine_v1_engine_proto_init() }
