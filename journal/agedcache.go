@@ -51,6 +51,17 @@ func (c *agedCache) put(key segmentPlace, list []uint32) {
 	}
 }
 
+// drop forgets a list.
+func (c *agedCache) drop(key segmentPlace) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if list, ok := c.young[key]; ok {
+		c.used -= int64(len(list))*4 + agedEntryBytes
+	}
+	delete(c.young, key)
+	delete(c.old, key)
+}
+
 // keep adds a list to the younger generation. mu must be held.
 func (c *agedCache) keep(key segmentPlace, list []uint32) {
 	bytes := int64(len(list))*4 + agedEntryBytes

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 )
 
 // maxDamagePlaces bounds what is remembered, and logged, of damage. Beyond it
@@ -25,7 +26,8 @@ type damagePlace struct {
 
 type knownDamage struct {
 	CorruptError
-	pass uint64 // of the scrub, when it was last met
+	pass  uint64    // of the scrub, when it was last met
+	tried time.Time // when nobody could help with it; zero: nobody was asked
 }
 
 // note remembers damage and reports whether it was not known before.
@@ -43,7 +45,7 @@ func (l *damageLog) note(c *CorruptError, pass uint64) (fresh bool) {
 	if l.places == nil {
 		l.places = map[damagePlace]*knownDamage{}
 	}
-	l.places[place] = &knownDamage{*c, pass}
+	l.places[place] = &knownDamage{CorruptError: *c, pass: pass}
 	return true
 }
 
@@ -92,6 +94,7 @@ func (s *Store) noteDamage(err error) error {
 	var c *CorruptError
 	if errors.As(err, &c) && s.damage.note(c, s.scrub.pass.Load()) {
 		s.cfg.Log.Error("damage found", "volume", s.volume, "file", c.File, "offset", c.Offset, "what", c.What, "wanted", c.Wanted, "found", c.Found)
+		wake(s.repairs.wanted)
 	}
 	return err
 }

@@ -47,7 +47,7 @@
 //
 // The package starts no goroutine that outlives a call: its owner calls Run,
 // or Maintain. It does not order writes that overlap in time: the order in
-// which the calls take the append lock is the order in the journal. It does not
-// mend damage: what is damaged stays so until it is written anew. It takes no checkpoints by itself,
+// which the calls take the append lock is the order in the journal. It
+// repairs damage only with what somebody brings from another store of the volume. It takes no checkpoints by itself,
 // and knows nothing of groups, terms, devices or Kubernetes.
 package journal

@@ -36,6 +36,14 @@ func (s *Store) ReadAt(p []byte, off int64) error {
 	}
 	ps := piecesPool.Get().(*pieces)
 	defer piecesPool.Put(ps)
+	err := s.readSettled(ps, p, off)
+	if errors.Is(err, ErrCorrupt) && s.awaitRepair(err) {
+		err = s.readSettled(ps, p, off)
+	}
+	return s.noteDamage(err)
+}
+
+func (s *Store) readSettled(ps *pieces, p []byte, off int64) error {
 	err := s.readOnce(ps, p, off)
 	if errors.Is(err, ErrCorrupt) {
 		// What was in the base when the read began may have been written since,
@@ -44,7 +52,7 @@ func (s *Store) ReadAt(p []byte, off int64) error {
 		err = s.readOnce(ps, p, off)
 		s.baseMu.RUnlock()
 	}
-	return s.noteDamage(err)
+	return err
 }
 
 func (s *Store) readOnce(ps *pieces, p []byte, off int64) error {

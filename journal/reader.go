@@ -157,10 +157,16 @@ func (r *RecordReader) enterLocked(line TimelineID, next Seq) error {
 	return ErrHorizon
 }
 
-// read scans forward to the next record.
+// read scans forward to the next record. Damage is waited for once to be repaired.
 func (r *RecordReader) read() (Record, error) {
-	for {
+	for waited := false; ; {
 		f, err := r.scanner.scan()
+		if errors.Is(err, ErrCorrupt) && !waited {
+			if waited = true; r.s.awaitRepair(err) {
+				r.scanner = newFrameScanner(r.seg, r.scanner.limit)
+				continue
+			}
+		}
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}

@@ -114,6 +114,9 @@ func (s *Store) beginScrub() int64 {
 	total := float64(s.scrubBytes())
 	share := min(float64(now.Sub(st.Began))/float64(s.cfg.ScrubEvery), 1)
 	most := max(int64(scrubCatchUp*total*float64(maintainEvery)/float64(s.cfg.ScrubEvery)), minScrubBytes)
+	if share == 1 { // it may have read more than there is by now, and not be through
+		return most
+	}
 	return min(max(int64(total*share)-st.Bytes, 0), most)
 }
 

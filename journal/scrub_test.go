@@ -50,6 +50,19 @@ func scrubbedWorld(t *testing.T, seed uint64) *world {
 	return w
 }
 
+// TestScrubEndsWhenTheJournalShrinks: a pass that has read more than there is by
+// now goes on to its end.
+func TestScrubEndsWhenTheJournalShrinks(t *testing.T) {
+	w := scrubbedWorld(t, 2)
+	defer mustClose(t, w.s)
+	if err := w.s.scrubDue(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	w.s.scrub.state.Bytes = w.s.scrubBytes()
+	destageAll(t, w.s)
+	scrubWhole(t, w)
+}
+
 // TestScrubFindsDamage in records, footers and the base, whether or not anybody
 // reads them, tells of each once, and forgets what is not there any more.
 func TestScrubFindsDamage(t *testing.T) {

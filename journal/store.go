@@ -16,7 +16,7 @@ import (
 // appending. Its methods may be called concurrently. It owns no goroutine:
 // call Run, or Maintain from time to time.
 //
-// Locks, in the order in which they nest: scrub.mu or thinMu, maintainMu, appendMu, buildMu,
+// Locks, in the order in which they nest: repairs.mu, scrub.mu or thinMu, maintainMu, appendMu, buildMu,
 // baseMu, refreshMu, sealMu, spareMu, stateMu, flushMu, baseSyncMu, sumsSyncMu
 // and segment.syncMu, mu, holdMu and those of runSet, the caches and damageLog.
 type Store struct {
@@ -39,6 +39,7 @@ type Store struct {
 	partSums *agedCache // checksums of the parts of long records
 	damage   damageLog
 	scrub    scrubber
+	repairs  repairs
 
 	maintainMu sync.Mutex // one Maintain, Fork or Close at a time
 	stuck      bool       // damage stopped the last batch of destage; guarded by maintainMu
@@ -289,6 +290,8 @@ func (s *Store) commit(write func(tx kv.Tx) error) error {
 // durable, and the next Open recovers. Close is idempotent.
 func (s *Store) Close() error {
 	s.closing.Store(true)
+	s.repairs.mu.Lock()
+	defer s.repairs.mu.Unlock()
 	s.thinMu.Lock()
 	defer s.thinMu.Unlock()
 	patient := s.impatience()

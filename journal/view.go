@@ -178,16 +178,24 @@ func (v *View) ReadAt(p []byte, off int64) error {
 	if off < 0 || len(p) == 0 || off%SectorBytes != 0 || len(p)%SectorBytes != 0 || off > v.size-int64(len(p)) {
 		return fmt.Errorf("read %d bytes at %d of a view of %d: %w", len(p), off, v.size, ErrRange)
 	}
+	err := v.readOnce(p, off)
+	if errors.Is(err, ErrCorrupt) && v.s.awaitRepair(err) {
+		err = v.readOnce(p, off)
+	}
+	return v.s.noteDamage(err)
+}
+
+func (v *View) readOnce(p []byte, off int64) error {
 	ps := piecesPool.Get().(*pieces)
 	defer piecesPool.Put(ps)
 	defer func() { clear(ps.list) }()
-	return v.s.noteDamage(v.with(func(st *stack) error {
+	return v.with(func(st *stack) error {
 		ps.list = ps.list[:0]
 		if err := ps.split(p, off, st, st.held); err != nil {
 			return err
 		}
 		return v.s.readPieces(ps)
-	}))
+	})
 }
 
 // Allocation describes a range of the view as Store.Allocation does.
