@@ -122,6 +122,9 @@ func newVolumeSender(cfg VolumeSenderConfig, codec *codec, stats *volumeStats) *
 // knows what is to become of the group. All are shown in Metrics. Run is
 // called once; all its goroutines have ended when it returns.
 func (v *VolumeSender) Run(ctx context.Context) error {
+	var repairing sync.WaitGroup
+	defer repairing.Wait()
+	repairing.Go(func() { v.repairs(ctx) })
 	retry := pause{clock: v.cfg.Clock, random: v.cfg.Random}
 	for {
 		progress, err := v.stream(ctx)

@@ -22,6 +22,7 @@ import (
 type Gateway struct {
 	cfg     Config
 	metrics *metrics
+	repairs chan struct{} // has one for each call of Repair under way
 
 	mu     sync.Mutex
 	closed bool // guarded by mu
@@ -45,7 +46,7 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.HelloTimeout == 0 {
 		cfg.HelloTimeout = DefaultHelloTimeout
 	}
-	return &Gateway{cfg: cfg, metrics: newMetrics(), streams: make(map[*stream]context.CancelCauseFunc)}, nil
+	return &Gateway{cfg: cfg, metrics: newMetrics(), repairs: make(chan struct{}, maxRepairs), streams: make(map[*stream]context.CancelCauseFunc)}, nil
 }
 
 // Register makes s serve g. s must have been made with ServerOptions: it
@@ -58,6 +59,8 @@ func (g *Gateway) Register(s *grpc.Server) {
 			return g.announce(ctx, decode)
 		}}, {MethodName: "Identify", Handler: func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 			return g.identify(decode)
+		}}, {MethodName: "Repair", Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			return g.repair(ctx, decode)
 		}}},
 		Streams: []grpc.StreamDesc{{StreamName: "Replicate", ServerStreams: true, ClientStreams: true, Handler: func(_ any, up grpc.ServerStream) error {
 			return g.replicate(up)

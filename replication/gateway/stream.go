@@ -40,7 +40,8 @@ func (s *stream) run(ctx context.Context) error {
 	if s.volume, err = first.opening(); err != nil {
 		return refuse(err)
 	}
-	conn, err := s.dial(ctx)
+	conn, address, err := s.gateway.dial(ctx, s.volume)
+	s.address = address
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -106,18 +107,6 @@ func (s *stream) first(ctx context.Context, arrived <-chan *frame) (*frame, erro
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-}
-
-// dial finds the volume's engine and prepares a connection to it.
-func (s *stream) dial(ctx context.Context) (*grpc.ClientConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-	defer cancel()
-	address, err := s.gateway.cfg.Engines.Resolve(ctx, s.volume)
-	if err != nil {
-		return nil, fmt.Errorf("find engine of volume %s at site %s: %w", s.volume, s.gateway.cfg.Site, err)
-	}
-	s.address = address
-	return s.gateway.cfg.DialEngine(address)
 }
 
 // passUp passes the sender's messages on until ctx or the stream ends. Why

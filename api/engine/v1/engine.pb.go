@@ -595,8 +595,13 @@ type Store struct {
 	ShortSince *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=short_since,json=shortSince,proto3" json:"short_since,omitempty"`
 	// Since the store was opened: appends that were refused for lack of room, and
 	// bytes of journal that were given up for it before their time.
-	Refused       uint64 `protobuf:"varint,16,opt,name=refused,proto3" json:"refused,omitempty"`
-	GivenUpBytes  int64  `protobuf:"varint,17,opt,name=given_up_bytes,json=givenUpBytes,proto3" json:"given_up_bytes,omitempty"`
+	Refused      uint64 `protobuf:"varint,16,opt,name=refused,proto3" json:"refused,omitempty"`
+	GivenUpBytes int64  `protobuf:"varint,17,opt,name=given_up_bytes,json=givenUpBytes,proto3" json:"given_up_bytes,omitempty"`
+	// Places known to be damaged; those of them that no peer could help with; and
+	// what the first of them is.
+	Damaged       int64  `protobuf:"varint,18,opt,name=damaged,proto3" json:"damaged,omitempty"`
+	Unrepairable  int64  `protobuf:"varint,19,opt,name=unrepairable,proto3" json:"unrepairable,omitempty"`
+	Damage        string `protobuf:"bytes,20,opt,name=damage,proto3" json:"damage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -741,6 +746,27 @@ func (x *Store) GetGivenUpBytes() int64 {
 		return x.GivenUpBytes
 	}
 	return 0
+}
+
+func (x *Store) GetDamaged() int64 {
+	if x != nil {
+		return x.Damaged
+	}
+	return 0
+}
+
+func (x *Store) GetUnrepairable() int64 {
+	if x != nil {
+		return x.Unrepairable
+	}
+	return 0
+}
+
+func (x *Store) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
 }
 
 type Replication struct {
@@ -2851,7 +2877,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\ffenced_below\x18\v \x01(\x04R\vfencedBelow\x12\x18\n" +
 	"\aleaving\x18\f \x01(\bR\aleaving\x12\x1c\n" +
 	"\ttransport\x18\r \x01(\tR\ttransport\x12-\n" +
-	"\x12transport_fallback\x18\x0e \x01(\tR\x11transportFallback\"\xb0\x06\n" +
+	"\x12transport_fallback\x18\x0e \x01(\tR\x11transportFallback\"\x86\a\n" +
 	"\x05Store\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\x12.\n" +
@@ -2873,7 +2899,10 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\vshort_since\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"shortSince\x12\x18\n" +
 	"\arefused\x18\x10 \x01(\x04R\arefused\x12$\n" +
-	"\x0egiven_up_bytes\x18\x11 \x01(\x03R\fgivenUpBytes\x1aU\n" +
+	"\x0egiven_up_bytes\x18\x11 \x01(\x03R\fgivenUpBytes\x12\x18\n" +
+	"\adamaged\x18\x12 \x01(\x03R\adamaged\x12\"\n" +
+	"\funrepairable\x18\x13 \x01(\x03R\funrepairable\x12\x16\n" +
+	"\x06damage\x18\x14 \x01(\tR\x06damage\x1aU\n" +
 	"\tPinsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
 	"\x05value\x18\x02 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x05value:\x028\x01\"\x94\x02\n" +

@@ -72,6 +72,64 @@ func (Codec) EnumDescriptor() ([]byte, []int) {
 	return file_replication_v1_replication_proto_rawDescGZIP(), []int{0}
 }
 
+type RepairAnswer_Lack int32
+
+const (
+	RepairAnswer_LACK_NOTHING  RepairAnswer_Lack = 0
+	RepairAnswer_LACK_NO_STORE RepairAnswer_Lack = 1
+	RepairAnswer_LACK_UNKNOWN  RepairAnswer_Lack = 2
+	RepairAnswer_LACK_HORIZON  RepairAnswer_Lack = 3
+	RepairAnswer_LACK_THINNED  RepairAnswer_Lack = 4
+	RepairAnswer_LACK_DAMAGED  RepairAnswer_Lack = 5
+)
+
+// Enum value maps for RepairAnswer_Lack.
+var (
+	RepairAnswer_Lack_name = map[int32]string{
+		0: "LACK_NOTHING",
+		1: "LACK_NO_STORE",
+		2: "LACK_UNKNOWN",
+		3: "LACK_HORIZON",
+		4: "LACK_THINNED",
+		5: "LACK_DAMAGED",
+	}
+	RepairAnswer_Lack_value = map[string]int32{
+		"LACK_NOTHING":  0,
+		"LACK_NO_STORE": 1,
+		"LACK_UNKNOWN":  2,
+		"LACK_HORIZON":  3,
+		"LACK_THINNED":  4,
+		"LACK_DAMAGED":  5,
+	}
+)
+
+func (x RepairAnswer_Lack) Enum() *RepairAnswer_Lack {
+	p := new(RepairAnswer_Lack)
+	*p = x
+	return p
+}
+
+func (x RepairAnswer_Lack) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RepairAnswer_Lack) Descriptor() protoreflect.EnumDescriptor {
+	return file_replication_v1_replication_proto_enumTypes[1].Descriptor()
+}
+
+func (RepairAnswer_Lack) Type() protoreflect.EnumType {
+	return &file_replication_v1_replication_proto_enumTypes[1]
+}
+
+func (x RepairAnswer_Lack) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RepairAnswer_Lack.Descriptor instead.
+func (RepairAnswer_Lack) EnumDescriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{23, 0}
+}
+
 type Refusal_Reason int32
 
 const (
@@ -141,11 +199,11 @@ func (x Refusal_Reason) String() string {
 }
 
 func (Refusal_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_replication_v1_replication_proto_enumTypes[1].Descriptor()
+	return file_replication_v1_replication_proto_enumTypes[2].Descriptor()
 }
 
 func (Refusal_Reason) Type() protoreflect.EnumType {
-	return &file_replication_v1_replication_proto_enumTypes[1]
+	return &file_replication_v1_replication_proto_enumTypes[2]
 }
 
 func (x Refusal_Reason) Number() protoreflect.EnumNumber {
@@ -154,7 +212,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{21, 0}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{26, 0}
 }
 
 type Position struct {
@@ -1697,6 +1755,370 @@ func (x *Ack) GetDurable() *Position {
 	return nil
 }
 
+// RepairQuestion names a record, or sectors of the asking store's base.
+type RepairQuestion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to What:
+	//
+	//	*RepairQuestion_Record
+	//	*RepairQuestion_Sectors
+	What          isRepairQuestion_What `protobuf_oneof:"what"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairQuestion) Reset() {
+	*x = RepairQuestion{}
+	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairQuestion) ProtoMessage() {}
+
+func (x *RepairQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairQuestion.ProtoReflect.Descriptor instead.
+func (*RepairQuestion) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RepairQuestion) GetWhat() isRepairQuestion_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *RepairQuestion) GetRecord() *Position {
+	if x != nil {
+		if x, ok := x.What.(*RepairQuestion_Record); ok {
+			return x.Record
+		}
+	}
+	return nil
+}
+
+func (x *RepairQuestion) GetSectors() *RepairSectors {
+	if x != nil {
+		if x, ok := x.What.(*RepairQuestion_Sectors); ok {
+			return x.Sectors
+		}
+	}
+	return nil
+}
+
+type isRepairQuestion_What interface {
+	isRepairQuestion_What()
+}
+
+type RepairQuestion_Record struct {
+	Record *Position `protobuf:"bytes,1,opt,name=record,proto3,oneof"`
+}
+
+type RepairQuestion_Sectors struct {
+	Sectors *RepairSectors `protobuf:"bytes,2,opt,name=sectors,proto3,oneof"`
+}
+
+func (*RepairQuestion_Record) isRepairQuestion_What() {}
+
+func (*RepairQuestion_Sectors) isRepairQuestion_What() {}
+
+type RepairSectors struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the asking store's base.
+	Base          *Position `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`
+	Offset        int64     `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Length        int64     `protobuf:"varint,3,opt,name=length,proto3" json:"length,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairSectors) Reset() {
+	*x = RepairSectors{}
+	mi := &file_replication_v1_replication_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairSectors) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairSectors) ProtoMessage() {}
+
+func (x *RepairSectors) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairSectors.ProtoReflect.Descriptor instead.
+func (*RepairSectors) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RepairSectors) GetBase() *Position {
+	if x != nil {
+		return x.Base
+	}
+	return nil
+}
+
+func (x *RepairSectors) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *RepairSectors) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+type RepairAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was asked.
+	Question *RepairQuestion `protobuf:"bytes,1,opt,name=question,proto3" json:"question,omitempty"`
+	// The record in its portable form, or the sectors; empty if something is
+	// lacking.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// That the sectors are of.
+	At            *Position         `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	Lacking       RepairAnswer_Lack `protobuf:"varint,4,opt,name=lacking,proto3,enum=lockstep.replication.v1.RepairAnswer_Lack" json:"lacking,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairAnswer) Reset() {
+	*x = RepairAnswer{}
+	mi := &file_replication_v1_replication_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairAnswer) ProtoMessage() {}
+
+func (x *RepairAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairAnswer.ProtoReflect.Descriptor instead.
+func (*RepairAnswer) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RepairAnswer) GetQuestion() *RepairQuestion {
+	if x != nil {
+		return x.Question
+	}
+	return nil
+}
+
+func (x *RepairAnswer) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *RepairAnswer) GetAt() *Position {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *RepairAnswer) GetLacking() RepairAnswer_Lack {
+	if x != nil {
+		return x.Lacking
+	}
+	return RepairAnswer_LACK_NOTHING
+}
+
+type RepairRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Group   string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	Term    uint64                 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	Volume  []byte                 `protobuf:"bytes,4,opt,name=volume,proto3" json:"volume,omitempty"`
+	// What the source asks.
+	Question *RepairQuestion `protobuf:"bytes,5,opt,name=question,proto3" json:"question,omitempty"`
+	// To what the replica has asked last.
+	Answer        *RepairAnswer `protobuf:"bytes,6,opt,name=answer,proto3" json:"answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairRequest) Reset() {
+	*x = RepairRequest{}
+	mi := &file_replication_v1_replication_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairRequest) ProtoMessage() {}
+
+func (x *RepairRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
+func (*RepairRequest) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RepairRequest) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RepairRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *RepairRequest) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *RepairRequest) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *RepairRequest) GetQuestion() *RepairQuestion {
+	if x != nil {
+		return x.Question
+	}
+	return nil
+}
+
+func (x *RepairRequest) GetAnswer() *RepairAnswer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+type RepairResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// To the request's question.
+	Answer *RepairAnswer `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
+	// What the replica asks.
+	Question      *RepairQuestion `protobuf:"bytes,3,opt,name=question,proto3" json:"question,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairResponse) Reset() {
+	*x = RepairResponse{}
+	mi := &file_replication_v1_replication_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairResponse) ProtoMessage() {}
+
+func (x *RepairResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
+func (*RepairResponse) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RepairResponse) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RepairResponse) GetAnswer() *RepairAnswer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *RepairResponse) GetQuestion() *RepairQuestion {
+	if x != nil {
+		return x.Question
+	}
+	return nil
+}
+
 // Refusal is attached to the status of a refused call.
 type Refusal struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1711,7 +2133,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	mi := &file_replication_v1_replication_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +2145,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	mi := &file_replication_v1_replication_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +2158,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{21}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -1884,7 +2306,38 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x04data\x18\x05 \x01(\fR\x04data\"Z\n" +
 	"\x03Ack\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12;\n" +
-	"\adurable\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\adurable\"\xc1\x03\n" +
+	"\adurable\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\adurable\"\x99\x01\n" +
+	"\x0eRepairQuestion\x12;\n" +
+	"\x06record\x18\x01 \x01(\v2!.lockstep.replication.v1.PositionH\x00R\x06record\x12B\n" +
+	"\asectors\x18\x02 \x01(\v2&.lockstep.replication.v1.RepairSectorsH\x00R\asectorsB\x06\n" +
+	"\x04what\"v\n" +
+	"\rRepairSectors\x125\n" +
+	"\x04base\x18\x01 \x01(\v2!.lockstep.replication.v1.PositionR\x04base\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x16\n" +
+	"\x06length\x18\x03 \x01(\x03R\x06length\"\xd5\x02\n" +
+	"\fRepairAnswer\x12C\n" +
+	"\bquestion\x18\x01 \x01(\v2'.lockstep.replication.v1.RepairQuestionR\bquestion\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x121\n" +
+	"\x02at\x18\x03 \x01(\v2!.lockstep.replication.v1.PositionR\x02at\x12D\n" +
+	"\alacking\x18\x04 \x01(\x0e2*.lockstep.replication.v1.RepairAnswer.LackR\alacking\"s\n" +
+	"\x04Lack\x12\x10\n" +
+	"\fLACK_NOTHING\x10\x00\x12\x11\n" +
+	"\rLACK_NO_STORE\x10\x01\x12\x10\n" +
+	"\fLACK_UNKNOWN\x10\x02\x12\x10\n" +
+	"\fLACK_HORIZON\x10\x03\x12\x10\n" +
+	"\fLACK_THINNED\x10\x04\x12\x10\n" +
+	"\fLACK_DAMAGED\x10\x05\"\xef\x01\n" +
+	"\rRepairRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x12\n" +
+	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x16\n" +
+	"\x06volume\x18\x04 \x01(\fR\x06volume\x12C\n" +
+	"\bquestion\x18\x05 \x01(\v2'.lockstep.replication.v1.RepairQuestionR\bquestion\x12=\n" +
+	"\x06answer\x18\x06 \x01(\v2%.lockstep.replication.v1.RepairAnswerR\x06answer\"\xae\x01\n" +
+	"\x0eRepairResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12=\n" +
+	"\x06answer\x18\x02 \x01(\v2%.lockstep.replication.v1.RepairAnswerR\x06answer\x12C\n" +
+	"\bquestion\x18\x03 \x01(\v2'.lockstep.replication.v1.RepairQuestionR\bquestion\"\xc1\x03\n" +
 	"\aRefusal\x12?\n" +
 	"\x06reason\x18\x01 \x01(\x0e2'.lockstep.replication.v1.Refusal.ReasonR\x06reason\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
@@ -1910,11 +2363,12 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\n" +
 	"CODEC_NONE\x10\x00\x12\x0e\n" +
 	"\n" +
-	"CODEC_ZSTD\x10\x012\xb1\x02\n" +
+	"CODEC_ZSTD\x10\x012\x8c\x03\n" +
 	"\vReplication\x12_\n" +
 	"\bAnnounce\x12(.lockstep.replication.v1.AnnounceRequest\x1a).lockstep.replication.v1.AnnounceResponse\x12_\n" +
 	"\bIdentify\x12(.lockstep.replication.v1.IdentifyRequest\x1a).lockstep.replication.v1.IdentifyResponse\x12`\n" +
-	"\tReplicate\x12&.lockstep.replication.v1.SourceMessage\x1a'.lockstep.replication.v1.ReplicaMessage(\x010\x01BCZAgithub.com/lockstep-csi/lockstep/api/replication/v1;replicationv1b\x06proto3"
+	"\tReplicate\x12&.lockstep.replication.v1.SourceMessage\x1a'.lockstep.replication.v1.ReplicaMessage(\x010\x01\x12Y\n" +
+	"\x06Repair\x12&.lockstep.replication.v1.RepairRequest\x1a'.lockstep.replication.v1.RepairResponseBCZAgithub.com/lockstep-csi/lockstep/api/replication/v1;replicationv1b\x06proto3"
 
 var (
 	file_replication_v1_replication_proto_rawDescOnce sync.Once
@@ -1928,79 +2382,97 @@ func file_replication_v1_replication_proto_rawDescGZIP() []byte {
 	return file_replication_v1_replication_proto_rawDescData
 }
 
-var file_replication_v1_replication_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_replication_v1_replication_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_replication_v1_replication_proto_goTypes = []any{
 	(Codec)(0),                    // 0: lockstep.replication.v1.Codec
-	(Refusal_Reason)(0),           // 1: lockstep.replication.v1.Refusal.Reason
-	(*Position)(nil),              // 2: lockstep.replication.v1.Position
-	(*Run)(nil),                   // 3: lockstep.replication.v1.Run
-	(*Timeline)(nil),              // 4: lockstep.replication.v1.Timeline
-	(*Settings)(nil),              // 5: lockstep.replication.v1.Settings
-	(*Member)(nil),                // 6: lockstep.replication.v1.Member
-	(*Progress)(nil),              // 7: lockstep.replication.v1.Progress
-	(*AnnounceRequest)(nil),       // 8: lockstep.replication.v1.AnnounceRequest
-	(*AnnounceResponse)(nil),      // 9: lockstep.replication.v1.AnnounceResponse
-	(*IdentifyRequest)(nil),       // 10: lockstep.replication.v1.IdentifyRequest
-	(*IdentifyResponse)(nil),      // 11: lockstep.replication.v1.IdentifyResponse
-	(*SourceMessage)(nil),         // 12: lockstep.replication.v1.SourceMessage
-	(*ReplicaMessage)(nil),        // 13: lockstep.replication.v1.ReplicaMessage
-	(*Hello)(nil),                 // 14: lockstep.replication.v1.Hello
-	(*Welcome)(nil),               // 15: lockstep.replication.v1.Welcome
-	(*PartialImage)(nil),          // 16: lockstep.replication.v1.PartialImage
-	(*ImageStart)(nil),            // 17: lockstep.replication.v1.ImageStart
-	(*Chunk)(nil),                 // 18: lockstep.replication.v1.Chunk
-	(*ImageEnd)(nil),              // 19: lockstep.replication.v1.ImageEnd
-	(*Fork)(nil),                  // 20: lockstep.replication.v1.Fork
-	(*Batch)(nil),                 // 21: lockstep.replication.v1.Batch
-	(*Ack)(nil),                   // 22: lockstep.replication.v1.Ack
-	(*Refusal)(nil),               // 23: lockstep.replication.v1.Refusal
-	nil,                           // 24: lockstep.replication.v1.Member.AttributesEntry
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(RepairAnswer_Lack)(0),        // 1: lockstep.replication.v1.RepairAnswer.Lack
+	(Refusal_Reason)(0),           // 2: lockstep.replication.v1.Refusal.Reason
+	(*Position)(nil),              // 3: lockstep.replication.v1.Position
+	(*Run)(nil),                   // 4: lockstep.replication.v1.Run
+	(*Timeline)(nil),              // 5: lockstep.replication.v1.Timeline
+	(*Settings)(nil),              // 6: lockstep.replication.v1.Settings
+	(*Member)(nil),                // 7: lockstep.replication.v1.Member
+	(*Progress)(nil),              // 8: lockstep.replication.v1.Progress
+	(*AnnounceRequest)(nil),       // 9: lockstep.replication.v1.AnnounceRequest
+	(*AnnounceResponse)(nil),      // 10: lockstep.replication.v1.AnnounceResponse
+	(*IdentifyRequest)(nil),       // 11: lockstep.replication.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),      // 12: lockstep.replication.v1.IdentifyResponse
+	(*SourceMessage)(nil),         // 13: lockstep.replication.v1.SourceMessage
+	(*ReplicaMessage)(nil),        // 14: lockstep.replication.v1.ReplicaMessage
+	(*Hello)(nil),                 // 15: lockstep.replication.v1.Hello
+	(*Welcome)(nil),               // 16: lockstep.replication.v1.Welcome
+	(*PartialImage)(nil),          // 17: lockstep.replication.v1.PartialImage
+	(*ImageStart)(nil),            // 18: lockstep.replication.v1.ImageStart
+	(*Chunk)(nil),                 // 19: lockstep.replication.v1.Chunk
+	(*ImageEnd)(nil),              // 20: lockstep.replication.v1.ImageEnd
+	(*Fork)(nil),                  // 21: lockstep.replication.v1.Fork
+	(*Batch)(nil),                 // 22: lockstep.replication.v1.Batch
+	(*Ack)(nil),                   // 23: lockstep.replication.v1.Ack
+	(*RepairQuestion)(nil),        // 24: lockstep.replication.v1.RepairQuestion
+	(*RepairSectors)(nil),         // 25: lockstep.replication.v1.RepairSectors
+	(*RepairAnswer)(nil),          // 26: lockstep.replication.v1.RepairAnswer
+	(*RepairRequest)(nil),         // 27: lockstep.replication.v1.RepairRequest
+	(*RepairResponse)(nil),        // 28: lockstep.replication.v1.RepairResponse
+	(*Refusal)(nil),               // 29: lockstep.replication.v1.Refusal
+	nil,                           // 30: lockstep.replication.v1.Member.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
 }
 var file_replication_v1_replication_proto_depIdxs = []int32{
-	2,  // 0: lockstep.replication.v1.Timeline.parent:type_name -> lockstep.replication.v1.Position
-	25, // 1: lockstep.replication.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	26, // 2: lockstep.replication.v1.Settings.checkpoint_interval:type_name -> google.protobuf.Duration
-	26, // 3: lockstep.replication.v1.Settings.barrier_timeout:type_name -> google.protobuf.Duration
-	26, // 4: lockstep.replication.v1.Settings.window:type_name -> google.protobuf.Duration
-	24, // 5: lockstep.replication.v1.Member.attributes:type_name -> lockstep.replication.v1.Member.AttributesEntry
-	7,  // 6: lockstep.replication.v1.Member.progress:type_name -> lockstep.replication.v1.Progress
-	5,  // 7: lockstep.replication.v1.AnnounceRequest.settings:type_name -> lockstep.replication.v1.Settings
-	6,  // 8: lockstep.replication.v1.AnnounceRequest.members:type_name -> lockstep.replication.v1.Member
-	25, // 9: lockstep.replication.v1.AnnounceRequest.valid_until:type_name -> google.protobuf.Timestamp
-	14, // 10: lockstep.replication.v1.SourceMessage.hello:type_name -> lockstep.replication.v1.Hello
-	17, // 11: lockstep.replication.v1.SourceMessage.image_start:type_name -> lockstep.replication.v1.ImageStart
-	18, // 12: lockstep.replication.v1.SourceMessage.chunk:type_name -> lockstep.replication.v1.Chunk
-	19, // 13: lockstep.replication.v1.SourceMessage.image_end:type_name -> lockstep.replication.v1.ImageEnd
-	20, // 14: lockstep.replication.v1.SourceMessage.fork:type_name -> lockstep.replication.v1.Fork
-	21, // 15: lockstep.replication.v1.SourceMessage.batch:type_name -> lockstep.replication.v1.Batch
-	15, // 16: lockstep.replication.v1.ReplicaMessage.welcome:type_name -> lockstep.replication.v1.Welcome
-	22, // 17: lockstep.replication.v1.ReplicaMessage.ack:type_name -> lockstep.replication.v1.Ack
-	3,  // 18: lockstep.replication.v1.Hello.path:type_name -> lockstep.replication.v1.Run
-	4,  // 19: lockstep.replication.v1.Hello.timelines:type_name -> lockstep.replication.v1.Timeline
-	2,  // 20: lockstep.replication.v1.Welcome.after:type_name -> lockstep.replication.v1.Position
-	16, // 21: lockstep.replication.v1.Welcome.partial:type_name -> lockstep.replication.v1.PartialImage
-	2,  // 22: lockstep.replication.v1.PartialImage.at:type_name -> lockstep.replication.v1.Position
-	2,  // 23: lockstep.replication.v1.ImageStart.at:type_name -> lockstep.replication.v1.Position
-	4,  // 24: lockstep.replication.v1.ImageStart.timelines:type_name -> lockstep.replication.v1.Timeline
+	3,  // 0: lockstep.replication.v1.Timeline.parent:type_name -> lockstep.replication.v1.Position
+	31, // 1: lockstep.replication.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	32, // 2: lockstep.replication.v1.Settings.checkpoint_interval:type_name -> google.protobuf.Duration
+	32, // 3: lockstep.replication.v1.Settings.barrier_timeout:type_name -> google.protobuf.Duration
+	32, // 4: lockstep.replication.v1.Settings.window:type_name -> google.protobuf.Duration
+	30, // 5: lockstep.replication.v1.Member.attributes:type_name -> lockstep.replication.v1.Member.AttributesEntry
+	8,  // 6: lockstep.replication.v1.Member.progress:type_name -> lockstep.replication.v1.Progress
+	6,  // 7: lockstep.replication.v1.AnnounceRequest.settings:type_name -> lockstep.replication.v1.Settings
+	7,  // 8: lockstep.replication.v1.AnnounceRequest.members:type_name -> lockstep.replication.v1.Member
+	31, // 9: lockstep.replication.v1.AnnounceRequest.valid_until:type_name -> google.protobuf.Timestamp
+	15, // 10: lockstep.replication.v1.SourceMessage.hello:type_name -> lockstep.replication.v1.Hello
+	18, // 11: lockstep.replication.v1.SourceMessage.image_start:type_name -> lockstep.replication.v1.ImageStart
+	19, // 12: lockstep.replication.v1.SourceMessage.chunk:type_name -> lockstep.replication.v1.Chunk
+	20, // 13: lockstep.replication.v1.SourceMessage.image_end:type_name -> lockstep.replication.v1.ImageEnd
+	21, // 14: lockstep.replication.v1.SourceMessage.fork:type_name -> lockstep.replication.v1.Fork
+	22, // 15: lockstep.replication.v1.SourceMessage.batch:type_name -> lockstep.replication.v1.Batch
+	16, // 16: lockstep.replication.v1.ReplicaMessage.welcome:type_name -> lockstep.replication.v1.Welcome
+	23, // 17: lockstep.replication.v1.ReplicaMessage.ack:type_name -> lockstep.replication.v1.Ack
+	4,  // 18: lockstep.replication.v1.Hello.path:type_name -> lockstep.replication.v1.Run
+	5,  // 19: lockstep.replication.v1.Hello.timelines:type_name -> lockstep.replication.v1.Timeline
+	3,  // 20: lockstep.replication.v1.Welcome.after:type_name -> lockstep.replication.v1.Position
+	17, // 21: lockstep.replication.v1.Welcome.partial:type_name -> lockstep.replication.v1.PartialImage
+	3,  // 22: lockstep.replication.v1.PartialImage.at:type_name -> lockstep.replication.v1.Position
+	3,  // 23: lockstep.replication.v1.ImageStart.at:type_name -> lockstep.replication.v1.Position
+	5,  // 24: lockstep.replication.v1.ImageStart.timelines:type_name -> lockstep.replication.v1.Timeline
 	0,  // 25: lockstep.replication.v1.Chunk.codec:type_name -> lockstep.replication.v1.Codec
-	4,  // 26: lockstep.replication.v1.Fork.timeline:type_name -> lockstep.replication.v1.Timeline
+	5,  // 26: lockstep.replication.v1.Fork.timeline:type_name -> lockstep.replication.v1.Timeline
 	0,  // 27: lockstep.replication.v1.Batch.codec:type_name -> lockstep.replication.v1.Codec
-	2,  // 28: lockstep.replication.v1.Ack.durable:type_name -> lockstep.replication.v1.Position
-	1,  // 29: lockstep.replication.v1.Refusal.reason:type_name -> lockstep.replication.v1.Refusal.Reason
-	8,  // 30: lockstep.replication.v1.Replication.Announce:input_type -> lockstep.replication.v1.AnnounceRequest
-	10, // 31: lockstep.replication.v1.Replication.Identify:input_type -> lockstep.replication.v1.IdentifyRequest
-	12, // 32: lockstep.replication.v1.Replication.Replicate:input_type -> lockstep.replication.v1.SourceMessage
-	9,  // 33: lockstep.replication.v1.Replication.Announce:output_type -> lockstep.replication.v1.AnnounceResponse
-	11, // 34: lockstep.replication.v1.Replication.Identify:output_type -> lockstep.replication.v1.IdentifyResponse
-	13, // 35: lockstep.replication.v1.Replication.Replicate:output_type -> lockstep.replication.v1.ReplicaMessage
-	33, // [33:36] is the sub-list for method output_type
-	30, // [30:33] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	3,  // 28: lockstep.replication.v1.Ack.durable:type_name -> lockstep.replication.v1.Position
+	3,  // 29: lockstep.replication.v1.RepairQuestion.record:type_name -> lockstep.replication.v1.Position
+	25, // 30: lockstep.replication.v1.RepairQuestion.sectors:type_name -> lockstep.replication.v1.RepairSectors
+	3,  // 31: lockstep.replication.v1.RepairSectors.base:type_name -> lockstep.replication.v1.Position
+	24, // 32: lockstep.replication.v1.RepairAnswer.question:type_name -> lockstep.replication.v1.RepairQuestion
+	3,  // 33: lockstep.replication.v1.RepairAnswer.at:type_name -> lockstep.replication.v1.Position
+	1,  // 34: lockstep.replication.v1.RepairAnswer.lacking:type_name -> lockstep.replication.v1.RepairAnswer.Lack
+	24, // 35: lockstep.replication.v1.RepairRequest.question:type_name -> lockstep.replication.v1.RepairQuestion
+	26, // 36: lockstep.replication.v1.RepairRequest.answer:type_name -> lockstep.replication.v1.RepairAnswer
+	26, // 37: lockstep.replication.v1.RepairResponse.answer:type_name -> lockstep.replication.v1.RepairAnswer
+	24, // 38: lockstep.replication.v1.RepairResponse.question:type_name -> lockstep.replication.v1.RepairQuestion
+	2,  // 39: lockstep.replication.v1.Refusal.reason:type_name -> lockstep.replication.v1.Refusal.Reason
+	9,  // 40: lockstep.replication.v1.Replication.Announce:input_type -> lockstep.replication.v1.AnnounceRequest
+	11, // 41: lockstep.replication.v1.Replication.Identify:input_type -> lockstep.replication.v1.IdentifyRequest
+	13, // 42: lockstep.replication.v1.Replication.Replicate:input_type -> lockstep.replication.v1.SourceMessage
+	27, // 43: lockstep.replication.v1.Replication.Repair:input_type -> lockstep.replication.v1.RepairRequest
+	10, // 44: lockstep.replication.v1.Replication.Announce:output_type -> lockstep.replication.v1.AnnounceResponse
+	12, // 45: lockstep.replication.v1.Replication.Identify:output_type -> lockstep.replication.v1.IdentifyResponse
+	14, // 46: lockstep.replication.v1.Replication.Replicate:output_type -> lockstep.replication.v1.ReplicaMessage
+	28, // 47: lockstep.replication.v1.Replication.Repair:output_type -> lockstep.replication.v1.RepairResponse
+	44, // [44:48] is the sub-list for method output_type
+	40, // [40:44] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_replication_v1_replication_proto_init() }
@@ -2020,13 +2492,17 @@ func file_replication_v1_replication_proto_init() {
 		(*ReplicaMessage_Welcome)(nil),
 		(*ReplicaMessage_Ack)(nil),
 	}
+	file_replication_v1_replication_proto_msgTypes[21].OneofWrappers = []any{
+		(*RepairQuestion_Record)(nil),
+		(*RepairQuestion_Sectors)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_v1_replication_proto_rawDesc), len(file_replication_v1_replication_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   23,
+			NumEnums:      3,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

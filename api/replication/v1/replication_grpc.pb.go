@@ -25,6 +25,7 @@ const (
 	Replication_Announce_FullMethodName  = "/lockstep.replication.v1.Replication/Announce"
 	Replication_Identify_FullMethodName  = "/lockstep.replication.v1.Replication/Identify"
 	Replication_Replicate_FullMethodName = "/lockstep.replication.v1.Replication/Replicate"
+	Replication_Repair_FullMethodName    = "/lockstep.replication.v1.Replication/Repair"
 )
 
 // ReplicationClient is the client API for Replication service.
@@ -43,6 +44,9 @@ type ReplicationClient interface {
 	// Replicate carries one volume. The source opens with hello and waits for
 	// welcome; then data flows one way and acknowledgements the other.
 	Replicate(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SourceMessage, ReplicaMessage], error)
+	// Repair carries what one side of a volume has damaged and the other may have
+	// whole. Its source calls; either side asks, and answers what the other has asked.
+	Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
 }
 
 type replicationClient struct {
@@ -86,6 +90,16 @@ func (c *replicationClient) Replicate(ctx context.Context, opts ...grpc.CallOpti
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replication_ReplicateClient = grpc.BidiStreamingClient[SourceMessage, ReplicaMessage]
 
+func (c *replicationClient) Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RepairResponse)
+	err := c.cc.Invoke(ctx, Replication_Repair_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicationServer is the server API for Replication service.
 // All implementations must embed UnimplementedReplicationServer
 // for forward compatibility.
@@ -102,6 +116,9 @@ type ReplicationServer interface {
 	// Replicate carries one volume. The source opens with hello and waits for
 	// welcome; then data flows one way and acknowledgements the other.
 	Replicate(grpc.BidiStreamingServer[SourceMessage, ReplicaMessage]) error
+	// Repair carries what one side of a volume has damaged and the other may have
+	// whole. Its source calls; either side asks, and answers what the other has asked.
+	Repair(context.Context, *RepairRequest) (*RepairResponse, error)
 	mustEmbedUnimplementedReplicationServer()
 }
 
@@ -120,6 +137,9 @@ func (UnimplementedReplicationServer) Identify(context.Context, *IdentifyRequest
 }
 func (UnimplementedReplicationServer) Replicate(grpc.BidiStreamingServer[SourceMessage, ReplicaMessage]) error {
 	return status.Error(codes.Unimplemented, "method Replicate not implemented")
+}
+func (UnimplementedReplicationServer) Repair(context.Context, *RepairRequest) (*RepairResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Repair not implemented")
 }
 func (UnimplementedReplicationServer) mustEmbedUnimplementedReplicationServer() {}
 func (UnimplementedReplicationServer) testEmbeddedByValue()                     {}
@@ -185,6 +205,24 @@ func _Replication_Replicate_Handler(srv interface{}, stream grpc.ServerStream) e
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replication_ReplicateServer = grpc.BidiStreamingServer[SourceMessage, ReplicaMessage]
 
+func _Replication_Repair_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RepairRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicationServer).Repair(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replication_Repair_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicationServer).Repair(ctx, req.(*RepairRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Replication_ServiceDesc is the grpc.ServiceDesc for Replication service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -199,6 +237,10 @@ var Replication_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Identify",
 			Handler:    _Replication_Identify_Handler,
+		},
+		{
+			MethodName: "Repair",
+			Handler:    _Replication_Repair_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
