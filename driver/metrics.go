@@ -52,7 +52,7 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(volumeFailed, truth(v.Err != nil), id, v.Group)
 		storeMetrics.Journal(ch, v.Stats.JournalBytes, v.Stats.IndexExtents, &v.Stats.Thinning, id, v.Group)
 		storeMetrics.Space(ch, &v.Stats.Space, id, v.Group)
-		storeMetrics.Checks(ch, v.Stats.Damaged, &v.Scrub, id, v.Group)
+		storeMetrics.Checks(ch, &v.Stats, &v.Scrub, id, v.Group)
 	}
 	for _, name := range c.site.Groups().Groups() {
 		g, err := c.site.Groups().Summary(context.Background(), name)

@@ -176,6 +176,7 @@ type Stats struct {
 	Unflushed    uint64 // of them, not yet durable
 	Damaged      int    // places known to be damaged, see Damaged
 	Space        SpaceStats
+	Repairs      RepairStats
 	Thinning     ThinningStats
 }
 
@@ -208,7 +209,7 @@ func (s *Store) Stats() Stats {
 		Segments: len(s.segments), Timelines: len(s.tree.timelines),
 		IndexExtents: int64(s.index.len()), IndexBytes: int64(s.index.len())*indexBytesPerExtent + s.runs.cache.bytes(),
 		JournalBytes: s.journalBytesLocked(), Appended: s.appended, Unflushed: s.appended - s.flushed,
-		Damaged: s.damage.count(), Space: s.short.space(),
+		Damaged: s.damage.count(), Space: s.short.space(), Repairs: s.RepairStats(),
 	}
 	st.Thinning = s.thinningLocked()
 	return st

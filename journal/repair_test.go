@@ -251,7 +251,7 @@ func TestRepairByAnotherBase(t *testing.T) {
 	for name, ahead := range map[string]bool{"the peer's base is ahead": true, "it is behind": false} {
 		t.Run(name, func(t *testing.T) {
 			w := scrubbedWorld(t, 4)
-					peer := peerOf(t, w)
+			peer := peerOf(t, w)
 			if ahead {
 				destageAll(t, peer)
 			} else {
@@ -304,15 +304,17 @@ func TestWrongAnswersAreRefused(t *testing.T) {
 		return r.AppendEncoded(nil, testVolume)
 	}
 	records := map[string]func(*RepairAnswer){
-		"nothing":       func(a *RepairAnswer) { a.Data = nil },
-		"truncated":     func(a *RepairAnswer) { a.Data = a.Data[:len(a.Data)-1] },
-		"header only":   func(a *RepairAnswer) { a.Data = a.Data[:RecordHeaderBytes] },
-		"more":          func(a *RepairAnswer) { a.Data = append(a.Data, 0) },
-		"flipped":       func(a *RepairAnswer) { a.Data[len(a.Data)-1] ^= 1 },
-		"another seq":   func(a *RepairAnswer) { a.Data = other },
-		"another line":  func(a *RepairAnswer) { a.Data = altered(func(r *Record) { r.Position.Timeline++ }) },
-		"other data":    func(a *RepairAnswer) { a.Data = altered(func(r *Record) { r.Payload[0] ^= 1 }) },
-		"another place": func(a *RepairAnswer) { a.Data = altered(func(r *Record) { r.Offset = (r.Offset + SectorBytes) % (worldVolumeBytes / 2) }) },
+		"nothing":      func(a *RepairAnswer) { a.Data = nil },
+		"truncated":    func(a *RepairAnswer) { a.Data = a.Data[:len(a.Data)-1] },
+		"header only":  func(a *RepairAnswer) { a.Data = a.Data[:RecordHeaderBytes] },
+		"more":         func(a *RepairAnswer) { a.Data = append(a.Data, 0) },
+		"flipped":      func(a *RepairAnswer) { a.Data[len(a.Data)-1] ^= 1 },
+		"another seq":  func(a *RepairAnswer) { a.Data = other },
+		"another line": func(a *RepairAnswer) { a.Data = altered(func(r *Record) { r.Position.Timeline++ }) },
+		"other data":   func(a *RepairAnswer) { a.Data = altered(func(r *Record) { r.Payload[0] ^= 1 }) },
+		"another place": func(a *RepairAnswer) {
+			a.Data = altered(func(r *Record) { r.Offset = (r.Offset + SectorBytes) % (worldVolumeBytes / 2) })
+		},
 		"shorter": func(a *RepairAnswer) {
 			a.Data = altered(func(r *Record) { r.Kind, r.Payload = KindDiscard, nil })
 		},

@@ -130,6 +130,8 @@ const (
 	// GroupWindowAchieved: history reaches back as far as the settings want, or
 	// as far as the group exists.
 	GroupWindowAchieved = "WindowAchieved"
+	// GroupIntact: nothing of the members' stores is known to be damaged.
+	GroupIntact = "Intact"
 	// GroupSettingsAccepted: the spec's settings are in force, or will be when
 	// the group has a member.
 	GroupSettingsAccepted = "SettingsAccepted"
@@ -173,7 +175,7 @@ type ConsistencyGroupStatus struct {
 	// The rewind that can still be undone; absent when there is none.
 	// +optional
 	Rewind *OpenRewind `json:"rewind,omitempty"`
-	// Ready, Replicating, WindowAchieved, SettingsAccepted.
+	// Ready, Replicating, WindowAchieved, Intact, SettingsAccepted.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -233,6 +235,13 @@ type GroupMember struct {
 	// The error in full.
 	// +optional
 	Message string `json:"message,omitempty"`
+	// Places of its store that are known to be damaged: reads of them fail, and
+	// everything else is served.
+	// +optional
+	Damaged int32 `json:"damaged,omitempty"`
+	// What the first of them is, and whether the peer could help.
+	// +optional
+	Damage string `json:"damage,omitempty"`
 }
 
 // RecoveryPoint is a moment that all members hold durably.

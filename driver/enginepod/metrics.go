@@ -70,8 +70,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	if eng, err := pod.Engine(); err == nil {
-		scrub := eng.Store().ScrubStats()
-		storeMetrics.Checks(ch, eng.Store().Stats().Damaged, &scrub, s.Volume.String())
+		scrub, stats := eng.Store().ScrubStats(), eng.Store().Stats()
+		storeMetrics.Checks(ch, &stats, &scrub, s.Volume.String())
 	}
 	if r := s.Replication; r != nil {
 		gauge(lagSeconds, r.LagTime.Seconds())

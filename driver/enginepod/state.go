@@ -45,6 +45,11 @@ func (p *Pod) storeState(store *journal.Store) *control.StoreState {
 		JournalBytes: stats.JournalBytes, IndexExtents: stats.IndexExtents, IndexBytes: stats.IndexBytes,
 		Timelines: store.Timelines(), Pins: store.Pins(), Space: stats.Space, Thinning: stats.Thinning,
 	}
+	if s.Damaged, s.Unrepairable = stats.Damaged, stats.Repairs.Unrepairable; s.Damaged > 0 {
+		if places := store.Damaged(); len(places) > 0 {
+			s.Damage = places[0].Error()
+		}
+	}
 	s.Oldest, s.Newest = store.OldestCheckpoint(), store.NewestCheckpoint()
 	if total, free, err := p.cfg.FS.Space(p.cfg.Dir); err == nil {
 		s.CapacityBytes, s.FreeBytes = total, free

@@ -25,13 +25,14 @@ var conditionNews = map[string]struct{ broken, mended, action string }{
 	v1alpha1.GroupReady:          {"PointsMissed", "PointsResumed", "Checkpoint"},
 	v1alpha1.GroupWindowAchieved: {"WindowNotAchieved", "WindowAchieved", "Retain"},
 	v1alpha1.GroupReplicating:    {"ReplicationBroken", "ReplicationResumed", "Replicate"},
+	v1alpha1.GroupIntact:         {"Damaged", "DamageGone", "Check"},
 }
 
 // newsOf is what a person wants to know of the change from one status of a group
 // to the next.
 func newsOf(old, now *v1alpha1.ConsistencyGroupStatus) []news {
 	var out []news
-	for _, kind := range []string{v1alpha1.GroupReady, v1alpha1.GroupWindowAchieved, v1alpha1.GroupReplicating} {
+	for _, kind := range []string{v1alpha1.GroupReady, v1alpha1.GroupWindowAchieved, v1alpha1.GroupReplicating, v1alpha1.GroupIntact} {
 		before, after := meta.FindStatusCondition(old.Conditions, kind), meta.FindStatusCondition(now.Conditions, kind)
 		if after == nil || before != nil && before.Status == after.Status && before.Reason == after.Reason {
 			continue
@@ -95,6 +96,12 @@ func memberNews(old, now []v1alpha1.GroupMember) []news {
 			out = append(out, news{corev1.EventTypeNormal, "BackingHasRoom", "Serve", "the backing volume has room again", m.Volume})
 		case m.Reason == "" && before.Reason != "":
 			out = append(out, news{corev1.EventTypeNormal, "Recovered", "Serve", "the engine serves the volume again, on node " + m.Node, m.Volume})
+		}
+		switch {
+		case m.Damaged > 0 && before.Damaged == 0:
+			out = append(out, news{corev1.EventTypeWarning, "Damaged", "Check", damageText(&m), m.Volume})
+		case m.Damaged == 0 && before.Damaged > 0:
+			out = append(out, news{corev1.EventTypeNormal, "DamageGone", "Check", "nothing of the volume is known to be damaged any more", m.Volume})
 		}
 		if m.Attached && !before.Attached {
 			out = append(out, news{corev1.EventTypeNormal, "Attached", "Attach", "on node " + m.Node, m.Volume})

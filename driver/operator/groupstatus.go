@@ -34,6 +34,8 @@ const (
 	reasonAchieved     = "Achieved"
 	reasonShort        = "HistoryTooShort"
 	reasonUnknown      = "Unknown"
+	reasonWhole        = "NoDamageKnown"
+	reasonDamaged      = "Damaged"
 	reasonConnected    = "Connected"
 	reasonDisconnected = "Disconnected"
 	reasonSplit        = "SplitBrain"
@@ -72,7 +74,7 @@ func statusOf(v *view, old *v1alpha1.ConsistencyGroupStatus) v1alpha1.Consistenc
 	}
 	lags := lagsOf(v)
 	for i := range v.volumes {
-		out.Members = append(out.Members, memberOf(&v.volumes[i], lags))
+		out.Members = append(out.Members, memberOf(&v.volumes[i], lags, old.Members))
 	}
 	if st.Rewind != nil {
 		out.Rewind = &v1alpha1.OpenRewind{Started: metav1.NewTime(st.Rewind.Started), To: *pointOf(&st.Rewind.To), From: *pointOf(&st.Rewind.From)}
@@ -121,7 +123,7 @@ func isAwake(v *view) bool {
 	return slices.ContainsFunc(v.volumes, func(v fleet.Volume) bool { return v.Connected })
 }
 
-func memberOf(v *fleet.Volume, lags map[journal.VolumeID]v1alpha1.Lag) v1alpha1.GroupMember {
+func memberOf(v *fleet.Volume, lags map[journal.VolumeID]v1alpha1.Lag, old []v1alpha1.GroupMember) v1alpha1.GroupMember {
 	out := v1alpha1.GroupMember{Volume: v.ID.String(), Size: quantity(v.SizeBytes), Node: v.Node, Attached: v.State.Device != "" && v.Attach != nil}
 	if key, ok := claimOf(v); ok {
 		out.Claim = key.Name
@@ -135,6 +137,7 @@ func memberOf(v *fleet.Volume, lags map[journal.VolumeID]v1alpha1.Lag) v1alpha1.
 	if lag, ok := lags[v.ID]; ok {
 		out.Lag = &lag
 	}
+	out.Damaged, out.Damage = damageOf(v, old)
 	switch {
 	case v.Connected && v.State.Reason != "":
 		out.Reason, out.Message = string(v.State.Reason), v.State.Error
@@ -148,6 +151,45 @@ func memberOf(v *fleet.Volume, lags map[journal.VolumeID]v1alpha1.Lag) v1alpha1.
 	return out
 }
 
+// damageOf is what is known to be damaged of a volume. While no engine tells, it is
+// what was known last.
+func damageOf(v *fleet.Volume, old []v1alpha1.GroupMember) (places int32, text string) {
+	s := v.State.Store
+	if !v.Connected || s == nil {
+		i := slices.IndexFunc(old, func(m v1alpha1.GroupMember) bool { return m.Volume == v.ID.String() })
+		if i < 0 {
+			return 0, ""
+		}
+		return old[i].Damaged, old[i].Damage
+	}
+	if s.Damaged == 0 {
+		return 0, ""
+	}
+	text = s.Damage
+	if s.Unrepairable > 0 {
+		text += fmt.Sprintf("; the peer could not help with %d places, the engine's log says why", s.Unrepairable)
+	}
+	return int32(s.Damaged), text
+}
+
+// intact tells whether anything is known to be damaged.
+func intact(out *v1alpha1.ConsistencyGroupStatus) (metav1.ConditionStatus, string, string) {
+	var damaged []string
+	for _, m := range out.Members {
+		if m.Damaged > 0 {
+			damaged = append(damaged, fmt.Sprintf("%s: %s", orID(m.Claim, m.Volume), damageText(&m)))
+		}
+	}
+	if len(damaged) > 0 {
+		return metav1.ConditionFalse, reasonDamaged, strings.Join(damaged, "; ")
+	}
+	return metav1.ConditionTrue, reasonWhole, ""
+}
+
+func damageText(m *v1alpha1.GroupMember) string {
+	return fmt.Sprintf("%d places are damaged, reads of them fail; the first: %s", m.Damaged, m.Damage)
+}
+
 // setConditions decides what a person is to know first.
 func setConditions(out *v1alpha1.ConsistencyGroupStatus, v *view) {
 	set := func(kind string, status metav1.ConditionStatus, reason, message string) {
@@ -158,6 +200,8 @@ func setConditions(out *v1alpha1.ConsistencyGroupStatus, v *view) {
 	set(v1alpha1.GroupReady, status, reason, message)
 	status, reason, message = window(v)
 	set(v1alpha1.GroupWindowAchieved, status, reason, message)
+	status, reason, message = intact(out)
+	set(v1alpha1.GroupIntact, status, reason, message)
 	if r := out.Replication; r == nil {
 		meta.RemoveStatusCondition(&out.Conditions, v1alpha1.GroupReplicating)
 	} else if r.State == v1alpha1.ReplicationOrphaned {
@@ -276,7 +320,7 @@ func places(members []v1alpha1.GroupMember) []string {
 		if m.Size != nil {
 			size = m.Size.String()
 		}
-		out = append(out, fmt.Sprint(m.Volume, m.Claim, m.Node, m.Attached, m.Transport, m.TransportFallback, m.Reason, size))
+		out = append(out, fmt.Sprint(m.Volume, m.Claim, m.Node, m.Attached, m.Transport, m.TransportFallback, m.Reason, m.Damaged > 0, size))
 	}
 	return out
 }

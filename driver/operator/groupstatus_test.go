@@ -2,6 +2,8 @@ package operator
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -166,4 +168,43 @@ func TestFullBackingIsTold(t *testing.T) {
 			t.Error("nobody is told before the status is due")
 		}
 	}
+}
+
+// Damage is told once when it is found and once when it is gone, of the group and of
+// the claim, and stays told while the engine is away.
+func TestDamageIsTold(t *testing.T) {
+	v := sound()
+	at := statusOf(v, &v1alpha1.ConsistencyGroupStatus{})
+	step := func(what string, change func(*control.StoreState), wantIntact string, wantNews ...string) {
+		t.Helper()
+		if change != nil {
+			change(v.volumes[0].State.Store)
+		}
+		now := statusOf(v, &at)
+		if c := meta.FindStatusCondition(now.Conditions, v1alpha1.GroupIntact); c == nil || string(c.Status) != wantIntact {
+			t.Errorf("%s: condition is %+v, want %s", what, c, wantIntact)
+		}
+		var told []string
+		for _, n := range append(newsOf(&at, &now), memberNews(at.Members, now.Members)...) {
+			told = append(told, n.reason+" "+n.volume)
+		}
+		if !slices.Equal(told, wantNews) {
+			t.Errorf("%s: told %q, want %q", what, told, wantNews)
+		}
+		if isUrgent(&at, &now) != (len(wantNews) > 0) {
+			t.Errorf("%s: urgent %t", what, isUrgent(&at, &now))
+		}
+		at = now
+	}
+	volume := id(1).String()
+	step("sound", nil, "True")
+	step("damaged", func(s *control.StoreState) { s.Damaged, s.Damage = 2, "sector at offset 512 of base.img" }, "False", "Damaged ", "Damaged "+volume)
+	if c := meta.FindStatusCondition(at.Conditions, v1alpha1.GroupIntact); !strings.Contains(c.Message, "base.img") || !strings.Contains(c.Message, "claim") {
+		t.Errorf("message %q names neither place nor claim", c.Message)
+	}
+	step("more of it", func(s *control.StoreState) { s.Damaged, s.Unrepairable = 3, 1 }, "False")
+	v.volumes[0].Connected = false
+	step("engine away", func(s *control.StoreState) { s.Damaged = 0 }, "False")
+	v.volumes[0].Connected = true
+	step("repaired", func(s *control.StoreState) { *s = control.StoreState{Horizon: s.Horizon} }, "True", "DamageGone ", "DamageGone "+volume)
 }

@@ -16,11 +16,12 @@ import (
 type Metrics struct {
 	all []*prometheus.Desc
 
-	journalBytes, indexExtents                           *prometheus.Desc
-	damaged, scrubRatio, scrubLast, scrubBytes, unsummed *prometheus.Desc
-	checkpoints, historyBytes, replaced, written         *prometheus.Desc
-	thinningUnderwayBytes, thinningDoneBytes             *prometheus.Desc
-	short, refused, givenUp                              *prometheus.Desc
+	journalBytes, indexExtents                    *prometheus.Desc
+	damaged, unrepairable, repaired, wrongRepairs *prometheus.Desc
+	scrubRatio, scrubLast, scrubBytes, unsummed   *prometheus.Desc
+	checkpoints, historyBytes, replaced, written  *prometheus.Desc
+	thinningUnderwayBytes, thinningDoneBytes      *prometheus.Desc
+	short, refused, givenUp                       *prometheus.Desc
 }
 
 // New names the figures of stores with labels, whose values are given in the same
@@ -35,6 +36,9 @@ func New(labels []string) *Metrics {
 	m.journalBytes = desc("lockstep_volume_journal_bytes", "Room taken by segments that hold records.")
 	m.indexExtents = desc("lockstep_volume_index_extents", "Extents of the live view's index that are in memory.")
 	m.damaged = desc("lockstep_volume_damaged", "Places known to be damaged: reads of them fail.")
+	m.unrepairable = desc("lockstep_volume_unrepairable", "Places known to be damaged that no peer could help with, yet.")
+	m.repaired = desc("lockstep_volume_repaired_total", "Repairs of records, runs of sectors, headers and footers.")
+	m.wrongRepairs = desc("lockstep_volume_repairs_refused_total", "Answers of the peer that did not fit what was damaged.")
 	m.scrubRatio = desc("lockstep_volume_scrub_progress_ratio", "How much of the present pass of the scrub is done, 0 to 1.")
 	m.scrubLast = desc("lockstep_volume_scrub_last_full_timestamp_seconds", "When the scrub last had read all of the volume's store.")
 	m.scrubBytes = desc("lockstep_volume_scrub_bytes_total", "Bytes that the scrub has read.")
@@ -85,8 +89,11 @@ func (m *Metrics) Space(ch chan<- prometheus.Metric, space *journal.SpaceStats, 
 }
 
 // Checks gives the figures of what is looked for in a store, and found.
-func (m *Metrics) Checks(ch chan<- prometheus.Metric, damaged int, scrub *journal.ScrubStats, of ...string) {
-	value(ch, m.damaged, prometheus.GaugeValue, float64(damaged), of...)
+func (m *Metrics) Checks(ch chan<- prometheus.Metric, st *journal.Stats, scrub *journal.ScrubStats, of ...string) {
+	value(ch, m.damaged, prometheus.GaugeValue, float64(st.Damaged), of...)
+	value(ch, m.unrepairable, prometheus.GaugeValue, float64(st.Repairs.Unrepairable), of...)
+	value(ch, m.repaired, prometheus.CounterValue, float64(st.Repairs.Repaired), of...)
+	value(ch, m.wrongRepairs, prometheus.CounterValue, float64(st.Repairs.Refused), of...)
 	value(ch, m.scrubRatio, prometheus.GaugeValue, scrub.Progress, of...)
 	value(ch, m.unsummed, prometheus.GaugeValue, float64(scrub.UnsummedBase), of...)
 	value(ch, m.scrubBytes, prometheus.CounterValue, float64(scrub.Bytes), of...)

@@ -19,7 +19,7 @@ func (s oneStore) Collect(ch chan<- prometheus.Metric) {
 	thinning := journal.ThinningStats{Tiers: []journal.TierBytes{{Interval: time.Minute, Bytes: 5}}}
 	s.Journal(ch, 1, 2, &thinning, s.of...)
 	s.Space(ch, &journal.SpaceStats{Refused: 5}, s.of...)
-	s.Checks(ch, 3, &journal.ScrubStats{LastFull: time.Unix(4, 0)}, s.of...)
+	s.Checks(ch, &journal.Stats{Damaged: 3, Repairs: journal.RepairStats{Unrepairable: 2}}, &journal.ScrubStats{LastFull: time.Unix(4, 0)}, s.of...)
 }
 
 // TestEveryFigureIsGiven has a strict registry compare what is described with what is

@@ -160,6 +160,10 @@ type StoreState struct {
 	Newest, Oldest           journal.Checkpoint // number 0: none
 	FreeBytes, CapacityBytes int64              // of the backing volume
 	Space                    journal.SpaceStats // of its lack of room
+	// Damaged is how many places are known to be damaged, Unrepairable how many of
+	// them no peer could help with, and Damage what the first one is.
+	Damaged, Unrepairable int
+	Damage                string
 	// Thinning is for the engine's own metrics, and does not travel.
 	Thinning journal.ThinningStats
 }

@@ -19,6 +19,9 @@ const (
 	// watchRepeat is the most time between two of a volume that is sent to a
 	// peer: how that stands changes by itself, and nothing closes a channel.
 	watchRepeat = time.Second
+	// watchIdle is the most time between two of any volume: figures of its store
+	// change by themselves as well, such as what is known to be damaged.
+	watchIdle = 30 * time.Second
 	// checkpointBatch bounds one message of Checkpoints, outlineBatch one that is an
 	// outline.
 	checkpointBatch = 1000
@@ -64,18 +67,18 @@ func (s *Server) Watch(_ *enginev1.WatchRequest, stream enginev1.Engine_WatchSer
 	}
 }
 
-// awaitChange returns when a volume has changed, or, where it is sent, when its
-// state is to be told again.
+// awaitChange returns when a volume has changed, or when its state is to be told
+// again.
 func (s *Server) awaitChange(ctx context.Context, changed <-chan struct{}, isSent bool) error {
-	var again <-chan time.Time
+	most := watchIdle
 	if isSent {
-		repeat := s.clock.NewTimer(watchRepeat)
-		defer repeat.Stop()
-		again = repeat.C()
+		most = watchRepeat
 	}
+	again := s.clock.NewTimer(most)
+	defer again.Stop()
 	select {
 	case <-changed:
-	case <-again:
+	case <-again.C():
 	case <-ctx.Done():
 		return toStatus(ctx.Err())
 	}

@@ -174,6 +174,7 @@ func encodeState(s State) *enginev1.State {
 			Pins: map[string]*enginev1.Position{}, Newest: encodeCheckpoint(st.Newest), Oldest: encodeCheckpoint(st.Oldest),
 			FreeBytes: st.FreeBytes, CapacityBytes: st.CapacityBytes, ShortSince: stamp(st.Space.ShortSince),
 			Refused: st.Space.Refused, GivenUpBytes: st.Space.GivenUpBytes,
+			Damaged: int64(st.Damaged), Unrepairable: int64(st.Unrepairable), Damage: st.Damage,
 		}
 		for name, at := range st.Pins {
 			out.Store.Pins[name] = encodePosition(at)
@@ -198,7 +199,8 @@ func decodeState(m *enginev1.State) (State, error) {
 			SizeBytes: st.GetSizeBytes(), Tip: decodePosition(st.GetTip()), Durable: decodePosition(st.GetDurable()), Horizon: decodePosition(st.GetHorizon()),
 			JournalBytes: st.GetJournalBytes(), IndexExtents: st.GetIndexExtents(), IndexBytes: st.GetIndexBytes(), Timelines: decodeTimelines(st.GetTimelines()),
 			Pins: map[string]journal.Position{}, FreeBytes: st.GetFreeBytes(), CapacityBytes: st.GetCapacityBytes(),
-			Space: journal.SpaceStats{ShortSince: unstamp(st.GetShortSince()), Refused: st.GetRefused(), GivenUpBytes: st.GetGivenUpBytes()},
+			Space:   journal.SpaceStats{ShortSince: unstamp(st.GetShortSince()), Refused: st.GetRefused(), GivenUpBytes: st.GetGivenUpBytes()},
+			Damaged: int(st.GetDamaged()), Unrepairable: int(st.GetUnrepairable()), Damage: st.GetDamage(),
 		}
 		for name, at := range st.GetPins() {
 			s.Store.Pins[name] = decodePosition(at)
