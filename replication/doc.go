@@ -32,12 +32,14 @@
 //     [StreamServer.Fence] has returned, none of a lower term ever is.
 //   - The Sender only reads stores: a slow, stuck or dead peer never delays a
 //     write. What is unacknowledged is bounded in bytes and in messages.
+//   - A repair (see [Repairable]) puts back what was there and appends nothing:
+//     what is acknowledged, and what a position shows, is never another for it.
 //   - Bad input from a peer is an error and changes nothing.
 //
 // # Goroutines
 //
-// [Sender.Run] owns one goroutine per member, and two more while that
-// member's stream is open; all have ended when Run returns. A Server or
+// [Sender.Run] owns two goroutines per member, of which one asks for repairs, and
+// two more while that member's stream is open; all have ended when Run returns. A Server or
 // StreamServer owns one goroutine per stream, joined by its Close; the calls
 // themselves run on goroutines of the grpc.Server.
 //
