@@ -200,6 +200,7 @@ func (s *Store) putFrame(snap segmentSnapshot, bad *badFrame, p []byte, off int6
 	}
 	g.file.DropCache()
 	scanner := newFrameScanner(g, snap.end)
+	scanner.file = readableFile{g.file} // what follows may not be readable yet
 	scanner.off, scanner.next = bad.off, bad.seq
 	f, err := scanner.scan()
 	if err != nil {
