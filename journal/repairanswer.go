@@ -17,7 +17,8 @@ func (s *Store) AnswerRepair(ctx context.Context, q RepairQuestion) (RepairAnswe
 	if s.check() != nil {
 		return RepairAnswer{Lacks: LackStore}, nil
 	}
-	answer, err := RepairAnswer{}, error(nil)
+	var answer RepairAnswer
+	var err error
 	if q.Record != (Position{}) {
 		answer, err = s.answerRecord(ctx, q.Record)
 	} else {

@@ -1,0 +1,166 @@
+package journal
+
+import (
+	"bytes"
+	"errors"
+	"path"
+	"testing"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+)
+
+// TestRepairOfWhatIsBeingWritten: a payload in the segment that is appended to is
+// mended, its headers wait until it is sealed.
+func TestRepairOfWhatIsBeingWritten(t *testing.T) {
+	w := newWorld(t, 8, func(cfg *Config) { cfg.ScrubEvery = 24 * time.Hour })
+	for range 6 {
+		if err := w.write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	peer := peerOf(t, w)
+	g := w.s.active
+	frames := framesOf(t, g)
+	flip(t, w.mem, g.name, frames[5].payloadOffset(), 1)
+	if err := w.s.ReadAt(make([]byte, SectorBytes), frames[5].Offset); !errors.Is(err, ErrCorrupt) {
+		t.Fatal(err)
+	}
+	mend(t, w.s, peer, nil)
+	if got := w.s.Damaged(); len(got) > 0 {
+		t.Fatalf("still damaged: %+v", got)
+	}
+	flip(t, w.mem, g.name, frames[5].off, 1)
+	if err := w.s.ReadAt(make([]byte, SectorBytes), frames[5].Offset); !errors.Is(err, ErrCorrupt) {
+		t.Fatal(err)
+	}
+	if asked, _ := mend(t, w.s, peer, nil); len(asked) > 0 || len(w.s.Damaged()) != 1 {
+		t.Fatalf("asked %v, damaged %+v", asked, w.s.Damaged())
+	}
+	w.s.appendMu.Lock()
+	w.s.retireActive()
+	w.s.appendMu.Unlock()
+	if err := w.s.sealPending(); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Advance(repairRetry)
+	mend(t, w.s, peer, nil)
+	checkMended(t, w)
+}
+
+// TestReadWaitsForItsRepair, once, and not when nobody answers or could help.
+func TestReadWaitsForItsRepair(t *testing.T) {
+	w := scrubbedWorld(t, 9)
+	defer mustClose(t, w.s)
+	peer := peerOf(t, w)
+	destageAll(t, w.s)
+	flip(t, w.mem, baseFile, 0, 1)
+	p := make([]byte, SectorBytes)
+	if err := w.s.ReadAt(p, 0); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("without a peer: %v", err)
+	}
+	w.s.PeerAnswers(true)
+	read := func() <-chan error {
+		done := make(chan error, 1)
+		go func() { done <- w.s.ReadAt(p, 0) }()
+		w.clock.WaitForTimers(1)
+		return done
+	}
+	done := read()
+	w.clock.Advance(repairWait)
+	if err := <-done; !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("a peer that takes too long: %v", err)
+	}
+	done = read()
+	w.s.PeerAnswers(false)
+	if err := <-done; !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("a peer that goes away: %v", err)
+	}
+	w.s.PeerAnswers(true)
+	done = read()
+	mend(t, w.s, peer, func(_ RepairQuestion, a *RepairAnswer) { *a = RepairAnswer{Lacks: LackHorizon} })
+	if err := <-done; !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("a peer that lacks it: %v", err)
+	}
+	if err := w.s.ReadAt(p, 0); !errors.Is(err, ErrCorrupt) { // at once
+		t.Fatalf("after a peer that lacks it: %v", err)
+	}
+	w.s.PeerAnswers(false)
+	w.s.PeerAnswers(true)
+	done = read()
+	mend(t, w.s, peer, nil)
+	if err := <-done; err != nil || !bytes.Equal(p, w.m.image()[:SectorBytes]) {
+		t.Fatalf("a peer that has it: %v", err)
+	}
+}
+
+// TestRepairOfWhatCannotBeRead: the disk fails reads of places until they are written.
+func TestRepairOfWhatCannotBeRead(t *testing.T) {
+	w := scrubbedWorld(t, 10)
+	peer := peerOf(t, w)
+	mustClose(t, w.s)
+	bad := &badSectors{FS: w.fault, bad: map[string]map[int64]bool{}}
+	w.cfg.FS = bad
+	if err := w.open(); err != nil {
+		t.Fatal(err)
+	}
+	g := sealedSegments(w.s)[0]
+	at := framesOf(t, g)[2]
+	bad.lose(baseFile, 3*SectorBytes)
+	bad.lose(path.Base(g.name), at.payloadOffset()&^(SectorBytes-1))
+	w.s.scrub.state.Done = true
+	w.clock.Advance(w.cfg.ScrubEvery)
+	scrubWhole(t, w)
+	if len(w.s.Damaged()) < 2 {
+		t.Fatalf("damaged: %+v", w.s.Damaged())
+	}
+	mend(t, w.s, peer, nil)
+	checkMended(t, w)
+}
+
+// badSectors is a file system of which sectors cannot be read before they are
+// written.
+type badSectors struct {
+	vfs.FS
+	bad map[string]map[int64]bool
+}
+
+func (b *badSectors) lose(name string, off int64) {
+	if b.bad[name] == nil {
+		b.bad[name] = map[int64]bool{}
+	}
+	b.bad[name][off] = true
+}
+
+func (b *badSectors) Open(name string) (vfs.File, error) {
+	f, err := b.FS.Open(name)
+	if err == nil {
+		f = &badFile{f, b, path.Base(name)}
+	}
+	return f, err
+}
+
+type badFile struct {
+	vfs.File
+	of   *badSectors
+	name string
+}
+
+func (f *badFile) ReadAt(p []byte, off int64) (int, error) {
+	for at := range f.of.bad[f.name] {
+		if at < off+int64(len(p)) && at+SectorBytes > off {
+			return 0, errDisk
+		}
+	}
+	return f.File.ReadAt(p, off)
+}
+
+func (f *badFile) WriteAt(p []byte, off int64) (int, error) {
+	n, err := f.File.WriteAt(p, off)
+	for at := range f.of.bad[f.name] {
+		if at+SectorBytes > off && at < off+int64(n) {
+			delete(f.of.bad[f.name], at)
+		}
+	}
+	return n, err
+}
