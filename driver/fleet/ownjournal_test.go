@@ -38,22 +38,10 @@ func TestAJournalsOwnBackingVolumeGrowsBeforeItsBudget(t *testing.T) {
 	mustAttach(t, f, 1, "node1")
 	write(t, c.device(id(1)), 1)
 	until(t, "the budget", func() bool { return c.budget(id(1)) == 1<<30 })
-	enlarge := func(to int64) {
-		t.Helper()
-		st, err := f.Groups().State("shop")
-		if err != nil {
-			t.Fatal(err)
-		}
-		settings := st.Settings
-		settings.JournalBytes = to
-		if err := f.Groups().Modify(bounded(t), "shop", settings); err != nil {
-			t.Fatal(err)
-		}
-	}
 	c.mu.Lock()
 	c.refusals = 1 << 20
 	c.mu.Unlock()
-	enlarge(2 << 30)
+	setBudget(t, f, "shop", 2<<30)
 	until(t, "the trouble to be told", func() bool {
 		v, err := f.Volume(id(1))
 		return err == nil && v.Trouble != nil
@@ -73,9 +61,9 @@ func TestAJournalsOwnBackingVolumeGrowsBeforeItsBudget(t *testing.T) {
 	})
 	mustDetach(t, f, 1)
 	until(t, "the engine to be gone", func() bool { return c.node(id(1)) == "" })
-	enlarge(3 << 30)
+	setBudget(t, f, "shop", 3<<30)
 	until(t, "the volume at rest to grow", func() bool { return c.journalRoom(id(1)) == 3<<30 })
-	enlarge(1 << 30)
+	setBudget(t, f, "shop", 1<<30)
 	mustAttach(t, f, 1, "node2")
 	until(t, "the smaller budget", func() bool { return c.budget(id(1)) == 1<<30 })
 	if got := c.journalRoom(id(1)); got != 3<<30 {
