@@ -1,7 +1,5 @@
 package journal
 
-import "github.com/lockstep-csi/lockstep/internal/vfs"
-
 // AllocatedRange is a run of the live volume with one allocation state.
 type AllocatedRange struct {
 	Offset, Length int64 // bytes
@@ -37,7 +35,7 @@ func (s *Store) tryAllocation(off, length int64, limit int) ([]AllocatedRange, e
 	}
 	if s.index.stack == nil {
 		defer s.mu.RUnlock()
-		return collectAllocation(s.index, s.base, off, length, limit)
+		return collectAllocation(s.index, s.underlay(), off, length, limit)
 	}
 	st := s.index.stack
 	st.users.Add(1)
@@ -45,11 +43,11 @@ func (s *Store) tryAllocation(off, length int64, limit int) ([]AllocatedRange, e
 	s.mu.RUnlock()
 	defer s.releaseStack(st)
 	all := &stack{layers: append([]layer{memory}, st.layers...), oldest: st.oldest}
-	return collectAllocation(all, s.base, off, int64(upTo)*SectorBytes-off, limit)
+	return collectAllocation(all, s.underlay(), off, int64(upTo)*SectorBytes-off, limit)
 }
 
 // collectAllocation merges neighbours of one state, up to limit ranges.
-func collectAllocation(ix lookuper, base vfs.File, off, length int64, limit int) ([]AllocatedRange, error) {
+func collectAllocation(ix lookuper, base image, off, length int64, limit int) ([]AllocatedRange, error) {
 	var out []AllocatedRange
 	err := allocation(ix, base, off, length, func(r AllocatedRange) bool {
 		if n := len(out); n > 0 && out[n-1].Zero == r.Zero {
@@ -75,7 +73,7 @@ type lookuper interface {
 // allocation walks [off, off+length) of a view in ascending order: what the
 // index maps, and the data and holes of the base in between. Ranges given to
 // fn are not merged; fn returns false to stop.
-func allocation(ix lookuper, base vfs.File, off, length int64, fn func(AllocatedRange) bool) error {
+func allocation(ix lookuper, base image, off, length int64, fn func(AllocatedRange) bool) error {
 	end := off + length
 	at, going := off, true
 	var failed error

@@ -81,7 +81,7 @@ func (s *Store) Checkpoint(c Checkpoint) (Position, error) {
 func (s *Store) Resize(sizeBytes int64) (Position, error) {
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
-	if sizeBytes%SectorBytes != 0 || sizeBytes > maxVolumeBytes || sizeBytes < s.SizeBytes() {
+	if sizeBytes%SectorBytes != 0 || sizeBytes > maxVolumeBytes || sizeBytes < s.SizeBytes() || s.isOverlay() && sizeBytes > s.SizeBytes() {
 		return Position{}, fmt.Errorf("resize from %d to %d bytes: %w", s.SizeBytes(), sizeBytes, ErrRange)
 	}
 	pos, err := s.appendLocal(&Record{Kind: KindResize, Length: sizeBytes})

@@ -141,6 +141,9 @@ func (b *baseSums) read(c *sumScratch, off, length int64) ([]byte, error) {
 // readBase fills p with the base's bytes at off and checks those that have
 // checksums. Damage is a *CorruptError.
 func (s *Store) readBase(c *sumScratch, p []byte, off int64) error {
+	if s.isOverlay() {
+		return s.readOrigin(p, off)
+	}
 	if err := s.readBaseUnchecked(p, off); err != nil {
 		return err
 	}
@@ -168,7 +171,7 @@ func (s *Store) readBaseUnchecked(p []byte, off int64) error {
 // tryReadBase is readBase where no disk has to be waited for. Where one would, and
 // for damage, which is readBase's to tell, done is false.
 func (s *Store) tryReadBase(c *sumScratch, p []byte, off int64) (done bool, err error) {
-	if len(p) > maxSummedBytes || s.sums.file == nil {
+	if len(p) > maxSummedBytes || s.sums.file == nil || s.isOverlay() {
 		return false, nil
 	}
 	if done, err := s.base.TryReadAt(p, off); err != nil || !done {

@@ -58,6 +58,12 @@ type Config struct {
 	// ScrubEvery is how often Run reads everything to find damage; at least
 	// MinScrubEvery, 0 is DefaultScrubEvery.
 	ScrubEvery time.Duration
+	// Origin makes the store an overlay: what it has nothing of is read from this
+	// view, which must stay open for as long as the store is. It has to be of the
+	// volume and position that the overlay was made over.
+	Origin *View
+	// Allowance bounds what the segments' files take; nil: the file system does.
+	Allowance Allowance
 	// Log receives what an operator should know; nil discards it.
 	Log *slog.Logger
 
@@ -99,6 +105,9 @@ func (c *Config) Validate() error {
 	}
 	if c.JournalBytes < 0 || c.Window < 0 {
 		return fmt.Errorf("validate journal configuration: JournalBytes and Window must not be negative")
+	}
+	if err := c.validateOrigin(); err != nil {
+		return err
 	}
 	if err := c.History.Validate(); err != nil {
 		return fmt.Errorf("validate journal configuration: %w", err)

@@ -80,6 +80,9 @@ func (s *Store) destageBatch(ctx context.Context) (more bool, err error) {
 // horizon the base holds a mixture anyway. Where damage stopped the last batch, it takes all that may go: a record
 // behind that batch may hide what is damaged. maintainMu must be held.
 func (s *Store) chooseBatch() ([]pathPart, Position) {
+	if s.isOverlay() { // whose base could not tell zeroes from what is its origin's
+		return nil, Position{}
+	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	path, err := s.tree.path(s.state.Base, s.tipLocked())

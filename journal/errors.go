@@ -20,6 +20,9 @@ var (
 	// ErrNoJournal: the store's journal is in a directory of its own, which
 	// was not given, or which is not there: its disk is not mounted, perhaps.
 	ErrNoJournal = errors.New("the store's journal directory is missing")
+	// ErrOverlay: the directory holds the overlay of a writable fork, which is
+	// nothing without what it lies over.
+	ErrOverlay = errors.New("an overlay of another store, not a store by itself")
 	// ErrExists: Create found a store in the directory.
 	ErrExists = errors.New("store already exists")
 	// ErrInUse: another process has the store open.

@@ -115,6 +115,8 @@ func goldens() []golden {
 			func(b []byte) (any, error) { return decodeIdentity(b) }, goldenIdentity(3), nil},
 		golden{"v3/volume-own-journal.json", mustEncode(newIdentity(goldenVolume, goldenTime, goldenJournal).encode),
 			func(b []byte) (any, error) { return decodeIdentity(b) }, goldenOwnJournal(), nil},
+		golden{"v3/volume-overlay.json", mustEncode(goldenOverlay().encode),
+			func(b []byte) (any, error) { return decodeIdentity(b) }, goldenOverlay(), nil},
 		golden{"v3/journal.json", mustEncode(newJournalIdentity(goldenVolume, goldenJournal).encode),
 			func(b []byte) (any, error) { return decodeJournalIdentity(b) }, goldenJournalIdentity(), nil},
 		golden{"v3/segment-header.bin", rewritten.encode, func(b []byte) (any, error) { return decodeSegmentHeader(b) }, rewritten, nil},
@@ -236,6 +238,13 @@ func goldenIdentity(version int) identity {
 }
 
 const goldenJournal = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+
+func goldenOverlay() identity {
+	id := goldenIdentity(3)
+	id.Format, id.Origin, id.OriginAt = overlayFormat, VolumeID{0xff, 1}.String(), Position{goldenLine, 44}.String()
+	id.Checksum = id.checksum()
+	return id
+}
 
 func goldenOwnJournal() identity {
 	id := goldenIdentity(3)

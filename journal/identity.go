@@ -22,23 +22,32 @@ const maxIdentityBytes = 64 << 10
 // identity is volume.json. It is written last when a store is made, which makes
 // the directory a store, and again when a program of a newer version opens it.
 type identity struct {
-	Format  string    `json:"format"` // "lockstep-store"
+	Format  string    `json:"format"` // identityFormat or overlayFormat
 	Version int       `json:"version"`
 	Volume  VolumeID  `json:"volume"`
 	Created time.Time `json:"created"`
 	// Journal is the id of the journal's own directory; empty: it has none.
 	Journal string `json:"journal,omitempty"`
+	// Origin and OriginAt name what an overlay lies over; zero for a store.
+	Origin   string `json:"origin,omitempty"`
+	OriginAt string `json:"originAt,omitempty"`
 	// Checksum is the CRC32C, in 8 hexadecimal digits, of the other fields.
 	Checksum string `json:"checksum"`
 }
 
-const identityFormat = "lockstep-store"
+const (
+	identityFormat = "lockstep-store"
+	overlayFormat  = "lockstep-overlay"
+)
 
 // checksum covers the values of the other fields, a line each.
 func (i *identity) checksum() string {
 	text := fmt.Sprintf("%s\n%d\n%s\n%s\n", i.Format, i.Version, i.Volume, i.Created.Format(time.RFC3339Nano))
 	if i.Journal != "" {
 		text += i.Journal + "\n"
+	}
+	if i.Origin != "" || i.OriginAt != "" {
+		text += i.Origin + "\n" + i.OriginAt + "\n"
 	}
 	return fmt.Sprintf("%08x", crc32.Checksum([]byte(text), castagnoli))
 }
@@ -69,8 +78,8 @@ func decodeIdentity(b []byte) (identity, error) {
 	if err := json.Unmarshal(b, &id); err != nil {
 		return damaged("JSON", err.Error(), nil)
 	}
-	if id.Format != identityFormat {
-		return damaged(fmt.Sprintf("format %q", identityFormat), fmt.Sprintf("%q", id.Format), nil)
+	if id.Format != identityFormat && id.Format != overlayFormat {
+		return damaged(fmt.Sprintf("format %q or %q", identityFormat, overlayFormat), fmt.Sprintf("%q", id.Format), nil)
 	}
 	if id.Version < 1 || id.Version > StoreFormatVersion {
 		return damaged(fmt.Sprintf("version 1 to %d", StoreFormatVersion), fmt.Sprint(id.Version), ErrVersion)
@@ -80,6 +89,9 @@ func decodeIdentity(b []byte) (identity, error) {
 	}
 	if id.Volume.IsZero() {
 		return damaged("a volume id", "none", nil)
+	}
+	if err := id.checkOrigin(); err != nil {
+		return damaged("an origin if it is an overlay's", err.Error(), nil)
 	}
 	return id, nil
 }
@@ -95,7 +107,8 @@ func upgradeIdentity(cfg *Config, id identity) error {
 		return fmt.Errorf("upgrade %s: %w", volumeFile, err)
 	}
 	cfg.Log.Info("store upgraded", "volume", id.Volume, "from", id.Version, "to", StoreFormatVersion)
-	b, err := newIdentity(id.Volume, id.Created, id.Journal).encode()
+	id.Version = StoreFormatVersion
+	b, err := id.encode()
 	if err == nil {
 		err = writeTemp(cfg, volumeFile, b)
 	}

@@ -53,6 +53,9 @@ func NewImport(cfg Config, spec Spec, at Position, timelines []Timeline) (*Impor
 	if err := spec.validate(); err != nil {
 		return nil, err
 	}
+	if o := cfg.Origin; o != nil && (o.SizeBytes() != spec.SizeBytes || o.Volume() == spec.Volume) {
+		return nil, fmt.Errorf("make an overlay %s of %d bytes over volume %s of %d bytes: %w", spec.Volume, spec.SizeBytes, o.Volume(), o.SizeBytes(), ErrRange)
+	}
 	im := &Import{cfg: cfg, spec: spec, at: at, timelines: timelines}
 	if err := im.begin(); err != nil {
 		return nil, err
@@ -240,7 +243,9 @@ func (im *Import) Commit() error {
 
 // writeIdentity makes the directory a store; durable on return.
 func (im *Import) writeIdentity() error {
-	b, err := newIdentity(im.spec.Volume, im.cfg.Clock.Now(), im.journal).encode()
+	id := newIdentity(im.spec.Volume, im.cfg.Clock.Now(), im.journal)
+	id.setOrigin(im.cfg.Origin)
+	b, err := id.encode()
 	if err == nil {
 		err = writeTemp(&im.cfg, volumeFile, b)
 	}

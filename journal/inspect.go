@@ -108,6 +108,8 @@ type inspector struct {
 	files  []io.Closer
 	found  []*candidate // segment files that the catalog does not name
 	report Report
+	// overlay is set for the store of a writable fork, whose base is elsewhere.
+	overlay bool
 }
 
 // inspectCacheBytes is for finding and checking records, each.
@@ -134,6 +136,7 @@ func inspect(cfg Config) (*inspector, error) {
 	}
 	in.files = append(in.files, lock)
 	if err = in.damage(err); err == nil && in.report.OK() {
+		in.overlay = id.Format == overlayFormat
 		in.s.volume, in.report.Volume, in.report.Version = id.Volume, id.Volume.String(), id.Version
 		in.s.runs = newRunSet(&in.s.cfg, id.Volume, readOnlyCacheBytes)
 		err = in.lockJournal(id)

@@ -59,6 +59,7 @@ func (s *Store) repeat(ctx context.Context, woken <-chan struct{}, do func(conte
 			_ = s.noteDamage(err)
 		case !errors.Is(err, ErrFull):
 			return fmt.Errorf("maintain volume %s: %w", s.volume, err)
+		case s.isOverlay(): // its allowance has been used up: writes say so
 		case full.isDue(err, s.cfg.Clock.Now()):
 			s.cfg.Log.Warn("journal maintenance needs space on the backing volume", "volume", s.volume, "error", err)
 		}

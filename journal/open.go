@@ -17,7 +17,8 @@ import (
 // cleanly: everything that was durable is there, and of the rest the longest
 // prefix that is whole. On return the recovered tip is durable. Errors:
 // ErrNotStore, ErrInUse, ErrVersion, ErrNoJournal and ErrForeign where the
-// journal's directory is not there or another store's, and ErrCorrupt where
+// journal's directory is not there or another store's, ErrOverlay and ErrForeign
+// where Config.Origin is missing or another one's, and ErrCorrupt where
 // bytes that were durable are damaged; nothing is then changed.
 func Open(cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
@@ -26,6 +27,9 @@ func Open(cfg Config) (*Store, error) {
 	id, err := readIdentity(&cfg)
 	if err != nil {
 		return nil, err
+	}
+	if err := id.matchOrigin(cfg.Origin); err != nil {
+		return nil, fmt.Errorf("open %s: %w", cfg.Dir, err)
 	}
 	s := &Store{
 		cfg: cfg, volume: id.Volume,

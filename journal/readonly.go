@@ -22,7 +22,7 @@ type ReadOnly struct {
 }
 
 // OpenReadOnly opens a store for reading. Of cfg only FS, Dir and JournalDir count.
-// Errors: ErrNotStore, ErrNoJournal, ErrInUse, an I/O error, or damage that leaves
+// Errors: ErrNotStore, ErrNoJournal, ErrInUse, ErrOverlay, an I/O error, or damage that leaves
 // nothing to read: to identity, catalog or the base's size. Other damage is told by
 // Damage.
 func OpenReadOnly(cfg Config) (*ReadOnly, error) {
@@ -30,6 +30,9 @@ func OpenReadOnly(cfg Config) (*ReadOnly, error) {
 	in, err := inspect(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("read store %s: %w", cfg.Dir, err)
+	}
+	if in.overlay {
+		return nil, errors.Join(fmt.Errorf("read store %s: %w", cfg.Dir, ErrOverlay), in.close())
 	}
 	r := &ReadOnly{in, map[segmentID]bool{}}
 	if err := r.prepare(); err != nil {

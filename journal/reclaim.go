@@ -10,8 +10,11 @@ import (
 // has none left, and no more than that: see makeRoom for the order. It returns
 // the bytes of journal that were let go of; 0 also means that nothing could be,
 // or that another call has just made room. Where the last call was in vain and
-// nothing has changed since, it does nothing.
+// nothing has changed since, it does nothing. An overlay has no history to give up.
 func (s *Store) Reclaim(ctx context.Context) (int64, error) {
+	if s.isOverlay() {
+		return 0, nil
+	}
 	turn := s.reclaims.Load()
 	patient := s.impatience()
 	defer patient()
@@ -44,7 +47,7 @@ const roomBatchSegments = keepFree
 // Views, pins and what they hold are never given up: somebody has asked for them
 // by name. ErrFull is not an error here. maintainMu must be held.
 func (s *Store) makeRoom(ctx context.Context) (freed int64, err error) {
-	if s.hopeless() != nil {
+	if s.isOverlay() || s.hopeless() != nil {
 		return 0, nil
 	}
 	defer s.reclaims.Add(1)
@@ -156,7 +159,7 @@ func (s *Store) isTight() bool { return s.batchLimit == 1 }
 
 // reserved is how many of the files for reuse an append does not get.
 func (s *Store) reserved() int {
-	if s.cfg.JournalDir != "" || s.copies.Load() {
+	if s.cfg.JournalDir != "" || s.isOverlay() || s.copies.Load() {
 		return 0
 	}
 	return 1

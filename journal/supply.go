@@ -170,6 +170,12 @@ func (s *Store) makeSegment(bytes int64, zeroed bool) (*segment, error) {
 	g := &segment{id: id, volume: s.volume, name: segmentName(id), bytes: bytes, end: blockBytes}
 	g.users.Store(1)
 	reused, err := s.openFile(g)
+	taken := int64(0) // of the allowance
+	if err == nil && !reused && s.cfg.Allowance != nil {
+		if err = s.cfg.Allowance.Take(bytes); err == nil {
+			taken = bytes
+		}
+	}
 	if err == nil {
 		err = g.file.Allocate(0, bytes)
 	}
@@ -185,6 +191,9 @@ func (s *Store) makeSegment(bytes int64, zeroed bool) (*segment, error) {
 			if s.cfg.FS.Remove(s.cfg.file(g.name)) == nil { // else the next Open finds and reuses it
 				s.nextID = id
 			}
+		}
+		if taken > 0 {
+			s.cfg.Allowance.Give(taken)
 		}
 		return nil, fmt.Errorf("make segment %s: %w", g.name, mapFull(err))
 	}
@@ -286,5 +295,9 @@ func (s *Store) releaseSegment(g *segment) {
 	}
 	if err := s.cfg.FS.Remove(s.cfg.file(g.name)); err != nil {
 		s.cfg.Log.Warn("removing a dropped segment failed; the next open reuses its file", "segment", g.name, "error", err)
+		return
+	}
+	if s.cfg.Allowance != nil {
+		s.cfg.Allowance.Give(g.bytes)
 	}
 }

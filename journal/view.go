@@ -166,6 +166,9 @@ func mergeParts(parts []pathPart) (table, error) {
 	return overlayAll(tables), nil
 }
 
+// Volume returns the id of the volume that the view is of.
+func (v *View) Volume() VolumeID { return v.s.volume }
+
 // Position returns what the view shows.
 func (v *View) Position() Position { return v.at }
 
@@ -205,7 +208,7 @@ func (v *View) Allocation(off, length int64, limit int) ([]AllocatedRange, error
 	}
 	var out []AllocatedRange
 	err := v.with(func(st *stack) (err error) {
-		out, err = collectAllocation(st, v.s.base, off, length, limit)
+		out, err = collectAllocation(st, v.s.underlay(), off, length, limit)
 		return err
 	})
 	return out, err
@@ -216,7 +219,7 @@ func (v *View) Allocation(off, length int64, limit int) ([]AllocatedRange, error
 func (v *View) NextData(off int64) (start, length int64, err error) {
 	err = v.with(func(st *stack) error {
 		length = 0
-		return allocation(st, v.s.base, off, v.size-off, func(r AllocatedRange) bool {
+		return allocation(st, v.s.underlay(), off, v.size-off, func(r AllocatedRange) bool {
 			if r.Zero {
 				return length == 0
 			}
