@@ -18,6 +18,7 @@ type Engine struct {
 	readOnly atomic.Bool
 	changes  atomic.Uint64 // changes that were admitted
 	covered  atomic.Uint64 // of them, those before the last checkpoint
+	relief   func(context.Context) bool
 }
 
 var _ Device = (*Engine)(nil)
@@ -46,6 +47,12 @@ func (e *Engine) ReadOnly() bool { return e.readOnly.Load() }
 // SetReadOnly decides whether changes are refused from now on. Those in
 // flight are not affected.
 func (e *Engine) SetReadOnly(readOnly bool) { e.readOnly.Store(readOnly) }
+
+// SetRelief has a change that finds no room on the backing volume call a function
+// first, which may make room by giving up what is worth less than history, and says
+// whether it did. It is called with no lock held, concurrently perhaps. Set it before
+// the first request.
+func (e *Engine) SetRelief(relief func(ctx context.Context) bool) { e.relief = relief }
 
 // ReadAt implements Device.
 func (e *Engine) ReadAt(_ context.Context, p []byte, off int64) error {
@@ -108,6 +115,9 @@ func (e *Engine) change(ctx context.Context, off, length int64, fua bool, append
 // I/O fails last, so history is given up first, and it is tried once more.
 func (e *Engine) admitWithRoom(ctx context.Context, appendTo func() error) error {
 	err := e.admit(ctx, appendTo)
+	if errors.Is(err, journal.ErrFull) && e.relief != nil && e.relief(ctx) {
+		err = e.admit(ctx, appendTo)
+	}
 	if errors.Is(err, journal.ErrFull) {
 		if _, reclaimErr := e.store.Reclaim(ctx); reclaimErr == nil {
 			err = e.admit(ctx, appendTo)

@@ -175,6 +175,22 @@ func (v *View) Position() Position { return v.at }
 // SizeBytes returns the size that the volume had at the position.
 func (v *View) SizeBytes() int64 { return v.size }
 
+// HeldBytes is the room of the journal's segments that are not destaged while the
+// view is open, whoever else holds them.
+func (v *View) HeldBytes() (total int64) {
+	s := v.s
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	path, err := s.tree.path(v.at, s.tipLocked())
+	if err != nil { // a timeline that was left: it keeps the base where it is
+		return s.journalBytesLocked()
+	}
+	for _, part := range s.partsLocked(path) {
+		total += part.bytes
+	}
+	return total
+}
+
 // ReadAt fills p with the content at off; offset and length in whole sectors.
 // Errors as Store.ReadAt.
 func (v *View) ReadAt(p []byte, off int64) error {

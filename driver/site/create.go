@@ -220,7 +220,7 @@ func (s *Site) withDetached(ctx context.Context, id journal.VolumeID, fn func(*v
 	} else if attached {
 		return fmt.Errorf("volume %s is attached: %w", id, groups.ErrInUse)
 	}
-	if err := s.checkUnviewed(id); err != nil {
+	if err := errors.Join(s.checkUnviewed(id), s.checkUnforked(id)); err != nil {
 		return err
 	}
 	return fn(v)

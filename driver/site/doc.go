@@ -11,5 +11,6 @@
 //
 // Goroutines: per open volume one that maintains the journal and, while
 // attached, those of its frontend; per primary group one coordinator and, where
-// it replicates, one sender. Close ends and joins them all.
+// it replicates, one sender; one for each member of an open fork, and one that looks after
+// the forks. Close ends and joins them all.
 package site

@@ -11,4 +11,10 @@ var (
 	ErrBadStore = errors.New("not a store to be adopted")
 	// ErrNoView: no open view of that id.
 	ErrNoView = errors.New("no such view")
+	// ErrNoFork: no fork of that name.
+	ErrNoFork = errors.New("no such fork")
+	// ErrForkExists: there is a fork of that name, or one that was given up.
+	ErrForkExists = errors.New("a fork of that name exists")
+	// ErrBadFork: a fork that was asked for cannot be as it was.
+	ErrBadFork = errors.New("no fork can be made like that")
 )

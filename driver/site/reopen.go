@@ -79,6 +79,8 @@ func (s *Site) reopen(ctx context.Context, v *volume, name string) error {
 // the holder, and its I/O waits for resumeDevice. Nobody may use the store: the
 // group must be stopped or be a replica whose streams do not append, and the
 // volume's and the group's key must be held. groups.ErrInUse while a view shows it.
+// Forks that need the store are closed meanwhile, or given up where another one takes
+// its place.
 func (s *Site) replaceStore(ctx context.Context, v *volume, settings group.Settings, next *record) (config holder.AttachConfig, attached bool, err error) {
 	id := s.recordOf(v).ID
 	if err := s.checkUnviewed(id); err != nil {
@@ -87,6 +89,11 @@ func (s *Site) replaceStore(ctx context.Context, v *volume, settings group.Setti
 	config, attached, err = s.keptDevice(ctx, v)
 	if err != nil {
 		return config, false, err
+	}
+	reopenForks, err := s.releaseFrom(ctx, id, next != nil)
+	defer reopenForks()
+	if err != nil {
+		return config, attached, err
 	}
 	if err := s.releaseDevice(v); err != nil {
 		s.cfg.Log.Warn("releasing a device failed", "volume", id, "error", err)

@@ -24,6 +24,10 @@ type Site struct {
 	mu      sync.Mutex
 	volumes map[journal.VolumeID]*volume
 	views   map[string]*openView
+	forks   map[string]*fork
+
+	stopTending context.CancelFunc // of the forks; nil before load
+	tending     sync.WaitGroup
 }
 
 // Open opens a site's directory, which is made if need be, its stores and its
@@ -50,7 +54,7 @@ func Open(ctx context.Context, cfg Config) (*Site, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open site %s: %w", cfg.Name, err)
 	}
-	s := &Site{cfg: cfg, db: db, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}}
+	s := &Site{cfg: cfg, db: db, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}, forks: map[string]*fork{}}
 	if err := s.load(ctx); err != nil {
 		return nil, fmt.Errorf("open site %s: %w", cfg.Name, errors.Join(err, s.Close()))
 	}
@@ -90,15 +94,21 @@ func (s *Site) load(ctx context.Context) error {
 		})
 	}
 	opening.Wait()
+	if err := s.loadForks(ctx); err != nil {
+		return err
+	}
 	for _, st := range s.groups.States() {
 		if err := s.groups.Start(ctx, st.Name); err != nil {
 			s.cfg.Log.Error("group does not start", "group", st.Name, "error", err)
 		}
 	}
+	tending, stop := context.WithCancel(context.Background())
+	s.stopTending = stop
+	s.tending.Go(func() { s.tendForks(tending) })
 	return s.resumeAttachments(ctx)
 }
 
-// Close ends everything in order: groups, views, frontends, stores. Devices
+// Close ends everything in order: groups, views, forks, frontends, stores. Devices
 // stay with the holder, where I/O waits for the next start.
 func (s *Site) Close() error {
 	s.mu.Lock()
@@ -110,7 +120,11 @@ func (s *Site) Close() error {
 	if s.groups != nil {
 		s.groups.Close()
 	}
-	errs := []error{s.closeViews()}
+	if s.stopTending != nil {
+		s.stopTending()
+		s.tending.Wait()
+	}
+	errs := []error{s.closeViews(), s.closeForks()}
 	for _, v := range volumes {
 		errs = append(errs, s.releaseDevice(v), s.closeStore(v))
 	}

@@ -109,6 +109,17 @@ func (s *Site) ListViews() []Views {
 	return all
 }
 
+// unshownLocked makes sure that neither a view nor an open fork shows a volume;
+// groups.ErrInUse.
+func (s *Site) unshownLocked(id journal.VolumeID) error {
+	for name, f := range s.forks {
+		if f.members[id] != nil {
+			return inUseByFork(name, id)
+		}
+	}
+	return s.unviewedLocked(id)
+}
+
 // checkUnviewed makes sure that no open view shows a volume; groups.ErrInUse.
 func (s *Site) checkUnviewed(id journal.VolumeID) error {
 	s.mu.Lock()

@@ -50,6 +50,7 @@ func (s *Site) openStore(v *volume, settings group.Settings) error {
 func (s *Site) serveStore(v *volume, store *journal.Store) {
 	eng := engine.New(store)
 	eng.SetReadOnly(true)
+	eng.SetRelief(s.yieldForks)
 	ctx, stop := context.WithCancel(context.Background())
 	s.mu.Lock()
 	v.eng, v.failed, v.stop = eng, nil, stop
@@ -67,10 +68,10 @@ func (s *Site) serveStore(v *volume, store *journal.Store) {
 
 // closeStore stops maintenance and closes the store. The device must be
 // detached or released, and nobody may use the engine any more. groups.ErrInUse while a
-// view shows the volume.
+// view or an open fork shows the volume.
 func (s *Site) closeStore(v *volume) error {
 	s.mu.Lock()
-	eng, stop, err := v.eng, v.stop, s.unviewedLocked(v.record.ID)
+	eng, stop, err := v.eng, v.stop, s.unshownLocked(v.record.ID)
 	if err == nil {
 		v.eng = nil
 	}
