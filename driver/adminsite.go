@@ -166,10 +166,15 @@ func (a adminSite) Views() []adminserver.View {
 func (a adminSite) view(v site.Views) adminserver.View {
 	out := adminserver.View{ID: v.ID, Group: v.Group, Point: v.Point}
 	for _, id := range v.Members {
-		uri := url.URL{Scheme: "nbd+unix", Path: "/" + exportName(v.ID, id), RawQuery: url.Values{"socket": {a.nbdSocket}}.Encode()}
-		out.Members = append(out.Members, adminserver.ViewMember{Volume: id, Socket: a.nbdSocket, URI: uri.String()})
+		out.Members = append(out.Members, a.export(id, exportName(v.ID, id)))
 	}
 	return out
+}
+
+// export is where an image of a volume is shown.
+func (a adminSite) export(id journal.VolumeID, name string) adminserver.ViewMember {
+	uri := url.URL{Scheme: "nbd+unix", Path: "/" + name, RawQuery: url.Values{"socket": {a.nbdSocket}}.Encode()}
+	return adminserver.ViewMember{Volume: id, Socket: a.nbdSocket, URI: uri.String()}
 }
 
 // exportName names a member of a view on the NBD server (decisions/0004).

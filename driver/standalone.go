@@ -221,8 +221,9 @@ func (s *standalone) serveAdmin(ctx context.Context) error {
 		return err
 	}
 	srv := grpc.NewServer()
+	admin := adminSite{site: s.site, known: s.controller, exports: s.nbd, nbdSocket: s.cfg.path(nbdSocket), peers: s.cfg.Peers}
 	adminv1.RegisterAdminServer(srv, adminserver.New(adminserver.Config{
-		Site:    adminSite{site: s.site, known: s.controller, exports: s.nbd, nbdSocket: s.cfg.path(nbdSocket), peers: s.cfg.Peers},
+		Site: admin, Forks: admin,
 		Version: s.cfg.Version, Clock: clock.Wall{}, Promoted: s.adopt, OwnedPin: s.ownsPin,
 	}))
 	return serveGRPC(ctx, srv, l, stopTimeout)
@@ -287,11 +288,11 @@ func (s *standalone) serveMetrics(ctx context.Context) error {
 	return err
 }
 
-// ownsPin reports whether a pin belongs to a snapshot or an open rewind.
+// ownsPin reports whether a pin belongs to a snapshot, an open rewind or a fork.
 func (s *standalone) ownsPin(pin string) bool {
 	// A catalog that cannot be read owns everything.
 	held, err := catalog.New(s.catalog).HasPin(pin)
-	return held || err != nil || group.IsRewindPin(pin)
+	return held || err != nil || group.IsRewindPin(pin) || s.site.OwnsPin(pin)
 }
 
 // adopt makes the volumes of a group that this site has become primary for

@@ -26,6 +26,7 @@ func TestExitStatus(t *testing.T) {
 		{"group describe nope", exitFailed, `no group "nope": groups here are shop`},
 		{"rewind undo shop", exitFailed, "start one with rewind start"},
 		{"view close view-9", exitFailed, `no view "view-9"`},
+		{"fork discard nope", exitFailed, `no fork "nope"`},
 		{"rewind start shop --at 9", exitFailed, "the nearest are 1240 and 1231"},
 
 		{"", exitUsage, "a command is missing"},
@@ -58,6 +59,9 @@ func TestExitStatus(t *testing.T) {
 		{"volume adopt", exitUsage, "STORE is missing"},
 		{"volume adopt x --name taken", exitFailed, "volume exists"},
 		{"view open shop --at pin:", exitUsage, "names no pin"},
+		{"fork create shop", exitUsage, "NAME is missing"},
+		{"fork create shop x --quota much", exitUsage, "want a size such as 20Gi"},
+		{"fork create shop x --max-age 0s", exitUsage, "want a time such as 4h"},
 		{"journal dump", exitUsage, "STORE is missing"},
 		{"journal dump d -o yaml", exitUsage, "want one of text, jsonl"},
 		{"journal dump d --from 9", exitUsage, "want TIMELINE/SEQ"},

@@ -39,6 +39,7 @@ type fakeSite struct {
 	points []*adminv1.Point // newest first
 	views  []*adminv1.View
 	opened int
+	forks  []*adminv1.Fork
 	// unready is how many more looks at the group find it not ready.
 	unready int
 	// onLook, when set, is called at each of these looks.
@@ -377,6 +378,69 @@ func (f *fakeSite) ListViews(ctx context.Context, r *adminv1.ListViewsRequest) (
 		}
 	}
 	return answer, nil
+}
+
+func (f *fakeSite) CreateFork(ctx context.Context, r *adminv1.CreateForkRequest) (*adminv1.CreateForkResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	point, err := f.locate(r.GetGroup(), r.GetAt())
+	if err != nil {
+		return nil, err
+	}
+	fork := &adminv1.Fork{Name: r.GetName(), Group: "shop", State: "open", Point: point, Created: timestamppb.New(epoch), Expires: timestamppb.New(epoch.Add(24 * time.Hour)),
+		QuotaBytes: 64 << 30, UsedBytes: 1536 << 20, HeldBytes: 3 << 30, Took: durationpb.New(12 * time.Millisecond)}
+	if r.GetQuotaBytes() > 0 {
+		fork.QuotaBytes = r.GetQuotaBytes()
+	}
+	if r.GetMaxAge() != nil {
+		fork.Expires = timestamppb.New(epoch.Add(r.GetMaxAge().AsDuration()))
+	}
+	for _, v := range f.volumes() {
+		fork.Exports = append(fork.Exports, &adminv1.ViewExport{
+			VolumeId: v.GetId(), VolumeName: v.GetName(), NbdSocket: "/run/lockstep/nbd.sock", NbdUri: "nbd+unix:///fork/" + r.GetName() + "/" + v.GetId() + "?socket=/run/lockstep/nbd.sock",
+		})
+	}
+	f.forks = append(f.forks, fork)
+	return &adminv1.CreateForkResponse{Fork: fork}, nil
+}
+
+// ListForks shows the second fork as one that was given up.
+func (f *fakeSite) ListForks(ctx context.Context, r *adminv1.ListForksRequest) (*adminv1.ListForksResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	answer := &adminv1.ListForksResponse{}
+	for i, fork := range f.forks {
+		if r.GetGroup() != "" && r.GetGroup() != fork.GetGroup() {
+			continue
+		}
+		if i == 1 {
+			fork = &adminv1.Fork{Name: fork.GetName(), Group: fork.GetGroup(), State: "given-up", Reason: "it is older than 24h0m0s", Ended: timestamppb.New(epoch),
+				Point: fork.GetPoint(), Created: fork.GetCreated(), Expires: fork.GetExpires(), QuotaBytes: fork.GetQuotaBytes()}
+		}
+		answer.Forks = append(answer.Forks, fork)
+	}
+	return answer, nil
+}
+
+func (f *fakeSite) DiscardFork(ctx context.Context, r *adminv1.DiscardForkRequest) (*adminv1.DiscardForkResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	for i, fork := range f.forks {
+		if fork.GetName() == r.GetName() {
+			f.forks = append(f.forks[:i], f.forks[i+1:]...)
+			return &adminv1.DiscardForkResponse{}, nil
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "no fork %q", r.GetName())
 }
 
 func (f *fakeSite) StartRewind(ctx context.Context, r *adminv1.StartRewindRequest) (*adminv1.StartRewindResponse, error) {

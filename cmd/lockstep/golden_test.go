@@ -38,6 +38,13 @@ func TestGolden(t *testing.T) {
 		{"view_list_json", "view list -o json"},
 		{"view_close_table", "view close view-1"},
 		{"view_close_json", "view close view-2 -o json"},
+		{"fork_create_table", "fork create shop rehearsal --at 1238 --quota 20Gi --max-age 4h"},
+		{"fork_create_json", "fork create shop other --at pin:snap-1 -o json"},
+		{"fork_list_table", "fork list"},
+		{"fork_list_wide", "fork list -o wide"},
+		{"fork_list_json", "fork list -o json"},
+		{"fork_discard_table", "fork discard rehearsal"},
+		{"fork_discard_json", "fork discard other -o json"},
 		{"rewind_start_dry_run_table", "rewind start shop --at 1235 --dry-run"},
 		{"rewind_start_table", "rewind start shop --at 2026-11-22T10:41:55.5Z"},
 		{"rewind_group_describe_table", "group describe shop"},
@@ -94,6 +101,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 		viewClosedDocument{}, rewindStartedDocument{}, rewindUndoneDocument{}, rewindCommittedDocument{}, failedOverDocument{}, volumeReopenedDocument{}, certsDocument{},
 		checkDocument{}, versionDocument{}, pointDroppedDocument{},
 		recoveredRewindDocument{}, recoveredUndoDocument{}, recoveredCommitDocument{}, recoveredFailoverDocument{}, recoveryMadeDocument{},
+		forkCreatedDocument{}, forksDocument{}, forkDiscardedDocument{},
 		orphansDocument{}, preflightDocument{}, supportBundleDocument{},
 	}
 	seen := map[reflect.Type]bool{}
@@ -133,6 +141,9 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 func TestEmptyListsAreLists(t *testing.T) {
 	s := newShell(newFakeSite().serve(t))
 	if got := s.must(t, "view", "list", "-o", "json"); got != "{\n  \"views\": []\n}\n" {
+		t.Errorf("got %q", got)
+	}
+	if got := s.must(t, "fork", "list", "-o", "json"); got != "{\n  \"forks\": []\n}\n" {
 		t.Errorf("got %q", got)
 	}
 	people := s.run(t, "view", "list")

@@ -17,10 +17,10 @@ func (a *app) newViewCommand() *cobra.Command {
 // exportVolume is how people know the volume of an export, as volumeName.
 func exportVolume(e *adminv1.ViewExport) string { return firstOf(e.GetClaim(), e.GetVolumeName()) }
 
-func (p *page) showExports(indent string, view *adminv1.View) {
+func (p *page) showExports(indent string, exports []*adminv1.ViewExport) {
 	columns := []column{left("VOLUME"), left("NBD URI"), wide(left("VOLUME ID")), wide(left("SOCKET"))}
 	var rows [][]cell
-	for _, e := range view.GetExports() {
+	for _, e := range exports {
 		rows = append(rows, []cell{text(exportVolume(e)), text(e.GetNbdUri()), text(e.GetVolumeId()), text(e.GetNbdSocket())})
 	}
 	p.table(indent, columns, rows)

@@ -83,7 +83,7 @@ func (a *app) printOpenedView(output *outputFlag, admin *adminFlags, view *admin
 				{"Opened in", text(spanOf(view.GetTook()))},
 			})
 			p.line("")
-			p.showExports("", view)
+			p.showExports("", view.GetExports())
 		},
 	})
 	if err == nil && output.forPeople() {

@@ -20,9 +20,10 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// Config is what a Server needs; all fields but Promoted are required.
+// Config is what a Server needs; all fields but Forks and Promoted are required.
 type Config struct {
 	Site    Site
+	Forks   Forks // nil: the site makes none
 	Version string
 	Clock   clock.Clock
 	// OwnedPin tells pins that something else keeps track of from those that
@@ -135,6 +136,9 @@ func (s *Server) ListPoints(ctx context.Context, req *adminv1.ListPointsRequest)
 
 // TakePoint implements adminv1.AdminServer.
 func (s *Server) TakePoint(ctx context.Context, req *adminv1.TakePointRequest) (*adminv1.TakePointResponse, error) {
+	if err := checkPin(req.GetPin()); err != nil {
+		return nil, err
+	}
 	release, err := s.cfg.Site.Wake(ctx, req.GetGroup())
 	if err != nil {
 		return nil, answer(err)
@@ -162,7 +166,7 @@ func (s *Server) DropPin(ctx context.Context, req *adminv1.DropPinRequest) (*adm
 		return nil, answer(err)
 	}
 	if s.cfg.OwnedPin(req.GetPin()) {
-		return nil, status.Errorf(codes.FailedPrecondition, "pin %q belongs to a CSI snapshot or to a rewind: delete the snapshot, or undo or commit the rewind", req.GetPin())
+		return nil, status.Errorf(codes.FailedPrecondition, "pin %q belongs to a CSI snapshot, a rewind or a writable fork: delete the snapshot, undo or commit the rewind, or discard the fork", req.GetPin())
 	}
 	if err := s.cfg.Site.Unpin(ctx, req.GetGroup(), req.GetPin()); err != nil {
 		return nil, answer(err)
@@ -331,13 +335,17 @@ func (s *Server) ListViews(_ context.Context, req *adminv1.ListViewsRequest) (*a
 func (s *Server) view(v View) *adminv1.View {
 	out := &adminv1.View{Id: v.ID, Group: v.Group, Point: point(v.Point)}
 	for _, m := range v.Members {
-		e := &adminv1.ViewExport{VolumeId: m.Volume.String(), NbdSocket: m.Socket, NbdUri: m.URI}
-		if d, err := s.cfg.Site.Volume(m.Volume); err == nil {
-			e.VolumeName, e.Claim = d.Name, d.Claim
-		}
-		out.Exports = append(out.Exports, e)
+		out.Exports = append(out.Exports, s.export(m))
 	}
 	return out
+}
+
+func (s *Server) export(m ViewMember) *adminv1.ViewExport {
+	e := &adminv1.ViewExport{VolumeId: m.Volume.String(), NbdSocket: m.Socket, NbdUri: m.URI}
+	if d, err := s.cfg.Site.Volume(m.Volume); err == nil {
+		e.VolumeName, e.Claim = d.Name, d.Claim
+	}
+	return e
 }
 
 func (s *Server) since(t time.Time) *durationpb.Duration {
@@ -354,6 +362,7 @@ func answer(err error) error {
 		code codes.Code
 	}{
 		{group.ErrNotFound, codes.NotFound}, {ErrNotFound, codes.NotFound}, {ErrNoView, codes.NotFound},
+		{ErrForkExists, codes.AlreadyExists}, {ErrBadFork, codes.InvalidArgument},
 		{ErrNoAdoption, codes.FailedPrecondition}, {ErrExists, codes.AlreadyExists}, {ErrBadStore, codes.InvalidArgument}, {journal.ErrInUse, codes.FailedPrecondition},
 		{group.ErrNoPoint, codes.NotFound}, {group.ErrBadSelector, codes.InvalidArgument},
 		{group.ErrRole, codes.FailedPrecondition}, {group.ErrNoRewind, codes.FailedPrecondition}, {group.ErrRewindOpen, codes.FailedPrecondition},

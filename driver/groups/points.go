@@ -142,6 +142,9 @@ func (g *Groups) take(ctx context.Context, name string) (group.Point, time.Durat
 	return group.Point{Checkpoint: taken.Number, Time: taken.Time, ValidUntil: taken.Time, Members: taken.Positions}, taken.Stall, nil
 }
 
+// ForkPinPrefix begins the names of pins that belong to writable forks.
+const ForkPinPrefix = "fork:"
+
 func pinKey(pin string) string { return "pin/" + pin }
 
 // PinPoint keeps a recovery point under a name: the one that at selects, or

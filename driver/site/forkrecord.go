@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -43,7 +44,7 @@ type forkRecord struct {
 }
 
 // pin is the name under which the fork's members are pinned.
-func (r *forkRecord) pin() string { return forkPinPrefix + r.Name }
+func (r *forkRecord) pin() string { return groups.ForkPinPrefix + r.Name }
 
 func (s *Site) saveFork(r forkRecord) error {
 	value, err := json.Marshal(r)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
@@ -18,8 +19,7 @@ import (
 // be written to, while the group goes on. See docs/decisions/0016-writable-forks.md.
 
 const (
-	forksDir      = "forks"
-	forkPinPrefix = "fork:"
+	forksDir = "forks"
 
 	// MinForkQuota is what a fork needs for each member.
 	MinForkQuota = 16 << 20
@@ -77,6 +77,7 @@ type Fork struct {
 	HeldBytes  int64 // of the members' journals, that could be destaged without it and without others who hold them
 	Full       bool  // its last write found its quota or the file system's reserve used up
 	Err        error // why it is not open, or what has stopped a member of it
+	Open       bool  // it is shown
 	Members    []journal.VolumeID
 }
 
@@ -202,7 +203,7 @@ func (s *Site) describeFork(f *fork) Fork {
 	s.mu.Lock()
 	r, space, members := f.record, f.space, maps.Clone(f.members)
 	out := Fork{Name: r.Name, Group: r.Group, State: r.State, Reason: r.Reason, Ended: r.Ended, Point: r.Point, Created: r.Created, Expires: r.Created.Add(r.MaxAge),
-		QuotaBytes: r.QuotaBytes, Err: f.failed}
+		QuotaBytes: r.QuotaBytes, Err: f.failed, Open: f.members != nil}
 	s.mu.Unlock()
 	if space != nil {
 		out.UsedBytes, out.Full = space.figures()
@@ -317,7 +318,7 @@ func (s *Site) unpinFork(ctx context.Context, r *forkRecord) error {
 
 // OwnsPin reports whether a pin is that of a fork.
 func (s *Site) OwnsPin(pin string) bool {
-	name, ok := strings.CutPrefix(pin, forkPinPrefix)
+	name, ok := strings.CutPrefix(pin, groups.ForkPinPrefix)
 	return ok && s.forkOf(name) != nil
 }
 

@@ -35,6 +35,9 @@ const (
 	Admin_OpenView_FullMethodName      = "/lockstep.admin.v1.Admin/OpenView"
 	Admin_CloseView_FullMethodName     = "/lockstep.admin.v1.Admin/CloseView"
 	Admin_ListViews_FullMethodName     = "/lockstep.admin.v1.Admin/ListViews"
+	Admin_CreateFork_FullMethodName    = "/lockstep.admin.v1.Admin/CreateFork"
+	Admin_ListForks_FullMethodName     = "/lockstep.admin.v1.Admin/ListForks"
+	Admin_DiscardFork_FullMethodName   = "/lockstep.admin.v1.Admin/DiscardFork"
 	Admin_StartRewind_FullMethodName   = "/lockstep.admin.v1.Admin/StartRewind"
 	Admin_UndoRewind_FullMethodName    = "/lockstep.admin.v1.Admin/UndoRewind"
 	Admin_CommitRewind_FullMethodName  = "/lockstep.admin.v1.Admin/CommitRewind"
@@ -58,6 +61,11 @@ type AdminClient interface {
 	OpenView(ctx context.Context, in *OpenViewRequest, opts ...grpc.CallOption) (*OpenViewResponse, error)
 	CloseView(ctx context.Context, in *CloseViewRequest, opts ...grpc.CallOption) (*CloseViewResponse, error)
 	ListViews(ctx context.Context, in *ListViewsRequest, opts ...grpc.CallOption) (*ListViewsResponse, error)
+	// Writable forks of a group. FAILED_PRECONDITION where a site has none,
+	// RESOURCE_EXHAUSTED where it has no room for one.
+	CreateFork(ctx context.Context, in *CreateForkRequest, opts ...grpc.CallOption) (*CreateForkResponse, error)
+	ListForks(ctx context.Context, in *ListForksRequest, opts ...grpc.CallOption) (*ListForksResponse, error)
+	DiscardFork(ctx context.Context, in *DiscardForkRequest, opts ...grpc.CallOption) (*DiscardForkResponse, error)
 	// Rewinds act in place on every member. Devices must not be mounted.
 	StartRewind(ctx context.Context, in *StartRewindRequest, opts ...grpc.CallOption) (*StartRewindResponse, error)
 	UndoRewind(ctx context.Context, in *UndoRewindRequest, opts ...grpc.CallOption) (*UndoRewindResponse, error)
@@ -175,6 +183,36 @@ func (c *adminClient) ListViews(ctx context.Context, in *ListViewsRequest, opts 
 	return out, nil
 }
 
+func (c *adminClient) CreateFork(ctx context.Context, in *CreateForkRequest, opts ...grpc.CallOption) (*CreateForkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateForkResponse)
+	err := c.cc.Invoke(ctx, Admin_CreateFork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ListForks(ctx context.Context, in *ListForksRequest, opts ...grpc.CallOption) (*ListForksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListForksResponse)
+	err := c.cc.Invoke(ctx, Admin_ListForks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) DiscardFork(ctx context.Context, in *DiscardForkRequest, opts ...grpc.CallOption) (*DiscardForkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscardForkResponse)
+	err := c.cc.Invoke(ctx, Admin_DiscardFork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) StartRewind(ctx context.Context, in *StartRewindRequest, opts ...grpc.CallOption) (*StartRewindResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StartRewindResponse)
@@ -259,6 +297,11 @@ type AdminServer interface {
 	OpenView(context.Context, *OpenViewRequest) (*OpenViewResponse, error)
 	CloseView(context.Context, *CloseViewRequest) (*CloseViewResponse, error)
 	ListViews(context.Context, *ListViewsRequest) (*ListViewsResponse, error)
+	// Writable forks of a group. FAILED_PRECONDITION where a site has none,
+	// RESOURCE_EXHAUSTED where it has no room for one.
+	CreateFork(context.Context, *CreateForkRequest) (*CreateForkResponse, error)
+	ListForks(context.Context, *ListForksRequest) (*ListForksResponse, error)
+	DiscardFork(context.Context, *DiscardForkRequest) (*DiscardForkResponse, error)
 	// Rewinds act in place on every member. Devices must not be mounted.
 	StartRewind(context.Context, *StartRewindRequest) (*StartRewindResponse, error)
 	UndoRewind(context.Context, *UndoRewindRequest) (*UndoRewindResponse, error)
@@ -312,6 +355,15 @@ func (UnimplementedAdminServer) CloseView(context.Context, *CloseViewRequest) (*
 }
 func (UnimplementedAdminServer) ListViews(context.Context, *ListViewsRequest) (*ListViewsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListViews not implemented")
+}
+func (UnimplementedAdminServer) CreateFork(context.Context, *CreateForkRequest) (*CreateForkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateFork not implemented")
+}
+func (UnimplementedAdminServer) ListForks(context.Context, *ListForksRequest) (*ListForksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListForks not implemented")
+}
+func (UnimplementedAdminServer) DiscardFork(context.Context, *DiscardForkRequest) (*DiscardForkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiscardFork not implemented")
 }
 func (UnimplementedAdminServer) StartRewind(context.Context, *StartRewindRequest) (*StartRewindResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StartRewind not implemented")
@@ -517,6 +569,60 @@ func _Admin_ListViews_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_CreateFork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateForkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).CreateFork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_CreateFork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).CreateFork(ctx, req.(*CreateForkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ListForks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListForksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListForks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListForks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListForks(ctx, req.(*ListForksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_DiscardFork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiscardForkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).DiscardFork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_DiscardFork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).DiscardFork(ctx, req.(*DiscardForkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_StartRewind_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StartRewindRequest)
 	if err := dec(in); err != nil {
@@ -685,6 +791,18 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListViews",
 			Handler:    _Admin_ListViews_Handler,
+		},
+		{
+			MethodName: "CreateFork",
+			Handler:    _Admin_CreateFork_Handler,
+		},
+		{
+			MethodName: "ListForks",
+			Handler:    _Admin_ListForks_Handler,
+		},
+		{
+			MethodName: "DiscardFork",
+			Handler:    _Admin_DiscardFork_Handler,
 		},
 		{
 			MethodName: "StartRewind",

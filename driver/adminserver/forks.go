@@ -1,0 +1,125 @@
+package adminserver
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/group"
+)
+
+// Forks are the writable forks of a site. Its methods may be called concurrently.
+type Forks interface {
+	// CreateFork makes a fork and shows it. ErrForkExists, ErrBadFork.
+	CreateFork(ctx context.Context, n NewFork) (Fork, error)
+	// ListForks returns all forks, by name.
+	ListForks() []Fork
+	// DiscardFork removes a fork; ErrNoFork.
+	DiscardFork(ctx context.Context, name string) error
+}
+
+// NewFork is a fork to be made.
+type NewFork struct {
+	Name, Group, At string
+	QuotaBytes      int64         // 0: a part of what is free
+	MaxAge          time.Duration // 0: the site's default
+}
+
+// Fork describes a fork at one moment.
+type Fork struct {
+	Name       string
+	Group      string
+	State      string
+	Reason     string
+	Ended      time.Time
+	Point      group.Point
+	Created    time.Time
+	Expires    time.Time
+	QuotaBytes int64
+	UsedBytes  int64
+	HeldBytes  int64
+	Full       bool
+	Err        error
+	Members    []ViewMember // none while it is not open
+}
+
+var (
+	// ErrNoFork: no fork of that name.
+	ErrNoFork = errors.New("no such fork")
+	// ErrForkExists: there is a fork of that name, or one that was given up.
+	ErrForkExists = errors.New("a fork of that name exists")
+	// ErrBadFork: a fork cannot be as it was asked for.
+	ErrBadFork = errors.New("no fork can be made like that")
+)
+
+// CreateFork implements adminv1.AdminServer.
+func (s *Server) CreateFork(ctx context.Context, req *adminv1.CreateForkRequest) (*adminv1.CreateForkResponse, error) {
+	if s.cfg.Forks == nil {
+		return nil, errForkless
+	}
+	began := s.cfg.Clock.Now()
+	f, err := s.cfg.Forks.CreateFork(ctx, NewFork{Name: req.GetName(), Group: req.GetGroup(), At: req.GetAt(), QuotaBytes: req.GetQuotaBytes(), MaxAge: req.GetMaxAge().AsDuration()})
+	if err != nil {
+		return nil, answer(err)
+	}
+	out := s.fork(f)
+	out.Took = s.since(began)
+	return &adminv1.CreateForkResponse{Fork: out}, nil
+}
+
+// ListForks implements adminv1.AdminServer.
+func (s *Server) ListForks(_ context.Context, req *adminv1.ListForksRequest) (*adminv1.ListForksResponse, error) {
+	if s.cfg.Forks == nil {
+		return nil, errForkless
+	}
+	resp := &adminv1.ListForksResponse{}
+	for _, f := range s.cfg.Forks.ListForks() {
+		if req.GetGroup() == "" || req.GetGroup() == f.Group {
+			resp.Forks = append(resp.Forks, s.fork(f))
+		}
+	}
+	return resp, nil
+}
+
+// DiscardFork implements adminv1.AdminServer.
+func (s *Server) DiscardFork(ctx context.Context, req *adminv1.DiscardForkRequest) (*adminv1.DiscardForkResponse, error) {
+	if s.cfg.Forks == nil {
+		return nil, errForkless
+	}
+	err := s.cfg.Forks.DiscardFork(ctx, req.GetName())
+	if errors.Is(err, ErrNoFork) {
+		return nil, status.Errorf(codes.NotFound, "no fork %q: see `lockstep fork list`", req.GetName())
+	}
+	return &adminv1.DiscardForkResponse{}, answer(err)
+}
+
+var errForkless = status.Error(codes.FailedPrecondition, "this site makes no writable forks: only one that runs as `lockstep standalone` does")
+
+func (s *Server) fork(f Fork) *adminv1.Fork {
+	out := &adminv1.Fork{Name: f.Name, Group: f.Group, State: f.State, Reason: f.Reason, Ended: stamp(f.Ended), Created: stamp(f.Created), Expires: stamp(f.Expires),
+		QuotaBytes: f.QuotaBytes, UsedBytes: f.UsedBytes, HeldBytes: f.HeldBytes, Full: f.Full}
+	if f.Point.Checkpoint != 0 {
+		out.Point = point(f.Point)
+	}
+	if f.Err != nil {
+		out.Error = f.Err.Error()
+	}
+	for _, m := range f.Members {
+		out.Exports = append(out.Exports, s.export(m))
+	}
+	return out
+}
+
+// checkPin refuses names that pins of forks have.
+func checkPin(pin string) error {
+	if strings.HasPrefix(pin, groups.ForkPinPrefix) {
+		return status.Errorf(codes.InvalidArgument, "pin %q: names that begin with %q are those of writable forks", pin, groups.ForkPinPrefix)
+	}
+	return nil
+}
