@@ -16,6 +16,7 @@ type siteCollector struct{ site *site.Site }
 var (
 	volumeLabels = []string{"volume", "group"}
 	groupLabels  = []string{"group"}
+	forkLabels   = []string{"fork", "group"}
 	storeMetrics = storemetrics.New(volumeLabels)
 
 	volumeFailed   = prometheus.NewDesc("lockstep_volume_failed", "1 if an error stopped the volume.", volumeLabels, nil)
@@ -25,6 +26,11 @@ var (
 	checkpoints    = prometheus.NewDesc("lockstep_group_checkpoints_total", "Checkpoint rounds by outcome.", []string{"group", "outcome"}, nil)
 	lagSeconds     = prometheus.NewDesc("lockstep_volume_lag_seconds", "How far the replica is behind.", volumeLabels, nil)
 	lagRecords     = prometheus.NewDesc("lockstep_volume_lag_records", "Durable records that the replica does not hold.", volumeLabels, nil)
+	forkUsed       = prometheus.NewDesc("lockstep_fork_used_bytes", "What was written to a writable fork, of its quota.", forkLabels, nil)
+	forkQuota      = prometheus.NewDesc("lockstep_fork_quota_bytes", "What may be written to a writable fork.", forkLabels, nil)
+	forkHeld       = prometheus.NewDesc("lockstep_fork_held_bytes", "Room of the journals that a writable fork keeps from being destaged.", forkLabels, nil)
+	forkExpires    = prometheus.NewDesc("lockstep_fork_expires_timestamp_seconds", "When a writable fork is given up.", forkLabels, nil)
+	forkGivenUp    = prometheus.NewDesc("lockstep_fork_given_up", "1 if the site gave a writable fork up.", forkLabels, nil)
 	replicaPresent = prometheus.NewDesc("lockstep_volume_replicating", "1 while the replica is connected.", volumeLabels, nil)
 )
 
@@ -37,7 +43,7 @@ func newRegistry(s *site.Site) *prometheus.Registry {
 // Describe implements prometheus.Collector.
 func (c siteCollector) Describe(ch chan<- *prometheus.Desc) {
 	storeMetrics.Describe(ch)
-	for _, d := range []*prometheus.Desc{volumeFailed, newestPoint, oldestPoint, wantedWindow, checkpoints, lagSeconds, lagRecords, replicaPresent} {
+	for _, d := range []*prometheus.Desc{volumeFailed, newestPoint, oldestPoint, wantedWindow, checkpoints, lagSeconds, lagRecords, replicaPresent, forkUsed, forkQuota, forkHeld, forkExpires, forkGivenUp} {
 		ch <- d
 	}
 }
@@ -53,6 +59,13 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 		storeMetrics.Journal(ch, v.Stats.JournalBytes, v.Stats.IndexExtents, &v.Stats.Thinning, id, v.Group)
 		storeMetrics.Space(ch, &v.Stats.Space, id, v.Group)
 		storeMetrics.Checks(ch, &v.Stats, &v.Scrub, id, v.Group)
+	}
+	for _, f := range c.site.ListForks() {
+		gauge(forkUsed, float64(f.UsedBytes), f.Name, f.Group)
+		gauge(forkQuota, float64(f.QuotaBytes), f.Name, f.Group)
+		gauge(forkHeld, float64(f.HeldBytes), f.Name, f.Group)
+		gauge(forkExpires, float64(f.Expires.Unix()), f.Name, f.Group)
+		gauge(forkGivenUp, truth(f.State == site.ForkGivenUp), f.Name, f.Group)
 	}
 	for _, name := range c.site.Groups().Groups() {
 		g, err := c.site.Groups().Summary(context.Background(), name)

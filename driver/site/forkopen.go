@@ -26,6 +26,9 @@ type forkMember struct {
 	joined sync.WaitGroup
 }
 
+// cutOffForkAfter is how long requests to a fork that ends may go on.
+const cutOffForkAfter = 2 * time.Second
+
 // newOverlayID draws the volume id of an overlay.
 func newOverlayID() (id journal.VolumeID, err error) {
 	if _, err := rand.Read(id[:]); err != nil {
@@ -196,16 +199,19 @@ func (m *forkMember) close() error {
 }
 
 // closeFork ends what is open of a fork, whose state stays. The fork's key must be
-// held, or the site be closing.
+// held.
 func (s *Site) closeFork(f *fork) error {
 	s.mu.Lock()
 	members := f.members
 	s.mu.Unlock()
 	var errs []error
+	// A client that does not take its answers must not keep production waiting.
+	patience, cancel := context.WithTimeout(context.Background(), cutOffForkAfter)
+	defer cancel()
 	for id, m := range members {
 		if s.cfg.Exports != nil {
 			// One that was never added is no harm.
-			if err := s.cfg.Exports.Remove(context.Background(), ForkExport(f.record.Name, id)); err != nil {
+			if err := s.cfg.Exports.Remove(patience, ForkExport(f.record.Name, id)); err != nil {
 				s.cfg.Log.Debug("ending the export of a fork", "fork", f.record.Name, "volume", id, "error", err)
 			}
 		}
@@ -219,15 +225,18 @@ func (s *Site) closeFork(f *fork) error {
 
 // closeForks closes the forks of a site that is being closed.
 func (s *Site) closeForks() error {
-	s.mu.Lock()
-	forks := make([]*fork, 0, len(s.forks))
-	for _, f := range s.forks {
-		forks = append(forks, f)
-	}
-	s.mu.Unlock()
 	var errs []error
-	for _, f := range forks {
-		errs = append(errs, s.closeFork(f))
+	for _, name := range s.forkNames() {
+		// A write of production may be giving it up at this moment.
+		unlock, err := s.locks.Lock(context.Background(), forkKey(name))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if f := s.forkOf(name); f != nil {
+			errs = append(errs, s.closeFork(f))
+		}
+		unlock()
 	}
 	return errors.Join(errs...)
 }
