@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -175,14 +177,12 @@ func (s *Site) shortage() (reason string, err error) {
 	return reason, err
 }
 
+// forkNames are the names of all forks, ascending: the order in which whoever needs
+// several takes their keys.
 func (s *Site) forkNames() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	names := make([]string, 0, len(s.forks))
-	for name := range s.forks {
-		names = append(names, name)
-	}
-	return names
+	return slices.Sorted(maps.Keys(s.forks))
 }
 
 // tendFork is TendForks for one fork. One that is busy is left for the next time.
