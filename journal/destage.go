@@ -374,6 +374,7 @@ func (s *Store) dropBatch(parts []pathPart, to Position) error {
 		return fmt.Errorf("drop journal up to %s: %w", to, err)
 	}
 	for _, g := range dropped {
+		s.giveAllowance(g.bytes)
 		s.releaseSegment(g)
 	}
 	return nil

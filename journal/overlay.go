@@ -10,15 +10,34 @@ import (
 // otherwise a store as any, but that it never destages, so that its own base
 // stays empty, and keeps its size.
 
-// Allowance bounds what files of segments take, over several stores perhaps. Its
+// Allowance bounds what segments take that are in use or ready to be used, over
+// several stores perhaps. Those that a store has when it is opened are the caller's to
+// count: Stats.JournalBytes. A file that was dropped is not counted, and is removed when
+// its last reader has gone. Its
 // methods may be called concurrently, and with locks of a store held: they must
 // not call it.
 type Allowance interface {
-	// Take is asked before a file of so many bytes is made. An error that wraps
+	// Take is asked before a segment of so many bytes is made. An error that wraps
 	// vfs.ErrNoSpace refuses it: the append that needs it then fails with ErrFull.
-	Take(bytes int64) error
-	// Give is told of a file that is no longer there, or could not be made.
+	// With renewing the segment is for what is to be appended again, so that more than
+	// it takes can be given back: two such segments of a store should be granted beyond
+	// what is allowed.
+	Take(bytes int64, renewing bool) error
+	// Give is told of a segment that was dropped, or could not be made.
 	Give(bytes int64)
+}
+
+func (s *Store) takeAllowance(bytes int64, renewing bool) error {
+	if s.cfg.Allowance == nil {
+		return nil
+	}
+	return s.cfg.Allowance.Take(bytes, renewing)
+}
+
+func (s *Store) giveAllowance(bytes int64) {
+	if s.cfg.Allowance != nil && bytes > 0 {
+		s.cfg.Allowance.Give(bytes)
+	}
 }
 
 // image is what a base, or what stands for it, is asked where it has data: a

@@ -17,6 +17,8 @@ type forkWorld struct {
 	*world
 	forks []*testFork
 	made  int
+	// reclaimed are bytes that forks gave back.
+	reclaimed int64
 }
 
 // testFork is one fork, and what it held after each of its records.
@@ -53,19 +55,25 @@ type forkStep struct {
 }
 
 var forkSteps = []forkStep{
-	{12, (*forkWorld).produce}, {2, (*forkWorld).create}, {8, (*forkWorld).writeFork}, {2, (*forkWorld).discardInFork}, {2, (*forkWorld).flushFork},
-	{1, (*forkWorld).maintainFork}, {1, (*forkWorld).reopenFork}, {1, (*forkWorld).leaveFork}, {2, (*forkWorld).checkForks}, {1, (*forkWorld).restart},
+	{1, (*forkWorld).overwriteFork}, {12, (*forkWorld).produce}, {2, (*forkWorld).create}, {8, (*forkWorld).writeFork}, {2, (*forkWorld).discardInFork}, {2, (*forkWorld).flushFork},
+	{1, (*forkWorld).maintainFork}, {2, (*forkWorld).reclaimInFork}, {1, (*forkWorld).reopenFork}, {1, (*forkWorld).leaveFork}, {2, (*forkWorld).checkForks}, {1, (*forkWorld).restart},
 }
 
-func (w *forkWorld) runForks(n int) error {
+// reclaimSteps overwrite one or two forks many times.
+var reclaimSteps = []forkStep{
+	{2, (*forkWorld).produce}, {1, (*forkWorld).create}, {12, (*forkWorld).overwriteFork}, {4, (*forkWorld).writeFork}, {2, (*forkWorld).discardInFork},
+	{1, (*forkWorld).flushFork}, {4, (*forkWorld).reclaimInFork}, {1, (*forkWorld).reopenFork}, {1, (*forkWorld).checkForks},
+}
+
+func (w *forkWorld) runForks(steps []forkStep, n int) error {
 	total := 0
-	for _, s := range forkSteps {
+	for _, s := range steps {
 		total += s.weight
 	}
 	for range n {
 		pick := w.rng.IntN(total)
-		i := slices.IndexFunc(forkSteps, func(s forkStep) bool { pick -= s.weight; return pick < 0 })
-		if err := forkSteps[i].do(w); err != nil {
+		i := slices.IndexFunc(steps, func(s forkStep) bool { pick -= s.weight; return pick < 0 })
+		if err := steps[i].do(w); err != nil {
 			return err
 		}
 		w.m.attempt = nil
@@ -164,6 +172,19 @@ func (w *forkWorld) writeFork() error {
 	return f.change(after, func() error { _, err := f.s.Write(p, off); return err })
 }
 
+// overwriteFork writes nearly all of a fork.
+func (w *forkWorld) overwriteFork() error {
+	f := w.some()
+	if f == nil || f.at != w.forks[0].at {
+		return nil
+	}
+	off := SectorBytes * w.rng.Int64N(8)
+	p := randomBytes(w.rng, int64(len(f.live()))-off)
+	after := bytes.Clone(f.live())
+	copy(after[off:], p)
+	return f.change(after, func() error { _, err := f.s.Write(p, off); return err })
+}
+
 func (w *forkWorld) discardInFork() error {
 	f := w.some()
 	if f == nil {
@@ -192,6 +213,16 @@ func (w *forkWorld) maintainFork() error {
 		return f.s.Maintain(context.Background())
 	}
 	return nil
+}
+
+func (w *forkWorld) reclaimInFork() error {
+	f := w.some()
+	if f == nil {
+		return nil
+	}
+	freed, err := f.s.Reclaim(context.Background())
+	w.reclaimed += freed
+	return err
 }
 
 func (w *forkWorld) reopenFork() error {
@@ -283,14 +314,13 @@ func (w *forkWorld) closeAll() error {
 func TestForksBesideProduction(t *testing.T) {
 	for name, change := range map[string]func(*Config){"short journal": shortJournal, "small index": func(c *Config) { smallIndex(c); shortJournal(c) }} {
 		t.Run(name, func(t *testing.T) {
+			made, destaged, reclaimed := 0, false, int64(0)
 			for _, seed := range rounds(t) {
 				w := newForkWorld(t, seed, change)
-				if err := w.runForks(1500); err != nil {
+				if err := w.runForks(forkSteps, 1500); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
-				if w.made < 10 || w.s.Horizon().Seq == 0 {
-					t.Fatalf("seed %d: %d forks, horizon %s: nothing was tried", seed, w.made, w.s.Horizon())
-				}
+				made, destaged, reclaimed = made+w.made, destaged || w.s.Horizon().Seq > 0, reclaimed+w.reclaimed
 				if err := w.checkForks(); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
@@ -302,6 +332,9 @@ func TestForksBesideProduction(t *testing.T) {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
 			}
+			if made < 10 || !destaged || reclaimed == 0 {
+				t.Fatalf("%d forks, production destaged: %t, %d bytes reclaimed: not all was tried", made, destaged, reclaimed)
+			}
 		})
 	}
 }
@@ -310,23 +343,41 @@ func TestForksBesideProduction(t *testing.T) {
 // process, at every operation of a store and of forks of it. Production loses
 // nothing by the forks, and each fork that was made holds all that was flushed.
 func TestForkCrashAtEveryOperation(t *testing.T) {
-	const calls = 90
+	for name, tt := range map[string]struct {
+		steps []forkStep
+		calls int
+		tried func(w *forkWorld) bool
+	}{
+		"life":    {forkSteps, 90, func(w *forkWorld) bool { return w.made >= 3 }},
+		"reclaim": {reclaimSteps, 70, func(w *forkWorld) bool { return w.reclaimed >= 2*MinSegmentBytes }},
+	} {
+		t.Run(name, func(t *testing.T) { crashForks(t, tt.steps, tt.calls, tt.tried) })
+	}
+}
+
+func crashForks(t *testing.T, steps []forkStep, calls int, tried func(w *forkWorld) bool) {
+	fulfilled := 0 // seeds
+	defer func() {
+		if fulfilled == 0 && !t.Failed() {
+			t.Errorf("no seed of %d made what the calls are there for", rounds(t))
+		}
+	}()
 	for _, seed := range rounds(t) {
 		dry := newForkWorld(t, seed, shortJournal)
-		if err := dry.runForks(calls); err != nil {
+		if err := dry.runForks(steps, calls); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		if err := dry.closeAll(); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
-		if dry.made < 3 {
-			t.Fatalf("seed %d: only %d forks", seed, dry.made)
+		if tried(dry) {
+			fulfilled++
 		}
 		for k := int64(1); k <= dry.fault.Count(); k++ {
 			w := newForkWorld(t, seed, shortJournal)
 			chance := rand.New(rand.NewPCG(seed, uint64(k)))
 			w.fault.CrashTornAt(k, chance)
-			err := w.runForks(calls)
+			err := w.runForks(steps, calls)
 			if err == nil {
 				err = w.closeAll()
 			}
@@ -496,8 +547,8 @@ func TestOverlayNeverDestages(t *testing.T) {
 // budget is an Allowance of so many bytes.
 type budget struct{ left int64 }
 
-func (b *budget) Take(bytes int64) error {
-	if bytes > b.left {
+func (b *budget) Take(bytes int64, renewing bool) error {
+	if limit := b.left + 2*MinSegmentBytes; bytes > limit || bytes > b.left && !renewing {
 		return fmt.Errorf("%d of %d bytes: %w", bytes, b.left, vfs.ErrNoSpace)
 	}
 	b.left -= bytes
@@ -520,16 +571,42 @@ func TestAllowanceRefusesSegments(t *testing.T) {
 	if !errors.Is(err, ErrFull) || written < 8 || allowed.left >= MinSegmentBytes {
 		t.Fatalf("after %d writes: %v, and %d bytes are left", written, err, allowed.left)
 	}
-	// The store goes on: it reads, flushes, and takes writes once there is more.
+	// The store goes on: it reads, flushes, and takes writes once there is room,
+	// which it makes itself of what was overwritten.
 	if got := readAll(t, s, int64(len(p))); !bytes.Equal(got, p) {
 		t.Error("content differs after a write was refused")
 	}
 	if err := s.Flush(context.Background()); err != nil {
 		t.Error(err)
 	}
-	allowed.left += 2 * MinSegmentBytes
-	if _, err := s.Write(p, 0); err != nil {
-		t.Error(err)
+	for i := range 100 {
+		p[0] = byte(i)
+		_, err := s.Write(p, int64(i%3)<<16)
+		if errors.Is(err, ErrFull) {
+			if _, err := s.Reclaim(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			_, err = s.Write(p, int64(i%3)<<16)
+		}
+		if err != nil || allowed.left < -2*MinSegmentBytes {
+			t.Fatalf("write %d: %v, and %d bytes are left", i, err, allowed.left)
+		}
+	}
+	if got := readAll(t, s, int64(len(p))); got[0] != 99 {
+		t.Errorf("the overlay holds %d", got[0])
+	}
+	// What is not overwritten stays, and the store says that it is full.
+	for i := 4; err == nil || i < 10; i++ {
+		if _, err = s.Write(p, int64(i)<<16); err != nil {
+			_, reclaimErr := s.Reclaim(context.Background())
+			_, err = s.Write(p, int64(i)<<16)
+			if i > 60 {
+				t.Fatalf("%d bytes were written: %v, %v", i<<16, err, reclaimErr)
+			}
+		}
+	}
+	if freed, reclaimErr := s.Reclaim(context.Background()); !errors.Is(err, ErrFull) || freed != 0 || reclaimErr != nil {
+		t.Errorf("full with what differs: %v; reclaim: %d, %v", err, freed, reclaimErr)
 	}
 	mustClose(t, s)
 }

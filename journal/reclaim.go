@@ -10,10 +10,15 @@ import (
 // has none left, and no more than that: see makeRoom for the order. It returns
 // the bytes of journal that were let go of; 0 also means that nothing could be,
 // or that another call has just made room. Where the last call was in vain and
-// nothing has changed since, it does nothing. An overlay has no history to give up.
+// nothing has changed since, it does nothing. An overlay has no history to give up:
+// it gives back what was overwritten.
 func (s *Store) Reclaim(ctx context.Context) (int64, error) {
 	if s.isOverlay() {
-		return 0, nil
+		freed, err := s.reclaimOverlay(ctx)
+		if err != nil {
+			err = fmt.Errorf("reclaim what was overwritten in overlay %s: %w", s.volume, err)
+		}
+		return freed, err
 	}
 	turn := s.reclaims.Load()
 	patient := s.impatience()
@@ -177,7 +182,7 @@ func (s *Store) prepareReserve() error {
 	if !begun {
 		return nil
 	}
-	g, err := s.makeSegment(s.cfg.SegmentBytes, false)
+	g, err := s.makeSegment(s.cfg.SegmentBytes, false, false)
 	if err != nil {
 		return err
 	}

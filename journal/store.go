@@ -42,6 +42,8 @@ type Store struct {
 	repairs  repairs
 
 	maintainMu sync.Mutex // one Maintain, Fork or Close at a time
+	futile     bool       // there was nothing to reclaim of an overlay, guarded by maintainMu
+	futileAt   uint64     // when so many records were appended; guarded by maintainMu
 	stuck      bool       // damage stopped the last batch of destage; guarded by maintainMu
 	batchLimit int        // segments of a batch of destage, 0: maxBatchSegments; guarded by maintainMu
 	sealMu     sync.Mutex // one sealing, or dropping, of segments at a time
@@ -50,6 +52,7 @@ type Store struct {
 	appendMu sync.Mutex
 	active   *segment // nil before the first append and after a fork
 	tipBytes int64    // the volume's size at the tip; size is it or larger
+	renewing bool     // appends are of reclaimOverlay; see Allowance
 	// forkFirst asks the next local append to begin a timeline of its own:
 	// the store was not closed cleanly, or the timeline is another site's.
 	forkFirst bool

@@ -94,6 +94,7 @@ func (s *Store) retireActive() {
 	}
 	s.mu.Unlock()
 	if empty {
+		s.giveAllowance(g.bytes)
 		s.releaseSegment(g)
 	}
 }
@@ -114,6 +115,7 @@ func (s *Store) takeSegment(need int64) (*segment, error) {
 	}
 	if s.spare != nil { // too small for a record of another site's making
 		s.free = append(s.free, s.spare.name)
+		s.giveAllowance(s.spare.bytes)
 		if err := s.spare.file.Close(); err != nil {
 			return nil, fmt.Errorf("close spare segment: %w", err)
 		}
@@ -122,7 +124,7 @@ func (s *Store) takeSegment(need int64) (*segment, error) {
 	if err := s.prepareReserve(); err != nil {
 		return nil, err
 	}
-	return s.makeSegment(max(s.cfg.SegmentBytes, (need+blockBytes-1)&^(blockBytes-1)), false)
+	return s.makeSegment(max(s.cfg.SegmentBytes, (need+blockBytes-1)&^(blockBytes-1)), false, s.renewing)
 }
 
 // prepareSpare has a segment file ready before it is needed. Ids rise in the
@@ -145,7 +147,7 @@ func (s *Store) prepareSpare() error {
 	if !written {
 		bytes, zeroed = min(bytes, firstSegmentBytes), true
 	}
-	g, err := s.makeSegment(bytes, zeroed)
+	g, err := s.makeSegment(bytes, zeroed, false)
 	if err == nil {
 		s.spare = g
 		s.notInVain()
@@ -159,7 +161,7 @@ func (s *Store) prepareSpare() error {
 // first record in such a block has to wait until the file system has noted in
 // its own log that the block is written now, behind whatever else is on the
 // way to that log. With zeroed the file is written once before it is used.
-func (s *Store) makeSegment(bytes int64, zeroed bool) (*segment, error) {
+func (s *Store) makeSegment(bytes int64, zeroed, renewing bool) (*segment, error) {
 	id := s.nextID
 	if id > maxSegmentID {
 		return nil, fmt.Errorf("make segment %d: %w", id, ErrFull)
@@ -171,8 +173,8 @@ func (s *Store) makeSegment(bytes int64, zeroed bool) (*segment, error) {
 	g.users.Store(1)
 	reused, err := s.openFile(g)
 	taken := int64(0) // of the allowance
-	if err == nil && !reused && s.cfg.Allowance != nil {
-		if err = s.cfg.Allowance.Take(bytes); err == nil {
+	if err == nil {
+		if err = s.takeAllowance(bytes, renewing); err == nil {
 			taken = bytes
 		}
 	}
@@ -192,9 +194,7 @@ func (s *Store) makeSegment(bytes int64, zeroed bool) (*segment, error) {
 				s.nextID = id
 			}
 		}
-		if taken > 0 {
-			s.cfg.Allowance.Give(taken)
-		}
+		s.giveAllowance(taken)
 		return nil, fmt.Errorf("make segment %s: %w", g.name, mapFull(err))
 	}
 	return g, nil
@@ -289,15 +289,11 @@ func (s *Store) releaseSegment(g *segment) {
 	}
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	if len(s.free) < keepFree && !s.copies.Load() && g.bytes == s.cfg.SegmentBytes && !g.inherited && g.generation == 0 {
+	if len(s.free) < keepFree && !s.copies.Load() && !s.isOverlay() && g.bytes == s.cfg.SegmentBytes && !g.inherited && g.generation == 0 {
 		s.free = append(s.free, g.name)
 		return
 	}
 	if err := s.cfg.FS.Remove(s.cfg.file(g.name)); err != nil {
 		s.cfg.Log.Warn("removing a dropped segment failed; the next open reuses its file", "segment", g.name, "error", err)
-		return
-	}
-	if s.cfg.Allowance != nil {
-		s.cfg.Allowance.Give(g.bytes)
 	}
 }

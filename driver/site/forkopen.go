@@ -164,13 +164,11 @@ func (s *Site) openForkMember(r *forkRecord, id journal.VolumeID, space *forkSpa
 		return nil, err
 	}
 	cfg := s.overlayConfig(r, id, m.origin)
-	if err = space.count(cfg); err == nil {
-		cfg.Allowance = space
-		m.store, err = journal.Open(cfg)
-	}
-	if err != nil {
+	cfg.Allowance = space
+	if m.store, err = journal.Open(cfg); err != nil {
 		return nil, errors.Join(err, m.origin.Close())
 	}
+	space.open(m.store, cfg.SegmentBytes)
 	return m, nil
 }
 

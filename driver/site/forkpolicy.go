@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -38,6 +36,7 @@ type forkSpace struct {
 	quota int64
 
 	mu   sync.Mutex
+	lent int64 // beyond the quota, while what was overwritten is given back
 	used int64
 	full bool // the last Take was refused
 }
@@ -45,13 +44,17 @@ type forkSpace struct {
 var _ journal.Allowance = (*forkSpace)(nil)
 
 // Take implements journal.Allowance.
-func (f *forkSpace) Take(bytes int64) error {
+func (f *forkSpace) Take(bytes int64, renewing bool) error {
 	free, err := f.site.forkRoom()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	quota := f.quota
+	if renewing {
+		quota += f.lent
+	}
 	switch {
 	case err != nil:
-	case f.used+bytes > f.quota:
+	case f.used+bytes > quota:
 		err = fmt.Errorf("fork %s has %d bytes of its quota of %d: %w", f.name, f.used, f.quota, vfs.ErrNoSpace)
 	case free < bytes:
 		err = fmt.Errorf("fork %s: what is left of the file system is production's: %w", f.name, vfs.ErrNoSpace)
@@ -75,29 +78,13 @@ func (f *forkSpace) figures() (used int64, full bool) {
 	return f.used, f.full
 }
 
-// count adds what the segments of an overlay take that is about to be opened.
-func (f *forkSpace) count(cfg journal.Config) error {
-	dir := path.Join(cfg.Dir, "journal")
-	names, err := cfg.FS.ReadDir(dir)
-	if errors.Is(err, vfs.ErrNotExist) {
-		return nil // Open says what is missing
-	}
-	if err != nil {
-		return fmt.Errorf("look what fork %s takes: %w", f.name, err)
-	}
-	for _, name := range names {
-		if !strings.HasSuffix(name, ".seg") {
-			continue
-		}
-		bytes, err := cfg.FS.Stat(path.Join(dir, name))
-		if err != nil {
-			return fmt.Errorf("look what fork %s takes: %w", f.name, err)
-		}
-		f.mu.Lock()
-		f.used += bytes
-		f.mu.Unlock()
-	}
-	return nil
+// open counts what a member has when it is opened, and grants it room beyond the quota
+// for giving back what was overwritten.
+func (f *forkSpace) open(member *journal.Store, segmentBytes int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.used += member.Stats().JournalBytes
+	f.lent += 2 * segmentBytes
 }
 
 // forkRoots are the directories whose file systems forks take room of: by overlays,

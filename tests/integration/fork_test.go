@@ -108,7 +108,7 @@ func TestForkOfAMountedVolume(t *testing.T) {
 	}
 	var list struct{ Forks []forkShown }
 	check(t, json.Unmarshal([]byte(must(env.Lockstep(ctx, "fork", "list", "-o", "json", "--admin", site.AdminSocket))(t)), &list))
-	if len(list.Forks) != 1 || list.Forks[0].State != "open" || list.Forks[0].UsedBytes > list.Forks[0].QuotaBytes || list.Forks[0].UsedBytes < 16*mib {
+	if len(list.Forks) != 1 || list.Forks[0].State != "open" || list.Forks[0].UsedBytes > list.Forks[0].QuotaBytes+8*mib || list.Forks[0].UsedBytes < 16*mib {
 		t.Errorf("forks are %+v", list.Forks)
 	}
 	note("fifth")
