@@ -8,7 +8,9 @@ import (
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
-const scanBufferBytes = 1 << 20
+// scanBufferBytes is what is read at once: the longest record with the headers of
+// its frame and the next, so that none of them is read in two pieces.
+const scanBufferBytes = MaxPayloadBytes + 2*frameHeaderBytes
 
 // frameScanner reads the frames of one segment in order and verifies each
 // completely. It reads ahead in large pieces into a buffer of its own.
@@ -113,11 +115,15 @@ func (s *frameScanner) bytes(off int64, n int) ([]byte, error) {
 		return s.buf[off-s.bufOff:][:n:n], nil
 	}
 	want := min(max(int64(n), scanBufferBytes), s.limit-off)
+	kept := 0 // what is there of it is not read again
+	if from := off - s.bufOff; from >= 0 && from < int64(len(s.buf)) {
+		kept = copy(s.buf, s.buf[from:])
+	}
 	if int64(cap(s.buf)) < want {
-		s.buf = make([]byte, want)
+		s.buf = append(make([]byte, 0, want), s.buf[:kept]...)
 	}
 	s.buf, s.bufOff = s.buf[:want], off
-	if err := readFull(s.file, s.buf, off); err != nil {
+	if err := readFull(s.file, s.buf[kept:], off+int64(kept)); err != nil {
 		s.buf = s.buf[:0]
 		return nil, fmt.Errorf("read %s at offset %d: %w", s.name, off, err)
 	}
@@ -130,8 +136,13 @@ func readFull(f vfs.File, p []byte, off int64) error {
 	if n == len(p) {
 		return nil
 	}
+	return shortRead(err)
+}
+
+// shortRead is the error of a read that did not give all bytes.
+func shortRead(err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
+		return io.ErrUnexpectedEOF
 	}
 	return err
 }
