@@ -193,8 +193,71 @@ var behaviours = map[string]func(p place){
 		p.fails(vfs.ErrClosed, f.Allocate(0, 1))
 		p.fails(vfs.ErrClosed, f.PunchHole(0, 1))
 		p.fails(vfs.ErrClosed, f.Close())
+		_, err = f.ReadVecAt([][]byte{make([]byte, 1)}, 0)
+		p.fails(vfs.ErrClosed, err)
+		_, err = f.WriteDirectAt(vfs.AlignedBytes(vfs.DirectAlignBytes), 0)
+		p.fails(vfs.ErrClosed, err)
 		f.DropCache()
 		f.StartWriteback(0, 1)
+		f.StartRead(0, 1)
+	},
+	"read vectors": func(p place) {
+		f := p.create("a")
+		p.write(f, 0, "0123456789")
+		f.StartRead(0, 10)
+		bufs := [][]byte{make([]byte, 1), {}, make([]byte, 3), make([]byte, 2)}
+		if n, err := f.ReadVecAt(bufs, 2); n != 6 || err != nil {
+			p.t.Errorf("read %d bytes: %v", n, err)
+		}
+		if got := string(bytes.Join(bufs, []byte("|"))); got != "2||345|67" {
+			p.t.Errorf("read %q", got)
+		}
+		if n, err := f.ReadVecAt(bufs, 6); n != 4 || err != io.EOF {
+			p.t.Errorf("past the end: %d, %v", n, err)
+		}
+		if got := string(bufs[0]) + string(bufs[2]); got != "6789" {
+			p.t.Errorf("past the end: read %q", got)
+		}
+		if n, err := f.ReadVecAt(nil, 0); n != 0 || err != nil {
+			p.t.Errorf("nothing: %d, %v", n, err)
+		}
+		many := make([][]byte, 3000) // more than one system call takes
+		for i := range many {
+			many[i] = make([]byte, 1)
+		}
+		text := strings.Repeat("abcdefg", 500)
+		p.write(f, 0, text)
+		if n, err := f.ReadVecAt(many, 10); n != 3000 || err != nil {
+			p.t.Errorf("many: %d, %v", n, err)
+		}
+		if got := string(bytes.Join(many, nil)); got != text[10:3010] {
+			p.t.Error("many: read something else")
+		}
+	},
+	"write directly": func(p place) {
+		const block = vfs.DirectAlignBytes
+		f := p.create("a")
+		p.write(f, 0, strings.Repeat("a", 4*block))
+		b := vfs.AlignedBytes(2 * block)
+		for i := range b {
+			b[i] = 'b'
+		}
+		n, err := f.WriteDirectAt(b, block)
+		if errors.Is(err, vfs.ErrNoDirect) {
+			n, err = f.WriteAt(b, block) // what its caller does
+		}
+		if n != len(b) || err != nil {
+			p.t.Errorf("wrote %d bytes: %v", n, err)
+		}
+		p.write(f, 2*block, "c")
+		p.must(f.Sync())
+		f.DropCache()
+		p.reads(f, strings.Repeat("a", block)+strings.Repeat("b", block)+"c"+strings.Repeat("b", block-1)+strings.Repeat("a", block))
+		f2, err := p.fs.OpenReadOnly(p.path("a"))
+		p.must(err)
+		_, err = f2.WriteDirectAt(b, 0)
+		p.fails(vfs.ErrReadOnly, err)
+		p.must(errors.Join(f2.Close(), f.Close()))
 	},
 	"a gap reads as zeroes": func(p place) {
 		f := p.create("a")

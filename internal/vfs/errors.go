@@ -20,6 +20,8 @@ var (
 	ErrNotEmpty = errors.New("directory is not empty")
 	// ErrReadOnly: the file was opened with OpenReadOnly.
 	ErrReadOnly = errors.New("file is open for reading only")
+	// ErrNoDirect: the file system has no direct writes, or not of that alignment.
+	ErrNoDirect = errors.New("the file system has no such direct writes")
 	// ErrClosed: the file, lock or database was closed before the call.
 	ErrClosed = errors.New("file is closed")
 	// ErrCrashed: a simulated file system lost its power, or its process,

@@ -20,6 +20,14 @@ func (f *faultFile) ReadAt(p []byte, off int64) (int, error) {
 	return f.inner.ReadAt(p, off)
 }
 
+// ReadVecAt implements File.
+func (f *faultFile) ReadVecAt(bufs [][]byte, off int64) (int, error) {
+	if err := f.alive("read"); err != nil {
+		return 0, err
+	}
+	return f.inner.ReadVecAt(bufs, off)
+}
+
 // TryReadAt implements File.
 func (f *faultFile) TryReadAt(p []byte, off int64) (bool, error) {
 	if err := f.alive("read"); err != nil {
@@ -50,6 +58,15 @@ func (f *faultFile) WriteVecAt(bufs [][]byte, off int64) (int, error) {
 	return f.tear(OpWriteVec, v, slices.Concat(bufs...), off)
 }
 
+// WriteDirectAt implements File. It counts as a write.
+func (f *faultFile) WriteDirectAt(p []byte, off int64) (int, error) {
+	v := f.fault.begin(OpWrite, "%s [%d, %d) directly", f.name, off, off+int64(len(p)))
+	if v.err == nil {
+		return f.inner.WriteDirectAt(p, off)
+	}
+	return f.tear(OpWrite, v, p, off)
+}
+
 // tear writes the part of a failing write that is done all the same. The
 // caller learns of none of it.
 func (f *faultFile) tear(op Op, v verdict, p []byte, off int64) (int, error) {
@@ -74,6 +91,13 @@ func (f *faultFile) Sync() error {
 func (f *faultFile) StartWriteback(off, length int64) {
 	if f.fault.alive() == nil {
 		f.inner.StartWriteback(off, length)
+	}
+}
+
+// StartRead implements File.
+func (f *faultFile) StartRead(off, length int64) {
+	if f.fault.alive() == nil {
+		f.inner.StartRead(off, length)
 	}
 }
 

@@ -38,21 +38,22 @@ func TestGatedChangesNothingWithoutPermission(t *testing.T) {
 	must(err)
 	shut = true
 	changes := map[string]func() error{
-		"Create":     func() error { _, err := g.Create("/d/other"); return err },
-		"Remove":     func() error { return g.Remove("/d/f") },
-		"RemoveAll":  func() error { return g.RemoveAll("/d") },
-		"Rename":     func() error { return g.Rename("/d/f", "/d/other") },
-		"Link":       func() error { return g.Link("/d/f", "/d/other") },
-		"MkdirAll":   func() error { return g.MkdirAll("/e") },
-		"Lock":       func() error { _, err := g.Lock("/d/lock"); return err },
-		"OpenDB":     func() error { _, err := g.OpenDB("/d/other"); return err },
-		"WriteAt":    func() error { _, err := f.WriteAt([]byte("x"), 0); return err },
-		"WriteVecAt": func() error { _, err := f.WriteVecAt([][]byte{[]byte("x")}, 0); return err },
-		"Sync":       f.Sync,
-		"Truncate":   func() error { return f.Truncate(0) },
-		"Allocate":   func() error { return f.Allocate(0, 1<<20) },
-		"PunchHole":  func() error { return f.PunchHole(0, 4096) },
-		"Update":     func() error { return db.Update(func(kv.Tx) error { t.Error("an update ran"); return nil }) },
+		"Create":        func() error { _, err := g.Create("/d/other"); return err },
+		"Remove":        func() error { return g.Remove("/d/f") },
+		"RemoveAll":     func() error { return g.RemoveAll("/d") },
+		"Rename":        func() error { return g.Rename("/d/f", "/d/other") },
+		"Link":          func() error { return g.Link("/d/f", "/d/other") },
+		"MkdirAll":      func() error { return g.MkdirAll("/e") },
+		"Lock":          func() error { _, err := g.Lock("/d/lock"); return err },
+		"OpenDB":        func() error { _, err := g.OpenDB("/d/other"); return err },
+		"WriteAt":       func() error { _, err := f.WriteAt([]byte("x"), 0); return err },
+		"WriteVecAt":    func() error { _, err := f.WriteVecAt([][]byte{[]byte("x")}, 0); return err },
+		"WriteDirectAt": func() error { _, err := f.WriteDirectAt(vfs.AlignedBytes(4096), 0); return err },
+		"Sync":          f.Sync,
+		"Truncate":      func() error { return f.Truncate(0) },
+		"Allocate":      func() error { return f.Allocate(0, 1<<20) },
+		"PunchHole":     func() error { return f.PunchHole(0, 4096) },
+		"Update":        func() error { return db.Update(func(kv.Tx) error { t.Error("an update ran"); return nil }) },
 	}
 	for name, change := range changes {
 		if err := change(); !errors.Is(err, errShut) {

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"errors"
 	"io"
 	"slices"
 	"syscall"
@@ -55,6 +56,23 @@ func (h *memHandle) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// ReadVecAt implements File.
+func (h *memHandle) ReadVecAt(bufs [][]byte, off int64) (int, error) {
+	p := make([]byte, lengthOf(bufs))
+	n, err := h.ReadAt(p, off)
+	for _, b := range bufs {
+		p = p[copy(b, p):]
+	}
+	return n, err
+}
+
+func lengthOf(bufs [][]byte) (n int) {
+	for _, b := range bufs {
+		n += len(b)
+	}
+	return n
+}
+
 // TryReadAt implements File. It is done unless the range passes the end of
 // the file, or DropCache was the last to touch its cache.
 func (h *memHandle) TryReadAt(p []byte, off int64) (bool, error) {
@@ -84,6 +102,18 @@ func (h *memHandle) WriteVecAt(bufs [][]byte, off int64) (int, error) {
 	return h.WriteAt(slices.Concat(bufs...), off)
 }
 
+// WriteDirectAt implements File. To a crash it is a WriteAt: what a disk was given
+// it may still lose. What is not aligned is an error that no caller expects.
+func (h *memHandle) WriteDirectAt(p []byte, off int64) (int, error) {
+	if !isAligned(p, off) {
+		return 0, wrap("write directly", h.name, syscall.EINVAL)
+	}
+	if size, err := h.Size(); err != nil || off+int64(len(p)) > size {
+		return 0, errors.Join(err, wrap("write directly beyond the end of", h.name, syscall.EINVAL))
+	}
+	return h.WriteAt(p, off)
+}
+
 // Sync implements File. It does not make the file's name durable.
 func (h *memHandle) Sync() error {
 	if err := h.enter("sync", false); err != nil {
@@ -106,6 +136,9 @@ func (h *memHandle) failSync() {
 // StartWriteback implements File. It does nothing: every sector may reach the
 // disk at any time as it is.
 func (h *memHandle) StartWriteback(off, length int64) {}
+
+// StartRead implements File. It does nothing: nobody waits for this disk.
+func (h *memHandle) StartRead(off, length int64) {}
 
 // Truncate implements File.
 func (h *memHandle) Truncate(sizeBytes int64) error {

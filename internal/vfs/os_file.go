@@ -31,6 +31,8 @@ type osFile struct {
 	// emulations that must not interleave with writes through this file.
 	mu sync.RWMutex
 	fd int // -1 after Close; guarded by mu
+
+	direct directFD
 }
 
 // acquire takes mu for reading; the caller releases it when err is nil.
@@ -66,6 +68,40 @@ func (f *osFile) ReadAt(p []byte, off int64) (int, error) {
 		done += n
 	}
 	return done, nil
+}
+
+// ReadVecAt implements File. It is one preadv(2), unless there are more than
+// maxIovecs buffers or the kernel gives only a part: then it goes on with each
+// buffer that is left.
+func (f *osFile) ReadVecAt(bufs [][]byte, off int64) (int, error) {
+	done, err := f.readSome(bufs[:min(len(bufs), maxIovecs)], off)
+	if err != nil {
+		return 0, err
+	}
+	at := 0 // where the buffer begins, counted from off
+	for _, b := range bufs {
+		if rest := b[min(max(done-at, 0), len(b)):]; len(rest) > 0 {
+			n, err := f.ReadAt(rest, off+int64(done))
+			if done += n; err != nil {
+				return done, err
+			}
+		}
+		at += len(b)
+	}
+	return done, nil
+}
+
+// readSome is one preadv(2).
+func (f *osFile) readSome(bufs [][]byte, off int64) (n int, err error) {
+	if err := f.acquire("read", false); err != nil {
+		return 0, err
+	}
+	defer f.mu.RUnlock()
+	err = ignoringEINTR(func() (err error) {
+		n, err = unix.Preadv(f.fd, bufs, off)
+		return err
+	})
+	return max(n, 0), wrap("read", f.name, err)
 }
 
 // WriteAt implements File.
@@ -217,6 +253,7 @@ func (f *osFile) Close() error {
 	}
 	fd := f.fd
 	f.fd = -1
+	f.direct.close()
 	// Linux releases the descriptor even when close is interrupted, so it is
 	// never repeated.
 	return wrap("close", f.name, unix.Close(fd))

@@ -10,9 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -167,6 +170,116 @@ func TestTryReadOfCachedDataIsDone(t *testing.T) {
 	done, err := f.TryReadAt(got, 0)
 	if err != nil || !done || !bytes.Equal(got, want) {
 		t.Errorf("done %v, error %v for data that was just written", done, err)
+	}
+}
+
+// onDisk is a file of whole blocks on a file system with direct writes.
+func onDisk(t *testing.T, blocks int) vfs.File {
+	t.Helper()
+	p := place{t, vfs.OS{}, t.TempDir()}
+	f := p.create("a")
+	t.Cleanup(func() { _ = f.Close() })
+	p.write(f, 0, strings.Repeat("a", blocks*vfs.DirectAlignBytes))
+	p.must(f.Sync())
+	if _, err := f.WriteDirectAt(vfs.AlignedBytes(vfs.DirectAlignBytes), 0); errors.Is(err, vfs.ErrNoDirect) {
+		t.Skip("not tested: direct writes, which this directory's file system does not have")
+	}
+	return f
+}
+
+// A read through the page cache that begins after a direct write has ended sees it,
+// whatever others read meanwhile. The base of a store is written and read so.
+func TestDirectWritesAreCoherent(t *testing.T) {
+	const blocks, rounds = 64, 300
+	f := onDisk(t, blocks)
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 3 {
+		readers.Go(func() {
+			all := make([]byte, blocks*vfs.DirectAlignBytes)
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, err := f.ReadAt(all, 0); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	p, got := vfs.AlignedBytes(blocks/2*vfs.DirectAlignBytes), make([]byte, blocks/2*vfs.DirectAlignBytes)
+	for round := range rounds {
+		off := int64(round%blocks/2) * vfs.DirectAlignBytes
+		for i := range p {
+			p[i] = byte(round)
+		}
+		if _, err := f.WriteDirectAt(p, off); err != nil {
+			t.Error(err)
+			break
+		}
+		if _, err := f.ReadAt(got, off); err != nil || !bytes.Equal(got, p) {
+			t.Errorf("round %d: a read behind the write sees something else (%v)", round, err)
+			break
+		}
+	}
+	close(done)
+	readers.Wait()
+	if err := f.Sync(); err != nil { // which would tell that a page could not be dropped
+		t.Error(err)
+	}
+}
+
+// What was written through the page cache just before is on disk under a direct
+// write beside it, and neither hides the other.
+func TestDirectWriteBesideDirtyPages(t *testing.T) {
+	const block = vfs.DirectAlignBytes
+	f := onDisk(t, 8)
+	p := vfs.AlignedBytes(4 * block)
+	for i := range p {
+		p[i] = 'd'
+	}
+	if _, err := f.WriteAt(bytes.Repeat([]byte("c"), 7*block), 100); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteDirectAt(p, 2*block); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	f.DropCache()
+	got := make([]byte, 8*block)
+	if _, err := f.ReadAt(got, 0); err != nil {
+		t.Fatal(err)
+	}
+	want := slices.Concat(make([]byte, 100), bytes.Repeat([]byte("c"), 2*block-100), p, bytes.Repeat([]byte("c"), block+100), bytes.Repeat([]byte("a"), block-100))
+	if !bytes.Equal(got, want) {
+		t.Error("read something else than what was written")
+	}
+}
+
+// ramfs has no direct writes: they are refused, and nothing else is.
+func TestNoDirectWrites(t *testing.T) {
+	p := place{t, vfs.OS{}, mounted(t, "ramfs", "")}
+	f := p.create("a")
+	p.write(f, 0, strings.Repeat("a", vfs.DirectAlignBytes))
+	for range 2 {
+		_, err := f.WriteDirectAt(vfs.AlignedBytes(vfs.DirectAlignBytes), 0)
+		p.fails(vfs.ErrNoDirect, err)
+	}
+	p.reads(f, strings.Repeat("a", vfs.DirectAlignBytes))
+	p.must(f.Close())
+}
+
+func TestAlignedBytes(t *testing.T) {
+	for _, n := range []int{0, 1, 4095, 4096, 1 << 20} {
+		b := vfs.AlignedBytes(n)
+		if len(b) != n || cap(b) != n || n > 0 && uintptr(unsafe.Pointer(&b[0]))%vfs.DirectAlignBytes != 0 {
+			t.Errorf("%d bytes: %d of %d at %p", n, len(b), cap(b), b)
+		}
 	}
 }
 

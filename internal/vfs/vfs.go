@@ -2,6 +2,7 @@ package vfs
 
 import (
 	"io"
+	"unsafe"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
 )
@@ -55,9 +56,23 @@ type File interface {
 	// ReadAt and WriteAt are those of io.ReaderAt and io.WriterAt.
 	io.ReaderAt
 	io.WriterAt
+	// ReadVecAt fills the buffers, one behind the other, with what is in the
+	// file from off on, as one system call where the platform has it. Its results
+	// are those of ReadAt for all of them together.
+	ReadVecAt(bufs [][]byte, off int64) (int, error)
 	// WriteVecAt writes the buffers one behind the other from off on, as one
 	// system call where the platform has it. A short write is an error.
 	WriteVecAt(bufs [][]byte, off int64) (int, error)
+	// WriteDirectAt is WriteAt past the page cache: no page of the range is in it
+	// afterwards. It is no more durable than WriteAt; a Sync is still needed.
+	// The address of p (see AlignedBytes), its length and off are multiples of
+	// DirectAlignBytes, and the range is inside the file's size. An error that
+	// matches ErrNoDirect means that the file system cannot do this, or not with
+	// that alignment; a part may have been written, and WriteAt can write it all.
+	//
+	// Reads of other ranges may go on meanwhile; one of the same range sees old
+	// bytes or new ones, as with WriteAt.
+	WriteDirectAt(p []byte, off int64) (int, error)
 	// TryReadAt reads only if all of p can be had without waiting for a
 	// disk; done is false when it cannot (nothing in p is then meaningful).
 	TryReadAt(p []byte, off int64) (done bool, err error)
@@ -67,6 +82,9 @@ type File interface {
 	// StartWriteback begins writing a range to disk without waiting and
 	// without making anything durable. Best effort.
 	StartWriteback(off, length int64)
+	// StartRead begins reading a range into the cache without waiting, as far
+	// as it is not there. Best effort.
+	StartRead(off, length int64)
 	// Truncate sets the file's size in bytes.
 	Truncate(sizeBytes int64) error
 	// Allocate reserves space for a range and extends the file to cover it;
@@ -84,4 +102,22 @@ type File interface {
 	// Size returns the file's size in bytes.
 	Size() (int64, error)
 	Close() error
+}
+
+// DirectAlignBytes is what WriteDirectAt wants addresses, lengths and offsets to
+// be multiples of: the largest that disks and file systems ask for in practice
+// (4096), not the smallest that this one would take.
+const DirectAlignBytes = 4096
+
+// AlignedBytes returns n zero bytes whose address is a multiple of
+// DirectAlignBytes.
+func AlignedBytes(n int) []byte {
+	b := make([]byte, n+DirectAlignBytes)
+	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(b))) % DirectAlignBytes // an address of the heap stays what it is
+	return b[skip:][:n:n]
+}
+
+// isAligned reports whether a direct write can be made of p.
+func isAligned(p []byte, off int64) bool {
+	return (uintptr(unsafe.Pointer(unsafe.SliceData(p)))|uintptr(len(p))|uintptr(off))%DirectAlignBytes == 0
 }
