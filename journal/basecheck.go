@@ -60,13 +60,13 @@ func (s *Store) nextInBase(off, end int64) (int64, error) {
 
 // checkPiece reads a piece of the base into p and reports its damage.
 func (s *Store) checkPiece(c *sumScratch, p []byte, off int64, to baseCheck) error {
-	s.baseMu.RLock()
+	s.baseMu.Lock()
 	err := s.readBaseUnchecked(p, off)
 	var entries []byte
 	if err == nil {
 		entries, err = s.sums.read(c, off, int64(len(p)))
 	}
-	s.baseMu.RUnlock()
+	s.baseMu.Unlock()
 	if err != nil {
 		return to.unreadable(off, err)
 	}

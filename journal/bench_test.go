@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -100,6 +103,68 @@ func BenchmarkAppend4K(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkDestage moves records, that were written and synced before, into the base.
+// It reports the processor's time for each MiB of them, which other work on the
+// machine disturbs less than the time that passes.
+func BenchmarkDestage(b *testing.B) {
+	const volumeBytes = 256 << 20
+	for _, tt := range []struct {
+		name   string
+		length int64
+		random bool
+		cached bool
+	}{{"1MiB", 1 << 20, false, false}, {"1MiB-cached", 1 << 20, false, true}, {"4KiB", 4 << 10, false, false}, {"4KiB-random", 4 << 10, true, false}} {
+		b.Run(tt.name, func(b *testing.B) {
+			cfg := benchConfig(b)
+			if tt.cached {
+				cfg.directBytes = maxVolumeBytes // no run is as long: what direct writes bring
+			}
+			s := benchStore(b, cfg, volumeBytes)
+			p, rng := make([]byte, tt.length), rand.New(rand.NewPCG(1, 2))
+			for i := range p {
+				p[i] = byte(rng.Uint32())
+			}
+			var processor time.Duration
+			b.SetBytes(volumeBytes)
+			for b.Loop() {
+				b.StopTimer()
+				for i := range volumeBytes / tt.length {
+					if tt.random {
+						i = rng.Int64N(volumeBytes / tt.length)
+					}
+					if _, err := s.Write(p, i*tt.length); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if err := errors.Join(s.Flush(context.Background()), s.supply(context.Background())); err != nil {
+					b.Fatal(err)
+				}
+				before := processorTime(b)
+				b.StartTimer()
+				if _, err := s.Reclaim(context.Background()); err != nil {
+					b.Fatal(err)
+				}
+				processor += processorTime(b) - before
+			}
+			b.StopTimer()
+			b.ReportMetric(float64(processor.Microseconds())/float64(b.N)/(volumeBytes>>20), "cpu-µs/MiB")
+			if err := s.Close(); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+// processorTime is what this process has used so far, in the kernel too.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var used unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 func BenchmarkRead4K(b *testing.B) {

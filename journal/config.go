@@ -69,6 +69,9 @@ type Config struct {
 
 	youngExtents int   // see liveIndex; set by Validate, unless by a test
 	runStep      uint8 // see defaultRunStep; set by Validate, unless by a test
+	// Of destage, see baseWriter; set by Validate, unless by a test.
+	directBytes int64
+	directDepth int
 	// Of thinning; set by Validate, unless by a test.
 	minThinSegments       int
 	thinGrace, thinSettle time.Duration
@@ -111,6 +114,12 @@ func (c *Config) Validate() error {
 	}
 	if err := c.History.Validate(); err != nil {
 		return fmt.Errorf("validate journal configuration: %w", err)
+	}
+	if c.directBytes == 0 {
+		c.directBytes = defaultDirectBytes
+	}
+	if c.directDepth == 0 {
+		c.directDepth = defaultDirectDepth
 	}
 	if c.minThinSegments == 0 {
 		c.minThinSegments, c.thinGrace, c.thinSettle = minThinSegments, thinGrace, thinSettle

@@ -14,17 +14,19 @@ import (
 // steps that each leave a store whose every position from the horizon
 // on reads right:
 //
-//  0. the records are read, and found to be whole as far as they are wanted;
 //  1. the horizon moves to the end of the batch, in the catalog. From here on
 //     no position inside the batch can be opened, so that the base may hold a
 //     mixture of them;
-//  2. the newest version of what the batch holds is written to the base with its
-//     checksums, and both are synced;
+//  2. the newest version of what the batch holds is read, found to be whole, and
+//     written to the base with its checksums, and both are synced;
 //  3. the live index forgets what the base now has; the base's position moves
 //     to the end of the batch and the segments are dropped, in the catalog.
 //
 // A crash between 1 and 3, or a lack of room, repeats step 2: with the same bytes,
-// or in pieces, each of which is a batch whose step 1 is done.
+// or in pieces, each of which is a batch whose step 1 is done. Damage in what step 2
+// reads ends it there: the batch is tried again, from its beginning, but then nothing
+// is written before all of it was found whole, or it would be written for nothing
+// again and again.
 
 // maxBatchSegments bounds one batch and with it the time between two looks at
 // ctx and the memory of the merged table. A batch is longer where thinned segments
@@ -33,8 +35,9 @@ const maxBatchSegments = 8
 
 const destageBufferBytes = 1 << 20
 
-// destageBatch moves one batch; more is false when nothing is due.
-func (s *Store) destageBatch(ctx context.Context) (more bool, err error) {
+// destageBatch moves one batch; more is false when nothing is due. With verify
+// nothing is written before all that is wanted was found whole.
+func (s *Store) destageBatch(ctx context.Context, verify bool) (more bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
@@ -50,18 +53,13 @@ func (s *Store) destageBatch(ctx context.Context) (more bool, err error) {
 	if err := s.syncIfBehind(to); err != nil {
 		return false, err
 	}
-	pace := s.newPacer()
-	merged, err := s.readBatch(ctx, parts, pace)
+	merged, moved, err := s.moveBatch(ctx, parts, to, verify || s.stuck)
 	s.stuck = errors.Is(err, ErrCorrupt)
 	if err != nil {
 		return false, fmt.Errorf("destage up to %s: %w", to, err)
 	}
-	moved, err := s.moveHorizon(to)
-	if err != nil || !moved {
-		return false, err
-	}
-	if err := s.writeBatch(ctx, parts, merged, pace); err != nil {
-		return false, fmt.Errorf("destage up to %s: %w", to, err)
+	if !moved {
+		return false, nil
 	}
 	s.forgetDestaged(merged, parts[len(parts)-1].id)
 	if err := s.dropBatch(parts, to); err != nil {
@@ -221,41 +219,37 @@ func (s *Store) moveHorizon(to Position) (moved bool, err error) {
 	return true, nil
 }
 
-// readBatch is step 0. Nothing has changed when it finds that a record is damaged
-// whose bytes are wanted.
-func (s *Store) readBatch(ctx context.Context, parts []pathPart, pace *pacer) (table, error) {
-	damaged := false
-	for _, part := range parts {
-		// In the order in which they are on disk, because step 2 wants them in
-		// that of the volume.
-		err := walkFrames(part.segment, part.end, func(f *frame) error {
-			return pace.did(ctx, frameBytes(len(f.Payload)))
-		}, func(err error) error {
-			damaged = true
-			_ = s.noteDamage(err)
-			return nil
-		})
-		if err != nil {
-			return nil, err
+// moveBatch is steps 1 and 2. moved is false when somebody opened a position in the
+// batch since it was chosen.
+func (s *Store) moveBatch(ctx context.Context, parts []pathPart, to Position, verify bool) (merged table, moved bool, err error) {
+	if merged, err = tableOf(parts); err != nil {
+		return nil, false, err
+	}
+	pace := s.newPacer()
+	if err := s.readAhead(ctx, parts, merged, pace); err != nil {
+		return nil, false, err
+	}
+	if verify {
+		if err := s.checkWanted(ctx, parts, merged, pace); err != nil {
+			return nil, false, err
 		}
 	}
-	merged, err := tableOf(parts)
-	if err != nil || !damaged {
-		return merged, err
+	if moved, err = s.moveHorizon(to); err != nil || !moved {
+		return nil, false, err
 	}
-	return merged, s.checkWanted(ctx, parts, merged)
+	return merged, true, s.writeBatch(ctx, parts, merged, pace)
 }
 
-// checkWanted finds out whether a batch needs any of the damaged records that it
-// has: what was overwritten in it is not needed.
-func (s *Store) checkWanted(ctx context.Context, parts []pathPart, merged table) error {
+// checkWanted finds out whether all that a batch needs is whole: what was overwritten
+// in it is not needed.
+func (s *Store) checkWanted(ctx context.Context, parts []pathPart, merged table, pace *pacer) error {
 	var scratch readScratch
 	files, p := filesOf(parts), make([]byte, MaxPayloadBytes)
 	for _, e := range merged {
 		if e.loc.isZeroes() {
 			continue
 		}
-		if err := ctx.Err(); err != nil {
+		if err := pace.did(ctx, int64(e.sectors())*SectorBytes); err != nil {
 			return err
 		}
 		x := piece{dst: p[:min(int64(e.sectors())*SectorBytes, MaxPayloadBytes)], g: files[e.loc.segment()], off: e.loc.fileOffset(), at: int64(e.start()) * SectorBytes}
@@ -277,7 +271,8 @@ func filesOf(parts []pathPart) map[segmentID]*segment {
 // writeBatch is step 2.
 func (s *Store) writeBatch(ctx context.Context, parts []pathPart, merged table, pace *pacer) error {
 	files := filesOf(parts)
-	w := baseWriter{s: s, buf: make([]byte, 0, destageBufferBytes)}
+	w := s.newBaseWriter()
+	defer w.join()
 	for _, e := range merged {
 		if err := w.add(e, files[e.loc.segment()]); err != nil {
 			return err
@@ -286,10 +281,47 @@ func (s *Store) writeBatch(ctx context.Context, parts []pathPart, merged table, 
 			return err
 		}
 	}
-	if err := w.flush(); err != nil {
+	if err := w.finish(); err != nil {
 		return err
 	}
 	return s.syncBase()
+}
+
+const (
+	// soughtBytes is the length below which an extent is read ahead.
+	soughtBytes = 64 << 10
+	aheadBytes  = 1 << 20
+)
+
+// readAhead brings the short extents of a batch into the page cache, in the order in
+// which they are on disk, because they are about to be read in that of the volume.
+func (s *Store) readAhead(ctx context.Context, parts []pathPart, merged table, pace *pacer) error {
+	type place struct {
+		id    segmentID
+		chunk int64 // of aheadBytes
+	}
+	wanted := map[place]bool{}
+	for _, e := range merged {
+		if !e.loc.isZeroes() && e.sectors() < soughtBytes/SectorBytes {
+			wanted[place{e.loc.segment(), e.loc.fileOffset() / aheadBytes}] = true
+		}
+	}
+	for _, part := range parts {
+		for off := int64(0); off < part.end; off += aheadBytes {
+			if !wanted[place{part.id, off / aheadBytes}] {
+				continue
+			}
+			n := min(part.end-off, aheadBytes)
+			part.file.StartRead(off, n)
+			// Its last byte waits for the rest, so that the disk is asked for no
+			// more at once. If it cannot be read, whoever wants it will tell.
+			_, _ = part.file.ReadAt(make([]byte, 1), off+n-1)
+			if err := pace.did(ctx, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // forgetChunk bounds the extents that leave the live index in one go, while

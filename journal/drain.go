@@ -104,7 +104,8 @@ func (s *Store) drain(ctx context.Context, force bool) error {
 		}
 	}
 	for {
-		more, err := s.destageBatch(ctx)
+		// The image is what the caller is after: no damaged one is begun.
+		more, err := s.destageBatch(ctx, true)
 		if err != nil {
 			return err
 		}

@@ -48,9 +48,9 @@ func (s *Store) readSettled(ps *pieces, p []byte, off int64) error {
 	if errors.Is(err, ErrCorrupt) {
 		// What was in the base when the read began may have been written since,
 		// appended and destaged: then its checksum is another one by now.
-		s.baseMu.RLock()
+		s.baseMu.Lock()
 		err = s.readOnce(ps, p, off)
-		s.baseMu.RUnlock()
+		s.baseMu.Unlock()
 	}
 	return err
 }

@@ -139,7 +139,7 @@ func (s *Store) giveUpUnread(ctx context.Context) (gained bool, err error) {
 // which leaves its file for the next reserve. maintainMu must be held.
 func (s *Store) destageTightly(ctx context.Context) (more bool, err error) {
 	for {
-		more, err = s.destageBatch(ctx)
+		more, err = s.destageBatch(ctx, false)
 		if !errors.Is(err, ErrFull) {
 			return more, err
 		}

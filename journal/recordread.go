@@ -94,12 +94,21 @@ func (r *recordReader) readFile(f vfs.File, p []byte, off int64) error {
 // for the record where that is not so.
 func (r *recordReader) readPiece(x *piece) error {
 	place, err := r.readAsRecord(x)
-	if err == nil && place.bytes == 0 {
-		place, err = r.find(x)
+	if err != nil {
+		return err
+	}
+	return r.readFound(x, place)
+}
+
+// readFound checks a piece that was read, which is of the record at place, if that
+// has bytes; else the record is looked for.
+func (r *recordReader) readFound(x *piece, place recordPlace) (err error) {
+	if place.bytes == 0 {
+		if place, err = r.find(x); err != nil {
+			return err
+		}
 	}
 	switch {
-	case err != nil:
-		return err
 	case place.start == x.off && place.bytes == len(x.dst):
 		return place.check(x.dst)
 	case place.bytes <= wholeBytes:

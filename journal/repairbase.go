@@ -47,8 +47,8 @@ func (s *Store) damagedIn(from, end int64) (runs []damagedSectors, err error) {
 	if from >= end {
 		return nil, nil
 	}
-	s.baseMu.RLock()
-	defer s.baseMu.RUnlock()
+	s.baseMu.Lock()
+	defer s.baseMu.Unlock()
 	c, err := s.readBaseCopy(from, end-from)
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ type baseCopy struct {
 	scratch    sumScratch
 }
 
-// readBaseCopy reads a range of both. baseMu must be held, for reading at least.
+// readBaseCopy reads a range of both. baseMu must be held for writing.
 func (s *Store) readBaseCopy(off, length int64) (*baseCopy, error) {
 	c := &baseCopy{s: s, off: off, data: make([]byte, length), unreadable: map[int]bool{}}
 	if s.readBaseUnchecked(c.data, off) != nil {

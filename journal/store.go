@@ -29,8 +29,9 @@ type Store struct {
 	sums   baseSums
 	summed atomic.Int64 // bytes; equals state.Summed
 
-	// baseMu is held over a write to the base together with that of its
-	// checksums; for reading, by whoever must not see the one without the other.
+	// baseMu is held for reading by whoever writes to a part of the base and to its
+	// checksums, over both: destage does, in several places at once. It is held for
+	// writing by whoever must not see the one without the other, anywhere.
 	baseMu     sync.RWMutex
 	baseSyncMu sync.Mutex // see syncFile
 	sumsSyncMu sync.Mutex // see syncFile

@@ -351,6 +351,7 @@ var workloads = []struct {
 	{"append and flush", nil, []step{{8, (*world).write}, {2, (*world).discard}, {1, (*world).checkpoint}, {2, (*world).flush}}},
 	{"rotate and seal", nil, []step{{20, (*world).write}, {1, (*world).maintain}, {1, (*world).flush}}},
 	{"destage", shortJournal, []step{{16, (*world).write}, {4, (*world).discard}, {2, (*world).maintain}, {2, (*world).flush}, {1, (*world).checkpoint}}},
+	{"destage directly", directDestage, []step{{16, (*world).write}, {3, (*world).discard}, {2, (*world).maintain}, {1, (*world).flush}, {1, (*world).reopen}, {1, (*world).hold}}},
 	{"pin", shortJournal, []step{{8, (*world).write}, {1, (*world).flush}, {2, (*world).pin}, {2, (*world).unpin}, {2, (*world).maintain}}},
 	{"fork", nil, []step{{8, (*world).write}, {2, (*world).fork}, {1, (*world).flush}, {1, (*world).maintain}}},
 	{"fork and destage", shortJournal, []step{{12, (*world).write}, {1, (*world).fork}, {1, (*world).flush}, {2, (*world).maintain}, {1, (*world).hold}}},
@@ -402,3 +403,10 @@ func smallIndex(cfg *Config) { cfg.youngExtents, cfg.runStep = 8, 1 }
 
 // shortJournal makes destage come early.
 func shortJournal(cfg *Config) { cfg.JournalBytes = 2 * MinSegmentBytes }
+
+// directDestage writes each whole block of the base past the page cache. One write at
+// a time, so that a seed repeats the order of all operations.
+func directDestage(cfg *Config) {
+	shortJournal(cfg)
+	cfg.directBytes, cfg.directDepth = vfs.DirectAlignBytes, 1
+}
