@@ -29,6 +29,7 @@ import (
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/memory"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/node"
 	"github.com/lockstep-csi/lockstep/node/holder"
@@ -90,7 +91,7 @@ func (s *standalone) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.site, err = site.Open(ctx, site.Config{Name: cfg.Site, Root: cfg.Root, JournalRoot: cfg.JournalRoot, Holder: s.holder, Transport: cfg.Transport, Peers: peers, Exports: s.nbd, IndexMemory: cfg.IndexMemory, ScrubEvery: cfg.ScrubEvery, Log: cfg.Log})
+	s.site, err = site.Open(ctx, site.Config{Name: cfg.Site, Root: cfg.Root, JournalRoot: cfg.JournalRoot, Holder: s.holder, Transport: cfg.Transport, Peers: peers, Exports: s.nbd, IndexMemory: cfg.IndexMemory, ScrubEvery: cfg.ScrubEvery, CacheBytes: memory.CacheBytes(), Log: cfg.Log})
 	if err != nil {
 		return err
 	}

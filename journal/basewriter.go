@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
@@ -11,9 +12,10 @@ import (
 // checksums, and joins neighbours into large writes. Each is read once, into the
 // memory that it is written from.
 //
-// Long runs are written past the page cache, several at a time: nobody may want them
-// soon, and a page that the kernel has to find for each costs more than the copy. Short
-// ones go through it, which is where they meet their neighbours of other batches. Both
+// Long runs of a volume that the kernel cannot keep in memory (Config.CacheBytes) are
+// written past the page cache, several at a time: a page that the kernel has to find for
+// each costs more than the copy, and is gone before it is read. Others
+// go through it, which is where they meet their neighbours of other batches. Both
 // never at a time, because a page with both would be dropped by the one and dirty from
 // the other, which Linux cannot keep coherent.
 //
@@ -36,12 +38,25 @@ const (
 	// writebackBytes is how much is written to the base before the kernel is asked
 	// to bring it to disk.
 	writebackBytes = 4 << 20
-	// defaultDirectBytes is the shortest run that is written directly.
+	// defaultDirectBytes is the shortest run that is worth a direct write.
 	defaultDirectBytes = 64 << 10
 	// defaultDirectDepth is how many direct writes are under way at once: one alone
 	// waits for the disk's latency and not for what it can carry.
 	defaultDirectDepth = 4
 )
+
+// directBytes is the shortest run that is written directly. None is that long where
+// the base can stay in memory: what was written last is read soon, and from the disk it
+// takes several times as long.
+func (s *Store) directBytes() int64 {
+	switch {
+	case s.cfg.directBytes != 0:
+		return s.cfg.directBytes
+	case s.cfg.CacheBytes == 0 || s.SizeBytes() <= s.cfg.CacheBytes:
+		return math.MaxInt64
+	}
+	return defaultDirectBytes
+}
 
 func (s *Store) newBaseWriter() *baseWriter {
 	w := &baseWriter{s: s, landed: make(chan *baseRun, s.cfg.directDepth)}
@@ -102,7 +117,7 @@ func (w *baseWriter) flush() error {
 		return nil
 	}
 	w.filling = nil
-	if from, to := r.direct(w.s.cfg.directBytes); from == 0 && to == len(r.p) {
+	if from, to := r.direct(w.s.directBytes()); from == 0 && to == len(r.p) {
 		return w.launch(r)
 	}
 	if err := w.settle(); err != nil {
@@ -208,7 +223,7 @@ func (r *baseRun) direct(atLeast int64) (from, to int) {
 func (s *Store) writeBase(r *baseRun) error {
 	s.baseMu.RLock()
 	defer s.baseMu.RUnlock()
-	from, to := r.direct(s.cfg.directBytes)
+	from, to := r.direct(s.directBytes())
 	for _, part := range []struct {
 		from, to int
 		write    func([]byte, int64) (int, error)

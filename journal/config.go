@@ -67,9 +67,14 @@ type Config struct {
 	// Log receives what an operator should know; nil discards it.
 	Log *slog.Logger
 
+	// CacheBytes is how much of its files the kernel is likely to keep in memory. Long
+	// runs of a volume that is larger are destaged past the page cache. 0: no volume is.
+	CacheBytes int64
+
 	youngExtents int   // see liveIndex; set by Validate, unless by a test
 	runStep      uint8 // see defaultRunStep; set by Validate, unless by a test
-	// Of destage, see baseWriter; set by Validate, unless by a test.
+	// Of destage, see baseWriter. directBytes is 0 unless a test sets it; directDepth is
+	// set by Validate, unless by a test.
 	directBytes int64
 	directDepth int
 	// Of thinning; set by Validate, unless by a test.
@@ -114,9 +119,6 @@ func (c *Config) Validate() error {
 	}
 	if err := c.History.Validate(); err != nil {
 		return fmt.Errorf("validate journal configuration: %w", err)
-	}
-	if c.directBytes == 0 {
-		c.directBytes = defaultDirectBytes
 	}
 	if c.directDepth == 0 {
 		c.directDepth = defaultDirectDepth

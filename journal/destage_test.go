@@ -29,7 +29,7 @@ func newDirectRig(t *testing.T, over func(vfs.FS) vfs.FS) *directRig {
 	t.Helper()
 	d := &directRig{mem: vfs.NewMem(), image: make([]byte, directRigBytes)}
 	makeParent(t, d.mem)
-	d.cfg = Config{FS: over(d.mem), Dir: worldDir, SegmentBytes: 4 << 20}
+	d.cfg = Config{FS: over(d.mem), Dir: worldDir, SegmentBytes: 4 << 20, CacheBytes: 1}
 	if err := Create(d.cfg, Spec{testVolume, directRigBytes}); err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestCrashAtEveryWriteOfDestage(t *testing.T) {
 		})
 		chance := rand.New(rand.NewPCG(1, uint64(k)))
 		fault.CrashTornAt(fault.Count()+k, chance)
-		_, err := d.s.Reclaim(context.Background())
+		err := destageUnheld(d.s)
 		if !fault.Crashed() {
 			if err != nil {
 				t.Fatal(err)
@@ -135,7 +135,7 @@ func TestCrashAtEveryWriteOfDestage(t *testing.T) {
 			cfg.FS = left
 			s := mustOpen(t, cfg)
 			d.check(t, s)
-			if _, err := s.Reclaim(context.Background()); err != nil {
+			if err := destageUnheld(s); err != nil {
 				t.Fatalf("operation %d: %v", k, err)
 			}
 			d.check(t, s)
@@ -263,23 +263,46 @@ func TestDirectAndCachedWritesDoNotMeet(t *testing.T) {
 	}
 }
 
-// TestFailedDirectWrite ends the batch, and the next one is whole.
+// TestVolumeThatFitsInMemoryIsCached: only one that does not is destaged directly.
+func TestVolumeThatFitsInMemoryIsCached(t *testing.T) {
+	for _, tt := range []struct {
+		cacheBytes int64
+		direct     bool
+	}{{0, false}, {directRigBytes, false}, {directRigBytes - 1, true}} {
+		m := meetingFS{nil, new(atomic.Int64), new(atomic.Int64), new(atomic.Int64), new(atomic.Bool)}
+		d := newDirectRig(t, func(fs vfs.FS) vfs.FS {
+			m.FS = fs
+			return m
+		})
+		d.s.cfg.CacheBytes = tt.cacheBytes
+		m.most.Store(0)
+		destageAll(t, d.s)
+		mustClose(t, d.s)
+		d.checkBaseOf(t, d.mem)
+		if got := m.most.Load() > 0; got != tt.direct {
+			t.Errorf("with room for %d bytes of %d: direct writes %t, want %t", tt.cacheBytes, int64(directRigBytes), got, tt.direct)
+		}
+	}
+}
+
+// TestFailedDirectWrite ends the batch, and what is tried after it is whole.
 func TestFailedDirectWrite(t *testing.T) {
-	var fault *vfs.Fault
-	d := newDirectRig(t, func(fs vfs.FS) vfs.FS {
-		fault = vfs.NewFault(fs)
-		return fault
-	})
 	for k := range int64(4) {
-		fault.FailAt(fault.Count(vfs.OpWrite)+1+2*k, vfs.ErrNoSpace, vfs.OpWrite)
-		if _, err := d.s.Reclaim(context.Background()); !errors.Is(err, ErrFull) {
-			t.Fatalf("write %d: %v, want ErrFull", k, err)
+		var fault *vfs.Fault
+		d := newDirectRig(t, func(fs vfs.FS) vfs.FS {
+			fault = vfs.NewFault(fs)
+			return fault
+		})
+		failed := fault.Count(vfs.OpWrite) + 1 + 2*k
+		fault.FailAt(failed, vfs.ErrNoSpace, vfs.OpWrite)
+		destageAll(t, d.s)
+		if n := fault.Count(vfs.OpWrite); n <= failed {
+			t.Fatalf("%d writes, want one that fails, the %dth", n, failed)
 		}
 		d.check(t, d.s)
+		mustClose(t, d.s)
+		d.checkBaseOf(t, d.mem)
 	}
-	destageAll(t, d.s)
-	mustClose(t, d.s)
-	d.checkBaseOf(t, d.mem)
 }
 
 // TestDamageInTheMiddleOfABatch: what was before it may be in the base by then. All
@@ -301,7 +324,7 @@ func TestDamageInTheMiddleOfABatch(t *testing.T) {
 	flip(t, d.mem, name, hit.fileOffset()+100, 4)
 	fails := func() {
 		t.Helper()
-		_, err := d.s.Reclaim(context.Background())
+		err := destageUnheld(d.s)
 		wantCorrupt(t, err, ErrCorrupt, name)
 		failed := sectorsThatFail(t, d.s, d.image, 1<<20, 2<<20)
 		if len(failed) != 128<<10/SectorBytes || failed[0] != at {

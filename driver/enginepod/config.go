@@ -47,6 +47,9 @@ type Config struct {
 	// ScrubEvery is the time in which a store is read once to find damage; 0:
 	// the journal's default.
 	ScrubEvery time.Duration
+	// CacheBytes is how much of the stores' files the kernel is likely to keep in
+	// memory; 0: all of them, however large.
+	CacheBytes int64
 	Version    string      // of the program
 	FS         vfs.FS      // nil: the operating system's
 	Clock      clock.Clock // nil: the machine's

@@ -21,7 +21,8 @@ func storeDir(generation int) string { return fmt.Sprintf("%s%d", storePrefix, g
 // storeConfig is how a store of the pod is made and opened.
 func (p *Pod) storeConfig(name string) journal.Config {
 	c := journal.Config{FS: p.cfg.FS, Clock: p.cfg.Clock, Log: p.cfg.Log, SegmentBytes: p.cfg.SegmentBytes, IndexMemory: p.cfg.IndexMemory, ScrubEvery: p.cfg.ScrubEvery,
-		Dir: path.Join(p.cfg.Dir, name)}
+		CacheBytes: p.cfg.CacheBytes,
+		Dir:        path.Join(p.cfg.Dir, name)}
 	if p.cfg.JournalDir != "" {
 		c.JournalDir = path.Join(p.cfg.JournalDir, name)
 	}

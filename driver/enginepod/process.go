@@ -21,6 +21,7 @@ import (
 	"github.com/lockstep-csi/lockstep/engine/lease/leaseapi"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/memory"
 	"github.com/lockstep-csi/lockstep/internal/rpc"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -271,7 +272,7 @@ func (p *process) serve(ctx context.Context, files vfs.FS) error {
 		return err
 	}
 	pod, err := Open(Config{
-		Volume: p.cfg.Volume, Dir: p.cfg.StoreDir, JournalDir: p.cfg.JournalDir, FS: files, IndexMemory: p.cfg.IndexMemory, ScrubEvery: p.cfg.ScrubEvery, Version: p.cfg.Version, Log: p.cfg.Log, Exports: shown, Site: site,
+		Volume: p.cfg.Volume, Dir: p.cfg.StoreDir, JournalDir: p.cfg.JournalDir, FS: files, IndexMemory: p.cfg.IndexMemory, ScrubEvery: p.cfg.ScrubEvery, CacheBytes: memory.CacheBytes(), Version: p.cfg.Version, Log: p.cfg.Log, Exports: shown, Site: site,
 		Devices:    HolderDevices{Volume: p.cfg.Volume, Socket: p.cfg.HolderSocket, Log: p.cfg.Log},
 		DialEngine: p.dialEngine, DialPeer: p.dialPeer, Peer: replication.GatewayPeer(certs.RequireRole(site, certs.RoleGateway)),
 	})

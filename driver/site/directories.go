@@ -32,7 +32,8 @@ func storeDir(generation int) string { return fmt.Sprintf("store-%d", generation
 // storeConfig is how a volume's store is made and opened.
 func (s *Site) storeConfig(id journal.VolumeID, store string, ownJournal bool) journal.Config {
 	c := journal.Config{FS: s.cfg.FS, Clock: s.cfg.Clock, Log: s.cfg.Log, SegmentBytes: s.cfg.SegmentBytes, IndexMemory: s.cfg.IndexMemory, ScrubEvery: s.cfg.ScrubEvery,
-		Dir: path.Join(s.volumeDir(id), store)}
+		CacheBytes: s.cfg.CacheBytes,
+		Dir:        path.Join(s.volumeDir(id), store)}
 	if dir := s.journalDir(id); ownJournal && dir != "" {
 		c.JournalDir = path.Join(dir, store)
 	}
