@@ -41,8 +41,8 @@ type Config struct {
 	// MinSegmentBytes and MaxSegmentBytes; 0 is DefaultSegmentBytes.
 	SegmentBytes int64
 	// JournalBytes is the budget: destage begins when the journal is larger,
-	// whatever Window asks. 0 is unlimited. It is not a hard limit: views,
-	// pins and readers keep what they need.
+	// whatever Window asks. 0 is unlimited. It is not a hard limit: readers keep
+	// what they need, and what is kept for pins and views alone is beside it.
 	JournalBytes int64
 	// Window is how long records are kept before they are destaged; 0 keeps
 	// them until JournalBytes forces them out.

@@ -37,6 +37,10 @@ func rounds(t *testing.T) (seeds []uint64) {
 
 const crashCalls = 70 // of one workload
 
+// keptSeeds are those that make what a workload is there for several times, or that found
+// something: 51 a pin whose deletion was cut off behind its commit.
+var keptSeeds = map[string][]uint64{"pins outlive the window": {3, 11, 51}}
+
 // TestCrashAtEveryOperation cuts the power, and in another branch kills the
 // process, at every operation of every workload, and compares what recovery
 // makes of it with the model.
@@ -44,7 +48,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 	for _, load := range workloads {
 		t.Run(load.name, func(t *testing.T) {
 			fulfilled := 0 // seeds
-			for _, seed := range rounds(t) {
+			for _, seed := range append(rounds(t), keptSeeds[load.name]...) {
 				dry := newWorld(t, seed, load.change)
 				if err := dry.run(load.steps, crashCalls); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
@@ -61,7 +65,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 				}
 			}
 			if fulfilled == 0 {
-				t.Fatalf("no seed of %d made what the workload is there for", rounds(t))
+				t.Fatalf("no seed of %v made what the workload is there for", rounds(t))
 			}
 		})
 	}
@@ -76,7 +80,7 @@ func (w *world) fulfills(load string) bool {
 		return len(w.runs(w.t)) >= 3
 	case load == "scrub":
 		return !w.s.ScrubStats().LastFull.IsZero()
-	case load == "thin":
+	case load == "thin" || load == "pins outlive the window":
 		return w.hasRewritten(w.t)
 	}
 	return true

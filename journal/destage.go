@@ -88,7 +88,7 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 		return nil, Position{}
 	}
 	all := s.partsLocked(path)
-	total, short := s.journalBytesLocked(), s.roomShort.Load()
+	total, short := s.historyBytesLocked(), s.roomShort.Load()
 	interrupted, limit := s.state.Horizon != s.state.Base, maxBatchSegments
 	if s.batchLimit > 0 {
 		limit = s.batchLimit
@@ -99,7 +99,7 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 	exact := 0 // parts of the batch behind which the horizon can be
 	for _, part := range all {
 		end := Position{part.timeline, part.upTo}
-		due := s.pressed.Load() || short > 0 || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.closedAt.Before(expiry)
+		due := s.pressed.Load() || short > 0 || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.closedAt.Before(expiry) || part.thinned == pinsOnly
 		must := interrupted && path.Contains(s.state.Horizon) && !s.passesLocked(end, s.state.Horizon)
 		more := due && (s.stuck || !interrupted && len(batch) < limit)
 		may := (more || exact < len(batch)) && !s.isHeldLocked(end)
@@ -107,7 +107,7 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 			break
 		}
 		batch = append(batch, part)
-		total, short = total-part.bytes, short-part.bytes
+		total, short = total-part.historyBytes(), short-part.bytes
 		switch {
 		case must && s.isTight():
 			exact, to = len(batch), end // before the horizon, perhaps
@@ -166,7 +166,7 @@ func (s *Store) strainedLocked() bool {
 	if s.lastResort.Load() || s.roomShort.Load() > 0 {
 		return true
 	}
-	return s.cfg.JournalBytes > 0 && s.journalBytesLocked() > 2*s.cfg.JournalBytes
+	return s.cfg.JournalBytes > 0 && s.historyBytesLocked() > 2*s.cfg.JournalBytes
 }
 
 // journalBytesLocked is the room that segments with records take.
@@ -398,6 +398,7 @@ func (s *Store) dropBatch(parts []pathPart, to Position) error {
 				delete(s.segments, g.id)
 				s.damage.healed(g.name, 0, g.bytes)
 				delete(s.spared, g)
+				delete(s.sparedForPins, g)
 				s.dropPendingLocked(g)
 				s.unsynced = slices.DeleteFunc(s.unsynced, func(u *segment) bool { return u == g })
 			}

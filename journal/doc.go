@@ -10,8 +10,8 @@
 // (Flush), reads the live volume (ReadAt) and any position inside the horizon
 // (View), begins a timeline at one (Fork, Adopt), yields durable records in
 // order (Records), moves what has left the window into the base, and thins what
-// has left the first tier of its History (Maintain), or moves everything
-// (Drain). Create and NewImport make a store, TakeImage makes one of an image
+// has left the first tier of its History, or what has left the window and lies
+// between pins (Maintain), or moves everything into the base (Drain). Create and NewImport make a store, TakeImage makes one of an image
 // without a copy, and Open recovers one. Verify, Dump and OpenReadOnly look at
 // one that nobody has open, and change nothing. RemoveJournal removes a journal
 // that has a directory of its own. The files are described in

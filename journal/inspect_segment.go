@@ -110,6 +110,9 @@ func (g *segment) thinnedText() string {
 	if g.thinned == 0 {
 		return ""
 	}
+	if g.thinned == pinsOnly {
+		return "pins"
+	}
 	return formatDays(g.thinned)
 }
 

@@ -199,6 +199,10 @@ type TierBytes struct {
 	Bytes    int64
 }
 
+// PinsOnly reports whether the segments are kept for pins and views alone: what
+// else was in them has left the window.
+func (t TierBytes) PinsOnly() bool { return t.Interval == pinsOnly }
+
 // indexBytesPerExtent is measured by TestIndexMemory.
 const indexBytesPerExtent = 24
 

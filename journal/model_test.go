@@ -27,6 +27,9 @@ type model struct {
 	times    map[CheckpointNumber]time.Time
 	history  History
 	now      func() time.Time
+	window   time.Duration
+	budget   bool
+	held     bool // there was something that kept the horizon
 
 	// attempt is the call whose result is unknown; nil between calls.
 	attempt *attempt

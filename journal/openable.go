@@ -7,7 +7,7 @@ import (
 )
 
 // ThinnedError says that a position lies between kept checkpoints that are old
-// enough to have been thinned (see History). It matches ErrThinned, and
+// enough to have been thinned (see History), or between pins, behind the window. It matches ErrThinned, and
 // ErrHorizon, because for whoever can go another way it is the same: history
 // does not reach there.
 type ThinnedError struct {
@@ -91,17 +91,8 @@ func (s *Store) anchorsLocked(line TimelineID) (anchors []Seq) {
 func (s *Store) eachAnchorLocked(fn func(Position)) {
 	fn(s.state.Base)
 	fn(s.state.Horizon)
-	for _, at := range s.pins {
-		fn(at)
-	}
 	for _, t := range s.tree.timelines {
 		fn(t.Parent)
 	}
-	s.holdMu.Lock()
-	defer s.holdMu.Unlock()
-	for h := range s.holds {
-		if !h.yields {
-			fn(h.at)
-		}
-	}
+	s.eachKeeperLocked(fn)
 }

@@ -70,7 +70,7 @@ func restAfter(worked time.Duration, duty float64) time.Duration {
 // duty is what the size of the journal asks of destage.
 func (s *Store) duty() float64 {
 	s.mu.RLock()
-	total, budget := s.journalBytesLocked(), s.cfg.JournalBytes
+	total, budget := s.historyBytesLocked(), s.cfg.JournalBytes
 	s.mu.RUnlock()
 	if s.pressed.Load() || s.roomShort.Load() > 0 {
 		return 1

@@ -29,8 +29,10 @@ func (s *Store) NewestCheckpoint() Checkpoint {
 	return Checkpoint{}
 }
 
-// OldestCheckpoint is the first of Checkpoints, without making the others;
-// number 0 if there is none.
+// OldestCheckpoint is how far history reaches back without pins: the first of
+// Checkpoints, without making the others, but for those that are older than the window or
+// lie between what was given up, and are there because they are pinned. The newest
+// one if that is so of all; number 0 if there is none.
 func (s *Store) OldestCheckpoint() Checkpoint {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -38,31 +40,38 @@ func (s *Store) OldestCheckpoint() Checkpoint {
 	if err != nil {
 		return Checkpoint{}
 	}
+	outlived := s.outlivedLocked()
+	var newest Checkpoint
 	for _, part := range s.partsLocked(path) {
 		for _, c := range part.checkpoints {
-			if path.Contains(c.Position) && c.Position.Seq <= part.upTo {
+			if !path.Contains(c.Position) || c.Position.Seq > part.upTo {
+				continue
+			}
+			if newest = c; part.thinned < pinsOnly && !c.Time.Before(outlived.cutoff) {
 				return c
 			}
 		}
 	}
-	return Checkpoint{}
+	return newest
 }
 
 // newestFirstLocked yields the durable checkpoints on the active path inside
 // the horizon that the history keeps: all that are young enough, the first of
-// each interval, what is pinned, and the newest. mu is held while it is used.
+// each interval, what is pinned, and the newest. What has left the window, and is
+// there because of a pin on something older, is not kept. mu is held while it is used.
 func (s *Store) newestFirstLocked() iter.Seq[Checkpoint] {
 	now := s.cfg.Clock.Now()
 	anchors := map[Position]bool{}
 	if s.cfg.History.thins() {
 		s.eachAnchorLocked(func(at Position) { anchors[at] = true })
 	}
+	outlived := s.outlivedLocked()
 	return func(yield func(Checkpoint) bool) {
 		var later Checkpoint // not yielded yet, because it takes the one before it to tell
 		newest := true
 		keeps := func(c, before *Checkpoint) bool {
 			interval := s.cfg.History.intervalAt(now.Sub(c.Time))
-			return newest || beginsInterval(before, c, interval) || anchors[c.Position]
+			return newest || !outlived.has(c) && beginsInterval(before, c, interval) || anchors[c.Position]
 		}
 		for c := range s.allNewestFirstLocked() {
 			if later.Number != 0 {
@@ -73,7 +82,7 @@ func (s *Store) newestFirstLocked() iter.Seq[Checkpoint] {
 			}
 			later = c
 		}
-		if later.Number != 0 {
+		if later.Number != 0 && keeps(&later, nil) {
 			yield(later)
 		}
 	}

@@ -9,9 +9,11 @@ import (
 
 const maxPinNameBytes = 1024
 
-// Pin keeps a position: the horizon does not pass it until Unpin. The position
-// must be durable and inside the horizon, the name 1 to 1024 bytes long. The same name and position again is
-// no change; another position is ErrPinExists. Durable on return.
+// Pin keeps a position: the horizon does not pass it until Unpin. Nothing is
+// copied for it; once it has left the window it takes the room of what differs
+// there from the pin before it (see thinpast.go). The position must be durable and
+// inside the horizon, the name 1 to 1024 bytes long. The same name and position
+// again is no change; another position is ErrPinExists. Durable on return.
 func (s *Store) Pin(name string, at Position) error {
 	if name == "" || len(name) > maxPinNameBytes {
 		return fmt.Errorf("pin %s: name of %d bytes, want 1 to %d: %w", at, len(name), maxPinNameBytes, ErrRange)

@@ -127,7 +127,10 @@ type Store struct {
 	thinning *thinJob                   // whose result is being put in place
 	moved    map[segmentID]*segment     // see moveLive
 	spared   map[*segment]time.Duration // not worth to be thinned to an interval
-	thinned  ThinningStats
+	// not worth to be thinned for pins, and how many rewrites were found so
+	sparedForPins map[*segment]pinSpare
+	spareRuns     uint64
+	thinned       ThinningStats
 
 	holdMu sync.Mutex
 	holds  map[*hold]struct{}

@@ -66,6 +66,10 @@ func (s *Store) complainOfThinning(err error) {
 // spareFromThinning leaves a job's segments as they are until the next Open, or until a
 // coarser tier has them.
 func (s *Store) spareFromThinning(job *thinJob) {
+	if job.interval == pinsOnly {
+		s.spareForPins(job)
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.thinned.Spared++
@@ -233,6 +237,7 @@ func (s *Store) enterThinnedLocked(job *thinJob, outputs []*thinOutput) {
 		g := job.parts[i].segment
 		delete(s.segments, g.id)
 		delete(s.spared, g)
+		delete(s.sparedForPins, g)
 		s.dropUnsyncedLocked(g) // what is sealed is durable
 		s.damage.healed(g.name, 0, g.bytes)
 		s.thinned.ReadBytes += g.bytes

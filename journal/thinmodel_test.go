@@ -11,18 +11,21 @@ import (
 // that are not the first of their interval. It looks at all that ever was, and
 // not at what a store has kept of it.
 func (m *model) mayBeThinned(pos Position) bool {
-	if len(m.history) < 2 {
-		return false
-	}
 	for _, parent := range m.parents {
 		if parent == pos {
 			return false
 		}
 	}
-	for _, at := range m.pins {
-		if at == pos {
+	for name, at := range m.pins {
+		if at == pos && (m.attempt == nil || m.attempt.pin != name) { // else it may have been deleted
 			return false
 		}
+	}
+	if m.outlived(pos) {
+		return true
+	}
+	if len(m.history) < 2 {
+		return false
 	}
 	now, between := m.now(), false
 	for number, at := range m.points {

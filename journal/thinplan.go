@@ -40,6 +40,9 @@ type thinJob struct {
 	// and fork from it, lie between: ids must go on to rise along their paths.
 	bounds []segmentID
 	sizes  int // changes of size in the parts
+	// cuts are exact seqs, ascending, at which a new segment may end before it
+	// is full, so that destage can go up to there.
+	cuts []Seq
 }
 
 func (j *thinJob) first() Seq { return j.parts[0].first }
@@ -57,15 +60,21 @@ func (j *thinJob) drops(at Position) bool {
 }
 
 // nextThinJob chooses what is to be rewritten next and holds it; nil if nothing
-// is due. The oldest tier comes first, because what it does the younger ones
-// need not do.
+// is due. What is kept for pins alone comes first, and then the oldest tier,
+// because what these do the younger ones need not do. Where the disk is short
+// of space, only what is kept for pins is thinned.
 func (s *Store) nextThinJob() *thinJob {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	history, now := s.cfg.History, s.cfg.Clock.Now()
 	settled := now.Sub(s.opened) >= s.cfg.thinSettle
-	short := s.pressed.Load() || s.roomShort.Load() > 0 || s.isShort()
-	if s.usable() != nil || !history.thins() || !settled || short || s.state.Horizon != s.state.Base {
+	if s.usable() != nil || !settled || s.pressed.Load() || s.state.Horizon != s.state.Base {
+		return nil
+	}
+	if job := s.nextPinJobLocked(); job != nil {
+		return holdParts(job)
+	}
+	if !history.thins() || s.roomShort.Load() > 0 || s.isShort() {
 		return nil
 	}
 	for tier := len(history) - 1; tier > 0; tier-- {
@@ -75,13 +84,17 @@ func (s *Store) nextThinJob() *thinJob {
 			if job == nil || s.isReadLocked(job) {
 				continue
 			}
-			for _, part := range job.parts {
-				part.users.Add(1)
-			}
-			return job
+			return holdParts(job)
 		}
 	}
 	return nil
+}
+
+func holdParts(job *thinJob) *thinJob {
+	for _, part := range job.parts {
+		part.users.Add(1)
+	}
+	return job
 }
 
 // jobOfLocked is what is due on a timeline for the tier of an interval: from the
@@ -134,6 +147,12 @@ func (s *Store) takeInLocked(job *thinJob, part pathPart) (ok bool) {
 	if len(job.parts) == 0 && done {
 		return true
 	}
+	return s.addPartLocked(job, part)
+}
+
+// addPartLocked adds the next segment of the timeline to a job; ok is false if the
+// job cannot go on.
+func (s *Store) addPartLocked(job *thinJob, part pathPart) (ok bool) {
 	if n := len(job.parts); n > 0 && s.isLeftBetweenLocked(job.parts[n-1].id, part.id) {
 		job.bounds = append(job.bounds, job.parts[n-1].id)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -21,9 +22,13 @@ const (
 // TestThinningBesideEverything thins in the background while rounds are written and
 // old checkpoints and the live volume are read. A checkpoint behind a round
 // reads as that round everywhere, whatever thinning has moved meanwhile; a
-// block that is written seldom reads as itself.
+// block that is written seldom reads as itself. In one world only pins, which come
+// and go, keep the past.
 func TestThinningBesideEverything(t *testing.T) {
-	for name, change := range map[string]func(*Config){"in memory": func(*Config) {}, "stacks": smallIndex} {
+	for name, change := range map[string]func(*Config){
+		"in memory": func(*Config) {}, "stacks": smallIndex,
+		"pins": func(cfg *Config) { cfg.History, cfg.Window = nil, 50*time.Millisecond },
+	} {
 		t.Run(name, func(t *testing.T) {
 			mem := vfs.NewMem()
 			makeParent(t, mem)
@@ -42,7 +47,7 @@ func TestThinningBesideEverything(t *testing.T) {
 			for i := range 2 {
 				readers.Go(func() error { return readWhile(ctx, s, rand.New(rand.NewPCG(9, uint64(i)))) })
 			}
-			err := writeRounds(ctx, s)
+			err := writeRounds(ctx, s, name == "pins")
 			cancel()
 			if err := errors.Join(err, readers.Wait(), background.Wait()); err != nil {
 				t.Error(err)
@@ -57,7 +62,7 @@ func TestThinningBesideEverything(t *testing.T) {
 }
 
 // writeRounds goes on until some segments have been thinned.
-func writeRounds(ctx context.Context, s *Store) error {
+func writeRounds(ctx context.Context, s *Store, pins bool) error {
 	const enough, most = 6, 20_000
 	for round := 1; round < most; round++ {
 		for i := range int64(raceHot) {
@@ -70,10 +75,17 @@ func writeRounds(ctx context.Context, s *Store) error {
 			return err
 		}
 		c := Checkpoint{Number: CheckpointNumber(round), Time: time.Now(), CheckpointInfo: CheckpointInfo{Group: "shop", Members: []VolumeID{testVolume}}}
-		if _, err := s.Checkpoint(c); err != nil {
-			return err
+		at, err := s.Checkpoint(c)
+		if err == nil {
+			err = s.Flush(ctx)
 		}
-		if err := s.Flush(ctx); err != nil {
+		if err == nil && pins && round%20 == 1 {
+			err = s.Pin(fmt.Sprint(round), at)
+		}
+		if err == nil && pins && round%40 == 1 && round > 400 {
+			err = s.Unpin(fmt.Sprint(round - 20*(1+round%17)))
+		}
+		if err != nil {
 			return err
 		}
 		if round > 2*raceCold && s.Stats().Thinning.Rewrites >= enough {
@@ -94,8 +106,8 @@ func readWhile(ctx context.Context, s *Store, rng *rand.Rand) error {
 		}
 		c := points[rng.IntN(len(points))]
 		v, err := s.View(c.Position)
-		if errors.Is(err, ErrThinned) {
-			continue // since it was listed
+		if errors.Is(err, ErrHorizon) {
+			continue // thinned, or destaged, since it was listed
 		}
 		if err != nil {
 			return err

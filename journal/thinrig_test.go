@@ -188,3 +188,19 @@ func (r *thinRig) spend(op vfs.Op) {
 		r.t.Fatalf("%s: %v, want the fault", op, err)
 	}
 }
+
+// checkOpens: a checkpoint reads as it did.
+func (r *thinRig) checkOpens(c Checkpoint) {
+	r.t.Helper()
+	v, err := r.s.View(c.Position)
+	if err != nil {
+		r.t.Errorf("open checkpoint %d: %v", c.Number, err)
+		return
+	}
+	if !bytes.Equal(readAll(r.t, v, rigVolumeBytes), r.images[c.Position]) {
+		r.t.Errorf("checkpoint %d reads otherwise than it did", c.Number)
+	}
+	if err := v.Close(); err != nil {
+		r.t.Fatal(err)
+	}
+}

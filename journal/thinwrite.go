@@ -35,16 +35,12 @@ type thinMove struct {
 // ones end where they are full, at the job's bounds and at its last exact
 // position. errNotWorth if they would be too many, or hardly smaller.
 func (s *Store) layOut(job *thinJob, survivors []survivor) ([]*thinOutput, error) {
-	l := thinLayout{job: job, room: s.cfg.SegmentBytes}
-	l.begin(job.first(), 0, 0)
-	for i := range survivors {
-		l.take(i, &survivors[i])
+	l := thinLayout{job: job, room: s.cfg.SegmentBytes, cuts: job.cuts}
+	l.divide(survivors)
+	if len(job.cuts) > 0 && !l.giveIDs() {
+		l = thinLayout{job: job, room: s.cfg.SegmentBytes}
+		l.divide(survivors)
 	}
-	l.passTo(len(job.parts)-1, len(survivors))
-	if job.last() > job.upTo() {
-		l.cut(job.upTo(), len(survivors))
-	}
-	l.end(job.last(), len(survivors))
 	if !l.giveIDs() {
 		return nil, errNotWorth
 	}
@@ -61,6 +57,10 @@ func (s *Store) layOut(job *thinJob, survivors []survivor) ([]*thinOutput, error
 	return l.done, nil
 }
 
+// minCutPart is the part of a whole segment that one which ends at a cut has at
+// least.
+const minCutPart = 4
+
 // thinLayout is the state of layOut.
 type thinLayout struct {
 	job  *thinJob
@@ -69,10 +69,24 @@ type thinLayout struct {
 	now  *thinOutput
 	part int
 	side int
+	cuts []Seq // of the job's, those to come
 	// of the present output
 	frames          int64
 	changes, points int
 	infoBytes       int64
+}
+
+func (l *thinLayout) divide(survivors []survivor) {
+	job := l.job
+	l.begin(job.first(), 0, 0)
+	for i := range survivors {
+		l.take(i, &survivors[i])
+	}
+	l.passTo(len(job.parts)-1, len(survivors))
+	if job.last() > job.upTo() {
+		l.cut(job.upTo(), len(survivors))
+	}
+	l.end(job.last(), len(survivors))
 }
 
 func (l *thinLayout) begin(first Seq, from, part int) {
@@ -114,6 +128,12 @@ func (l *thinLayout) passTo(part, i int) {
 
 // take adds the i-th survivor.
 func (l *thinLayout) take(i int, v *survivor) {
+	for len(l.cuts) > 0 && v.seq > l.cuts[0] {
+		if l.size(0, 0, 0, 0) >= l.room/minCutPart {
+			l.cut(l.cuts[0], i)
+		}
+		l.cuts = l.cuts[1:]
+	}
 	l.passTo(v.part, i)
 	if v.seq > l.job.upTo() {
 		l.cut(l.job.upTo(), i)

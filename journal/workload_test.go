@@ -71,6 +71,7 @@ func newWorld(t *testing.T, seed uint64, change func(*Config)) *world {
 	}
 	w.m = newModel(w.s.Tip(), worldVolumeBytes)
 	w.m.history, w.m.now = w.cfg.History, w.clock.Now
+	w.m.window, w.m.budget = w.cfg.Window, w.cfg.JournalBytes > 0
 	return w
 }
 
@@ -226,7 +227,7 @@ func (w *world) pin() error {
 		return nil // nothing was flushed since history was thinned, or drained
 	}
 	at, name := all[w.rng.IntN(len(all))], fmt.Sprintf("pin-%d", w.count)
-	w.m.attempt = &attempt{pin: name}
+	w.m.attempt, w.m.held = &attempt{pin: name}, true
 	err := w.s.Pin(name, at)
 	if err == nil {
 		w.m.pins[name] = at
@@ -308,6 +309,7 @@ func contentOf(fs vfs.FS, name string) ([]byte, error) {
 func (w *world) hold() error {
 	all := w.candidates()
 	at := all[w.rng.IntN(len(all))]
+	w.m.held = true
 	v, err := w.s.View(at)
 	if err != nil {
 		return err
@@ -374,6 +376,10 @@ var workloads = []struct {
 	{"thin", thinning, []step{
 		{20, (*world).writeMuch}, {8, (*world).checkpoint}, {1, (*world).discard}, {1, (*world).resize}, {3, (*world).flush}, {6, (*world).maintain},
 		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpin}, {1, (*world).reopen}, {1, (*world).hold},
+	}},
+	{"pins outlive the window", pinsLast, []step{
+		{12, (*world).fillSegment}, {8, (*world).checkpoint}, {3, (*world).flush}, {8, (*world).maintain}, {1, (*world).fork}, {4, (*world).pin}, {2, (*world).unpinAny},
+		{1, (*world).reopen},
 	}},
 	{"everything", quickScrub, []step{
 		{16, (*world).write}, {4, (*world).discard}, {1, (*world).resize}, {2, (*world).checkpoint}, {2, (*world).flush}, {2, (*world).maintain},

@@ -13,8 +13,8 @@ import (
 // Summary describes a group without listing its points.
 type Summary struct {
 	State group.State
-	// Newest and Oldest are the ends of its recovery points; nil: there is
-	// none, or none that the members which are open can tell of.
+	// Newest and Oldest are the ends of its recovery points, pinned ones beyond
+	// its window apart; nil: there is none, or none that the members which are open can tell of.
 	Newest, Oldest *group.Point
 	// Stats of the checkpoints since the group was started; zero on a replica
 	// and on a group at rest.

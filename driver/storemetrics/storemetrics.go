@@ -44,7 +44,7 @@ func New(labels []string) *Metrics {
 	m.scrubBytes = desc("lockstep_volume_scrub_bytes_total", "Bytes that the scrub has read.")
 	m.unsummed = desc("lockstep_volume_unsummed_bytes", "Bytes of the base image that have no checksums yet.")
 	m.checkpoints = desc("lockstep_volume_checkpoints", "Checkpoints in the journal.")
-	m.historyBytes = desc("lockstep_volume_history_bytes", "Room taken by segments, by the interval that they were thinned to; 0: not thinned.", "interval_seconds")
+	m.historyBytes = desc("lockstep_volume_history_bytes", "Room taken by segments, by the interval that they were thinned to; 0: not thinned, +Inf: kept for pins alone.", "interval_seconds")
 	m.replaced = desc("lockstep_volume_thinning_replaced_bytes_total", "Room of segments that thinning has replaced.")
 	m.written = desc("lockstep_volume_thinning_written_bytes_total", "Room of segments that thinning has put in the place of others.")
 	m.thinningUnderwayBytes = desc("lockstep_volume_thinning_underway_bytes", "Bytes that the rewrite under way reads.")
@@ -68,7 +68,10 @@ func (m *Metrics) Journal(ch chan<- prometheus.Metric, bytes, indexExtents int64
 	value(ch, m.indexExtents, prometheus.GaugeValue, float64(indexExtents), of...)
 	value(ch, m.checkpoints, prometheus.GaugeValue, float64(thinning.Checkpoints), of...)
 	for _, tier := range thinning.Tiers {
-		interval := strconv.FormatFloat(tier.Interval.Seconds(), 'f', -1, 64)
+		interval := "+Inf"
+		if !tier.PinsOnly() {
+			interval = strconv.FormatFloat(tier.Interval.Seconds(), 'f', -1, 64)
+		}
 		value(ch, m.historyBytes, prometheus.GaugeValue, float64(tier.Bytes), slices.Concat([]string{interval}, of)...)
 	}
 	value(ch, m.replaced, prometheus.CounterValue, float64(thinning.ReadBytes), of...)
