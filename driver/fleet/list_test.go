@@ -98,6 +98,7 @@ func TestAPinThatWasInterruptedIsListed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	write(t, c.device(id(2)), 1) // so that there is a checkpoint, and the engine tells of itself
 	until(t, "one member to be without it", func() bool {
 		v, err := f.Volume(id(2))
 		return err == nil && v.State.Store != nil && len(v.State.Store.Pins) == 0
