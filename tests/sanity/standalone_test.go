@@ -2,6 +2,7 @@ package sanity
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lockstep-csi/lockstep/driver"
 	"github.com/lockstep-csi/lockstep/node/holder"
@@ -55,12 +58,36 @@ func startStandalone(t *testing.T, log io.Writer) (address string) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
+		endHolder(t, dir)
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
 	})
 	waitForSocket(t, strings.TrimPrefix(address, "unix://"), ended)
 	return address
+}
+
+// endHolder ends the holder of a site, which would wait for another site for a while,
+// and returns when its process has ended, which is when nobody has its lock.
+func endHolder(t *testing.T, dir string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	client, err := holder.Dial(ctx, filepath.Join(dir, "holder.sock"))
+	if err == nil {
+		err = errors.Join(client.Shutdown(ctx), client.Close())
+	}
+	if err != nil {
+		t.Errorf("end the holder: %v", err)
+	}
+	lock, err := os.Open(filepath.Join(dir, "devices", ".lock"))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Errorf("wait for the holder's end: %v", err)
+	}
 }
 
 // waitForSocket waits until a site answers, or has ended.
