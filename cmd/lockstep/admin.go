@@ -155,6 +155,14 @@ func (s *site) group(ctx context.Context, argument string) (string, error) {
 	return s.route.group(ctx, argument)
 }
 
+// groupIfAny is group for an argument that may be left out: then it is empty.
+func (s *site) groupIfAny(ctx context.Context, argument string) (string, error) {
+	if argument == "" {
+		return "", nil
+	}
+	return s.group(ctx, argument)
+}
+
 // intercept gives every call its own time limit, so that the time a person
 // takes to answer a question does not count, and explains its error.
 func (s *site) intercept(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {

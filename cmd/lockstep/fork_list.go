@@ -24,12 +24,9 @@ site has given up takes nothing, and stays listed for a week with the reason.`,
 		Args: wantArgs(),
 		RunE: a.runs(func(command *cobra.Command, _ []string) error {
 			return admin.withSite(func(s *site) error {
-				name := ""
-				if group != "" {
-					var err error
-					if name, err = s.group(command.Context(), group); err != nil {
-						return err
-					}
+				name, err := s.groupIfAny(command.Context(), group)
+				if err != nil {
+					return err
 				}
 				answer, err := s.ListForks(command.Context(), &adminv1.ListForksRequest{Group: name})
 				if err != nil {

@@ -21,12 +21,9 @@ func (a *app) newViewListCommand() *cobra.Command {
 		Args:  wantArgs(),
 		RunE: a.runs(func(command *cobra.Command, _ []string) error {
 			return admin.withSite(func(s *site) error {
-				name := ""
-				if group != "" {
-					var err error
-					if name, err = s.group(command.Context(), group); err != nil {
-						return err
-					}
+				name, err := s.groupIfAny(command.Context(), group)
+				if err != nil {
+					return err
 				}
 				answer, err := s.ListViews(command.Context(), &adminv1.ListViewsRequest{Group: name})
 				if err != nil {
