@@ -162,17 +162,8 @@ func (s *Store) appendAgain(g *segment, p []byte, off int64, zeroes bool) error 
 	defer func() { s.renewing = false }()
 	ps := piecesPool.Get().(*pieces)
 	defer piecesPool.Put(ps)
-	for {
-		err := s.plan(ps, p, off, true)
-		if err == nil {
-			break
-		}
-		if !s.healed(err) {
-			return err
-		}
-		if err := s.refreshLive(); err != nil {
-			return err
-		}
+	if err := s.planHealed(ps, p, off); err != nil {
+		return err
 	}
 	defer s.finish(ps)
 	for i := range ps.list {

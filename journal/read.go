@@ -56,20 +56,25 @@ func (s *Store) readSettled(ps *pieces, p []byte, off int64) error {
 }
 
 func (s *Store) readOnce(ps *pieces, p []byte, off int64) error {
+	if err := s.planHealed(ps, p, off); err != nil {
+		return err
+	}
+	defer s.finish(ps)
+	return s.readPieces(ps)
+}
+
+// planHealed is a plan that waits for the disk, and does without index runs that turn
+// out to be damaged. With no error the caller calls finish.
+func (s *Store) planHealed(ps *pieces, p []byte, off int64) error {
 	for {
 		err := s.plan(ps, p, off, true)
-		if err == nil {
-			break
-		}
-		if !s.healed(err) {
+		if err == nil || !s.healed(err) {
 			return err
 		}
 		if err := s.refreshLive(); err != nil {
 			return err
 		}
 	}
-	defer s.finish(ps)
-	return s.readPieces(ps)
 }
 
 // TryReadAt is ReadAt where no disk has to be waited for; done is false when
