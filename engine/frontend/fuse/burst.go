@@ -17,6 +17,7 @@ type burst struct {
 	slots   [maxBurst]*receiver // the first is the one that the burst belongs to, nil where there is none
 	bytes   [maxBurst]int       // of the request in each slot, 0 where there is none
 	want    int                 // how many requests to ask for next, at least 1
+	single  bool                // the last exchange waited, and then found one request
 	replies [][]byte            // in the slots, not sent yet; capacity maxBurst
 	ops     []operation         // capacity 2*maxBurst
 	writes  writeBatch
@@ -49,8 +50,19 @@ func (s *server) exchange(r *receiver) (got int, err error) {
 	clear(b.bytes[:])
 	got, err = s.fill(r, min(held, b.want))
 	s.releaseSpares(b)
-	b.want = min(got+1, maxBurst)
 	return got, err
+}
+
+// expect decides from what an exchange has got how the next one is made. Where
+// one request was waited for, most likely none waits behind it, and reads that
+// find nothing cost more in the ring, where they have to be cancelled, than a
+// plain one.
+func (b *burst) expect(got int, waited bool) {
+	b.single = waited && got == 1
+	b.want = min(got+1, maxBurst)
+	if b.single {
+		b.want = 1
+	}
 }
 
 // closeGaps moves the slots that are held to the front and returns how many
@@ -89,7 +101,7 @@ func (s *server) finish(b *burst) error {
 // fill is exchange with the first slots of the burst to read into.
 func (s *server) fill(r *receiver, slots int) (got int, err error) {
 	b := &r.burst
-	if r.ring == nil || len(b.replies)+slots == 1 {
+	if r.ring == nil || b.single || len(b.replies)+slots == 1 {
 		if err := s.flushReplies(b); err != nil {
 			return 0, err
 		}

@@ -193,8 +193,10 @@ func (s *server) surplus() bool {
 func (s *server) receive(r *receiver) (int, error) {
 	s.reading.Add(1)
 	defer s.reading.Add(-1)
-	for {
-		if got, err := s.exchange(r); got > 0 || err != nil {
+	for waited := false; ; waited = true {
+		got, err := s.exchange(r)
+		r.burst.expect(got, waited)
+		if got > 0 || err != nil {
 			return got, err
 		}
 		if err := s.awaitRequest(r); err != nil {
