@@ -27,11 +27,12 @@ func (c *ioCounts) String() string {
 	return fmt.Sprintf("%d KiB by %d calls", c.bytes.Load()>>10, c.calls.Load())
 }
 
-// countedIO is a file system that counts what destage does with it.
+// countedIO is a file system that counts what is done with it.
 type countedIO struct {
 	vfs.FS
 	segments             ioCounts // reads
-	cached, direct, sums ioCounts // writes
+	cached, direct, sums ioCounts // writes of the base
+	journal              ioCounts // writes of the journal, but for appends
 }
 
 func (c *countedIO) Open(name string) (vfs.File, error)   { return c.file(name)(c.FS.Open(name)) }
@@ -79,6 +80,8 @@ func (f *countedIOFile) WriteAt(p []byte, off int64) (int, error) {
 		f.of.cached.add(len(p))
 	case baseSumsFile:
 		f.of.sums.add(len(p))
+	default:
+		f.of.journal.add(len(p))
 	}
 	return f.File.WriteAt(p, off)
 }

@@ -83,6 +83,7 @@ func (s *Store) syncJournal() error {
 	if target > s.flushed {
 		s.flushedOften.Store(target-s.flushed <= fewRecords)
 		s.flushed = target
+		s.syncs.Add(1)
 	}
 	if forks == s.forks && tip.Seq > s.durable.Seq {
 		s.durable = tip

@@ -66,8 +66,9 @@ type Store struct {
 	spare   *segment   // ready to become active, header not written
 	free    []string   // files of dropped segments, to be reused
 	nextID  segmentID
-	taken   time.Time // when the active segment was begun
-	slow    bool      // the one before it took slowFill or longer
+	// What noteSyncs knows of the segment before the active one.
+	syncsBefore uint64 // syncs when the active one was begun
+	zeroes      bool   // the next new file is worth filling with zeroes
 
 	hurried atomic.Int32 // appends that wait for spareMu
 
@@ -93,6 +94,7 @@ type Store struct {
 	changed  chan struct{} // closed and replaced when durable, forks, failed or closed change
 
 	durableSeq atomic.Uint64 // equals durable.Seq
+	syncs      atomic.Uint64 // of the journal, that made records durable
 	// flushedOften is set while a flush covers fewRecords or less.
 	flushedOften atomic.Bool
 	pressed      atomic.Bool   // room is being made: destage whatever is not held

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
@@ -18,11 +17,12 @@ const keepFree = 4
 // the next one is ready when it is full.
 const firstSegmentBytes = 4 << 20
 
-// slowFill is the time that a segment takes to fill from which on the next
-// new file is filled with zeroes first. When segments fill faster than that,
-// few of their records are flushed one by one, and the zeroes would compete
-// with them.
-const slowFill = 500 * time.Millisecond
+// zeroesWorthBytes is how much of a segment a sync covered at most, on average,
+// for the next new file to be filled with zeroes before it is used. That writes
+// the segment twice, and spares each sync a wait for the file system's own log,
+// some 50 µs: where more was appended between two of them, as by users who
+// flush rarely, the zeroes cost more than they bring.
+const zeroesWorthBytes = 64 << 10
 
 // zeroChunkBytes is what is written between two syncs of a new file, so that a
 // flush of records never waits for more than that.
@@ -106,9 +106,7 @@ func (s *Store) takeSegment(need int64) (*segment, error) {
 	defer s.hurried.Add(-1)
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	now := s.cfg.Clock.Now()
-	s.slow = now.Sub(s.taken) >= slowFill
-	s.taken = now
+	s.noteSyncs()
 	if g := s.spare; g != nil && g.bytes >= need {
 		s.spare = nil
 		return g, nil
@@ -127,6 +125,15 @@ func (s *Store) takeSegment(need int64) (*segment, error) {
 	return s.makeSegment(max(s.cfg.SegmentBytes, (need+blockBytes-1)&^(blockBytes-1)), false, s.renewing)
 }
 
+// noteSyncs decides at the end of a segment what is worth doing for the next new
+// one. Of the first segment nothing is known, and whoever begins with a volume
+// flushes what it writes. appendMu and spareMu must be held.
+func (s *Store) noteSyncs() {
+	syncs := s.syncs.Load()
+	s.zeroes = s.active == nil || int64(syncs-s.syncsBefore)*zeroesWorthBytes >= s.active.end
+	s.syncsBefore = syncs
+}
+
 // prepareSpare has a segment file ready before it is needed. Ids rise in the
 // order of use, because no file is made while another waits.
 func (s *Store) prepareSpare() error {
@@ -143,7 +150,7 @@ func (s *Store) prepareSpare() error {
 	} else if err != nil || s.spare != nil {
 		return err
 	}
-	bytes, zeroed := s.cfg.SegmentBytes, s.slow
+	bytes, zeroed := s.cfg.SegmentBytes, s.zeroes
 	if !written {
 		bytes, zeroed = min(bytes, firstSegmentBytes), true
 	}

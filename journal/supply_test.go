@@ -86,6 +86,52 @@ func TestAnAppendEndsTheZeroing(t *testing.T) {
 	}
 }
 
+// A new file is written twice only for those who flush what they write.
+func TestOnlyWhatIsFlushedOftenGetsZeroes(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		bytesPerSync int
+		zeroes       bool
+	}{
+		{"each record", 32 << 10, true},
+		{"two records", 64 << 10, true},
+		{"a checkpoint now and then", 512 << 10, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, 1, func(cfg *Config) { cfg.SegmentBytes = firstSegmentBytes })
+			if err := w.s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			io := &countedIO{FS: w.cfg.FS}
+			w.cfg.FS = io
+			if err := w.open(); err != nil {
+				t.Fatal(err)
+			}
+			payload := make([]byte, 32<<10)
+			for written := 0; w.s.nextID < 3; written += len(payload) { // until a segment ended
+				if _, err := w.s.Write(payload, 0); err != nil {
+					t.Fatal(err)
+				}
+				if written%tt.bytesPerSync == 0 {
+					if err := w.s.Flush(context.Background()); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			io.journal.reset()
+			if err := w.s.prepareSpare(); err != nil {
+				t.Fatal(err)
+			}
+			if got := io.journal.bytes.Load() >= w.cfg.SegmentBytes; got != tt.zeroes {
+				t.Errorf("wrote %v to the next file; want zeroes: %t", &io.journal, tt.zeroes)
+			}
+			if err := w.s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // What an owner had open who did not close the store is never written to again,
 // because that owner may still run somewhere, cut off: not by being reused for
 // new segments either.
