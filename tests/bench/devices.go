@@ -14,20 +14,25 @@ import (
 // deviceBytes is the size of each measured device.
 const deviceBytes = 2 << 30
 
-// What is measured. The volume of onBase has everything in its base image; onNull
+// What is measured. The volume of onBase has everything in its base image; that of
+// onRoom has so large a journal that nothing is destaged while it is filled; onNull
 // and onFile are the floor of the default transport, the one of what keeps no
 // data, the other of what keeps it in place, without a journal.
 const (
 	onLoop = "loop"
 	onOurs = "lockstep"
 	onBase = "lockstep-base"
+	onRoom = "lockstep-room"
 	onQemu = "qemu-fuse"
 	onRing = "lockstep-uring"
 	onNull = "null-engine"
 	onFile = "file-engine"
 )
 
-var kinds = []string{onLoop, onOurs, onBase, onQemu, onRing, onNull, onFile}
+var kinds = []string{onLoop, onOurs, onBase, onRoom, onQemu, onRing, onNull, onFile}
+
+// roomyJournal is more than is written to onRoom in a round.
+const roomyJournal = "8Gi"
 
 // job is one fio workload with its target against the plain loop device.
 type job struct {
@@ -35,8 +40,22 @@ type job struct {
 	args    []string
 	target  float64
 	base    bool // is also measured on onBase
+	room    bool // is also measured on onRoom
 	files   bool // runs on an ext4 mounted from the device
 	flushes bool // is also measured on onFile
+}
+
+// on reports whether a job is measured on a device of the kind.
+func (j job) on(kind string) bool {
+	switch kind {
+	case onBase:
+		return j.base
+	case onRoom:
+		return j.room
+	case onFile:
+		return j.flushes
+	}
+	return true
 }
 
 const (
@@ -49,7 +68,7 @@ var jobs = []job{
 	{name: randomWrite32, args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=32"}, target: 1.5},
 	{name: "4k random read QD1", args: []string{"--rw=randread", "--bs=4k", "--iodepth=1"}, target: 0.8, base: true},
 	{name: randomRead32, args: []string{"--rw=randread", "--bs=4k", "--iodepth=32"}, target: 1, base: true},
-	{name: "1M sequential write QD4", args: []string{"--rw=write", "--bs=1M", "--iodepth=4"}, target: 0.95},
+	{name: "1M sequential write QD4", args: []string{"--rw=write", "--bs=1M", "--iodepth=4"}, target: 0.95, room: true},
 	{name: "1M sequential read QD4", args: []string{"--rw=read", "--bs=1M", "--iodepth=4"}, target: 0.95},
 	{name: "4k random write fsync=1", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1"}, target: 1, flushes: true},
 	{name: "4k random write fsync=1, 8 jobs", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1", "--numjobs=8"}, target: 1, flushes: true},
@@ -66,7 +85,7 @@ func (b *bench) devices() error {
 		for _, j := range jobs {
 			for _, kind := range kinds {
 				target, ok := targets[kind]
-				if !ok || j.files || kind == onBase && !j.base || kind == onFile && !j.flushes || !strings.Contains(j.name, b.o.jobs) {
+				if !ok || j.files || !j.on(kind) || !strings.Contains(j.name, b.o.jobs) {
 					continue
 				}
 				r, err := b.fio(target, j.args...)
@@ -86,6 +105,9 @@ func (b *bench) devices() error {
 		b.ratio(j.name+", over io_uring", j.name, onRing, onLoop, j.target)
 		if j.base {
 			b.ratio(j.name+", of the base", j.name, onBase, onLoop, j.target)
+		}
+		if j.room {
+			b.ratio(j.name+", nothing to destage", j.name, onRoom, onLoop, j.target)
 		}
 	}
 	for _, j := range jobs {
@@ -146,8 +168,11 @@ func (b *bench) openDevice(kind string) (string, error) {
 		return b.fileEngine("file")
 	}
 	parameters := map[string]string{"blockSize": "4096"}
-	if kind == onBase {
+	switch kind {
+	case onBase:
 		parameters["journalSize"] = "64Mi"
+	case onRoom:
+		parameters["journalSize"] = roomyJournal
 	}
 	v, err := b.volume(kind, deviceBytes, parameters)
 	if err != nil {

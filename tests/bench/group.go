@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 const groupVolumes = 8
 
@@ -22,8 +25,17 @@ func (b *bench) group() error {
 			targets[set] = append(targets[set], v.Target)
 		}
 	}
-	for range b.o.rounds {
-		for _, set := range []string{apart, together} {
+	// Both are written to once before, and take turns in being first: what is written first
+	// to a volume, or behind the other set's destage, is slower.
+	sets := []string{apart, together}
+	for _, set := range sets {
+		if _, err := b.runFio(onAll(targets[set], b.o.seconds)...); err != nil {
+			return err
+		}
+	}
+	for range 2 * b.o.rounds {
+		slices.Reverse(sets)
+		for _, set := range sets {
 			r, err := b.runFio(onAll(targets[set], b.o.seconds)...)
 			if err != nil {
 				return err
