@@ -17,6 +17,7 @@ const fioBytes = 1 << 30
 type fioResult struct {
 	iops     float64
 	requests int64
+	p999     float64 // of the writes' latencies, in ms; of several jobs the longest
 }
 
 // fio runs one workload on a device, file or directory for the time of a
@@ -42,6 +43,9 @@ func (b *bench) runFio(args ...string) (fioResult, error) {
 			Read, Write struct {
 				IOPS     float64
 				TotalIOs int64 `json:"total_ios"`
+				Latency  struct {
+					Percentile map[string]float64
+				} `json:"clat_ns"`
 			}
 		}
 	}
@@ -58,6 +62,7 @@ func (b *bench) runFio(args ...string) (fioResult, error) {
 			return fioResult{}, fmt.Errorf("fio reports error %d: %s", j.Error, out)
 		}
 		r.iops += j.Read.IOPS + j.Write.IOPS
+		r.p999 = max(r.p999, j.Write.Latency.Percentile["99.900000"]/1e6)
 		r.requests += j.Read.TotalIOs + j.Write.TotalIOs
 	}
 	if r.iops == 0 {
