@@ -27,6 +27,11 @@ var (
 	ErrRewindOpen = errors.New("a rewind is in progress")
 	// ErrStaleTerm: a higher term is known for the group.
 	ErrStaleTerm = errors.New("stale term")
+	// ErrUnfillable: what a fork holds cannot be read, or there is no room for it. The
+	// operation cannot be completed, and is reverted.
+	ErrUnfillable = errors.New("the fork cannot be made production")
+	// ErrReverted: an operation could not be completed, and the group is where it was.
+	ErrReverted = errors.New("nothing was changed")
 	// ErrBadSelector: text that names no recovery point.
 	ErrBadSelector = errors.New("want an RFC 3339 time, a checkpoint number, latest, or pin:NAME")
 )

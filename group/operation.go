@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -24,6 +25,9 @@ type Operation struct {
 	Role   Role
 	Term   Term
 	Rewind *Rewind `json:",omitempty"`
+	// Fill is set where the members, once they have forked, are filled with what a
+	// writable fork holds.
+	Fill *Fill `json:",omitempty"`
 }
 
 // OperationKind names why members fork.
@@ -34,6 +38,10 @@ const (
 	OperationRewind   OperationKind = "rewind"
 	OperationUndo     OperationKind = "undo"
 	OperationFailover OperationKind = "failover"
+	// OperationCommitFork makes a writable fork production, and OperationRevert ends
+	// one that could not be completed: the members return to where they were.
+	OperationCommitFork OperationKind = "commit-fork"
+	OperationRevert     OperationKind = "revert"
 )
 
 // Forker is a member whose store can be forked and pinned, in this process or
@@ -66,7 +74,7 @@ func (s *State) Needs(pin string) bool {
 // Begin writes an operation down, and in the same step what more changes of the
 // group's state; more may be nil. ErrBusy if another one is not finished.
 func (r *Registry) Begin(name string, op Operation, more func(*State)) error {
-	_, err := r.Update(name, func(s *State) error {
+	_, err := r.updateWith(name, func(s *State) error {
 		if s.Pending != nil && s.Pending.ID != op.ID {
 			return fmt.Errorf("%s of group %s: %s %s: %w", op.Kind, name, s.Pending.Kind, s.Pending.ID, ErrBusy)
 		}
@@ -75,13 +83,15 @@ func (r *Registry) Begin(name string, op Operation, more func(*State)) error {
 			more(s)
 		}
 		return nil
-	})
+	}, r.begins(&op))
 	return err
 }
 
 // Finish carries out what is left of a group's pending operation; no error if
 // there is none. It may be called again after a crash or an error at any
-// point. Members must be all of the group's, and must not be written to.
+// point. Members must be all of the group's, and must not be written to. An error
+// that matches ErrReverted says that the operation is over and nothing came of it: the
+// members are where they were before.
 func (r *Registry) Finish(ctx context.Context, name string, members []Forker) (State, error) {
 	s, err := r.Get(name)
 	if err != nil || s.Pending == nil {
@@ -97,15 +107,22 @@ func (r *Registry) Finish(ctx context.Context, name string, members []Forker) (S
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
+	err = g.Wait()
+	if err == nil {
+		err = r.fill(ctx, s)
+	}
+	if errors.Is(err, ErrUnfillable) {
+		return r.revert(ctx, s, members, err)
+	}
+	if err != nil {
 		return s, fmt.Errorf("%s of group %s: %w", op.Kind, name, err)
 	}
 	closed := s.Rewind
-	s, err = r.Update(name, func(s *State) error {
+	s, err = r.updateWith(name, func(s *State) error {
 		s.Role, s.Rewind, s.Pending = op.Role, op.Rewind, nil
 		s.Term = max(s.Term, op.Term)
 		return nil
-	})
+	}, r.ends(op, true))
 	if err == nil && closed != nil && (s.Rewind == nil || s.Rewind.ID != closed.ID) {
 		err = unpinAll(ctx, members, rewindPin(closed.ID))
 	}
@@ -114,14 +131,17 @@ func (r *Registry) Finish(ctx context.Context, name string, members []Forker) (S
 
 // forkMember forks one member, unless it already did for this operation.
 func (o *Operation) forkMember(ctx context.Context, m Forker) error {
+	if o.Rewind != nil {
+		// Also of one that stays as it is: undo returns it to there.
+		if back, ok := o.Rewind.Back[m.Volume()]; ok {
+			if err := m.Pin(ctx, rewindPin(o.Rewind.ID), back); err != nil {
+				return err
+			}
+		}
+	}
 	target, ok := o.Targets[m.Volume()]
 	if !ok {
 		return nil // joined after the point; it stays as it is
-	}
-	if o.Rewind != nil {
-		if err := m.Pin(ctx, rewindPin(o.Rewind.ID), o.Rewind.Back[m.Volume()]); err != nil {
-			return err
-		}
 	}
 	return m.Fork(ctx, target, o.reason())
 }

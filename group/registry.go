@@ -16,6 +16,10 @@ const bucketGroups = "groups"
 // Registry is the durable table of a site's groups. Its methods may be called
 // concurrently.
 type Registry struct {
+	// Filler fills members from writable forks; nil where there are none. Set it
+	// before the first operation.
+	Filler Filler
+
 	db     kv.DB
 	mu     sync.Mutex
 	states map[string]State
@@ -69,6 +73,11 @@ func (r *Registry) List() []State {
 // gets a State with only the name. Durable on return; an error of change is
 // returned as it is and nothing is changed.
 func (r *Registry) Update(name string, change func(*State) error) (State, error) {
+	return r.updateWith(name, change, Saving{})
+}
+
+// updateWith is Update that saves something else in the same transaction.
+func (r *Registry) updateWith(name string, change func(*State) error, also Saving) (State, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	next := r.states[name].clone()
@@ -87,12 +96,20 @@ func (r *Registry) Update(name string, change func(*State) error) (State, error)
 				return err
 			}
 		}
+		if also.Save != nil {
+			if err := also.Save(tx); err != nil {
+				return err
+			}
+		}
 		return tx.Put(bucketGroups, []byte(name), value)
 	})
 	if err != nil {
 		return State{}, fmt.Errorf("save group %q: %w", name, err)
 	}
 	r.states[name] = next
+	if also.Saved != nil {
+		also.Saved()
+	}
 	return next.clone(), nil
 }
 

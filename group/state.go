@@ -74,8 +74,11 @@ type Rewind struct {
 	// ID names the pins that keep Back.
 	ID      string
 	Started time.Time
-	To      Point
-	From    Point
+	// Fork is the writable fork that was made production; empty: a rewind. To is then
+	// the point that ends what it held, without Members.
+	Fork string `json:",omitempty"`
+	To   Point
+	From Point
 	// Back is where each member stood before: UndoRewind forks there.
 	Back map[journal.VolumeID]journal.Position
 }

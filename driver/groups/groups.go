@@ -17,7 +17,7 @@ import (
 	"github.com/lockstep-csi/lockstep/replication"
 )
 
-// Config is what Groups needs; every field but StopsUsers is required.
+// Config is what Groups needs; every field but StopsUsers and Forks is required.
 type Config struct {
 	Site       string // this site's name
 	DB         kv.DB  // stays the caller's
@@ -30,6 +30,8 @@ type Config struct {
 	// StopsUsers says that whoever rewinds stops what uses the group first: that
 	// it is in use does not keep a dry run from telling what would happen.
 	StopsUsers bool
+	// Forks are the site's writable forks; nil: it has none.
+	Forks Forks
 }
 
 // Groups is the groups of one site. Its methods may be called concurrently.
@@ -66,6 +68,9 @@ func Open(cfg Config) (*Groups, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Forks != nil {
+		reg.Filler = cfg.Forks
+	}
 	return &Groups{cfg: cfg, reg: reg, running: map[string]*running{}}, nil
 }
 
@@ -92,9 +97,13 @@ func (g *Groups) Start(ctx context.Context, name string) error {
 		if err != nil {
 			return fmt.Errorf("finish %s of group %s: %w", st.Pending.Kind, name, err)
 		}
-		if st, err = g.reg.Finish(ctx, name, members); err != nil {
+		fill := st.Pending.Fill
+		if st, err = g.reg.Finish(ctx, name, members); errors.Is(err, group.ErrReverted) {
+			g.cfg.Log.Error("an operation was given up, and the group is where it was before", "group", name, "error", err)
+		} else if err != nil {
 			return err
 		}
+		g.settle(ctx, fill)
 	}
 	if st.Role == group.RolePrimary && !g.cfg.Members.Serving(st) {
 		return nil

@@ -125,7 +125,13 @@ func (g *Groups) fork(ctx context.Context, name string, kind group.OperationKind
 	if err != nil {
 		return errors.Join(fmt.Errorf("%s of group %s: %w", kind, name, err), g.giveBack(ctx, name))
 	}
-	return g.carryOut(ctx, st, op, members, func(st *group.State) { st.LastCheckpoint = max(st.LastCheckpoint, coord.Last()) })
+	return g.carryOut(ctx, st, op, members, func(st *group.State) {
+		st.LastCheckpoint = max(st.LastCheckpoint, coord.Last())
+		if op.Fill != nil { // no round is under way any more: the number is free
+			st.LastCheckpoint++
+			op.Fill.Checkpoint, op.Rewind.To.Checkpoint = st.LastCheckpoint, st.LastCheckpoint
+		}
+	})
 }
 
 // carryOut stops the group, writes the operation down together with what more
@@ -145,7 +151,12 @@ func (g *Groups) carryOut(ctx context.Context, st group.State, op group.Operatio
 		err = g.stopWrites(ctx, st.Members)
 	}
 	if err == nil {
-		_, err = g.reg.Finish(ctx, st.Name, members)
+		if op.Fill != nil { // it may take long, and goes on for a caller who does not wait any more
+			ctx = context.WithoutCancel(ctx)
+		}
+		if _, err = g.reg.Finish(ctx, st.Name, members); err == nil || errors.Is(err, group.ErrReverted) {
+			g.settle(ctx, op.Fill)
+		}
 	}
 	// Whatever happened, the group goes on: in its new state, or in its old
 	// one if nothing was begun. What was begun is finished first.

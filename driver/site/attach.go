@@ -159,8 +159,8 @@ func (s *Site) releaseDevice(v *volume) error {
 
 // resumeAttachments takes over the devices that the holder kept while no
 // engine ran; I/O on them has been waiting since. Those over io_uring have failed;
-// their next attach makes new ones.
-func (s *Site) resumeAttachments(ctx context.Context) error {
+// their next attach makes new ones. Only devices of volumes that are wanted are looked at.
+func (s *Site) resumeAttachments(ctx context.Context, wanted func(journal.VolumeID) bool) error {
 	if s.cfg.Holder == nil {
 		return nil
 	}
@@ -173,6 +173,9 @@ func (s *Site) resumeAttachments(ctx context.Context) error {
 		id, err := journal.ParseVolumeID(k.ID)
 		if err != nil {
 			s.cfg.Log.Warn("holder keeps a device that is not this site's", "id", k.ID)
+			continue
+		}
+		if !wanted(id) {
 			continue
 		}
 		v, err := s.volumeOf(id)

@@ -54,6 +54,8 @@ type Config struct {
 type Exporter interface {
 	Add(name string, dev engine.Device, description string) error
 	Remove(ctx context.Context, name string) error
+	// Clients is how many use an export now; 0 for one that is not there.
+	Clients(name string) int
 }
 
 func (c *Config) validate() error {

@@ -127,17 +127,65 @@ func (s *Site) openFork(f *fork) error {
 		s.mu.Unlock()
 		return err
 	}
-	for id, m := range members {
+	for _, m := range members {
 		m.serve(s)
-		if s.cfg.Exports == nil {
-			continue
-		}
-		dev := engine.New(m.store)
-		if err := s.cfg.Exports.Add(ForkExport(r.Name, id), dev, "fork "+r.Name+" of group "+r.Group+" at "+r.Point.Time.Format(time.RFC3339Nano)); err != nil {
-			return errors.Join(err, s.closeFork(f))
-		}
+	}
+	if r.State == ForkCommitting {
+		return nil
+	}
+	if err := s.showFork(f); err != nil {
+		return errors.Join(err, s.closeFork(f))
 	}
 	return nil
+}
+
+// showFork has the members of an open fork used by whoever wants to; nothing if they
+// are shown. The fork's key must be held.
+func (s *Site) showFork(f *fork) error {
+	s.mu.Lock()
+	r, members, shown := f.record, f.members, f.shown
+	s.mu.Unlock()
+	if shown {
+		return nil
+	}
+	for _, m := range members {
+		if err := m.thaw(); err != nil {
+			return err
+		}
+	}
+	if s.cfg.Exports != nil {
+		for id, m := range members {
+			title := "fork " + r.Name + " of group " + r.Group + " at " + r.Point.Time.Format(time.RFC3339Nano)
+			if err := s.cfg.Exports.Add(ForkExport(r.Name, id), engine.New(m.store), title); err != nil {
+				s.hideFork(f)
+				return err
+			}
+		}
+	}
+	s.mu.Lock()
+	f.shown = true
+	s.mu.Unlock()
+	return nil
+}
+
+// hideFork cuts off whoever uses a fork. The fork's key must be held.
+func (s *Site) hideFork(f *fork) {
+	s.mu.Lock()
+	name, members := f.record.Name, f.members
+	f.shown = false
+	s.mu.Unlock()
+	if s.cfg.Exports == nil {
+		return
+	}
+	// A client that does not take its answers must not keep production waiting.
+	patience, cancel := context.WithTimeout(context.Background(), cutOffForkAfter)
+	defer cancel()
+	for id := range members {
+		// One that was never added is no harm.
+		if err := s.cfg.Exports.Remove(patience, ForkExport(name, id)); err != nil {
+			s.cfg.Log.Debug("ending the export of a fork", "fork", name, "volume", id, "error", err)
+		}
+	}
 }
 
 // registerFork enters open members, which keep the stores below open from here on.
@@ -203,16 +251,8 @@ func (s *Site) closeFork(f *fork) error {
 	members := f.members
 	s.mu.Unlock()
 	var errs []error
-	// A client that does not take its answers must not keep production waiting.
-	patience, cancel := context.WithTimeout(context.Background(), cutOffForkAfter)
-	defer cancel()
-	for id, m := range members {
-		if s.cfg.Exports != nil {
-			// One that was never added is no harm.
-			if err := s.cfg.Exports.Remove(patience, ForkExport(f.record.Name, id)); err != nil {
-				s.cfg.Log.Debug("ending the export of a fork", "fork", f.record.Name, "volume", id, "error", err)
-			}
-		}
+	s.hideFork(f)
+	for _, m := range members {
 		errs = append(errs, m.close())
 	}
 	s.mu.Lock()

@@ -144,6 +144,9 @@ func (s *Site) TendForks(ctx context.Context) {
 		s.cfg.Log.Warn("forks: free space is not known", "error", err)
 	}
 	for _, name := range s.forkNames() {
+		if f := s.forkOf(name); f == nil || s.isCommitting(f) {
+			continue // it may have its key for long, and its group sees to it
+		}
 		turn, cancel := context.WithTimeout(ctx, forkTurn)
 		s.tendFork(turn, name, reason)
 		cancel()
@@ -195,6 +198,9 @@ func (s *Site) tendFork(ctx context.Context, name, shortage string) {
 
 // tend does what is due with a fork, whose key must be held.
 func (s *Site) tend(ctx context.Context, f *fork, shortage string) error {
+	if s.isCommitting(f) {
+		return nil
+	}
 	r, now := f.record, s.cfg.Clock.Now()
 	reason := shortage
 	if reason == "" && now.Sub(r.Created) > r.MaxAge {
@@ -206,7 +212,7 @@ func (s *Site) tend(ctx context.Context, f *fork, shortage string) error {
 	case r.State == ForkOpen && f.members == nil:
 		return s.reopenFork(ctx, f)
 	case r.State == ForkOpen:
-		return nil
+		return s.showFork(f)
 	case !r.Removed: // its end was interrupted
 		state := r.State
 		if state == ForkCreating {
@@ -236,6 +242,9 @@ func (s *Site) reopenFork(ctx context.Context, f *fork) error {
 func (s *Site) yieldForks(ctx context.Context) bool {
 	any := false
 	for _, name := range s.forkNames() {
+		if f := s.forkOf(name); f == nil || s.isCommitting(f) {
+			continue // its key may be held for long
+		}
 		turn, cancel := context.WithTimeout(ctx, forkTurn)
 		done, err := s.giveUpFork(turn, name, "production found no room to write")
 		cancel()
@@ -306,6 +315,9 @@ func (s *Site) loadForks(ctx context.Context) error {
 	}
 	for _, r := range records {
 		s.forks[r.Name] = &fork{record: r}
+	}
+	for _, r := range records {
+		s.abandonCommits(ctx, r.Group)
 	}
 	s.TendForks(ctx)
 	return nil

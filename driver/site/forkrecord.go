@@ -17,10 +17,12 @@ const bucketForks = "forks"
 type ForkState string
 
 // States of forks, see docs/decisions/0016-writable-forks.md. What is creating or
-// discarding after a crash is removed.
+// discarding after a crash is removed. One is committing exactly while an operation of
+// its group is pending that makes it production.
 const (
 	ForkCreating   ForkState = "creating"
 	ForkOpen       ForkState = "open"
+	ForkCommitting ForkState = "committing"
 	ForkDiscarding ForkState = "discarding"
 	ForkGivenUp    ForkState = "given-up"
 )
@@ -46,12 +48,15 @@ type forkRecord struct {
 // pin is the name under which the fork's members are pinned.
 func (r *forkRecord) pin() string { return groups.ForkPinPrefix + r.Name }
 
-func (s *Site) saveFork(r forkRecord) error {
+func (s *Site) saveFork(r forkRecord) error { return s.db.Update(r.put) }
+
+// put saves the record in a transaction.
+func (r *forkRecord) put(tx kv.Tx) error {
 	value, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode record of fork %s: %w", r.Name, err)
 	}
-	if err := s.db.Update(func(tx kv.Tx) error { return tx.Put(bucketForks, []byte(r.Name), value) }); err != nil {
+	if err := tx.Put(bucketForks, []byte(r.Name), value); err != nil {
 		return fmt.Errorf("save record of fork %s: %w", r.Name, err)
 	}
 	return nil

@@ -37,21 +37,34 @@ const (
 
 var forkName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-// fork is a fork of the site. record, members and failed are guarded by Site.mu
-// and change only under the fork's key in Site.locks.
+// fork is a fork of the site. All but trouble and commit is guarded by Site.mu
+// and changes only under the fork's key in Site.locks; record also in the transaction
+// that begins or ends its commit, when nobody else changes it.
 type fork struct {
 	record  forkRecord
 	members map[journal.VolumeID]*forkMember // nil while it is not open
 	failed  error                            // why it is not open, though it should be
 	trouble string                           // what was last logged of it; under its key
 	space   *forkSpace                       // nil while it is not open
+	shown   bool                             // its exports are there
+	frozen  bool                             // it is read, to be committed: nobody uses or ends it
+	commit  commitProgress
 }
 
 // holds reports whether a fork needs a volume's store.
 func (f *fork) holds(id journal.VolumeID) bool {
 	_, member := f.record.Point.Members[id]
-	return f.record.State == ForkOpen && member || f.members[id] != nil
+	return f.isWanted() && member || f.members[id] != nil
 }
+
+// isWanted reports whether the fork is to be open.
+func (f *fork) isWanted() bool {
+	return f.record.State == ForkOpen || f.record.State == ForkCommitting
+}
+
+// isCommitting reports whether the fork is about to become production, or is read
+// for that.
+func (f *fork) isCommitting() bool { return f.frozen || f.record.State == ForkCommitting }
 
 // NewFork is a fork to be made.
 type NewFork struct {
@@ -78,7 +91,10 @@ type Fork struct {
 	Full       bool  // its last write found its quota or the file system's reserve used up
 	Err        error // why it is not open, or what has stopped a member of it
 	Open       bool  // it is shown
-	Members    []journal.VolumeID
+	// CommittedBytes of CommitBytes are how far its commit has come, which reads them
+	// once and then copies them; 0 of 0 while there is none.
+	CommittedBytes, CommitBytes int64
+	Members                     []journal.VolumeID
 }
 
 // CreateFork makes a fork and shows it; it is there after a restart until it is
@@ -203,8 +219,9 @@ func (s *Site) describeFork(f *fork) Fork {
 	s.mu.Lock()
 	r, space, members := f.record, f.space, maps.Clone(f.members)
 	out := Fork{Name: r.Name, Group: r.Group, State: r.State, Reason: r.Reason, Ended: r.Ended, Point: r.Point, Created: r.Created, Expires: r.Created.Add(r.MaxAge),
-		QuotaBytes: r.QuotaBytes, Err: f.failed, Open: f.members != nil}
+		QuotaBytes: r.QuotaBytes, Err: f.failed, Open: f.members != nil && f.shown}
 	s.mu.Unlock()
+	out.CommittedBytes, out.CommitBytes = f.commit.figures()
 	if space != nil {
 		out.UsedBytes, out.Full = space.figures()
 	}
@@ -230,6 +247,9 @@ func (s *Site) DiscardFork(ctx context.Context, name string) error {
 	if f == nil {
 		return fmt.Errorf("fork %q: %w", name, ErrNoFork)
 	}
+	if s.isCommitting(f) {
+		return fmt.Errorf("fork %s is being made production: %w", name, groups.ErrInUse)
+	}
 	return s.removeFork(ctx, f, ForkDiscarding, "")
 }
 
@@ -242,7 +262,7 @@ func (s *Site) giveUpFork(ctx context.Context, name, reason string) (done bool, 
 	}
 	defer unlock()
 	f := s.forkOf(name)
-	if f == nil || f.record.State != ForkOpen {
+	if f == nil || f.record.State != ForkOpen || s.isCommitting(f) {
 		return false, nil
 	}
 	return true, s.giveUp(ctx, f, reason)

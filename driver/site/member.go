@@ -170,8 +170,9 @@ func (s members) openStores(st group.State) []*journal.Store {
 // long as it lives.
 func (s members) Serving(group.State) bool { return true }
 
-// Changed implements groups.Members: stores are open in every role.
-func (s members) Changed(string) {}
+// Changed implements groups.Members: stores are open in every role. A site that is
+// no primary any more does not make a fork production.
+func (s members) Changed(name string) { s.abandonCommits(context.Background(), name) }
 
 // Complete implements groups.Members.
 func (s members) Complete(st group.State) bool {

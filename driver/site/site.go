@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"sync"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
@@ -28,6 +29,8 @@ type Site struct {
 
 	stopTending context.CancelFunc // of the forks; nil before load
 	tending     sync.WaitGroup
+	filling     context.Context // of what fills members from forks: it ends with the site
+	stopFilling context.CancelFunc
 }
 
 // Open opens a site's directory, which is made if need be, its stores and its
@@ -55,6 +58,7 @@ func Open(ctx context.Context, cfg Config) (*Site, error) {
 		return nil, fmt.Errorf("open site %s: %w", cfg.Name, err)
 	}
 	s := &Site{cfg: cfg, db: db, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}, forks: map[string]*fork{}}
+	s.filling, s.stopFilling = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.load(ctx); err != nil {
 		return nil, fmt.Errorf("open site %s: %w", cfg.Name, errors.Join(err, s.Close()))
 	}
@@ -70,7 +74,7 @@ func (s *Site) Groups() *groups.Groups { return s.groups }
 func (s *Site) load(ctx context.Context) error {
 	var err error
 	s.groups, err = groups.Open(groups.Config{Site: s.cfg.Name, DB: s.db, Members: members{s}, Replicator: replicator{s},
-		Locks: &s.locks, Clock: s.cfg.Clock, Log: s.cfg.Log})
+		Locks: &s.locks, Clock: s.cfg.Clock, Log: s.cfg.Log, Forks: commits{s}})
 	if err != nil {
 		return err
 	}
@@ -97,20 +101,38 @@ func (s *Site) load(ctx context.Context) error {
 	if err := s.loadForks(ctx); err != nil {
 		return err
 	}
-	for _, st := range s.groups.States() {
+	// What a group is to be filled with may take long to copy: the others come first.
+	filled := func(st group.State) bool { return st.Pending != nil && st.Pending.Fill != nil }
+	states := s.groups.States()
+	s.startGroups(ctx, slices.DeleteFunc(slices.Clone(states), filled))
+	tending, stop := context.WithCancel(context.Background())
+	s.stopTending = stop
+	s.tending.Go(func() { s.tendForks(tending) })
+	waiting := slices.DeleteFunc(states, func(st group.State) bool { return !filled(st) })
+	waits := func(id journal.VolumeID) bool {
+		return slices.ContainsFunc(waiting, func(st group.State) bool { return slices.Contains(st.Members, id) })
+	}
+	if err := s.resumeAttachments(ctx, func(id journal.VolumeID) bool { return !waits(id) }); err != nil || len(waiting) == 0 {
+		return err
+	}
+	s.startGroups(ctx, waiting)
+	return s.resumeAttachments(ctx, waits)
+}
+
+// startGroups starts groups, and finishes what was interrupted in them. One that does
+// not start keeps nobody else from it.
+func (s *Site) startGroups(ctx context.Context, states []group.State) {
+	for _, st := range states {
 		if err := s.groups.Start(ctx, st.Name); err != nil {
 			s.cfg.Log.Error("group does not start", "group", st.Name, "error", err)
 		}
 	}
-	tending, stop := context.WithCancel(context.Background())
-	s.stopTending = stop
-	s.tending.Go(func() { s.tendForks(tending) })
-	return s.resumeAttachments(ctx)
 }
 
 // Close ends everything in order: groups, views, forks, frontends, stores. Devices
 // stay with the holder, where I/O waits for the next start.
 func (s *Site) Close() error {
+	s.stopFilling()
 	s.mu.Lock()
 	volumes := make([]*volume, 0, len(s.volumes))
 	for _, v := range s.volumes {

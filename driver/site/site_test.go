@@ -33,7 +33,16 @@ var (
 
 // exports keeps the live devices that a site shows, so that tests can write
 // without a kernel.
-type exports struct{ devices sync.Map }
+type exports struct {
+	devices sync.Map
+	clients sync.Map // how many use an export, where it is not nobody
+}
+
+func (e *exports) Clients(name string) int {
+	n, _ := e.clients.Load(name)
+	count, _ := n.(int)
+	return count
+}
 
 func (e *exports) Add(name string, dev engine.Device, _ string) error {
 	e.devices.Store(name, dev)

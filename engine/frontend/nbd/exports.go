@@ -90,6 +90,17 @@ func (s *Server) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
+// Clients returns how many connections use an export now; 0 for one that is not
+// there.
+func (s *Server) Clients(name string) int {
+	s.exports.mu.Lock()
+	defer s.exports.mu.Unlock()
+	if e := s.exports.byName[name]; e != nil {
+		return len(e.conns)
+	}
+	return 0
+}
+
 // find returns the export that a client means. The empty name, which stands
 // for a default export, means the only one when there is just one.
 func (x *exports) find(name string) *export {
