@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/lockstep-csi/lockstep/driver/adminserver"
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
 )
 
@@ -44,9 +45,22 @@ func (a adminSite) DiscardFork(ctx context.Context, name string) error {
 	return err
 }
 
+// CommitFork implements adminserver.Forks.
+func (a adminSite) CommitFork(ctx context.Context, group, name string, dryRun bool) (groups.ForkCommit, error) {
+	done, err := a.site.CommitFork(ctx, group, name, dryRun)
+	switch {
+	case errors.Is(err, site.ErrNoFork):
+		err = fmt.Errorf("%w: %w", adminserver.ErrNoFork, err)
+	case errors.Is(err, site.ErrForkClosed):
+		err = fmt.Errorf("%w: %w", adminserver.ErrForkClosed, err)
+	}
+	return done, err
+}
+
 func (a adminSite) fork(f site.Fork) adminserver.Fork {
 	out := adminserver.Fork{Name: f.Name, Group: f.Group, State: string(f.State), Reason: f.Reason, Ended: f.Ended, Point: f.Point, Created: f.Created, Expires: f.Expires,
-		QuotaBytes: f.QuotaBytes, UsedBytes: f.UsedBytes, HeldBytes: f.HeldBytes, Full: f.Full, Err: f.Err}
+		QuotaBytes: f.QuotaBytes, UsedBytes: f.UsedBytes, HeldBytes: f.HeldBytes, Full: f.Full, Err: f.Err,
+		CommittedBytes: f.CommittedBytes, CommitBytes: f.CommitBytes}
 	if f.State != site.ForkOpen || !f.Open {
 		return out
 	}

@@ -15,13 +15,13 @@ import (
 func TestForksBesideProduction(t *testing.T) {
 	for name, change := range map[string]func(*Config){"short journal": shortJournal, "small index": func(c *Config) { smallIndex(c); shortJournal(c) }} {
 		t.Run(name, func(t *testing.T) {
-			made, destaged, reclaimed := 0, false, int64(0)
+			made, destaged, reclaimed, committed := 0, false, int64(0), 0
 			for _, seed := range rounds(t) {
 				w := newForkWorld(t, seed, change)
 				if err := w.runForks(forkSteps, 1500); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
-				made, destaged, reclaimed = made+w.made, destaged || w.s.Horizon().Seq > 0, reclaimed+w.reclaimed
+				made, destaged, reclaimed, committed = made+w.made, destaged || w.s.Horizon().Seq > 0, reclaimed+w.reclaimed, committed+w.committed
 				if err := w.checkForks(); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
@@ -33,8 +33,8 @@ func TestForksBesideProduction(t *testing.T) {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
 			}
-			if made < 10 || !destaged || reclaimed == 0 {
-				t.Fatalf("%d forks, production destaged: %t, %d bytes reclaimed: not all was tried", made, destaged, reclaimed)
+			if made < 10 || !destaged || reclaimed == 0 || committed < 10 {
+				t.Fatalf("%d forks, production destaged: %t, %d bytes reclaimed, %d records committed: not all was tried", made, destaged, reclaimed, committed)
 			}
 		})
 	}
@@ -50,6 +50,7 @@ func TestForkCrashAtEveryOperation(t *testing.T) {
 		tried func(w *forkWorld) bool
 	}{
 		"life":    {forkSteps, 90, func(w *forkWorld) bool { return w.made >= 3 }},
+		"commit":  {commitSteps, 60, func(w *forkWorld) bool { return w.committed >= 10 }},
 		"reclaim": {reclaimSteps, 70, func(w *forkWorld) bool { return w.reclaimed >= 2*MinSegmentBytes }},
 	} {
 		t.Run(name, func(t *testing.T) { crashForks(t, tt.steps, tt.calls, tt.tried) })

@@ -16,6 +16,7 @@ type forkWorld struct {
 	made  int
 	// reclaimed are bytes that forks gave back.
 	reclaimed int64
+	committed int // records that production got from forks
 }
 
 // testFork is one fork, and what it held after each of its records.
@@ -54,12 +55,19 @@ type forkStep struct {
 var forkSteps = []forkStep{
 	{1, (*forkWorld).overwriteFork}, {12, (*forkWorld).produce}, {2, (*forkWorld).create}, {8, (*forkWorld).writeFork}, {2, (*forkWorld).discardInFork}, {2, (*forkWorld).flushFork},
 	{1, (*forkWorld).maintainFork}, {2, (*forkWorld).reclaimInFork}, {1, (*forkWorld).reopenFork}, {1, (*forkWorld).leaveFork}, {2, (*forkWorld).checkForks}, {1, (*forkWorld).restart},
+	{1, (*forkWorld).commitFork},
 }
 
 // reclaimSteps overwrite one or two forks many times.
 var reclaimSteps = []forkStep{
 	{2, (*forkWorld).produce}, {1, (*forkWorld).create}, {12, (*forkWorld).overwriteFork}, {4, (*forkWorld).writeFork}, {2, (*forkWorld).discardInFork},
 	{1, (*forkWorld).flushFork}, {4, (*forkWorld).reclaimInFork}, {1, (*forkWorld).reopenFork}, {1, (*forkWorld).checkForks},
+}
+
+// commitSteps make forks production.
+var commitSteps = []forkStep{
+	{6, (*forkWorld).produce}, {3, (*forkWorld).create}, {6, (*forkWorld).writeFork}, {3, (*forkWorld).discardInFork}, {1, (*forkWorld).flushFork},
+	{1, (*forkWorld).reopenFork}, {1, (*forkWorld).restart}, {2, (*forkWorld).commitFork},
 }
 
 func (w *forkWorld) runForks(steps []forkStep, n int) error {
@@ -253,10 +261,13 @@ func (w *forkWorld) restart() error {
 
 // leaveFork discards a fork.
 func (w *forkWorld) leaveFork() error {
-	f := w.some()
-	if f == nil {
-		return nil
+	if f := w.some(); f != nil {
+		return w.leave(f)
 	}
+	return nil
+}
+
+func (w *forkWorld) leave(f *testFork) error {
 	f.leaving = true
 	if err := f.close(); err != nil {
 		return err
@@ -271,6 +282,64 @@ func (w *forkWorld) leaveFork() error {
 	delete(w.m.pins, f.pin)
 	w.forks = slices.DeleteFunc(w.forks, func(x *testFork) bool { return x == f })
 	return nil
+}
+
+// commitFork makes a fork production, as a site does, and discards it.
+func (w *forkWorld) commitFork() error {
+	f := w.some()
+	if f == nil {
+		return nil
+	}
+	d, err := f.s.Difference()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := w.forkAt(f.at); err != nil {
+		return err
+	}
+	ahead, err := w.foresee(d)
+	if err != nil {
+		return err
+	}
+	if err := w.s.Absorb(context.Background(), d, func(int64) {}); err != nil {
+		return err
+	}
+	if n := len(ahead); n > 0 {
+		w.m.tip, w.m.past = ahead[n-1], append(w.m.past, ahead...)
+	}
+	w.m.volatile = append(w.m.volatile, ahead...)
+	w.m.acknowledge()
+	w.committed += len(ahead)
+	if tip := w.s.Tip(); tip != w.m.tip || !sameImage(w.m.image(), f.live()) {
+		return fmt.Errorf("%s committed at %s: the tip is %s, want %s", f.pin, f.at, tip, w.m.tip)
+	}
+	return errors.Join(d.Close(), w.leave(f))
+}
+
+// foresee enters what production holds after each record that it is about to get,
+// and returns their positions.
+func (w *forkWorld) foresee(d *Difference) (ahead []Position, err error) {
+	pos := w.m.tip
+	enter := func(image []byte) {
+		pos.Seq++
+		w.m.images[pos] = image
+		ahead = append(ahead, pos)
+	}
+	image := w.m.live()
+	err = d.eachChunk(context.Background(), func(off, length int64, zeroes bool) error {
+		if len(ahead) == 0 && int64(len(w.m.image())) < w.m.size {
+			enter(bytes.Clone(image)) // the tip grows first
+		}
+		if part := image[off : off+length]; zeroes {
+			clear(part)
+		} else if err := d.view.ReadAt(part, off); err != nil {
+			return err
+		}
+		enter(bytes.Clone(image))
+		return nil
+	})
+	return ahead, err
 }
 
 // checkForks compares what every fork shows, and says of its data, with the model.

@@ -206,7 +206,10 @@ func (w *world) candidates() []Position {
 
 func (w *world) fork() error {
 	all := w.candidates()
-	at := all[w.rng.IntN(len(all))]
+	return w.forkAt(all[w.rng.IntN(len(all))])
+}
+
+func (w *world) forkAt(at Position) error {
 	w.m.attempt = &attempt{fork: at}
 	line, err := w.s.Fork(at, "rewind")
 	if err != nil {

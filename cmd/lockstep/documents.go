@@ -58,6 +58,7 @@ type rewindDocument struct {
 	To      *pointDocument `json:"to"`
 	From    *pointDocument `json:"from"`
 	Started *string        `json:"started"`
+	Fork    string         `json:"fork"`
 }
 
 type conditionDocument struct {
@@ -207,7 +208,7 @@ func rewindOf(m *adminv1.Rewind) *rewindDocument {
 	if m == nil {
 		return nil
 	}
-	return &rewindDocument{To: pointOf(m.GetTo()), From: pointOf(m.GetFrom()), Started: timeText(m.GetStarted())}
+	return &rewindDocument{To: pointOf(m.GetTo()), From: pointOf(m.GetFrom()), Started: timeText(m.GetStarted()), Fork: m.GetFork()}
 }
 
 func conditionOf(m *adminv1.Condition) conditionDocument {

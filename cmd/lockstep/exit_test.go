@@ -27,6 +27,9 @@ func TestExitStatus(t *testing.T) {
 		{"rewind undo shop", exitFailed, "start one with rewind start"},
 		{"view close view-9", exitFailed, `no view "view-9"`},
 		{"fork discard nope", exitFailed, `no fork "nope"`},
+		{"fork commit shop nope --yes", exitFailed, `no fork "nope"`},
+		{"fork commit shop nope", exitUsage, "pass --yes"},
+		{"fork commit shop", exitUsage, "NAME is missing"},
 		{"rewind start shop --at 9", exitFailed, "the nearest are 1240 and 1231"},
 
 		{"", exitUsage, "a command is missing"},

@@ -443,6 +443,31 @@ func (f *fakeSite) DiscardFork(ctx context.Context, r *adminv1.DiscardForkReques
 	return nil, status.Errorf(codes.NotFound, "no fork %q", r.GetName())
 }
 
+// CommitFork leaves a group that is rewound.
+func (f *fakeSite) CommitFork(ctx context.Context, r *adminv1.CommitForkRequest) (*adminv1.CommitForkResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := f.find(r.GetGroup()); err != nil {
+		return nil, err
+	}
+	for i, fork := range f.forks {
+		if fork.GetName() != r.GetName() {
+			continue
+		}
+		answer := &adminv1.CommitForkResponse{Point: fork.GetPoint(), PayloadBytes: 1400 << 20, JournalBytes: 1410 << 20, Took: durationpb.New(9 * time.Second)}
+		if !r.GetDryRun() {
+			f.forks = append(f.forks[:i], f.forks[i+1:]...)
+			answer.Rewind = &adminv1.Rewind{To: &adminv1.Point{Checkpoint: 1241, Time: before(0)}, From: f.points[0], Started: before(time.Second), Fork: r.GetName()}
+			f.group.Rewind = answer.Rewind
+		}
+		return answer, nil
+	}
+	return nil, status.Errorf(codes.NotFound, "no fork %q", r.GetName())
+}
+
 func (f *fakeSite) StartRewind(ctx context.Context, r *adminv1.StartRewindRequest) (*adminv1.StartRewindResponse, error) {
 	leave, err := f.enter(ctx)
 	if err != nil {

@@ -9,9 +9,10 @@ import (
 )
 
 func (a *app) newForkCommand() *cobra.Command {
-	return a.parent("fork", "Writable forks of a group at a moment, to test on and throw away",
+	return a.parent("fork", "Writable forks of a group at a moment, to test on, throw away or keep",
 		a.newForkCreateCommand(),
 		a.newForkListCommand(),
+		a.newForkCommitCommand(),
 		a.newForkDiscardCommand(),
 	)
 }
@@ -32,6 +33,9 @@ type forkDocument struct {
 	Error      string           `json:"error"`
 	Exports    []exportDocument `json:"exports"`
 	Took       *string          `json:"took"`
+	// How far a commit has come.
+	CommittedBytes int64 `json:"committedBytes"`
+	CommitBytes    int64 `json:"commitBytes"`
 }
 
 func forkOf(m *adminv1.Fork) forkDocument {
@@ -40,6 +44,7 @@ func forkOf(m *adminv1.Fork) forkDocument {
 		Point: pointOf(m.GetPoint()), Created: timeText(m.GetCreated()), Expires: timeText(m.GetExpires()),
 		QuotaBytes: m.GetQuotaBytes(), UsedBytes: m.GetUsedBytes(), HeldBytes: m.GetHeldBytes(), Full: m.GetFull(), Error: m.GetError(),
 		Exports: each(m.GetExports(), exportOf), Took: durationText(m.GetTook()),
+		CommittedBytes: m.GetCommittedBytes(), CommitBytes: m.GetCommitBytes(),
 	}
 }
 
@@ -50,6 +55,8 @@ func forkState(f *adminv1.Fork) cell {
 		return cell{text: f.GetState() + ": " + f.GetError(), tone: toneBad}
 	case f.GetReason() != "":
 		return cell{text: f.GetState() + ": " + f.GetReason(), tone: toneNote}
+	case f.GetCommitBytes() > 0:
+		return cell{text: "committing, " + percent(f.GetCommittedBytes(), f.GetCommitBytes()), tone: toneNote}
 	case f.GetFull():
 		return cell{text: f.GetState() + ", full", tone: toneNote}
 	}

@@ -29,6 +29,7 @@ var verbs = map[string]struct{ before, args string }{
 	"view close":     {"view open shop --at latest", "view close view-1"},
 	"fork create":    {"", "fork create shop test --at latest"},
 	"fork list":      {"fork create shop test", "fork list"},
+	"fork commit":    {"fork create shop test", "fork commit shop test --yes"},
 	"fork discard":   {"fork create shop test", "fork discard test"},
 	"rewind start":   {"", "rewind start shop --at 1236"},
 	"rewind undo":    {"rewind start shop --at 1236", "rewind undo shop"},

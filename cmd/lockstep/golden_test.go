@@ -44,6 +44,12 @@ func TestGolden(t *testing.T) {
 		{"fork_list_wide", "fork list -o wide"},
 		{"fork_list_json", "fork list -o json"},
 		{"fork_discard_table", "fork discard rehearsal"},
+		{"fork_commit_dry_run_table", "fork commit shop other --dry-run"},
+		{"fork_commit_dry_run_json", "fork commit shop other --dry-run -o json"},
+		{"fork_commit_table", "fork commit shop other --yes"},
+		{"fork_commit_group_describe_table", "group describe shop"},
+		{"fork_commit_undo", "rewind undo shop -o name"},
+		{"fork_create_again", "fork create shop other --at pin:snap-1 -o name"},
 		{"fork_discard_json", "fork discard other -o json"},
 		{"rewind_start_dry_run_table", "rewind start shop --at 1235 --dry-run"},
 		{"rewind_start_table", "rewind start shop --at 2026-11-22T10:41:55.5Z"},
@@ -101,7 +107,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 		viewClosedDocument{}, rewindStartedDocument{}, rewindUndoneDocument{}, rewindCommittedDocument{}, failedOverDocument{}, volumeReopenedDocument{}, certsDocument{},
 		checkDocument{}, versionDocument{}, pointDroppedDocument{},
 		recoveredRewindDocument{}, recoveredUndoDocument{}, recoveredCommitDocument{}, recoveredFailoverDocument{}, recoveryMadeDocument{},
-		forkCreatedDocument{}, forksDocument{}, forkDiscardedDocument{},
+		forkCreatedDocument{}, forksDocument{}, forkCommittedDocument{}, forkDiscardedDocument{},
 		orphansDocument{}, preflightDocument{}, supportBundleDocument{},
 	}
 	seen := map[reflect.Type]bool{}

@@ -176,7 +176,11 @@ func (p *page) showPins(points []*adminv1.Point) {
 // showRewindInProgress comes last on the page: it is the one thing that waits
 // for a decision.
 func (p *page) showRewindInProgress(rewind *adminv1.Rewind, undo, commit string) {
-	p.section("Rewind in progress, started " + age(p.now, rewind.GetStarted()) + " ago")
+	title := "Rewind in progress"
+	if rewind.GetFork() != "" {
+		title = "Fork " + rewind.GetFork() + " made production, neither undone nor committed"
+	}
+	p.section(title + ", started " + age(p.now, rewind.GetStarted()) + " ago")
 	for _, f := range []struct{ name, value string }{
 		{"now at", pointText(p.now, rewind.GetTo())},
 		{"was at", pointText(p.now, rewind.GetFrom())},

@@ -22,6 +22,9 @@ type Forks interface {
 	ListForks() []Fork
 	// DiscardFork removes a fork; ErrNoFork.
 	DiscardFork(ctx context.Context, name string) error
+	// CommitFork makes a fork of a group production; ErrNoFork, ErrForkClosed, and
+	// others as groups.CommitFork.
+	CommitFork(ctx context.Context, group, name string, dryRun bool) (groups.ForkCommit, error)
 }
 
 // NewFork is a fork to be made.
@@ -46,7 +49,9 @@ type Fork struct {
 	HeldBytes  int64
 	Full       bool
 	Err        error
-	Members    []ViewMember // none while it is not open
+	// CommittedBytes of CommitBytes are how far its commit has come.
+	CommittedBytes, CommitBytes int64
+	Members                     []ViewMember // none while it is not open
 }
 
 var (
@@ -56,6 +61,8 @@ var (
 	ErrForkExists = errors.New("a fork of that name exists")
 	// ErrBadFork: a fork cannot be as it was asked for.
 	ErrBadFork = errors.New("no fork can be made like that")
+	// ErrForkClosed: a fork is not in a state in which it could be made production.
+	ErrForkClosed = errors.New("the fork cannot be committed as it is")
 )
 
 // CreateFork implements adminv1.AdminServer.
@@ -99,11 +106,32 @@ func (s *Server) DiscardFork(ctx context.Context, req *adminv1.DiscardForkReques
 	return &adminv1.DiscardForkResponse{}, answer(err)
 }
 
+// CommitFork implements adminv1.AdminServer.
+func (s *Server) CommitFork(ctx context.Context, req *adminv1.CommitForkRequest) (*adminv1.CommitForkResponse, error) {
+	if s.cfg.Forks == nil {
+		return nil, errForkless
+	}
+	began := s.cfg.Clock.Now()
+	done, err := s.cfg.Forks.CommitFork(ctx, req.GetGroup(), req.GetName(), req.GetDryRun())
+	if errors.Is(err, ErrNoFork) {
+		return nil, status.Errorf(codes.NotFound, "%v: see `lockstep fork list`", err)
+	}
+	if err != nil {
+		return nil, answer(err)
+	}
+	out := &adminv1.CommitForkResponse{Point: point(done.Point), PayloadBytes: done.PayloadBytes, JournalBytes: done.JournalBytes, Took: s.since(began)}
+	if !req.GetDryRun() {
+		out.Rewind = rewind(&done.Rewind)
+	}
+	return out, nil
+}
+
 var errForkless = status.Error(codes.FailedPrecondition, "this site makes no writable forks: only one that runs as `lockstep standalone` does")
 
 func (s *Server) fork(f Fork) *adminv1.Fork {
 	out := &adminv1.Fork{Name: f.Name, Group: f.Group, State: f.State, Reason: f.Reason, Ended: stamp(f.Ended), Created: stamp(f.Created), Expires: stamp(f.Expires),
-		QuotaBytes: f.QuotaBytes, UsedBytes: f.UsedBytes, HeldBytes: f.HeldBytes, Full: f.Full}
+		QuotaBytes: f.QuotaBytes, UsedBytes: f.UsedBytes, HeldBytes: f.HeldBytes, Full: f.Full,
+		CommittedBytes: f.CommittedBytes, CommitBytes: f.CommitBytes}
 	if f.Point.Checkpoint != 0 {
 		out.Point = point(f.Point)
 	}

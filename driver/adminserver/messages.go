@@ -59,7 +59,7 @@ func rewind(r *group.Rewind) *adminv1.Rewind {
 	if r == nil {
 		return nil
 	}
-	return &adminv1.Rewind{To: point(r.To), From: point(r.From), Started: stamp(r.Started)}
+	return &adminv1.Rewind{To: point(r.To), From: point(r.From), Started: stamp(r.Started), Fork: r.Fork}
 }
 
 func (s *Server) group(g *groups.Summary) *adminv1.Group {

@@ -362,7 +362,7 @@ func answer(err error) error {
 		code codes.Code
 	}{
 		{group.ErrNotFound, codes.NotFound}, {ErrNotFound, codes.NotFound}, {ErrNoView, codes.NotFound},
-		{ErrForkExists, codes.AlreadyExists}, {ErrBadFork, codes.InvalidArgument},
+		{ErrForkExists, codes.AlreadyExists}, {ErrBadFork, codes.InvalidArgument}, {ErrForkClosed, codes.FailedPrecondition},
 		{ErrNoAdoption, codes.FailedPrecondition}, {ErrExists, codes.AlreadyExists}, {ErrBadStore, codes.InvalidArgument}, {journal.ErrInUse, codes.FailedPrecondition},
 		{group.ErrNoPoint, codes.NotFound}, {group.ErrBadSelector, codes.InvalidArgument},
 		{group.ErrRole, codes.FailedPrecondition}, {group.ErrNoRewind, codes.FailedPrecondition}, {group.ErrRewindOpen, codes.FailedPrecondition},

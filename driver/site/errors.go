@@ -17,6 +17,6 @@ var (
 	ErrForkExists = errors.New("a fork of that name exists")
 	// ErrBadFork: a fork that was asked for cannot be as it was.
 	ErrBadFork = errors.New("no fork can be made like that")
-	// ErrForkClosed: the fork is not open, so that it cannot be made production.
-	ErrForkClosed = errors.New("the fork is not open")
+	// ErrForkClosed: the fork is not in a state in which it could be made production.
+	ErrForkClosed = errors.New("the fork cannot be made production")
 )

@@ -54,8 +54,8 @@ func (s *Site) setFork(f *fork, change func()) {
 	change()
 }
 
-// CommitFork makes a fork of a group production; see groups.CommitFork. ErrNoFork,
-// ErrForkClosed, ErrBadFork where a volume of it has left the group.
+// CommitFork makes a fork of a group production; see groups.CommitFork. ErrNoFork;
+// ErrForkClosed, also where a volume of it has left the group.
 func (s *Site) CommitFork(ctx context.Context, name, fork string, dryRun bool) (groups.ForkCommit, error) {
 	done, err := s.groups.CommitFork(ctx, name, fork, dryRun)
 	if err == nil && !dryRun {
@@ -82,7 +82,7 @@ func (s commits) PlanCommit(ctx context.Context, st group.State, name string) (g
 	for id := range r.Point.Members {
 		if !slices.Contains(st.Members, id) {
 			return out, fmt.Errorf("%s was in group %s at the fork's point and is not any more, so what was written to it would be lost: %w",
-				s.titleOf(id), st.Name, ErrBadFork)
+				s.titleOf(id), st.Name, ErrForkClosed)
 		}
 	}
 	if err := s.checkUnusedFork(r.Name, members); err != nil {

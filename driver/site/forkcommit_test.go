@@ -165,7 +165,7 @@ func TestAForkThatCannotBeCommitted(t *testing.T) {
 			fs.SetCapacity((total - free) * 8 / 7) // the reserve, and nothing above it
 		}},
 		"replica": {want: group.ErrRole, says: "fail over", prepare: func(t *testing.T, s *opened, _ *vfs.Mem) { demoted(t, s) }},
-		"a member has left": {want: site.ErrBadFork, says: "not any more", prepare: func(t *testing.T, s *opened, _ *vfs.Mem) {
+		"a member has left": {want: site.ErrForkClosed, says: "not any more", prepare: func(t *testing.T, s *opened, _ *vfs.Mem) {
 			if err := s.Groups().Leave(ctx, "shop", volumeB, false); err != nil {
 				t.Fatal(err)
 			}

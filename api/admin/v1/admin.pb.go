@@ -2275,24 +2275,28 @@ func (x *CreateForkRequest) GetMaxAge() *durationpb.Duration {
 }
 
 type Fork struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Group         string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
-	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`   // creating, open, discarding or given-up
-	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"` // why it was given up
-	Ended         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ended,proto3" json:"ended,omitempty"`   // when
-	Point         *Point                 `protobuf:"bytes,6,opt,name=point,proto3" json:"point,omitempty"`
-	Created       *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created,proto3" json:"created,omitempty"`
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expires,proto3" json:"expires,omitempty"`
-	QuotaBytes    int64                  `protobuf:"varint,9,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`
-	UsedBytes     int64                  `protobuf:"varint,10,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
-	HeldBytes     int64                  `protobuf:"varint,11,opt,name=held_bytes,json=heldBytes,proto3" json:"held_bytes,omitempty"` // of the members' journals, which it keeps from being destaged
-	Full          bool                   `protobuf:"varint,12,opt,name=full,proto3" json:"full,omitempty"`                            // its last write found no room
-	Error         string                 `protobuf:"bytes,13,opt,name=error,proto3" json:"error,omitempty"`                           // why it is not open, or what has stopped a part of it
-	Exports       []*ViewExport          `protobuf:"bytes,14,rep,name=exports,proto3" json:"exports,omitempty"`                       // writable
-	Took          *durationpb.Duration   `protobuf:"bytes,15,opt,name=took,proto3" json:"took,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Group      string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	State      string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`   // creating, open, committing, discarding or given-up
+	Reason     string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"` // why it was given up
+	Ended      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ended,proto3" json:"ended,omitempty"`   // when
+	Point      *Point                 `protobuf:"bytes,6,opt,name=point,proto3" json:"point,omitempty"`
+	Created    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created,proto3" json:"created,omitempty"`
+	Expires    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expires,proto3" json:"expires,omitempty"`
+	QuotaBytes int64                  `protobuf:"varint,9,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`
+	UsedBytes  int64                  `protobuf:"varint,10,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	HeldBytes  int64                  `protobuf:"varint,11,opt,name=held_bytes,json=heldBytes,proto3" json:"held_bytes,omitempty"` // of the members' journals, which it keeps from being destaged
+	Full       bool                   `protobuf:"varint,12,opt,name=full,proto3" json:"full,omitempty"`                            // its last write found no room
+	Error      string                 `protobuf:"bytes,13,opt,name=error,proto3" json:"error,omitempty"`                           // why it is not open, or what has stopped a part of it
+	Exports    []*ViewExport          `protobuf:"bytes,14,rep,name=exports,proto3" json:"exports,omitempty"`                       // writable
+	Took       *durationpb.Duration   `protobuf:"bytes,15,opt,name=took,proto3" json:"took,omitempty"`
+	// A commit reads what the fork holds, and then copies it: bytes of both that are
+	// done, and in all; none while it is not being committed.
+	CommittedBytes int64 `protobuf:"varint,16,opt,name=committed_bytes,json=committedBytes,proto3" json:"committed_bytes,omitempty"`
+	CommitBytes    int64 `protobuf:"varint,17,opt,name=commit_bytes,json=commitBytes,proto3" json:"commit_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Fork) Reset() {
@@ -2428,6 +2432,20 @@ func (x *Fork) GetTook() *durationpb.Duration {
 		return x.Took
 	}
 	return nil
+}
+
+func (x *Fork) GetCommittedBytes() int64 {
+	if x != nil {
+		return x.CommittedBytes
+	}
+	return 0
+}
+
+func (x *Fork) GetCommitBytes() int64 {
+	if x != nil {
+		return x.CommitBytes
+	}
+	return 0
 }
 
 type CreateForkResponse struct {
@@ -2642,19 +2660,156 @@ func (*DiscardForkResponse) Descriptor() ([]byte, []int) {
 	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
+type CommitForkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitForkRequest) Reset() {
+	*x = CommitForkRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitForkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitForkRequest) ProtoMessage() {}
+
+func (x *CommitForkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitForkRequest.ProtoReflect.Descriptor instead.
+func (*CommitForkRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *CommitForkRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *CommitForkRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CommitForkRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type CommitForkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Point         *Point                 `protobuf:"bytes,1,opt,name=point,proto3" json:"point,omitempty"`                                    // of the fork
+	Rewind        *Rewind                `protobuf:"bytes,2,opt,name=rewind,proto3" json:"rewind,omitempty"`                                  // none in a dry run
+	PayloadBytes  int64                  `protobuf:"varint,3,opt,name=payload_bytes,json=payloadBytes,proto3" json:"payload_bytes,omitempty"` // that were written to the members
+	JournalBytes  int64                  `protobuf:"varint,4,opt,name=journal_bytes,json=journalBytes,proto3" json:"journal_bytes,omitempty"` // of room that this took in their journals
+	Took          *durationpb.Duration   `protobuf:"bytes,5,opt,name=took,proto3" json:"took,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitForkResponse) Reset() {
+	*x = CommitForkResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitForkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitForkResponse) ProtoMessage() {}
+
+func (x *CommitForkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitForkResponse.ProtoReflect.Descriptor instead.
+func (*CommitForkResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *CommitForkResponse) GetPoint() *Point {
+	if x != nil {
+		return x.Point
+	}
+	return nil
+}
+
+func (x *CommitForkResponse) GetRewind() *Rewind {
+	if x != nil {
+		return x.Rewind
+	}
+	return nil
+}
+
+func (x *CommitForkResponse) GetPayloadBytes() int64 {
+	if x != nil {
+		return x.PayloadBytes
+	}
+	return 0
+}
+
+func (x *CommitForkResponse) GetJournalBytes() int64 {
+	if x != nil {
+		return x.JournalBytes
+	}
+	return 0
+}
+
+func (x *CommitForkResponse) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
 type Rewind struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	To    *Point                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
 	// Where the group was before; UndoRewind returns there.
 	From          *Point                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
 	Started       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=started,proto3" json:"started,omitempty"`
+	Fork          string                 `protobuf:"bytes,4,opt,name=fork,proto3" json:"fork,omitempty"` // that was made production; empty: a rewind
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rewind) Reset() {
 	*x = Rewind{}
-	mi := &file_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +2821,7 @@ func (x *Rewind) String() string {
 func (*Rewind) ProtoMessage() {}
 
 func (x *Rewind) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +2834,7 @@ func (x *Rewind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewind.ProtoReflect.Descriptor instead.
 func (*Rewind) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Rewind) GetTo() *Point {
@@ -2703,6 +2858,13 @@ func (x *Rewind) GetStarted() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Rewind) GetFork() string {
+	if x != nil {
+		return x.Fork
+	}
+	return ""
+}
+
 type StartRewindRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -2714,7 +2876,7 @@ type StartRewindRequest struct {
 
 func (x *StartRewindRequest) Reset() {
 	*x = StartRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2726,7 +2888,7 @@ func (x *StartRewindRequest) String() string {
 func (*StartRewindRequest) ProtoMessage() {}
 
 func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2739,7 +2901,7 @@ func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindRequest.ProtoReflect.Descriptor instead.
 func (*StartRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StartRewindRequest) GetGroup() string {
@@ -2773,7 +2935,7 @@ type StartRewindResponse struct {
 
 func (x *StartRewindResponse) Reset() {
 	*x = StartRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +2947,7 @@ func (x *StartRewindResponse) String() string {
 func (*StartRewindResponse) ProtoMessage() {}
 
 func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +2960,7 @@ func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindResponse.ProtoReflect.Descriptor instead.
 func (*StartRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StartRewindResponse) GetRewind() *Rewind {
@@ -2825,7 +2987,7 @@ type UndoRewindRequest struct {
 
 func (x *UndoRewindRequest) Reset() {
 	*x = UndoRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2837,7 +2999,7 @@ func (x *UndoRewindRequest) String() string {
 func (*UndoRewindRequest) ProtoMessage() {}
 
 func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2850,7 +3012,7 @@ func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindRequest.ProtoReflect.Descriptor instead.
 func (*UndoRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *UndoRewindRequest) GetGroup() string {
@@ -2877,7 +3039,7 @@ type UndoRewindResponse struct {
 
 func (x *UndoRewindResponse) Reset() {
 	*x = UndoRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +3051,7 @@ func (x *UndoRewindResponse) String() string {
 func (*UndoRewindResponse) ProtoMessage() {}
 
 func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +3064,7 @@ func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindResponse.ProtoReflect.Descriptor instead.
 func (*UndoRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *UndoRewindResponse) GetTo() *Point {
@@ -2929,7 +3091,7 @@ type CommitRewindRequest struct {
 
 func (x *CommitRewindRequest) Reset() {
 	*x = CommitRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2941,7 +3103,7 @@ func (x *CommitRewindRequest) String() string {
 func (*CommitRewindRequest) ProtoMessage() {}
 
 func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2954,7 +3116,7 @@ func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindRequest.ProtoReflect.Descriptor instead.
 func (*CommitRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CommitRewindRequest) GetGroup() string {
@@ -2980,7 +3142,7 @@ type CommitRewindResponse struct {
 
 func (x *CommitRewindResponse) Reset() {
 	*x = CommitRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2992,7 +3154,7 @@ func (x *CommitRewindResponse) String() string {
 func (*CommitRewindResponse) ProtoMessage() {}
 
 func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3005,7 +3167,7 @@ func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindResponse.ProtoReflect.Descriptor instead.
 func (*CommitRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CommitRewindResponse) GetAt() *Point {
@@ -3026,7 +3188,7 @@ type FailoverRequest struct {
 
 func (x *FailoverRequest) Reset() {
 	*x = FailoverRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3200,7 @@ func (x *FailoverRequest) String() string {
 func (*FailoverRequest) ProtoMessage() {}
 
 func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3213,7 @@ func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
 func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FailoverRequest) GetGroup() string {
@@ -3090,7 +3252,7 @@ type FailoverResponse struct {
 
 func (x *FailoverResponse) Reset() {
 	*x = FailoverResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3102,7 +3264,7 @@ func (x *FailoverResponse) String() string {
 func (*FailoverResponse) ProtoMessage() {}
 
 func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3115,7 +3277,7 @@ func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
 func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FailoverResponse) GetPoint() *Point {
@@ -3171,7 +3333,7 @@ type FailoverVolume struct {
 
 func (x *FailoverVolume) Reset() {
 	*x = FailoverVolume{}
-	mi := &file_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3183,7 +3345,7 @@ func (x *FailoverVolume) String() string {
 func (*FailoverVolume) ProtoMessage() {}
 
 func (x *FailoverVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3196,7 +3358,7 @@ func (x *FailoverVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverVolume.ProtoReflect.Descriptor instead.
 func (*FailoverVolume) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FailoverVolume) GetId() string {
@@ -3387,7 +3549,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x02at\x18\x03 \x01(\tR\x02at\x12\x1f\n" +
 	"\vquota_bytes\x18\x04 \x01(\x03R\n" +
 	"quotaBytes\x122\n" +
-	"\amax_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\"\x9d\x04\n" +
+	"\amax_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\"\xe9\x04\n" +
 	"\x04Fork\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
@@ -3407,7 +3569,9 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04full\x18\f \x01(\bR\x04full\x12\x14\n" +
 	"\x05error\x18\r \x01(\tR\x05error\x127\n" +
 	"\aexports\x18\x0e \x03(\v2\x1d.lockstep.admin.v1.ViewExportR\aexports\x12-\n" +
-	"\x04took\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x04took\"A\n" +
+	"\x04took\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x04took\x12'\n" +
+	"\x0fcommitted_bytes\x18\x10 \x01(\x03R\x0ecommittedBytes\x12!\n" +
+	"\fcommit_bytes\x18\x11 \x01(\x03R\vcommitBytes\"A\n" +
 	"\x12CreateForkResponse\x12+\n" +
 	"\x04fork\x18\x01 \x01(\v2\x17.lockstep.admin.v1.ForkR\x04fork\"(\n" +
 	"\x10ListForksRequest\x12\x14\n" +
@@ -3416,11 +3580,22 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x05forks\x18\x01 \x03(\v2\x17.lockstep.admin.v1.ForkR\x05forks\"(\n" +
 	"\x12DiscardForkRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x15\n" +
-	"\x13DiscardForkResponse\"\x96\x01\n" +
+	"\x13DiscardForkResponse\"V\n" +
+	"\x11CommitForkRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"\xf0\x01\n" +
+	"\x12CommitForkResponse\x12.\n" +
+	"\x05point\x18\x01 \x01(\v2\x18.lockstep.admin.v1.PointR\x05point\x121\n" +
+	"\x06rewind\x18\x02 \x01(\v2\x19.lockstep.admin.v1.RewindR\x06rewind\x12#\n" +
+	"\rpayload_bytes\x18\x03 \x01(\x03R\fpayloadBytes\x12#\n" +
+	"\rjournal_bytes\x18\x04 \x01(\x03R\fjournalBytes\x12-\n" +
+	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\xaa\x01\n" +
 	"\x06Rewind\x12(\n" +
 	"\x02to\x18\x01 \x01(\v2\x18.lockstep.admin.v1.PointR\x02to\x12,\n" +
 	"\x04from\x18\x02 \x01(\v2\x18.lockstep.admin.v1.PointR\x04from\x124\n" +
-	"\astarted\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\"S\n" +
+	"\astarted\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x12\n" +
+	"\x04fork\x18\x04 \x01(\tR\x04fork\"S\n" +
 	"\x12StartRewindRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\tR\x02at\x12\x17\n" +
@@ -3458,7 +3633,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x10\n" +
-	"\fROLE_REPLICA\x10\x022\xcb\r\n" +
+	"\fROLE_REPLICA\x10\x022\xa6\x0e\n" +
 	"\x05Admin\x12V\n" +
 	"\tGetStatus\x12#.lockstep.admin.v1.GetStatusRequest\x1a$.lockstep.admin.v1.GetStatusResponse\x12Y\n" +
 	"\n" +
@@ -3474,7 +3649,9 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"CreateFork\x12$.lockstep.admin.v1.CreateForkRequest\x1a%.lockstep.admin.v1.CreateForkResponse\x12V\n" +
 	"\tListForks\x12#.lockstep.admin.v1.ListForksRequest\x1a$.lockstep.admin.v1.ListForksResponse\x12\\\n" +
-	"\vDiscardFork\x12%.lockstep.admin.v1.DiscardForkRequest\x1a&.lockstep.admin.v1.DiscardForkResponse\x12\\\n" +
+	"\vDiscardFork\x12%.lockstep.admin.v1.DiscardForkRequest\x1a&.lockstep.admin.v1.DiscardForkResponse\x12Y\n" +
+	"\n" +
+	"CommitFork\x12$.lockstep.admin.v1.CommitForkRequest\x1a%.lockstep.admin.v1.CommitForkResponse\x12\\\n" +
 	"\vStartRewind\x12%.lockstep.admin.v1.StartRewindRequest\x1a&.lockstep.admin.v1.StartRewindResponse\x12Y\n" +
 	"\n" +
 	"UndoRewind\x12$.lockstep.admin.v1.UndoRewindRequest\x1a%.lockstep.admin.v1.UndoRewindResponse\x12_\n" +
@@ -3497,7 +3674,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.admin.v1.Role
 	(*Position)(nil),              // 1: lockstep.admin.v1.Position
@@ -3541,128 +3718,135 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*ListForksResponse)(nil),     // 39: lockstep.admin.v1.ListForksResponse
 	(*DiscardForkRequest)(nil),    // 40: lockstep.admin.v1.DiscardForkRequest
 	(*DiscardForkResponse)(nil),   // 41: lockstep.admin.v1.DiscardForkResponse
-	(*Rewind)(nil),                // 42: lockstep.admin.v1.Rewind
-	(*StartRewindRequest)(nil),    // 43: lockstep.admin.v1.StartRewindRequest
-	(*StartRewindResponse)(nil),   // 44: lockstep.admin.v1.StartRewindResponse
-	(*UndoRewindRequest)(nil),     // 45: lockstep.admin.v1.UndoRewindRequest
-	(*UndoRewindResponse)(nil),    // 46: lockstep.admin.v1.UndoRewindResponse
-	(*CommitRewindRequest)(nil),   // 47: lockstep.admin.v1.CommitRewindRequest
-	(*CommitRewindResponse)(nil),  // 48: lockstep.admin.v1.CommitRewindResponse
-	(*FailoverRequest)(nil),       // 49: lockstep.admin.v1.FailoverRequest
-	(*FailoverResponse)(nil),      // 50: lockstep.admin.v1.FailoverResponse
-	(*FailoverVolume)(nil),        // 51: lockstep.admin.v1.FailoverVolume
-	(*timestamppb.Timestamp)(nil), // 52: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 53: google.protobuf.Duration
+	(*CommitForkRequest)(nil),     // 42: lockstep.admin.v1.CommitForkRequest
+	(*CommitForkResponse)(nil),    // 43: lockstep.admin.v1.CommitForkResponse
+	(*Rewind)(nil),                // 44: lockstep.admin.v1.Rewind
+	(*StartRewindRequest)(nil),    // 45: lockstep.admin.v1.StartRewindRequest
+	(*StartRewindResponse)(nil),   // 46: lockstep.admin.v1.StartRewindResponse
+	(*UndoRewindRequest)(nil),     // 47: lockstep.admin.v1.UndoRewindRequest
+	(*UndoRewindResponse)(nil),    // 48: lockstep.admin.v1.UndoRewindResponse
+	(*CommitRewindRequest)(nil),   // 49: lockstep.admin.v1.CommitRewindRequest
+	(*CommitRewindResponse)(nil),  // 50: lockstep.admin.v1.CommitRewindResponse
+	(*FailoverRequest)(nil),       // 51: lockstep.admin.v1.FailoverRequest
+	(*FailoverResponse)(nil),      // 52: lockstep.admin.v1.FailoverResponse
+	(*FailoverVolume)(nil),        // 53: lockstep.admin.v1.FailoverVolume
+	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 55: google.protobuf.Duration
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	52, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	54, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	4,  // 1: lockstep.admin.v1.GetStatusResponse.peers:type_name -> lockstep.admin.v1.Peer
 	5,  // 2: lockstep.admin.v1.GetStatusResponse.groups:type_name -> lockstep.admin.v1.Group
 	8,  // 3: lockstep.admin.v1.GetStatusResponse.volumes:type_name -> lockstep.admin.v1.Volume
-	52, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	54, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
 	0,  // 5: lockstep.admin.v1.Group.role:type_name -> lockstep.admin.v1.Role
 	9,  // 6: lockstep.admin.v1.Group.newest:type_name -> lockstep.admin.v1.Point
-	53, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
-	53, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
-	53, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
+	55, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
+	55, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
+	55, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
 	6,  // 10: lockstep.admin.v1.Group.lag:type_name -> lockstep.admin.v1.Lag
-	42, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
+	44, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
 	7,  // 12: lockstep.admin.v1.Group.conditions:type_name -> lockstep.admin.v1.Condition
-	52, // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
-	53, // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
+	54, // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
+	55, // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
 	0,  // 15: lockstep.admin.v1.Volume.role:type_name -> lockstep.admin.v1.Role
 	1,  // 16: lockstep.admin.v1.Volume.tip:type_name -> lockstep.admin.v1.Position
 	1,  // 17: lockstep.admin.v1.Volume.durable:type_name -> lockstep.admin.v1.Position
 	1,  // 18: lockstep.admin.v1.Volume.horizon:type_name -> lockstep.admin.v1.Position
 	6,  // 19: lockstep.admin.v1.Volume.lag:type_name -> lockstep.admin.v1.Lag
-	52, // 20: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
-	52, // 21: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
+	54, // 20: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
+	54, // 21: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
 	1,  // 22: lockstep.admin.v1.Timeline.parent:type_name -> lockstep.admin.v1.Position
-	52, // 23: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	54, // 23: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
 	5,  // 24: lockstep.admin.v1.ListGroupsResponse.groups:type_name -> lockstep.admin.v1.Group
 	5,  // 25: lockstep.admin.v1.DescribeGroupResponse.group:type_name -> lockstep.admin.v1.Group
 	8,  // 26: lockstep.admin.v1.DescribeGroupResponse.members:type_name -> lockstep.admin.v1.Volume
 	10, // 27: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
 	9,  // 28: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
 	9,  // 29: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
-	52, // 30: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
-	52, // 31: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
+	54, // 30: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
+	54, // 31: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
 	9,  // 32: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
 	9,  // 33: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
-	53, // 34: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
+	55, // 34: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
 	9,  // 35: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
 	8,  // 36: lockstep.admin.v1.ReopenVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
-	53, // 37: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
+	55, // 37: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
 	8,  // 38: lockstep.admin.v1.AdoptVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
 	9,  // 39: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
 	29, // 40: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
-	53, // 41: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
+	55, // 41: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
 	28, // 42: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
 	28, // 43: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
-	53, // 44: lockstep.admin.v1.CreateForkRequest.max_age:type_name -> google.protobuf.Duration
-	52, // 45: lockstep.admin.v1.Fork.ended:type_name -> google.protobuf.Timestamp
+	55, // 44: lockstep.admin.v1.CreateForkRequest.max_age:type_name -> google.protobuf.Duration
+	54, // 45: lockstep.admin.v1.Fork.ended:type_name -> google.protobuf.Timestamp
 	9,  // 46: lockstep.admin.v1.Fork.point:type_name -> lockstep.admin.v1.Point
-	52, // 47: lockstep.admin.v1.Fork.created:type_name -> google.protobuf.Timestamp
-	52, // 48: lockstep.admin.v1.Fork.expires:type_name -> google.protobuf.Timestamp
+	54, // 47: lockstep.admin.v1.Fork.created:type_name -> google.protobuf.Timestamp
+	54, // 48: lockstep.admin.v1.Fork.expires:type_name -> google.protobuf.Timestamp
 	29, // 49: lockstep.admin.v1.Fork.exports:type_name -> lockstep.admin.v1.ViewExport
-	53, // 50: lockstep.admin.v1.Fork.took:type_name -> google.protobuf.Duration
+	55, // 50: lockstep.admin.v1.Fork.took:type_name -> google.protobuf.Duration
 	36, // 51: lockstep.admin.v1.CreateForkResponse.fork:type_name -> lockstep.admin.v1.Fork
 	36, // 52: lockstep.admin.v1.ListForksResponse.forks:type_name -> lockstep.admin.v1.Fork
-	9,  // 53: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
-	9,  // 54: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
-	52, // 55: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
-	42, // 56: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	53, // 57: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 58: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
-	53, // 59: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 60: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
-	9,  // 61: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
-	53, // 62: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
-	53, // 63: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
-	51, // 64: lockstep.admin.v1.FailoverResponse.volumes:type_name -> lockstep.admin.v1.FailoverVolume
-	2,  // 65: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
-	11, // 66: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
-	13, // 67: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
-	15, // 68: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
-	17, // 69: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
-	19, // 70: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
-	27, // 71: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
-	31, // 72: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
-	33, // 73: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
-	35, // 74: lockstep.admin.v1.Admin.CreateFork:input_type -> lockstep.admin.v1.CreateForkRequest
-	38, // 75: lockstep.admin.v1.Admin.ListForks:input_type -> lockstep.admin.v1.ListForksRequest
-	40, // 76: lockstep.admin.v1.Admin.DiscardFork:input_type -> lockstep.admin.v1.DiscardForkRequest
-	43, // 77: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
-	45, // 78: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
-	47, // 79: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
-	49, // 80: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
-	21, // 81: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
-	25, // 82: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
-	23, // 83: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
-	3,  // 84: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
-	12, // 85: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
-	14, // 86: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
-	16, // 87: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
-	18, // 88: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
-	20, // 89: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
-	30, // 90: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
-	32, // 91: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
-	34, // 92: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
-	37, // 93: lockstep.admin.v1.Admin.CreateFork:output_type -> lockstep.admin.v1.CreateForkResponse
-	39, // 94: lockstep.admin.v1.Admin.ListForks:output_type -> lockstep.admin.v1.ListForksResponse
-	41, // 95: lockstep.admin.v1.Admin.DiscardFork:output_type -> lockstep.admin.v1.DiscardForkResponse
-	44, // 96: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
-	46, // 97: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
-	48, // 98: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
-	50, // 99: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
-	22, // 100: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
-	26, // 101: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
-	24, // 102: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
-	84, // [84:103] is the sub-list for method output_type
-	65, // [65:84] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	9,  // 53: lockstep.admin.v1.CommitForkResponse.point:type_name -> lockstep.admin.v1.Point
+	44, // 54: lockstep.admin.v1.CommitForkResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	55, // 55: lockstep.admin.v1.CommitForkResponse.took:type_name -> google.protobuf.Duration
+	9,  // 56: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
+	9,  // 57: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
+	54, // 58: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
+	44, // 59: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	55, // 60: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
+	9,  // 61: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
+	55, // 62: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
+	9,  // 63: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
+	9,  // 64: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
+	55, // 65: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
+	55, // 66: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
+	53, // 67: lockstep.admin.v1.FailoverResponse.volumes:type_name -> lockstep.admin.v1.FailoverVolume
+	2,  // 68: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
+	11, // 69: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
+	13, // 70: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
+	15, // 71: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
+	17, // 72: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
+	19, // 73: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
+	27, // 74: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
+	31, // 75: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
+	33, // 76: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
+	35, // 77: lockstep.admin.v1.Admin.CreateFork:input_type -> lockstep.admin.v1.CreateForkRequest
+	38, // 78: lockstep.admin.v1.Admin.ListForks:input_type -> lockstep.admin.v1.ListForksRequest
+	40, // 79: lockstep.admin.v1.Admin.DiscardFork:input_type -> lockstep.admin.v1.DiscardForkRequest
+	42, // 80: lockstep.admin.v1.Admin.CommitFork:input_type -> lockstep.admin.v1.CommitForkRequest
+	45, // 81: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
+	47, // 82: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
+	49, // 83: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
+	51, // 84: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
+	21, // 85: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
+	25, // 86: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
+	23, // 87: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
+	3,  // 88: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
+	12, // 89: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
+	14, // 90: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
+	16, // 91: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
+	18, // 92: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
+	20, // 93: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
+	30, // 94: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
+	32, // 95: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
+	34, // 96: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
+	37, // 97: lockstep.admin.v1.Admin.CreateFork:output_type -> lockstep.admin.v1.CreateForkResponse
+	39, // 98: lockstep.admin.v1.Admin.ListForks:output_type -> lockstep.admin.v1.ListForksResponse
+	41, // 99: lockstep.admin.v1.Admin.DiscardFork:output_type -> lockstep.admin.v1.DiscardForkResponse
+	43, // 100: lockstep.admin.v1.Admin.CommitFork:output_type -> lockstep.admin.v1.CommitForkResponse
+	46, // 101: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
+	48, // 102: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
+	50, // 103: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
+	52, // 104: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
+	22, // 105: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
+	26, // 106: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
+	24, // 107: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
+	88, // [88:108] is the sub-list for method output_type
+	68, // [68:88] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -3676,7 +3860,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -38,6 +38,7 @@ const (
 	Admin_CreateFork_FullMethodName    = "/lockstep.admin.v1.Admin/CreateFork"
 	Admin_ListForks_FullMethodName     = "/lockstep.admin.v1.Admin/ListForks"
 	Admin_DiscardFork_FullMethodName   = "/lockstep.admin.v1.Admin/DiscardFork"
+	Admin_CommitFork_FullMethodName    = "/lockstep.admin.v1.Admin/CommitFork"
 	Admin_StartRewind_FullMethodName   = "/lockstep.admin.v1.Admin/StartRewind"
 	Admin_UndoRewind_FullMethodName    = "/lockstep.admin.v1.Admin/UndoRewind"
 	Admin_CommitRewind_FullMethodName  = "/lockstep.admin.v1.Admin/CommitRewind"
@@ -66,6 +67,10 @@ type AdminClient interface {
 	CreateFork(ctx context.Context, in *CreateForkRequest, opts ...grpc.CallOption) (*CreateForkResponse, error)
 	ListForks(ctx context.Context, in *ListForksRequest, opts ...grpc.CallOption) (*ListForksResponse, error)
 	DiscardFork(ctx context.Context, in *DiscardForkRequest, opts ...grpc.CallOption) (*DiscardForkResponse, error)
+	// CommitFork makes a fork production: its group is then as after a rewind, which can
+	// be undone or committed. Neither the group's devices nor the fork may be in use. How
+	// far it has come is in ListForks meanwhile.
+	CommitFork(ctx context.Context, in *CommitForkRequest, opts ...grpc.CallOption) (*CommitForkResponse, error)
 	// Rewinds act in place on every member. Devices must not be mounted.
 	StartRewind(ctx context.Context, in *StartRewindRequest, opts ...grpc.CallOption) (*StartRewindResponse, error)
 	UndoRewind(ctx context.Context, in *UndoRewindRequest, opts ...grpc.CallOption) (*UndoRewindResponse, error)
@@ -213,6 +218,16 @@ func (c *adminClient) DiscardFork(ctx context.Context, in *DiscardForkRequest, o
 	return out, nil
 }
 
+func (c *adminClient) CommitFork(ctx context.Context, in *CommitForkRequest, opts ...grpc.CallOption) (*CommitForkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CommitForkResponse)
+	err := c.cc.Invoke(ctx, Admin_CommitFork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) StartRewind(ctx context.Context, in *StartRewindRequest, opts ...grpc.CallOption) (*StartRewindResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StartRewindResponse)
@@ -302,6 +317,10 @@ type AdminServer interface {
 	CreateFork(context.Context, *CreateForkRequest) (*CreateForkResponse, error)
 	ListForks(context.Context, *ListForksRequest) (*ListForksResponse, error)
 	DiscardFork(context.Context, *DiscardForkRequest) (*DiscardForkResponse, error)
+	// CommitFork makes a fork production: its group is then as after a rewind, which can
+	// be undone or committed. Neither the group's devices nor the fork may be in use. How
+	// far it has come is in ListForks meanwhile.
+	CommitFork(context.Context, *CommitForkRequest) (*CommitForkResponse, error)
 	// Rewinds act in place on every member. Devices must not be mounted.
 	StartRewind(context.Context, *StartRewindRequest) (*StartRewindResponse, error)
 	UndoRewind(context.Context, *UndoRewindRequest) (*UndoRewindResponse, error)
@@ -364,6 +383,9 @@ func (UnimplementedAdminServer) ListForks(context.Context, *ListForksRequest) (*
 }
 func (UnimplementedAdminServer) DiscardFork(context.Context, *DiscardForkRequest) (*DiscardForkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DiscardFork not implemented")
+}
+func (UnimplementedAdminServer) CommitFork(context.Context, *CommitForkRequest) (*CommitForkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CommitFork not implemented")
 }
 func (UnimplementedAdminServer) StartRewind(context.Context, *StartRewindRequest) (*StartRewindResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StartRewind not implemented")
@@ -623,6 +645,24 @@ func _Admin_DiscardFork_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_CommitFork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CommitForkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).CommitFork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_CommitFork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).CommitFork(ctx, req.(*CommitForkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_StartRewind_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StartRewindRequest)
 	if err := dec(in); err != nil {
@@ -803,6 +843,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DiscardFork",
 			Handler:    _Admin_DiscardFork_Handler,
+		},
+		{
+			MethodName: "CommitFork",
+			Handler:    _Admin_CommitFork_Handler,
 		},
 		{
 			MethodName: "StartRewind",
