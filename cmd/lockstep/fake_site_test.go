@@ -236,6 +236,29 @@ func (f *fakeSite) DescribeGroup(ctx context.Context, r *adminv1.DescribeGroupRe
 	}, nil
 }
 
+func (f *fakeSite) ListTimelines(ctx context.Context, r *adminv1.ListTimelinesRequest) (*adminv1.ListTimelinesResponse, error) {
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := f.find(r.GetGroup()); err != nil {
+		return nil, err
+	}
+	answer := &adminv1.ListTimelinesResponse{}
+	for _, v := range f.volumes() {
+		answer.Volumes = append(answer.Volumes, &adminv1.VolumeTimelines{
+			VolumeId: v.GetId(), VolumeName: v.GetName(), Horizon: &adminv1.Position{Timeline: 1, Seq: 100},
+			Timelines: []*adminv1.Timeline{
+				{Id: 1, Created: before(26 * time.Hour), Reason: "created", LastSeq: 4096, Bytes: 64 << 20, Leads: true, Pins: []string{"before-upgrade"}, Views: 1},
+				{Id: 2, Parent: &adminv1.Position{Timeline: 1, Seq: 2048}, Created: before(90 * time.Minute), Reason: "rewind 0123456789abcdef", LastSeq: 3000, Bytes: 192 << 20, Orphaned: true},
+				{Id: 3, Parent: &adminv1.Position{Timeline: 1, Seq: 4096}, Created: before(time.Hour), Reason: "commit-fork 0123456789abcde0", LastSeq: 51200, Bytes: 1 << 30, Active: true},
+			},
+		})
+	}
+	return answer, nil
+}
+
 func (f *fakeSite) ListPoints(ctx context.Context, r *adminv1.ListPointsRequest) (*adminv1.ListPointsResponse, error) {
 	leave, err := f.enter(ctx)
 	if err != nil {

@@ -21,6 +21,7 @@ var verbs = map[string]struct{ before, args string }{
 	"status":         {"", "status"},
 	"group list":     {"", "group list"},
 	"group describe": {"", "group describe shop"},
+	"timeline list":  {"", "timeline list shop"},
 	"point list":     {"", "point list shop"},
 	"point take":     {"", "point take shop"},
 	"point drop":     {"point take shop --pin p", "point drop shop p"},

@@ -29,6 +29,9 @@ func TestGolden(t *testing.T) {
 		{"group_describe_table", "group describe shop"},
 		{"group_describe_json", "group describe shop -o json"},
 		{"group_describe_yaml", "group describe shop -o yaml"},
+		{"timeline_list_table", "timeline list shop"},
+		{"timeline_list_json", "timeline list shop -o json"},
+		{"timeline_list_name", "timeline list shop -o name"},
 		{"point_list_table", "point list shop --limit 6"},
 		{"point_list_wide", "point list shop --since 3s -o wide"},
 		{"point_list_json", "point list shop --limit 1 -o json"},
@@ -107,7 +110,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 		viewClosedDocument{}, rewindStartedDocument{}, rewindUndoneDocument{}, rewindCommittedDocument{}, failedOverDocument{}, volumeReopenedDocument{}, certsDocument{},
 		checkDocument{}, versionDocument{}, pointDroppedDocument{},
 		recoveredRewindDocument{}, recoveredUndoDocument{}, recoveredCommitDocument{}, recoveredFailoverDocument{}, recoveryMadeDocument{},
-		forkCreatedDocument{}, forksDocument{}, forkCommittedDocument{}, forkDiscardedDocument{},
+		forkCreatedDocument{}, forksDocument{}, forkCommittedDocument{}, timelinesDocument{}, forkDiscardedDocument{},
 		orphansDocument{}, preflightDocument{}, supportBundleDocument{},
 	}
 	seen := map[reflect.Type]bool{}

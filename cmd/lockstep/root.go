@@ -36,7 +36,8 @@ func (a *app) newRootCommand() *cobra.Command {
 			a.newNodeCommand(),
 			a.newGatewayCommand(),
 			a.newHolderCommand(),
-			a.newForkCommand(),   // a cluster's engines have no place for them yet
+			a.newForkCommand(), // a cluster's engines have no place for them yet
+			a.newTimelineCommand(),
 			a.newVolumeCommand(), // in a cluster, engines that failed are started again by themselves
 		)
 	}

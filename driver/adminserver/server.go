@@ -20,12 +20,14 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// Config is what a Server needs; all fields but Forks and Promoted are required.
+// Config is what a Server needs; all fields but Forks, Timelines and Promoted are required.
 type Config struct {
-	Site    Site
-	Forks   Forks // nil: the site makes none
-	Version string
-	Clock   clock.Clock
+	Site  Site
+	Forks Forks // nil: the site makes none
+	// Timelines are those of a volume of this site; nil: they are not known here.
+	Timelines func(journal.VolumeID) ([]journal.TimelineUse, error)
+	Version   string
+	Clock     clock.Clock
 	// OwnedPin tells pins that something else keeps track of from those that
 	// TakePoint made.
 	OwnedPin func(pin string) bool

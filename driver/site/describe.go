@@ -82,5 +82,14 @@ func (s *Site) Timelines(id journal.VolumeID) (lines []journal.Timeline, active 
 	return eng.Store().Timelines(), eng.Store().Tip().Timeline, nil
 }
 
+// TimelineUses returns the timelines of a volume with what each takes and what keeps it.
+func (s *Site) TimelineUses(id journal.VolumeID) ([]journal.TimelineUse, error) {
+	eng, err := s.engineOf(id)
+	if err != nil {
+		return nil, err
+	}
+	return eng.Store().TimelineUses(), nil
+}
+
 // Name is the site's name.
 func (s *Site) Name() string { return s.cfg.Name }

@@ -884,12 +884,19 @@ func (x *Point) GetMembers() uint32 {
 }
 
 type Timeline struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Parent        *Position              `protobuf:"bytes,2,opt,name=parent,proto3" json:"parent,omitempty"`
-	Created       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
-	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	Active        bool                   `protobuf:"varint,5,opt,name=active,proto3" json:"active,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Id      uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Parent  *Position              `protobuf:"bytes,2,opt,name=parent,proto3" json:"parent,omitempty"`
+	Created *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
+	Reason  string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Active  bool                   `protobuf:"varint,5,opt,name=active,proto3" json:"active,omitempty"`
+	// The rest is set by ListTimelines alone.
+	LastSeq       uint64   `protobuf:"varint,6,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
+	Bytes         int64    `protobuf:"varint,7,opt,name=bytes,proto3" json:"bytes,omitempty"` // of room of its segments
+	Leads         bool     `protobuf:"varint,8,opt,name=leads,proto3" json:"leads,omitempty"` // the active one descends from it
+	Pins          []string `protobuf:"bytes,9,rep,name=pins,proto3" json:"pins,omitempty"`
+	Views         uint32   `protobuf:"varint,10,opt,name=views,proto3" json:"views,omitempty"`       // and readers that are open
+	Orphaned      bool     `protobuf:"varint,11,opt,name=orphaned,proto3" json:"orphaned,omitempty"` // nothing but the window keeps it: it goes when the horizon passes its parent position
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -959,6 +966,204 @@ func (x *Timeline) GetActive() bool {
 	return false
 }
 
+func (x *Timeline) GetLastSeq() uint64 {
+	if x != nil {
+		return x.LastSeq
+	}
+	return 0
+}
+
+func (x *Timeline) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Timeline) GetLeads() bool {
+	if x != nil {
+		return x.Leads
+	}
+	return false
+}
+
+func (x *Timeline) GetPins() []string {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
+func (x *Timeline) GetViews() uint32 {
+	if x != nil {
+		return x.Views
+	}
+	return 0
+}
+
+func (x *Timeline) GetOrphaned() bool {
+	if x != nil {
+		return x.Orphaned
+	}
+	return false
+}
+
+type ListTimelinesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTimelinesRequest) Reset() {
+	*x = ListTimelinesRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTimelinesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTimelinesRequest) ProtoMessage() {}
+
+func (x *ListTimelinesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTimelinesRequest.ProtoReflect.Descriptor instead.
+func (*ListTimelinesRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListTimelinesRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type VolumeTimelines struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	VolumeId      string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	VolumeName    string                 `protobuf:"bytes,2,opt,name=volume_name,json=volumeName,proto3" json:"volume_name,omitempty"`
+	Horizon       *Position              `protobuf:"bytes,3,opt,name=horizon,proto3" json:"horizon,omitempty"`
+	Timelines     []*Timeline            `protobuf:"bytes,4,rep,name=timelines,proto3" json:"timelines,omitempty"` // parents before their children
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeTimelines) Reset() {
+	*x = VolumeTimelines{}
+	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeTimelines) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeTimelines) ProtoMessage() {}
+
+func (x *VolumeTimelines) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeTimelines.ProtoReflect.Descriptor instead.
+func (*VolumeTimelines) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *VolumeTimelines) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *VolumeTimelines) GetVolumeName() string {
+	if x != nil {
+		return x.VolumeName
+	}
+	return ""
+}
+
+func (x *VolumeTimelines) GetHorizon() *Position {
+	if x != nil {
+		return x.Horizon
+	}
+	return nil
+}
+
+func (x *VolumeTimelines) GetTimelines() []*Timeline {
+	if x != nil {
+		return x.Timelines
+	}
+	return nil
+}
+
+type ListTimelinesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volumes       []*VolumeTimelines     `protobuf:"bytes,1,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTimelinesResponse) Reset() {
+	*x = ListTimelinesResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTimelinesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTimelinesResponse) ProtoMessage() {}
+
+func (x *ListTimelinesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTimelinesResponse.ProtoReflect.Descriptor instead.
+func (*ListTimelinesResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListTimelinesResponse) GetVolumes() []*VolumeTimelines {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 type ListGroupsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -967,7 +1172,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_admin_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -979,7 +1184,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_admin_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -992,7 +1197,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 type ListGroupsResponse struct {
@@ -1004,7 +1209,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1221,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1234,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*Group {
@@ -1048,7 +1253,7 @@ type DescribeGroupRequest struct {
 
 func (x *DescribeGroupRequest) Reset() {
 	*x = DescribeGroupRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1265,7 @@ func (x *DescribeGroupRequest) String() string {
 func (*DescribeGroupRequest) ProtoMessage() {}
 
 func (x *DescribeGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1278,7 @@ func (x *DescribeGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeGroupRequest.ProtoReflect.Descriptor instead.
 func (*DescribeGroupRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DescribeGroupRequest) GetGroup() string {
@@ -1097,7 +1302,7 @@ type DescribeGroupResponse struct {
 
 func (x *DescribeGroupResponse) Reset() {
 	*x = DescribeGroupResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1314,7 @@ func (x *DescribeGroupResponse) String() string {
 func (*DescribeGroupResponse) ProtoMessage() {}
 
 func (x *DescribeGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1327,7 @@ func (x *DescribeGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeGroupResponse.ProtoReflect.Descriptor instead.
 func (*DescribeGroupResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DescribeGroupResponse) GetGroup() *Group {
@@ -1173,7 +1378,7 @@ type ListPointsRequest struct {
 
 func (x *ListPointsRequest) Reset() {
 	*x = ListPointsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1390,7 @@ func (x *ListPointsRequest) String() string {
 func (*ListPointsRequest) ProtoMessage() {}
 
 func (x *ListPointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1403,7 @@ func (x *ListPointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPointsRequest.ProtoReflect.Descriptor instead.
 func (*ListPointsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListPointsRequest) GetGroup() string {
@@ -1239,7 +1444,7 @@ type ListPointsResponse struct {
 
 func (x *ListPointsResponse) Reset() {
 	*x = ListPointsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1456,7 @@ func (x *ListPointsResponse) String() string {
 func (*ListPointsResponse) ProtoMessage() {}
 
 func (x *ListPointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1469,7 @@ func (x *ListPointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPointsResponse.ProtoReflect.Descriptor instead.
 func (*ListPointsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListPointsResponse) GetPoints() []*Point {
@@ -1292,7 +1497,7 @@ type TakePointRequest struct {
 
 func (x *TakePointRequest) Reset() {
 	*x = TakePointRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1509,7 @@ func (x *TakePointRequest) String() string {
 func (*TakePointRequest) ProtoMessage() {}
 
 func (x *TakePointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1522,7 @@ func (x *TakePointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakePointRequest.ProtoReflect.Descriptor instead.
 func (*TakePointRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TakePointRequest) GetGroup() string {
@@ -1344,7 +1549,7 @@ type TakePointResponse struct {
 
 func (x *TakePointResponse) Reset() {
 	*x = TakePointResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1561,7 @@ func (x *TakePointResponse) String() string {
 func (*TakePointResponse) ProtoMessage() {}
 
 func (x *TakePointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1574,7 @@ func (x *TakePointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakePointResponse.ProtoReflect.Descriptor instead.
 func (*TakePointResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TakePointResponse) GetPoint() *Point {
@@ -1397,7 +1602,7 @@ type DropPinRequest struct {
 
 func (x *DropPinRequest) Reset() {
 	*x = DropPinRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1614,7 @@ func (x *DropPinRequest) String() string {
 func (*DropPinRequest) ProtoMessage() {}
 
 func (x *DropPinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1627,7 @@ func (x *DropPinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropPinRequest.ProtoReflect.Descriptor instead.
 func (*DropPinRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DropPinRequest) GetGroup() string {
@@ -1448,7 +1653,7 @@ type DropPinResponse struct {
 
 func (x *DropPinResponse) Reset() {
 	*x = DropPinResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1665,7 @@ func (x *DropPinResponse) String() string {
 func (*DropPinResponse) ProtoMessage() {}
 
 func (x *DropPinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1678,7 @@ func (x *DropPinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropPinResponse.ProtoReflect.Descriptor instead.
 func (*DropPinResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DropPinResponse) GetPoint() *Point {
@@ -1492,7 +1697,7 @@ type ReopenVolumeRequest struct {
 
 func (x *ReopenVolumeRequest) Reset() {
 	*x = ReopenVolumeRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1709,7 @@ func (x *ReopenVolumeRequest) String() string {
 func (*ReopenVolumeRequest) ProtoMessage() {}
 
 func (x *ReopenVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1722,7 @@ func (x *ReopenVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ReopenVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReopenVolumeRequest) GetVolume() string {
@@ -1538,7 +1743,7 @@ type ReopenVolumeResponse struct {
 
 func (x *ReopenVolumeResponse) Reset() {
 	*x = ReopenVolumeResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1755,7 @@ func (x *ReopenVolumeResponse) String() string {
 func (*ReopenVolumeResponse) ProtoMessage() {}
 
 func (x *ReopenVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1563,7 +1768,7 @@ func (x *ReopenVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ReopenVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReopenVolumeResponse) GetVolume() *Volume {
@@ -1600,7 +1805,7 @@ type AdoptVolumeRequest struct {
 
 func (x *AdoptVolumeRequest) Reset() {
 	*x = AdoptVolumeRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1817,7 @@ func (x *AdoptVolumeRequest) String() string {
 func (*AdoptVolumeRequest) ProtoMessage() {}
 
 func (x *AdoptVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1830,7 @@ func (x *AdoptVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AdoptVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AdoptVolumeRequest) GetStore() string {
@@ -1665,7 +1870,7 @@ type AdoptVolumeResponse struct {
 
 func (x *AdoptVolumeResponse) Reset() {
 	*x = AdoptVolumeResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1882,7 @@ func (x *AdoptVolumeResponse) String() string {
 func (*AdoptVolumeResponse) ProtoMessage() {}
 
 func (x *AdoptVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1895,7 @@ func (x *AdoptVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptVolumeResponse.ProtoReflect.Descriptor instead.
 func (*AdoptVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AdoptVolumeResponse) GetVolume() *Volume {
@@ -1709,7 +1914,7 @@ type RemoveReplicaRequest struct {
 
 func (x *RemoveReplicaRequest) Reset() {
 	*x = RemoveReplicaRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +1926,7 @@ func (x *RemoveReplicaRequest) String() string {
 func (*RemoveReplicaRequest) ProtoMessage() {}
 
 func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +1939,7 @@ func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveReplicaRequest) GetVolume() string {
@@ -1752,7 +1957,7 @@ type RemoveReplicaResponse struct {
 
 func (x *RemoveReplicaResponse) Reset() {
 	*x = RemoveReplicaResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1969,7 @@ func (x *RemoveReplicaResponse) String() string {
 func (*RemoveReplicaResponse) ProtoMessage() {}
 
 func (x *RemoveReplicaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1982,7 @@ func (x *RemoveReplicaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaResponse.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 // at, everywhere: RFC 3339 time (the newest point at or before it), a
@@ -1792,7 +1997,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +2009,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +2022,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *OpenViewRequest) GetGroup() string {
@@ -1847,7 +2052,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +2064,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +2077,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *View) GetId() string {
@@ -1923,7 +2128,7 @@ type ViewExport struct {
 
 func (x *ViewExport) Reset() {
 	*x = ViewExport{}
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2140,7 @@ func (x *ViewExport) String() string {
 func (*ViewExport) ProtoMessage() {}
 
 func (x *ViewExport) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2153,7 @@ func (x *ViewExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewExport.ProtoReflect.Descriptor instead.
 func (*ViewExport) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ViewExport) GetVolumeId() string {
@@ -1995,7 +2200,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2212,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2225,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *OpenViewResponse) GetView() *View {
@@ -2039,7 +2244,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2051,7 +2256,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2064,7 +2269,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -2082,7 +2287,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2299,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2312,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 type ListViewsRequest struct {
@@ -2119,7 +2324,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2336,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2349,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -2163,7 +2368,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2380,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2393,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -2211,7 +2416,7 @@ type CreateForkRequest struct {
 
 func (x *CreateForkRequest) Reset() {
 	*x = CreateForkRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2428,7 @@ func (x *CreateForkRequest) String() string {
 func (*CreateForkRequest) ProtoMessage() {}
 
 func (x *CreateForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2441,7 @@ func (x *CreateForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateForkRequest.ProtoReflect.Descriptor instead.
 func (*CreateForkRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CreateForkRequest) GetName() string {
@@ -2301,7 +2506,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +2518,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +2531,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Fork) GetName() string {
@@ -2457,7 +2662,7 @@ type CreateForkResponse struct {
 
 func (x *CreateForkResponse) Reset() {
 	*x = CreateForkResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2674,7 @@ func (x *CreateForkResponse) String() string {
 func (*CreateForkResponse) ProtoMessage() {}
 
 func (x *CreateForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2687,7 @@ func (x *CreateForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateForkResponse.ProtoReflect.Descriptor instead.
 func (*CreateForkResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateForkResponse) GetFork() *Fork {
@@ -2501,7 +2706,7 @@ type ListForksRequest struct {
 
 func (x *ListForksRequest) Reset() {
 	*x = ListForksRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2718,7 @@ func (x *ListForksRequest) String() string {
 func (*ListForksRequest) ProtoMessage() {}
 
 func (x *ListForksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2731,7 @@ func (x *ListForksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListForksRequest.ProtoReflect.Descriptor instead.
 func (*ListForksRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListForksRequest) GetGroup() string {
@@ -2545,7 +2750,7 @@ type ListForksResponse struct {
 
 func (x *ListForksResponse) Reset() {
 	*x = ListForksResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2557,7 +2762,7 @@ func (x *ListForksResponse) String() string {
 func (*ListForksResponse) ProtoMessage() {}
 
 func (x *ListForksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2570,7 +2775,7 @@ func (x *ListForksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListForksResponse.ProtoReflect.Descriptor instead.
 func (*ListForksResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListForksResponse) GetForks() []*Fork {
@@ -2589,7 +2794,7 @@ type DiscardForkRequest struct {
 
 func (x *DiscardForkRequest) Reset() {
 	*x = DiscardForkRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2601,7 +2806,7 @@ func (x *DiscardForkRequest) String() string {
 func (*DiscardForkRequest) ProtoMessage() {}
 
 func (x *DiscardForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2614,7 +2819,7 @@ func (x *DiscardForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardForkRequest.ProtoReflect.Descriptor instead.
 func (*DiscardForkRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DiscardForkRequest) GetName() string {
@@ -2632,7 +2837,7 @@ type DiscardForkResponse struct {
 
 func (x *DiscardForkResponse) Reset() {
 	*x = DiscardForkResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2644,7 +2849,7 @@ func (x *DiscardForkResponse) String() string {
 func (*DiscardForkResponse) ProtoMessage() {}
 
 func (x *DiscardForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2657,7 +2862,7 @@ func (x *DiscardForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardForkResponse.ProtoReflect.Descriptor instead.
 func (*DiscardForkResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 type CommitForkRequest struct {
@@ -2671,7 +2876,7 @@ type CommitForkRequest struct {
 
 func (x *CommitForkRequest) Reset() {
 	*x = CommitForkRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2683,7 +2888,7 @@ func (x *CommitForkRequest) String() string {
 func (*CommitForkRequest) ProtoMessage() {}
 
 func (x *CommitForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2696,7 +2901,7 @@ func (x *CommitForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitForkRequest.ProtoReflect.Descriptor instead.
 func (*CommitForkRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CommitForkRequest) GetGroup() string {
@@ -2733,7 +2938,7 @@ type CommitForkResponse struct {
 
 func (x *CommitForkResponse) Reset() {
 	*x = CommitForkResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2745,7 +2950,7 @@ func (x *CommitForkResponse) String() string {
 func (*CommitForkResponse) ProtoMessage() {}
 
 func (x *CommitForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2758,7 +2963,7 @@ func (x *CommitForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitForkResponse.ProtoReflect.Descriptor instead.
 func (*CommitForkResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CommitForkResponse) GetPoint() *Point {
@@ -2809,7 +3014,7 @@ type Rewind struct {
 
 func (x *Rewind) Reset() {
 	*x = Rewind{}
-	mi := &file_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2821,7 +3026,7 @@ func (x *Rewind) String() string {
 func (*Rewind) ProtoMessage() {}
 
 func (x *Rewind) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2834,7 +3039,7 @@ func (x *Rewind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewind.ProtoReflect.Descriptor instead.
 func (*Rewind) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Rewind) GetTo() *Point {
@@ -2876,7 +3081,7 @@ type StartRewindRequest struct {
 
 func (x *StartRewindRequest) Reset() {
 	*x = StartRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2888,7 +3093,7 @@ func (x *StartRewindRequest) String() string {
 func (*StartRewindRequest) ProtoMessage() {}
 
 func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2901,7 +3106,7 @@ func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindRequest.ProtoReflect.Descriptor instead.
 func (*StartRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StartRewindRequest) GetGroup() string {
@@ -2935,7 +3140,7 @@ type StartRewindResponse struct {
 
 func (x *StartRewindResponse) Reset() {
 	*x = StartRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2947,7 +3152,7 @@ func (x *StartRewindResponse) String() string {
 func (*StartRewindResponse) ProtoMessage() {}
 
 func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2960,7 +3165,7 @@ func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindResponse.ProtoReflect.Descriptor instead.
 func (*StartRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *StartRewindResponse) GetRewind() *Rewind {
@@ -2987,7 +3192,7 @@ type UndoRewindRequest struct {
 
 func (x *UndoRewindRequest) Reset() {
 	*x = UndoRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3204,7 @@ func (x *UndoRewindRequest) String() string {
 func (*UndoRewindRequest) ProtoMessage() {}
 
 func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3217,7 @@ func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindRequest.ProtoReflect.Descriptor instead.
 func (*UndoRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *UndoRewindRequest) GetGroup() string {
@@ -3039,7 +3244,7 @@ type UndoRewindResponse struct {
 
 func (x *UndoRewindResponse) Reset() {
 	*x = UndoRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3051,7 +3256,7 @@ func (x *UndoRewindResponse) String() string {
 func (*UndoRewindResponse) ProtoMessage() {}
 
 func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3064,7 +3269,7 @@ func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindResponse.ProtoReflect.Descriptor instead.
 func (*UndoRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *UndoRewindResponse) GetTo() *Point {
@@ -3091,7 +3296,7 @@ type CommitRewindRequest struct {
 
 func (x *CommitRewindRequest) Reset() {
 	*x = CommitRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3103,7 +3308,7 @@ func (x *CommitRewindRequest) String() string {
 func (*CommitRewindRequest) ProtoMessage() {}
 
 func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3116,7 +3321,7 @@ func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindRequest.ProtoReflect.Descriptor instead.
 func (*CommitRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CommitRewindRequest) GetGroup() string {
@@ -3142,7 +3347,7 @@ type CommitRewindResponse struct {
 
 func (x *CommitRewindResponse) Reset() {
 	*x = CommitRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3154,7 +3359,7 @@ func (x *CommitRewindResponse) String() string {
 func (*CommitRewindResponse) ProtoMessage() {}
 
 func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3167,7 +3372,7 @@ func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindResponse.ProtoReflect.Descriptor instead.
 func (*CommitRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CommitRewindResponse) GetAt() *Point {
@@ -3188,7 +3393,7 @@ type FailoverRequest struct {
 
 func (x *FailoverRequest) Reset() {
 	*x = FailoverRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3200,7 +3405,7 @@ func (x *FailoverRequest) String() string {
 func (*FailoverRequest) ProtoMessage() {}
 
 func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3213,7 +3418,7 @@ func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
 func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FailoverRequest) GetGroup() string {
@@ -3252,7 +3457,7 @@ type FailoverResponse struct {
 
 func (x *FailoverResponse) Reset() {
 	*x = FailoverResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3469,7 @@ func (x *FailoverResponse) String() string {
 func (*FailoverResponse) ProtoMessage() {}
 
 func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3482,7 @@ func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
 func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FailoverResponse) GetPoint() *Point {
@@ -3333,7 +3538,7 @@ type FailoverVolume struct {
 
 func (x *FailoverVolume) Reset() {
 	*x = FailoverVolume{}
-	mi := &file_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3550,7 @@ func (x *FailoverVolume) String() string {
 func (*FailoverVolume) ProtoMessage() {}
 
 func (x *FailoverVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3563,7 @@ func (x *FailoverVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverVolume.ProtoReflect.Descriptor instead.
 func (*FailoverVolume) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FailoverVolume) GetId() string {
@@ -3463,13 +3668,30 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\vvalid_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"validUntil\x12\x12\n" +
 	"\x04pins\x18\x04 \x03(\tR\x04pins\x12\x18\n" +
-	"\amembers\x18\x05 \x01(\rR\amembers\"\xb5\x01\n" +
+	"\amembers\x18\x05 \x01(\rR\amembers\"\xc2\x02\n" +
 	"\bTimeline\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x06parent\x18\x02 \x01(\v2\x1b.lockstep.admin.v1.PositionR\x06parent\x124\n" +
 	"\acreated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06active\x18\x05 \x01(\bR\x06active\"\x13\n" +
+	"\x06active\x18\x05 \x01(\bR\x06active\x12\x19\n" +
+	"\blast_seq\x18\x06 \x01(\x04R\alastSeq\x12\x14\n" +
+	"\x05bytes\x18\a \x01(\x03R\x05bytes\x12\x14\n" +
+	"\x05leads\x18\b \x01(\bR\x05leads\x12\x12\n" +
+	"\x04pins\x18\t \x03(\tR\x04pins\x12\x14\n" +
+	"\x05views\x18\n" +
+	" \x01(\rR\x05views\x12\x1a\n" +
+	"\borphaned\x18\v \x01(\bR\borphaned\",\n" +
+	"\x14ListTimelinesRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\xc1\x01\n" +
+	"\x0fVolumeTimelines\x12\x1b\n" +
+	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x1f\n" +
+	"\vvolume_name\x18\x02 \x01(\tR\n" +
+	"volumeName\x125\n" +
+	"\ahorizon\x18\x03 \x01(\v2\x1b.lockstep.admin.v1.PositionR\ahorizon\x129\n" +
+	"\ttimelines\x18\x04 \x03(\v2\x1b.lockstep.admin.v1.TimelineR\ttimelines\"U\n" +
+	"\x15ListTimelinesResponse\x12<\n" +
+	"\avolumes\x18\x01 \x03(\v2\".lockstep.admin.v1.VolumeTimelinesR\avolumes\"\x13\n" +
 	"\x11ListGroupsRequest\"F\n" +
 	"\x12ListGroupsResponse\x120\n" +
 	"\x06groups\x18\x01 \x03(\v2\x18.lockstep.admin.v1.GroupR\x06groups\",\n" +
@@ -3633,12 +3855,13 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x10\n" +
-	"\fROLE_REPLICA\x10\x022\xa6\x0e\n" +
+	"\fROLE_REPLICA\x10\x022\x8a\x0f\n" +
 	"\x05Admin\x12V\n" +
 	"\tGetStatus\x12#.lockstep.admin.v1.GetStatusRequest\x1a$.lockstep.admin.v1.GetStatusResponse\x12Y\n" +
 	"\n" +
 	"ListGroups\x12$.lockstep.admin.v1.ListGroupsRequest\x1a%.lockstep.admin.v1.ListGroupsResponse\x12b\n" +
-	"\rDescribeGroup\x12'.lockstep.admin.v1.DescribeGroupRequest\x1a(.lockstep.admin.v1.DescribeGroupResponse\x12Y\n" +
+	"\rDescribeGroup\x12'.lockstep.admin.v1.DescribeGroupRequest\x1a(.lockstep.admin.v1.DescribeGroupResponse\x12b\n" +
+	"\rListTimelines\x12'.lockstep.admin.v1.ListTimelinesRequest\x1a(.lockstep.admin.v1.ListTimelinesResponse\x12Y\n" +
 	"\n" +
 	"ListPoints\x12$.lockstep.admin.v1.ListPointsRequest\x1a%.lockstep.admin.v1.ListPointsResponse\x12V\n" +
 	"\tTakePoint\x12#.lockstep.admin.v1.TakePointRequest\x1a$.lockstep.admin.v1.TakePointResponse\x12P\n" +
@@ -3674,7 +3897,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.admin.v1.Role
 	(*Position)(nil),              // 1: lockstep.admin.v1.Position
@@ -3687,166 +3910,174 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*Volume)(nil),                // 8: lockstep.admin.v1.Volume
 	(*Point)(nil),                 // 9: lockstep.admin.v1.Point
 	(*Timeline)(nil),              // 10: lockstep.admin.v1.Timeline
-	(*ListGroupsRequest)(nil),     // 11: lockstep.admin.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),    // 12: lockstep.admin.v1.ListGroupsResponse
-	(*DescribeGroupRequest)(nil),  // 13: lockstep.admin.v1.DescribeGroupRequest
-	(*DescribeGroupResponse)(nil), // 14: lockstep.admin.v1.DescribeGroupResponse
-	(*ListPointsRequest)(nil),     // 15: lockstep.admin.v1.ListPointsRequest
-	(*ListPointsResponse)(nil),    // 16: lockstep.admin.v1.ListPointsResponse
-	(*TakePointRequest)(nil),      // 17: lockstep.admin.v1.TakePointRequest
-	(*TakePointResponse)(nil),     // 18: lockstep.admin.v1.TakePointResponse
-	(*DropPinRequest)(nil),        // 19: lockstep.admin.v1.DropPinRequest
-	(*DropPinResponse)(nil),       // 20: lockstep.admin.v1.DropPinResponse
-	(*ReopenVolumeRequest)(nil),   // 21: lockstep.admin.v1.ReopenVolumeRequest
-	(*ReopenVolumeResponse)(nil),  // 22: lockstep.admin.v1.ReopenVolumeResponse
-	(*AdoptVolumeRequest)(nil),    // 23: lockstep.admin.v1.AdoptVolumeRequest
-	(*AdoptVolumeResponse)(nil),   // 24: lockstep.admin.v1.AdoptVolumeResponse
-	(*RemoveReplicaRequest)(nil),  // 25: lockstep.admin.v1.RemoveReplicaRequest
-	(*RemoveReplicaResponse)(nil), // 26: lockstep.admin.v1.RemoveReplicaResponse
-	(*OpenViewRequest)(nil),       // 27: lockstep.admin.v1.OpenViewRequest
-	(*View)(nil),                  // 28: lockstep.admin.v1.View
-	(*ViewExport)(nil),            // 29: lockstep.admin.v1.ViewExport
-	(*OpenViewResponse)(nil),      // 30: lockstep.admin.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 31: lockstep.admin.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 32: lockstep.admin.v1.CloseViewResponse
-	(*ListViewsRequest)(nil),      // 33: lockstep.admin.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),     // 34: lockstep.admin.v1.ListViewsResponse
-	(*CreateForkRequest)(nil),     // 35: lockstep.admin.v1.CreateForkRequest
-	(*Fork)(nil),                  // 36: lockstep.admin.v1.Fork
-	(*CreateForkResponse)(nil),    // 37: lockstep.admin.v1.CreateForkResponse
-	(*ListForksRequest)(nil),      // 38: lockstep.admin.v1.ListForksRequest
-	(*ListForksResponse)(nil),     // 39: lockstep.admin.v1.ListForksResponse
-	(*DiscardForkRequest)(nil),    // 40: lockstep.admin.v1.DiscardForkRequest
-	(*DiscardForkResponse)(nil),   // 41: lockstep.admin.v1.DiscardForkResponse
-	(*CommitForkRequest)(nil),     // 42: lockstep.admin.v1.CommitForkRequest
-	(*CommitForkResponse)(nil),    // 43: lockstep.admin.v1.CommitForkResponse
-	(*Rewind)(nil),                // 44: lockstep.admin.v1.Rewind
-	(*StartRewindRequest)(nil),    // 45: lockstep.admin.v1.StartRewindRequest
-	(*StartRewindResponse)(nil),   // 46: lockstep.admin.v1.StartRewindResponse
-	(*UndoRewindRequest)(nil),     // 47: lockstep.admin.v1.UndoRewindRequest
-	(*UndoRewindResponse)(nil),    // 48: lockstep.admin.v1.UndoRewindResponse
-	(*CommitRewindRequest)(nil),   // 49: lockstep.admin.v1.CommitRewindRequest
-	(*CommitRewindResponse)(nil),  // 50: lockstep.admin.v1.CommitRewindResponse
-	(*FailoverRequest)(nil),       // 51: lockstep.admin.v1.FailoverRequest
-	(*FailoverResponse)(nil),      // 52: lockstep.admin.v1.FailoverResponse
-	(*FailoverVolume)(nil),        // 53: lockstep.admin.v1.FailoverVolume
-	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 55: google.protobuf.Duration
+	(*ListTimelinesRequest)(nil),  // 11: lockstep.admin.v1.ListTimelinesRequest
+	(*VolumeTimelines)(nil),       // 12: lockstep.admin.v1.VolumeTimelines
+	(*ListTimelinesResponse)(nil), // 13: lockstep.admin.v1.ListTimelinesResponse
+	(*ListGroupsRequest)(nil),     // 14: lockstep.admin.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),    // 15: lockstep.admin.v1.ListGroupsResponse
+	(*DescribeGroupRequest)(nil),  // 16: lockstep.admin.v1.DescribeGroupRequest
+	(*DescribeGroupResponse)(nil), // 17: lockstep.admin.v1.DescribeGroupResponse
+	(*ListPointsRequest)(nil),     // 18: lockstep.admin.v1.ListPointsRequest
+	(*ListPointsResponse)(nil),    // 19: lockstep.admin.v1.ListPointsResponse
+	(*TakePointRequest)(nil),      // 20: lockstep.admin.v1.TakePointRequest
+	(*TakePointResponse)(nil),     // 21: lockstep.admin.v1.TakePointResponse
+	(*DropPinRequest)(nil),        // 22: lockstep.admin.v1.DropPinRequest
+	(*DropPinResponse)(nil),       // 23: lockstep.admin.v1.DropPinResponse
+	(*ReopenVolumeRequest)(nil),   // 24: lockstep.admin.v1.ReopenVolumeRequest
+	(*ReopenVolumeResponse)(nil),  // 25: lockstep.admin.v1.ReopenVolumeResponse
+	(*AdoptVolumeRequest)(nil),    // 26: lockstep.admin.v1.AdoptVolumeRequest
+	(*AdoptVolumeResponse)(nil),   // 27: lockstep.admin.v1.AdoptVolumeResponse
+	(*RemoveReplicaRequest)(nil),  // 28: lockstep.admin.v1.RemoveReplicaRequest
+	(*RemoveReplicaResponse)(nil), // 29: lockstep.admin.v1.RemoveReplicaResponse
+	(*OpenViewRequest)(nil),       // 30: lockstep.admin.v1.OpenViewRequest
+	(*View)(nil),                  // 31: lockstep.admin.v1.View
+	(*ViewExport)(nil),            // 32: lockstep.admin.v1.ViewExport
+	(*OpenViewResponse)(nil),      // 33: lockstep.admin.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 34: lockstep.admin.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 35: lockstep.admin.v1.CloseViewResponse
+	(*ListViewsRequest)(nil),      // 36: lockstep.admin.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),     // 37: lockstep.admin.v1.ListViewsResponse
+	(*CreateForkRequest)(nil),     // 38: lockstep.admin.v1.CreateForkRequest
+	(*Fork)(nil),                  // 39: lockstep.admin.v1.Fork
+	(*CreateForkResponse)(nil),    // 40: lockstep.admin.v1.CreateForkResponse
+	(*ListForksRequest)(nil),      // 41: lockstep.admin.v1.ListForksRequest
+	(*ListForksResponse)(nil),     // 42: lockstep.admin.v1.ListForksResponse
+	(*DiscardForkRequest)(nil),    // 43: lockstep.admin.v1.DiscardForkRequest
+	(*DiscardForkResponse)(nil),   // 44: lockstep.admin.v1.DiscardForkResponse
+	(*CommitForkRequest)(nil),     // 45: lockstep.admin.v1.CommitForkRequest
+	(*CommitForkResponse)(nil),    // 46: lockstep.admin.v1.CommitForkResponse
+	(*Rewind)(nil),                // 47: lockstep.admin.v1.Rewind
+	(*StartRewindRequest)(nil),    // 48: lockstep.admin.v1.StartRewindRequest
+	(*StartRewindResponse)(nil),   // 49: lockstep.admin.v1.StartRewindResponse
+	(*UndoRewindRequest)(nil),     // 50: lockstep.admin.v1.UndoRewindRequest
+	(*UndoRewindResponse)(nil),    // 51: lockstep.admin.v1.UndoRewindResponse
+	(*CommitRewindRequest)(nil),   // 52: lockstep.admin.v1.CommitRewindRequest
+	(*CommitRewindResponse)(nil),  // 53: lockstep.admin.v1.CommitRewindResponse
+	(*FailoverRequest)(nil),       // 54: lockstep.admin.v1.FailoverRequest
+	(*FailoverResponse)(nil),      // 55: lockstep.admin.v1.FailoverResponse
+	(*FailoverVolume)(nil),        // 56: lockstep.admin.v1.FailoverVolume
+	(*timestamppb.Timestamp)(nil), // 57: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 58: google.protobuf.Duration
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	54, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	57, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	4,  // 1: lockstep.admin.v1.GetStatusResponse.peers:type_name -> lockstep.admin.v1.Peer
 	5,  // 2: lockstep.admin.v1.GetStatusResponse.groups:type_name -> lockstep.admin.v1.Group
 	8,  // 3: lockstep.admin.v1.GetStatusResponse.volumes:type_name -> lockstep.admin.v1.Volume
-	54, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	57, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
 	0,  // 5: lockstep.admin.v1.Group.role:type_name -> lockstep.admin.v1.Role
 	9,  // 6: lockstep.admin.v1.Group.newest:type_name -> lockstep.admin.v1.Point
-	55, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
-	55, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
-	55, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
+	58, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
+	58, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
+	58, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
 	6,  // 10: lockstep.admin.v1.Group.lag:type_name -> lockstep.admin.v1.Lag
-	44, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
+	47, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
 	7,  // 12: lockstep.admin.v1.Group.conditions:type_name -> lockstep.admin.v1.Condition
-	54, // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
-	55, // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
+	57, // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
+	58, // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
 	0,  // 15: lockstep.admin.v1.Volume.role:type_name -> lockstep.admin.v1.Role
 	1,  // 16: lockstep.admin.v1.Volume.tip:type_name -> lockstep.admin.v1.Position
 	1,  // 17: lockstep.admin.v1.Volume.durable:type_name -> lockstep.admin.v1.Position
 	1,  // 18: lockstep.admin.v1.Volume.horizon:type_name -> lockstep.admin.v1.Position
 	6,  // 19: lockstep.admin.v1.Volume.lag:type_name -> lockstep.admin.v1.Lag
-	54, // 20: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
-	54, // 21: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
+	57, // 20: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
+	57, // 21: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
 	1,  // 22: lockstep.admin.v1.Timeline.parent:type_name -> lockstep.admin.v1.Position
-	54, // 23: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	5,  // 24: lockstep.admin.v1.ListGroupsResponse.groups:type_name -> lockstep.admin.v1.Group
-	5,  // 25: lockstep.admin.v1.DescribeGroupResponse.group:type_name -> lockstep.admin.v1.Group
-	8,  // 26: lockstep.admin.v1.DescribeGroupResponse.members:type_name -> lockstep.admin.v1.Volume
-	10, // 27: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
-	9,  // 28: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
-	9,  // 29: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
-	54, // 30: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
-	54, // 31: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
-	9,  // 32: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
-	9,  // 33: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
-	55, // 34: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
-	9,  // 35: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
-	8,  // 36: lockstep.admin.v1.ReopenVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
-	55, // 37: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
-	8,  // 38: lockstep.admin.v1.AdoptVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
-	9,  // 39: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
-	29, // 40: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
-	55, // 41: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
-	28, // 42: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
-	28, // 43: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
-	55, // 44: lockstep.admin.v1.CreateForkRequest.max_age:type_name -> google.protobuf.Duration
-	54, // 45: lockstep.admin.v1.Fork.ended:type_name -> google.protobuf.Timestamp
-	9,  // 46: lockstep.admin.v1.Fork.point:type_name -> lockstep.admin.v1.Point
-	54, // 47: lockstep.admin.v1.Fork.created:type_name -> google.protobuf.Timestamp
-	54, // 48: lockstep.admin.v1.Fork.expires:type_name -> google.protobuf.Timestamp
-	29, // 49: lockstep.admin.v1.Fork.exports:type_name -> lockstep.admin.v1.ViewExport
-	55, // 50: lockstep.admin.v1.Fork.took:type_name -> google.protobuf.Duration
-	36, // 51: lockstep.admin.v1.CreateForkResponse.fork:type_name -> lockstep.admin.v1.Fork
-	36, // 52: lockstep.admin.v1.ListForksResponse.forks:type_name -> lockstep.admin.v1.Fork
-	9,  // 53: lockstep.admin.v1.CommitForkResponse.point:type_name -> lockstep.admin.v1.Point
-	44, // 54: lockstep.admin.v1.CommitForkResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	55, // 55: lockstep.admin.v1.CommitForkResponse.took:type_name -> google.protobuf.Duration
-	9,  // 56: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
-	9,  // 57: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
-	54, // 58: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
-	44, // 59: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	55, // 60: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 61: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
-	55, // 62: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 63: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
-	9,  // 64: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
-	55, // 65: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
-	55, // 66: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
-	53, // 67: lockstep.admin.v1.FailoverResponse.volumes:type_name -> lockstep.admin.v1.FailoverVolume
-	2,  // 68: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
-	11, // 69: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
-	13, // 70: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
-	15, // 71: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
-	17, // 72: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
-	19, // 73: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
-	27, // 74: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
-	31, // 75: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
-	33, // 76: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
-	35, // 77: lockstep.admin.v1.Admin.CreateFork:input_type -> lockstep.admin.v1.CreateForkRequest
-	38, // 78: lockstep.admin.v1.Admin.ListForks:input_type -> lockstep.admin.v1.ListForksRequest
-	40, // 79: lockstep.admin.v1.Admin.DiscardFork:input_type -> lockstep.admin.v1.DiscardForkRequest
-	42, // 80: lockstep.admin.v1.Admin.CommitFork:input_type -> lockstep.admin.v1.CommitForkRequest
-	45, // 81: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
-	47, // 82: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
-	49, // 83: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
-	51, // 84: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
-	21, // 85: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
-	25, // 86: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
-	23, // 87: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
-	3,  // 88: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
-	12, // 89: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
-	14, // 90: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
-	16, // 91: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
-	18, // 92: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
-	20, // 93: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
-	30, // 94: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
-	32, // 95: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
-	34, // 96: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
-	37, // 97: lockstep.admin.v1.Admin.CreateFork:output_type -> lockstep.admin.v1.CreateForkResponse
-	39, // 98: lockstep.admin.v1.Admin.ListForks:output_type -> lockstep.admin.v1.ListForksResponse
-	41, // 99: lockstep.admin.v1.Admin.DiscardFork:output_type -> lockstep.admin.v1.DiscardForkResponse
-	43, // 100: lockstep.admin.v1.Admin.CommitFork:output_type -> lockstep.admin.v1.CommitForkResponse
-	46, // 101: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
-	48, // 102: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
-	50, // 103: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
-	52, // 104: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
-	22, // 105: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
-	26, // 106: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
-	24, // 107: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
-	88, // [88:108] is the sub-list for method output_type
-	68, // [68:88] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	57, // 23: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	1,  // 24: lockstep.admin.v1.VolumeTimelines.horizon:type_name -> lockstep.admin.v1.Position
+	10, // 25: lockstep.admin.v1.VolumeTimelines.timelines:type_name -> lockstep.admin.v1.Timeline
+	12, // 26: lockstep.admin.v1.ListTimelinesResponse.volumes:type_name -> lockstep.admin.v1.VolumeTimelines
+	5,  // 27: lockstep.admin.v1.ListGroupsResponse.groups:type_name -> lockstep.admin.v1.Group
+	5,  // 28: lockstep.admin.v1.DescribeGroupResponse.group:type_name -> lockstep.admin.v1.Group
+	8,  // 29: lockstep.admin.v1.DescribeGroupResponse.members:type_name -> lockstep.admin.v1.Volume
+	10, // 30: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
+	9,  // 31: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
+	9,  // 32: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
+	57, // 33: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
+	57, // 34: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
+	9,  // 35: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
+	9,  // 36: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
+	58, // 37: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
+	9,  // 38: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
+	8,  // 39: lockstep.admin.v1.ReopenVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
+	58, // 40: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
+	8,  // 41: lockstep.admin.v1.AdoptVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
+	9,  // 42: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
+	32, // 43: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
+	58, // 44: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
+	31, // 45: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
+	31, // 46: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
+	58, // 47: lockstep.admin.v1.CreateForkRequest.max_age:type_name -> google.protobuf.Duration
+	57, // 48: lockstep.admin.v1.Fork.ended:type_name -> google.protobuf.Timestamp
+	9,  // 49: lockstep.admin.v1.Fork.point:type_name -> lockstep.admin.v1.Point
+	57, // 50: lockstep.admin.v1.Fork.created:type_name -> google.protobuf.Timestamp
+	57, // 51: lockstep.admin.v1.Fork.expires:type_name -> google.protobuf.Timestamp
+	32, // 52: lockstep.admin.v1.Fork.exports:type_name -> lockstep.admin.v1.ViewExport
+	58, // 53: lockstep.admin.v1.Fork.took:type_name -> google.protobuf.Duration
+	39, // 54: lockstep.admin.v1.CreateForkResponse.fork:type_name -> lockstep.admin.v1.Fork
+	39, // 55: lockstep.admin.v1.ListForksResponse.forks:type_name -> lockstep.admin.v1.Fork
+	9,  // 56: lockstep.admin.v1.CommitForkResponse.point:type_name -> lockstep.admin.v1.Point
+	47, // 57: lockstep.admin.v1.CommitForkResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	58, // 58: lockstep.admin.v1.CommitForkResponse.took:type_name -> google.protobuf.Duration
+	9,  // 59: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
+	9,  // 60: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
+	57, // 61: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
+	47, // 62: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	58, // 63: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
+	9,  // 64: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
+	58, // 65: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
+	9,  // 66: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
+	9,  // 67: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
+	58, // 68: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
+	58, // 69: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
+	56, // 70: lockstep.admin.v1.FailoverResponse.volumes:type_name -> lockstep.admin.v1.FailoverVolume
+	2,  // 71: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
+	14, // 72: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
+	16, // 73: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
+	11, // 74: lockstep.admin.v1.Admin.ListTimelines:input_type -> lockstep.admin.v1.ListTimelinesRequest
+	18, // 75: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
+	20, // 76: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
+	22, // 77: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
+	30, // 78: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
+	34, // 79: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
+	36, // 80: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
+	38, // 81: lockstep.admin.v1.Admin.CreateFork:input_type -> lockstep.admin.v1.CreateForkRequest
+	41, // 82: lockstep.admin.v1.Admin.ListForks:input_type -> lockstep.admin.v1.ListForksRequest
+	43, // 83: lockstep.admin.v1.Admin.DiscardFork:input_type -> lockstep.admin.v1.DiscardForkRequest
+	45, // 84: lockstep.admin.v1.Admin.CommitFork:input_type -> lockstep.admin.v1.CommitForkRequest
+	48, // 85: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
+	50, // 86: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
+	52, // 87: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
+	54, // 88: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
+	24, // 89: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
+	28, // 90: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
+	26, // 91: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
+	3,  // 92: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
+	15, // 93: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
+	17, // 94: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
+	13, // 95: lockstep.admin.v1.Admin.ListTimelines:output_type -> lockstep.admin.v1.ListTimelinesResponse
+	19, // 96: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
+	21, // 97: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
+	23, // 98: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
+	33, // 99: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
+	35, // 100: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
+	37, // 101: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
+	40, // 102: lockstep.admin.v1.Admin.CreateFork:output_type -> lockstep.admin.v1.CreateForkResponse
+	42, // 103: lockstep.admin.v1.Admin.ListForks:output_type -> lockstep.admin.v1.ListForksResponse
+	44, // 104: lockstep.admin.v1.Admin.DiscardFork:output_type -> lockstep.admin.v1.DiscardForkResponse
+	46, // 105: lockstep.admin.v1.Admin.CommitFork:output_type -> lockstep.admin.v1.CommitForkResponse
+	49, // 106: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
+	51, // 107: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
+	53, // 108: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
+	55, // 109: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
+	25, // 110: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
+	29, // 111: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
+	27, // 112: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
+	92, // [92:113] is the sub-list for method output_type
+	71, // [71:92] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -3860,7 +4091,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   53,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	Admin_GetStatus_FullMethodName     = "/lockstep.admin.v1.Admin/GetStatus"
 	Admin_ListGroups_FullMethodName    = "/lockstep.admin.v1.Admin/ListGroups"
 	Admin_DescribeGroup_FullMethodName = "/lockstep.admin.v1.Admin/DescribeGroup"
+	Admin_ListTimelines_FullMethodName = "/lockstep.admin.v1.Admin/ListTimelines"
 	Admin_ListPoints_FullMethodName    = "/lockstep.admin.v1.Admin/ListPoints"
 	Admin_TakePoint_FullMethodName     = "/lockstep.admin.v1.Admin/TakePoint"
 	Admin_DropPin_FullMethodName       = "/lockstep.admin.v1.Admin/DropPin"
@@ -55,6 +56,8 @@ type AdminClient interface {
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
 	ListGroups(ctx context.Context, in *ListGroupsRequest, opts ...grpc.CallOption) (*ListGroupsResponse, error)
 	DescribeGroup(ctx context.Context, in *DescribeGroupRequest, opts ...grpc.CallOption) (*DescribeGroupResponse, error)
+	// ListTimelines tells of each member's timelines, what each takes and what keeps it.
+	ListTimelines(ctx context.Context, in *ListTimelinesRequest, opts ...grpc.CallOption) (*ListTimelinesResponse, error)
 	ListPoints(ctx context.Context, in *ListPointsRequest, opts ...grpc.CallOption) (*ListPointsResponse, error)
 	TakePoint(ctx context.Context, in *TakePointRequest, opts ...grpc.CallOption) (*TakePointResponse, error)
 	// Lets go of a pin. Pins of CSI snapshots go with their snapshots.
@@ -122,6 +125,16 @@ func (c *adminClient) DescribeGroup(ctx context.Context, in *DescribeGroupReques
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DescribeGroupResponse)
 	err := c.cc.Invoke(ctx, Admin_DescribeGroup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ListTimelines(ctx context.Context, in *ListTimelinesRequest, opts ...grpc.CallOption) (*ListTimelinesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTimelinesResponse)
+	err := c.cc.Invoke(ctx, Admin_ListTimelines_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -305,6 +318,8 @@ type AdminServer interface {
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
 	ListGroups(context.Context, *ListGroupsRequest) (*ListGroupsResponse, error)
 	DescribeGroup(context.Context, *DescribeGroupRequest) (*DescribeGroupResponse, error)
+	// ListTimelines tells of each member's timelines, what each takes and what keeps it.
+	ListTimelines(context.Context, *ListTimelinesRequest) (*ListTimelinesResponse, error)
 	ListPoints(context.Context, *ListPointsRequest) (*ListPointsResponse, error)
 	TakePoint(context.Context, *TakePointRequest) (*TakePointResponse, error)
 	// Lets go of a pin. Pins of CSI snapshots go with their snapshots.
@@ -356,6 +371,9 @@ func (UnimplementedAdminServer) ListGroups(context.Context, *ListGroupsRequest) 
 }
 func (UnimplementedAdminServer) DescribeGroup(context.Context, *DescribeGroupRequest) (*DescribeGroupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DescribeGroup not implemented")
+}
+func (UnimplementedAdminServer) ListTimelines(context.Context, *ListTimelinesRequest) (*ListTimelinesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTimelines not implemented")
 }
 func (UnimplementedAdminServer) ListPoints(context.Context, *ListPointsRequest) (*ListPointsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListPoints not implemented")
@@ -479,6 +497,24 @@ func _Admin_DescribeGroup_Handler(srv interface{}, ctx context.Context, dec func
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServer).DescribeGroup(ctx, req.(*DescribeGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ListTimelines_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTimelinesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListTimelines(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListTimelines_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListTimelines(ctx, req.(*ListTimelinesRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -807,6 +843,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DescribeGroup",
 			Handler:    _Admin_DescribeGroup_Handler,
+		},
+		{
+			MethodName: "ListTimelines",
+			Handler:    _Admin_ListTimelines_Handler,
 		},
 		{
 			MethodName: "ListPoints",
