@@ -42,7 +42,7 @@ type forkModel struct {
 // points, forks, commits, rewinds, undo, and restarts, clean and killed.
 func TestForksAgainstAModel(t *testing.T) {
 	did := map[string]int{}
-	for seed := range uint64(6) {
+	for seed := range uint64(12) {
 		m := &forkModel{t: t, fs: vfs.NewMem(), rng: rand.New(rand.NewPCG(seed, 20)), points: map[string]modelImage{}, forks: map[string]modelImage{}, did: did}
 		m.s = mustOpen(t, m.fs)
 		for _, id := range members {

@@ -179,9 +179,9 @@ func digestOfFork(ctx context.Context, t *testing.T, env *harness.Env, uri strin
 	t.Helper()
 	image := env.Path("fork.img")
 	_ = must(harness.Run(ctx, "nbdcopy", uri, image))(t)
-	defer os.Remove(image)
 	sum := must(harness.Run(ctx, "sha256sum", image))(t)
-	return strings.Fields(string(sum))[0]
+	check(t, os.Remove(image))
+	return strings.Fields(sum)[0]
 }
 
 // killDuringCommit begins the commit of fork x, kills the site after a delay and
