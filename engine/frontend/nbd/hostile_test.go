@@ -246,6 +246,9 @@ func TestRemoveDrains(t *testing.T) {
 	dev := conformance.NewMemory(1 << 20)
 	r := serve(t, Config{}, dev)
 	c := structured(t, r)
+	if vol, none := r.Clients("vol"), r.Clients("none"); vol != 1 || none != 0 {
+		t.Errorf("%d clients, and %d of an export that is not there, want 1 and 0", vol, none)
+	}
 	gate := dev.Block(conformance.Match{Op: conformance.OpWrite}, 1)
 	t.Cleanup(gate.Release)
 	written := make(chan error, 1)
@@ -280,6 +283,9 @@ func TestRemoveDrains(t *testing.T) {
 	}
 	if err := r.Add("vol", dev, ""); err != nil {
 		t.Errorf("Add of a name that was removed: %v", err)
+	}
+	if n := r.Clients("vol"); n != 0 {
+		t.Errorf("%d clients of a new export", n)
 	}
 }
 
