@@ -95,4 +95,7 @@ func (s *Store) eachAnchorLocked(fn func(Position)) {
 		fn(t.Parent)
 	}
 	s.eachKeeperLocked(fn)
+	if at := s.keptPoint(); at != (Position{}) {
+		fn(at)
+	}
 }

@@ -18,6 +18,27 @@ func (s *Store) Checkpoints() []Checkpoint {
 	return out
 }
 
+// CheckpointsIn is Checkpoints of a group with numbers in [from, to]; to 0 is without
+// an end. What is older is not looked at.
+func (s *Store) CheckpointsIn(group string, from, to CheckpointNumber) []Checkpoint {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var out []Checkpoint
+	for c := range s.newestFirstLocked() {
+		if c.Group != group {
+			continue
+		}
+		if c.Number < from {
+			break
+		}
+		if to == 0 || c.Number <= to {
+			out = append(out, c)
+		}
+	}
+	slices.Reverse(out)
+	return out
+}
+
 // NewestCheckpoint is the last of Checkpoints, without making the others;
 // number 0 if there is none.
 func (s *Store) NewestCheckpoint() Checkpoint {

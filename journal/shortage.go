@@ -139,6 +139,10 @@ func (s *Store) hopeless() error {
 	return x.err
 }
 
+// Lacks returns why an append is expected to find no room (ErrFull): the last attempt
+// to get some was in vain, and nothing has changed since. Nil if it is worth trying.
+func (s *Store) Lacks() error { return s.hopeless() }
+
 // freeBytes is what is free where the base is and where the journal is, as far as
 // that can be told.
 func (s *Store) freeBytes() (free [2]int64) {

@@ -138,6 +138,8 @@ type Store struct {
 	holds  map[*hold]struct{}
 }
 
+	kept   *hold    // of KeepPoint; nil: none. Guarded by holdMu, as the next one is
+	keptAt Position // what KeepPoint was given
 // hold keeps the horizon from passing a position. One that yields does so
 // only while the journal is not strained: a stuck peer must not cost writes.
 type hold struct {
@@ -145,6 +147,8 @@ type hold struct {
 	yields bool
 }
 
+	// point is that of KeepPoint: what lies behind it is not there for its sake.
+	point bool
 // Volume returns the volume's id.
 func (s *Store) Volume() VolumeID { return s.volume }
 

@@ -63,8 +63,8 @@ func (s *Store) heldFromLocked() Position {
 	return at
 }
 
-// eachKeeperLocked calls fn for what keeps the horizon from moving on, readers
-// apart.
+// eachKeeperLocked calls fn for what keeps the horizon from moving on, readers and
+// KeepPoint apart.
 func (s *Store) eachKeeperLocked(fn func(Position)) {
 	for _, at := range s.pins {
 		fn(at)
@@ -72,7 +72,7 @@ func (s *Store) eachKeeperLocked(fn func(Position)) {
 	s.holdMu.Lock()
 	defer s.holdMu.Unlock()
 	for h := range s.holds {
-		if !h.yields {
+		if !h.yields && !h.point {
 			fn(h.at)
 		}
 	}

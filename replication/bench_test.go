@@ -79,6 +79,9 @@ func (s *sinkStore) Durable() journal.Position     { return s.tip }
 func (s *sinkStore) Timelines() []journal.Timeline { return nil }
 func (s *sinkStore) Adopt(journal.Timeline) error  { return nil }
 func (s *sinkStore) Flush(context.Context) error   { return nil }
+func (s *sinkStore) Lacks() error                  { return nil }
+
+func (s *sinkStore) Reclaim(context.Context) (int64, error) { return 0, nil }
 
 func (s *sinkStore) AppendRecords(records []journal.Record) error {
 	s.tip = records[len(records)-1].Position

@@ -69,4 +69,6 @@ const (
 	// as they do that before a reconnect.
 	minBackoff = rpc.MinBackoff
 	maxBackoff = rpc.MaxBackoff
+	// fullPause is that after a replica had no room, less up to a half of it at random.
+	fullPause = 10 * time.Second
 )

@@ -296,6 +296,9 @@ func (s *modelStore) Adopt(t journal.Timeline) error {
 	return nil
 }
 
+func (s *modelStore) Reclaim(context.Context) (int64, error) { return 0, nil }
+func (s *modelStore) Lacks() error                           { return nil }
+
 func (s *modelStore) AppendRecords(records []journal.Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -108,6 +108,9 @@ func (s *realStore) Adopt(t journal.Timeline) error  { return s.store.Adopt(t) }
 func (s *realStore) watch(guard func() error)        { s.guard = guard }
 func (s *realStore) failure() error                  { return s.store.Err() }
 
+func (s *realStore) Reclaim(ctx context.Context) (int64, error) { return s.store.Reclaim(ctx) }
+func (s *realStore) Lacks() error                               { return s.store.Lacks() }
+
 func (s *realStore) AppendRecords(records []journal.Record) error {
 	if s.guard != nil {
 		if err := s.guard(); err != nil {

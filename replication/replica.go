@@ -45,9 +45,17 @@ func (r *replica) open(ctx context.Context, creditBytes int64) (*replicationv1.R
 		if err := store.Flush(ctx); err != nil {
 			return nil, fmt.Errorf("flush replica of volume %s: %w", r.hello.volume, err)
 		}
-		after, ok, err := align(store, &r.hello)
+		var after journal.Position
+		var ok bool
+		err := r.withRoom(ctx, func() (err error) {
+			after, ok, err = align(store, &r.hello)
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("align replica of volume %s: %w", r.hello.volume, err)
+		}
+		if err := r.refuseInVain(ok); err != nil {
+			return nil, err
 		}
 		if r.ready = ok; ok {
 			welcome.After = encodePosition(after)
@@ -74,9 +82,9 @@ func (r *replica) dispatch(ctx context.Context, m *replicationv1.SourceMessage) 
 	var act func() error
 	switch m := m.GetMessage().(type) {
 	case *replicationv1.SourceMessage_Batch:
-		number, act = m.Batch.GetNumber(), func() error { return r.batch(m.Batch) }
+		number, act = m.Batch.GetNumber(), func() error { return r.batch(ctx, m.Batch) }
 	case *replicationv1.SourceMessage_Fork:
-		number, act = m.Fork.GetNumber(), func() error { return r.fork(m.Fork) }
+		number, act = m.Fork.GetNumber(), func() error { return r.fork(ctx, m.Fork) }
 	case *replicationv1.SourceMessage_ImageStart:
 		number, act = m.ImageStart.GetNumber(), func() error { return r.startImage(ctx, m.ImageStart) }
 	case *replicationv1.SourceMessage_Chunk:
@@ -106,7 +114,7 @@ func (r *replica) appendable() error {
 	return nil
 }
 
-func (r *replica) batch(m *replicationv1.Batch) error {
+func (r *replica) batch(ctx context.Context, m *replicationv1.Batch) error {
 	if err := r.appendable(); err != nil {
 		return err
 	}
@@ -119,7 +127,7 @@ func (r *replica) batch(m *replicationv1.Batch) error {
 		return fmt.Errorf("record %s does not follow %s: %w", first, tip, journal.ErrGap)
 	}
 	r.fresh = true
-	if err := r.store.AppendRecords(records); err != nil {
+	if err := r.append(ctx, records); err != nil {
 		return fmt.Errorf("append to volume %s: %w", r.hello.volume, err)
 	}
 	return nil
@@ -128,7 +136,7 @@ func (r *replica) batch(m *replicationv1.Batch) error {
 // fork adopts a timeline that begins where the store stands. One that the
 // store knows, because the primary undid a rewind meanwhile, would be taken up
 // behind records that the source is about to send: align sorts that out.
-func (r *replica) fork(m *replicationv1.Fork) error {
+func (r *replica) fork(ctx context.Context, m *replicationv1.Fork) error {
 	if err := r.appendable(); err != nil {
 		return err
 	}
@@ -142,7 +150,7 @@ func (r *replica) fork(m *replicationv1.Fork) error {
 	if slices.ContainsFunc(r.store.Timelines(), func(known journal.Timeline) bool { return known.ID == t.ID }) {
 		return fmt.Errorf("fork to timeline %s: %w", t.ID, ErrRealign)
 	}
-	if err := r.store.Adopt(t); err != nil {
+	if err := r.withRoom(ctx, func() error { return r.store.Adopt(t) }); err != nil {
 		return fmt.Errorf("adopt timeline %s: %w", t.ID, err)
 	}
 	r.fresh = true

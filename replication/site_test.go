@@ -41,6 +41,8 @@ type siteStore interface {
 	Adopt(t journal.Timeline) error
 	AppendRecords(records []journal.Record) error
 	Flush(ctx context.Context) error
+	Reclaim(ctx context.Context) (int64, error)
+	Lacks() error
 	Tip() journal.Position
 
 	// write appends a local change; for KindCheckpoint off is the number and

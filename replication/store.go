@@ -75,6 +75,13 @@ type ReplicaStore interface {
 	AppendRecords(records []journal.Record) error
 	// Flush returns when everything appended before the call is durable.
 	Flush(ctx context.Context) error
+	// Reclaim gives up what an append that found no room (journal.ErrFull) needs
+	// the room of, and no more. That there was nothing is no error: the next append
+	// says it.
+	Reclaim(ctx context.Context) (freedBytes int64, err error)
+	// Lacks returns why appends are expected to find no room, a journal.ErrFull; nil
+	// if it is worth trying.
+	Lacks() error
 }
 
 // ReplicaStores finds and makes the replica stores of a site. Calls for one

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
@@ -139,10 +140,19 @@ func (v *VolumeSender) Run(ctx context.Context) error {
 		if progress {
 			retry.reset()
 		}
-		if err := retry.wait(ctx, nil); err != nil {
+		if err := v.pause(ctx, &retry, err); err != nil {
 			return err
 		}
 	}
+}
+
+// pause waits after a stream that ended with cause. A replica that has no room will
+// hardly have some in the next second, and says so in its own log each time.
+func (v *VolumeSender) pause(ctx context.Context, retry *pause, cause error) error {
+	if errors.Is(cause, journal.ErrFull) {
+		return sleep(ctx, v.cfg.Clock, fullPause/2+time.Duration(v.cfg.Random()*float64(fullPause/2)), nil)
+	}
+	return retry.wait(ctx, nil)
 }
 
 // Metrics returns a snapshot; it may be called at any time, concurrently.

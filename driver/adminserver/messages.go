@@ -1,6 +1,7 @@
 package adminserver
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -111,7 +112,9 @@ func (s *Server) conditions(g *groups.Summary) []*adminv1.Condition {
 		}
 	}
 	if m := g.Sending; m != nil {
-		if err := sendingError(m); err != nil {
+		if err := sendingError(m); errors.Is(err, journal.ErrFull) {
+			add("Replicating", false, "PeerFull", "site "+m.Peer+" has no room and keeps the points that it has: give it more room there, it catches up by itself: "+err.Error())
+		} else if err != nil {
 			add("Replicating", false, "Disconnected", "site "+m.Peer+" is not being fed: "+err.Error())
 		} else {
 			add("Replicating", true, "Connected", "site "+m.Peer+" is being fed")

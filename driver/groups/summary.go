@@ -110,6 +110,20 @@ func (g *Groups) Summary(ctx context.Context, name string) (Summary, error) {
 	return out, err
 }
 
+// NewestPoint is the newest recovery point of a group that its members which are open
+// can tell of; nil: there is none.
+func (g *Groups) NewestPoint(ctx context.Context, name string) (*group.Point, error) {
+	st, err := g.reg.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	_, newest := g.cfg.Members.Ends(st)
+	if len(newest) == 0 {
+		return nil, nil
+	}
+	return g.newestPoint(ctx, st, newest)
+}
+
 // newestPoint looks before the ends of the members' histories: behind the last
 // point there is none because one of them has ended.
 func (g *Groups) newestPoint(ctx context.Context, st group.State, ends []journal.CheckpointNumber) (*group.Point, error) {

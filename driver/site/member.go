@@ -111,12 +111,13 @@ func (s members) Member(id journal.VolumeID) (groups.Member, error) {
 }
 
 // HistoriesIn implements groups.Members.
-func (s members) HistoriesIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error) {
-	all, err := s.Histories(ctx, st)
-	for i := range all {
-		all[i].Checkpoints = slices.DeleteFunc(all[i].Checkpoints, func(c journal.Checkpoint) bool { return c.Number < from || to != 0 && c.Number > to })
+func (s members) HistoriesIn(_ context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error) {
+	stores := s.openStores(st)
+	all := make([]group.History, len(stores))
+	for i, store := range stores {
+		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.CheckpointsIn(st.Name, from, to), Pins: store.Pins()}
 	}
-	return all, err
+	return all, nil
 }
 
 // Histories implements groups.Members.

@@ -52,11 +52,29 @@ func (s replicas) Replica(_ context.Context, name string, id journal.VolumeID) (
 	if v.record.Store == "" {
 		return nil, fmt.Errorf("volume %s: %w", id, replication.ErrNoReplica)
 	}
+	return s.replicaStore(id)
+}
+
+// replicaStore is a volume's store as a stream feeds it.
+func (s *Site) replicaStore(id journal.VolumeID) (replication.ReplicaStore, error) {
 	eng, err := s.engineOf(id)
 	if err != nil {
 		return nil, err
 	}
-	return eng.Store(), nil
+	return replicaStore{eng.Store(), s}, nil
+}
+
+// replicaStore implements replication.ReplicaStore. A replica is production too: where
+// it finds no room forks go, as for a write.
+type replicaStore struct {
+	*journal.Store
+	site *Site
+}
+
+// Reclaim implements replication.ReplicaStore.
+func (r replicaStore) Reclaim(ctx context.Context) (freedBytes int64, err error) {
+	r.site.yieldForks(ctx)
+	return r.Store.Reclaim(ctx)
 }
 
 // Import implements replication.ReplicaStores.
@@ -66,7 +84,8 @@ func (s replicas) Import(_ context.Context, _ string, spec replication.ImageSpec
 		return nil, err
 	}
 	generation := s.recordOf(v).Generation + 1
-	if err := s.replaceable(spec.Volume); err != nil {
+	free, err := s.imageWorthwhile(spec.Volume)
+	if err := errors.Join(err, s.replaceable(spec.Volume)); err != nil {
 		return nil, err // before the image is sent in vain
 	}
 	if err := s.makeVolumeDir(spec.Volume); err != nil {
@@ -81,7 +100,7 @@ func (s replicas) Import(_ context.Context, _ string, spec replication.ImageSpec
 	if err != nil {
 		return nil, err
 	}
-	return &replicaImport{Import: im, site: s.Site, volume: v, generation: generation, ownJournal: own}, nil
+	return &replicaImport{Import: im, site: s.Site, volume: v, generation: generation, ownJournal: own, free: free}, nil
 }
 
 // replicaImport implements replication.Import: a store of the next generation
@@ -90,9 +109,10 @@ type replicaImport struct {
 	*journal.Import
 	site       *Site
 	volume     *volume
-	generation int  // of the new store
-	ownJournal bool // it has one
-	filled     bool // it is a store
+	generation int   // of the new store
+	ownJournal bool  // it has one
+	filled     bool  // it is a store
+	free       int64 // bytes, before it began
 }
 
 // remove removes the new store again.
@@ -109,9 +129,9 @@ func (s *Site) replaceable(id journal.VolumeID) error {
 	return nil
 }
 
-// Commit implements replication.Import. A device that is attached, because this
+// commit puts the new store in the old one's place. A device that is attached, because this
 // site was demoted and nobody has detached it, stays: it shows the new store.
-func (im *replicaImport) Commit(ctx context.Context) (replication.ReplicaStore, error) {
+func (im *replicaImport) commit(ctx context.Context) (replication.ReplicaStore, error) {
 	s, id := im.site, im.volume.record.ID
 	if !im.filled {
 		if err := im.Import.Commit(); err != nil {
@@ -153,11 +173,7 @@ func (im *replicaImport) Commit(ctx context.Context) (replication.ReplicaStore, 
 			s.cfg.Log.Warn("removing a replaced store failed; the next start does", "volume", old.ID, "error", err)
 		}
 	}
-	eng, err := s.engineOf(id)
-	if err != nil {
-		return nil, err
-	}
-	return eng.Store(), nil
+	return s.replicaStore(id)
 }
 
 // Abort implements replication.Import.

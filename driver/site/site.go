@@ -26,8 +26,10 @@ type Site struct {
 	volumes map[journal.VolumeID]*volume
 	views   map[string]*openView
 	forks   map[string]*fork
+	// failedImages are those of replicas that found no room.
+	failedImages map[journal.VolumeID]failedImage
 
-	stopTending context.CancelFunc // of the forks; nil before load
+	stopTending context.CancelFunc // of the forks and of replicas' points; nil before load
 	tending     sync.WaitGroup
 	filling     context.Context // of what fills members from forks: it ends with the site
 	stopFilling context.CancelFunc
@@ -57,7 +59,10 @@ func Open(ctx context.Context, cfg Config) (*Site, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open site %s: %w", cfg.Name, err)
 	}
-	s := &Site{cfg: cfg, db: db, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}, forks: map[string]*fork{}}
+	s := &Site{
+		cfg: cfg, db: db, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}, forks: map[string]*fork{},
+		failedImages: map[journal.VolumeID]failedImage{},
+	}
 	s.filling, s.stopFilling = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.load(ctx); err != nil {
 		return nil, fmt.Errorf("open site %s: %w", cfg.Name, errors.Join(err, s.Close()))
@@ -108,6 +113,7 @@ func (s *Site) load(ctx context.Context) error {
 	tending, stop := context.WithCancel(context.Background())
 	s.stopTending = stop
 	s.tending.Go(func() { s.tendForks(tending) })
+	s.tending.Go(func() { s.keepPoints(tending) })
 	waiting := slices.DeleteFunc(states, func(st group.State) bool { return !filled(st) })
 	waits := func(id journal.VolumeID) bool {
 		return slices.ContainsFunc(waiting, func(st group.State) bool { return slices.Contains(st.Members, id) })

@@ -42,6 +42,7 @@ func (s *Site) openStore(v *volume, settings group.Settings) error {
 	}
 	applyRetention(store, settings)
 	s.serveStore(v, store)
+	s.keepAll(store, r.Group)
 	return nil
 }
 

@@ -27,6 +27,8 @@ import (
 type chains struct {
 	volumes []*harness.Volume
 	pace    time.Duration
+	// stubborn chains try a block that found no room again, until it does.
+	stubborn bool
 
 	stopped context.CancelFunc
 	joined  sync.WaitGroup
@@ -36,6 +38,7 @@ type chains struct {
 }
 
 type chain struct {
+	refused   int             // blocks that found no room, each time
 	acked     []time.Time     // of block i+1
 	latencies []time.Duration // of block i+1
 	err       error           // why the chain ended before stop
@@ -114,7 +117,8 @@ func (c *chains) write(ctx context.Context, k int) error {
 	defer unix.Munmap(block) //nolint:errcheck // the test's end frees it too
 	pace := time.NewTicker(c.pace)
 	defer pace.Stop()
-	for i := c.count(k) + 1; ; i++ {
+	for {
+		i := c.count(k) + 1
 		select {
 		case <-pace.C:
 		case <-ctx.Done():
@@ -123,7 +127,12 @@ func (c *chains) write(ctx context.Context, k int) error {
 		fillBlock(block, k, i)
 		volume, slot := c.place(i)
 		began := time.Now()
-		if _, err := files[volume].WriteAt(block, chainOffset(k, slot)); err != nil {
+		_, err := files[volume].WriteAt(block, chainOffset(k, slot))
+		if c.stubborn && errors.Is(err, unix.ENOSPC) {
+			c.refuse(k)
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("chain %d, block %d: %w", k, i, err)
 		}
 		c.acknowledged(k, began)
@@ -161,6 +170,22 @@ func (c *chains) acknowledged(k int, began time.Time) {
 	now := time.Now()
 	c.chains[k].acked = append(c.chains[k].acked, now)
 	c.chains[k].latencies = append(c.chains[k].latencies, now.Sub(began))
+}
+
+func (c *chains) refuse(k int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.chains[k].refused++
+}
+
+// refused is how often a block found no room.
+func (c *chains) refused() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k := range c.chains {
+		n += c.chains[k].refused
+	}
+	return n
 }
 
 // clone returns chains that have written what these have, and are not started.

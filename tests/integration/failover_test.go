@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -138,13 +139,26 @@ func takeOver(ctx context.Context, t *testing.T, s *harness.Site, c *chains) []*
 // fillWithNoise writes what cannot be compressed behind the chains' blocks.
 func fillWithNoise(t *testing.T, v *harness.Volume, bytes int64) {
 	t.Helper()
-	f := must(os.OpenFile(v.Target, os.O_WRONLY|unix.O_DIRECT, 0))(t)
-	buffer := must(unix.Mmap(-1, 0, int(mib), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE))(t)
-	for off := mib; off < mib+bytes; off += mib {
-		_ = must(rand.Read(buffer))(t)
-		_ = must(f.WriteAt(buffer, off))(t)
+	check(t, writeNoise(v, bytes))
+}
+
+// writeNoise is fillWithNoise where a write may be refused.
+func writeNoise(v *harness.Volume, bytes int64) (err error) {
+	f, err := os.OpenFile(v.Target, os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
 	}
-	check(t, f.Sync())
-	check(t, f.Close())
-	check(t, unix.Munmap(buffer))
+	defer func() { err = errors.Join(err, f.Close()) }()
+	buffer, err := unix.Mmap(-1, 0, int(mib), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Munmap(buffer)) }()
+	for off := mib; off < mib+bytes; off += mib {
+		_, _ = rand.Read(buffer) // never fails
+		if _, err := f.WriteAt(buffer, off); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
 }

@@ -1,0 +1,80 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+)
+
+// TestKeepPoint: what KeepPoint keeps is there when the disk is full, and writes are
+// refused; once it keeps something newer, they go on.
+func TestKeepPoint(t *testing.T) {
+	r := newFullRig(t, 12, nil)
+	const hot = 2 * MinSegmentBytes
+	r.mustWrite(3, hot, 1)
+	if err := errors.Join(r.checkpoint(), r.s.Flush(context.Background())); err != nil {
+		t.Fatal(err)
+	}
+	kept := r.s.NewestCheckpoint()
+	r.s.KeepPoint(kept.Position)
+	var err error
+	for i := 0; i < 200 && err == nil; i++ {
+		err = r.write(2, int64(i)*(32<<10)%hot)
+	}
+	if !errors.Is(err, ErrFull) {
+		t.Fatalf("writes find room beside what is kept: %v", err)
+	}
+	r.hasKept(kept)
+
+	if err := r.s.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	r.s.KeepPoint(r.s.Durable())
+	r.mustWrite(1, hot, 3)
+	r.s.KeepPoint(Position{})
+	r.mustWrite(20, hot, 4)
+	mustClose(t, r.s)
+}
+
+// hasKept makes sure that a checkpoint of the time when all was 1 is listed and can be
+// opened.
+func (r *fullRig) hasKept(kept Checkpoint) {
+	r.t.Helper()
+	found := r.s.CheckpointsIn(kept.Group, kept.Number, kept.Number)
+	if len(found) != 1 || found[0].Position != kept.Position {
+		r.t.Fatalf("checkpoints are %+v, want the one that is kept", found)
+	}
+	v, err := r.s.View(kept.Position)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	p := make([]byte, MinSegmentBytes)
+	if err := errors.Join(v.ReadAt(p, 0), v.Close()); err != nil {
+		r.t.Fatal(err)
+	}
+	if !bytes.Equal(p, bytes.Repeat([]byte{1}, len(p))) {
+		r.t.Error("what is kept has another content")
+	}
+}
+
+// A segment that ends with the checkpoint that is kept stays, too.
+func TestKeepPointAtTheEndOfASegment(t *testing.T) {
+	r := newFullRig(t, 40, nil)
+	r.mustWrite(2, 2*MinSegmentBytes, 1)
+	if err := errors.Join(r.checkpoint(), r.s.Flush(context.Background())); err != nil {
+		t.Fatal(err)
+	}
+	kept := r.s.NewestCheckpoint()
+	r.s.KeepPoint(kept.Position)
+	mustClose(t, r.s) // which seals it
+	r.s = mustOpen(t, r.cfg)
+	r.s.KeepPoint(kept.Position)
+	r.s.SetRetention(Retention{JournalBytes: 1})
+	r.mustWrite(4, 2*MinSegmentBytes, 2)
+	if err := r.s.Maintain(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	r.hasKept(kept)
+	mustClose(t, r.s)
+}
