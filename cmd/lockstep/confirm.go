@@ -20,7 +20,7 @@ func (f *confirmFlags) register(command *cobra.Command) {
 }
 
 func registerDryRun(command *cobra.Command, dryRun *bool) {
-	command.Flags().BoolVar(dryRun, "dry-run", false, "let the site check and say what would happen, and change nothing")
+	command.Flags().BoolVar(dryRun, "dry-run", false, "check and say what would happen, and change nothing")
 }
 
 // asks reports whether a person has to be asked.

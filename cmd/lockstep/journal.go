@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -36,6 +38,9 @@ func (f *storeFlags) store(arg string) (journal.Config, error) {
 	if c.Dir, err = storeDir(arg); err != nil {
 		return c, err
 	}
+	if err := checkNotVolumeDir(c.Dir); err != nil {
+		return c, err
+	}
 	if f.journalDir == "" {
 		return c, nil
 	}
@@ -43,6 +48,27 @@ func (f *storeFlags) store(arg string) (journal.Config, error) {
 		return c, misuse("--journal-dir %s: %v", f.journalDir, err)
 	}
 	return c, nil
+}
+
+// checkNotVolumeDir tells whoever names the directory of a volume, in a site's root,
+// where its store is.
+func checkNotVolumeDir(dir string) error {
+	if isStoreDir(dir) {
+		return nil
+	}
+	inside, _ := filepath.Glob(filepath.Join(dir, "store-*")) // the pattern is sound
+	for _, name := range inside {
+		if isStoreDir(name) {
+			return fmt.Errorf("%s is the directory of a volume, and its store is %s", dir, name)
+		}
+	}
+	return nil
+}
+
+// isStoreDir reports whether a directory has what makes it a store.
+func isStoreDir(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "volume.json"))
+	return err == nil
 }
 
 // storeDir returns the store that a person named as an absolute path.

@@ -74,7 +74,11 @@ func (a *app) importImage(ctx context.Context, name, store, volume string, copie
 	if err != nil {
 		return importDocument{}, err
 	}
-	if name, err = filepath.EvalSymlinks(name); err == nil {
+	asked := name
+	if name, err = filepath.EvalSymlinks(name); errors.Is(err, os.ErrNotExist) && isStoreDir(dir) {
+		return importDocument{}, fmt.Errorf("there is no image %s, and %s is a store already: an import that came to its end has taken the image, see `lockstep journal verify %s`", asked, dir, dir)
+	}
+	if err == nil {
 		name, err = filepath.Abs(name)
 	}
 	if err != nil {

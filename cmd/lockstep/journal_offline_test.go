@@ -343,3 +343,31 @@ func TestJournalExportToADevice(t *testing.T) {
 		t.Errorf("a small device: exit %d: %s", got.exit, got.stderr)
 	}
 }
+
+// TestOfflineToolsSayWhereTheStoreIs: whoever names the directory of a volume, as a site's
+// root has them, is told which of its directories is the store; and who repeats an import
+// that came to its end, what became of the image.
+func TestOfflineToolsSayWhereTheStoreIs(t *testing.T) {
+	dir := t.TempDir()
+	image, volume := filepath.Join(dir, "disk.img"), filepath.Join(dir, "volume")
+	store := filepath.Join(volume, "store-1")
+	if err := errors.Join(os.WriteFile(image, make([]byte, 1<<20), 0o600), os.Mkdir(volume, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	s := newShell("")
+	s.must(t, "journal", "import", image, store)
+	for _, c := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"journal", "verify", volume}, "its store is " + store},
+		{[]string{"journal", "dump", volume}, "its store is " + store},
+		{[]string{"journal", "export", volume, filepath.Join(dir, "out")}, "its store is " + store},
+		{[]string{"journal", "drain", volume, "--yes"}, "its store is " + store},
+		{[]string{"journal", "import", image, store}, "has taken the image"},
+	} {
+		if got := s.run(t, c.args...); got.exit != exitFailed || !strings.Contains(got.stderr, c.says) {
+			t.Errorf("%v ends with %d and says %q, want %q", c.args, got.exit, got.stderr, c.says)
+		}
+	}
+}
