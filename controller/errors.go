@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lockstep-csi/lockstep/controller/catalog"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // Errors of this package and of a Backend. A Backend wraps them with text for
@@ -62,6 +63,7 @@ var codeTable = []struct {
 	{ErrOutOfRange, codes.OutOfRange},
 	{ErrPointGone, codes.OutOfRange},
 	{ErrExhausted, codes.ResourceExhausted},
+	{vfs.ErrNoSpace, codes.ResourceExhausted}, // of the catalog
 	{ErrInUse, codes.FailedPrecondition},
 	{ErrPrecondition, codes.FailedPrecondition},
 	{ErrNotPrimary, codes.FailedPrecondition},

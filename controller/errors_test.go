@@ -8,13 +8,15 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 func TestAnswerGivesEachErrorItsCode(t *testing.T) {
 	for err, want := range map[error]codes.Code{
 		ErrInvalid: codes.InvalidArgument, ErrNotFound: codes.NotFound, ErrNoPoint: codes.NotFound,
 		ErrExists: codes.AlreadyExists, ErrOutOfRange: codes.OutOfRange, ErrPointGone: codes.OutOfRange,
-		ErrExhausted: codes.ResourceExhausted, ErrInUse: codes.FailedPrecondition,
+		ErrExhausted: codes.ResourceExhausted, vfs.ErrNoSpace: codes.ResourceExhausted, ErrInUse: codes.FailedPrecondition,
 		ErrPrecondition: codes.FailedPrecondition, ErrNotPrimary: codes.FailedPrecondition,
 		ErrDamaged: codes.DataLoss, ErrBusy: codes.Aborted, ErrBarrier: codes.Aborted,
 		ErrUnavailable: codes.Unavailable, ErrClosed: codes.Unavailable,

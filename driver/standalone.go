@@ -153,7 +153,7 @@ func (s *standalone) openReplication() error {
 func (s *standalone) openCSI(ctx context.Context) error {
 	cfg := &s.cfg
 	var err error
-	if s.catalog, err = kv.OpenBolt(cfg.path(csiCatalogFile)); err != nil {
+	if s.catalog, err = (vfs.OS{}).OpenDB(cfg.path(csiCatalogFile)); err != nil {
 		return err
 	}
 	b := &backend{site: s.site, fs: vfs.OS{}, root: cfg.Root, journalRoot: cfg.JournalRoot, node: cfg.NodeID}

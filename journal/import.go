@@ -68,7 +68,7 @@ func (im *Import) begin() error {
 		return fmt.Errorf("import volume %s: %w", im.spec.Volume, err)
 	}
 	if err := im.prepare(); err != nil {
-		return fmt.Errorf("import volume %s: %w", im.spec.Volume, errors.Join(err, im.release()))
+		return fmt.Errorf("import volume %s: %w", im.spec.Volume, errors.Join(mapFull(err), im.release()))
 	}
 	return nil
 }
@@ -235,7 +235,7 @@ func (im *Import) Commit() error {
 	if err == nil {
 		err = im.writeIdentity()
 	}
-	if err = errors.Join(err, im.release()); err != nil {
+	if err = errors.Join(mapFull(err), im.release()); err != nil {
 		return fmt.Errorf("commit import of volume %s: %w", im.spec.Volume, err)
 	}
 	return nil

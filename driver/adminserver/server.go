@@ -17,6 +17,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -368,7 +369,7 @@ func answer(err error) error {
 		{ErrNoAdoption, codes.FailedPrecondition}, {ErrExists, codes.AlreadyExists}, {ErrBadStore, codes.InvalidArgument}, {journal.ErrInUse, codes.FailedPrecondition},
 		{group.ErrNoPoint, codes.NotFound}, {group.ErrBadSelector, codes.InvalidArgument},
 		{group.ErrRole, codes.FailedPrecondition}, {group.ErrNoRewind, codes.FailedPrecondition}, {group.ErrRewindOpen, codes.FailedPrecondition},
-		{groups.ErrInUse, codes.FailedPrecondition}, {journal.ErrHorizon, codes.OutOfRange}, {journal.ErrFull, codes.ResourceExhausted},
+		{groups.ErrInUse, codes.FailedPrecondition}, {journal.ErrHorizon, codes.OutOfRange}, {journal.ErrFull, codes.ResourceExhausted}, {vfs.ErrNoSpace, codes.ResourceExhausted},
 		{journal.ErrPinExists, codes.AlreadyExists}, {journal.ErrCorrupt, codes.DataLoss}, {journal.ErrPoisoned, codes.DataLoss},
 		{group.ErrBusy, codes.Aborted}, {group.ErrBarrier, codes.Aborted},
 		{context.DeadlineExceeded, codes.DeadlineExceeded}, {context.Canceled, codes.Canceled},
