@@ -68,6 +68,15 @@ func (a adminSite) Reopen(ctx context.Context, id journal.VolumeID) (bool, error
 	return a.site.ReopenVolume(ctx, id)
 }
 
+// Scrub implements adminserver.Site.
+func (a adminSite) Scrub(ctx context.Context, id journal.VolumeID, repair bool, told func(adminserver.ScrubStep)) (adminserver.Scrubbed, error) {
+	done, err := a.site.ScrubVolume(ctx, id, repair, func(p site.ScrubProgress) { told(adminserver.ScrubStep(p)) })
+	if errors.Is(err, site.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", adminserver.ErrNotFound, err)
+	}
+	return adminserver.Scrubbed(done), err
+}
+
 // Adopt implements adminserver.Site. What CSI would not take is refused before the
 // store moves.
 func (a adminSite) Adopt(ctx context.Context, from adminserver.Adoption) (journal.VolumeID, error) {

@@ -118,6 +118,7 @@ type catalogContent struct {
 	segments  map[segmentID]segmentEntry
 	pins      map[string]Position
 	scrub     scrubState
+	damage    damageList
 }
 
 // load reads the whole catalog. damage is called for each value that cannot be
@@ -136,6 +137,9 @@ func (c *catalog) load(damage func(error) bool) (catalogContent, error) {
 		}
 		content.state = state
 		if content.scrub, err = decodeScrub(tx.Get(bucketMeta, keyScrub)); err != nil && !damage(err) {
+			return nil
+		}
+		if content.damage, err = decodeDamage(tx.Get(bucketMeta, keyDamage)); err != nil && !damage(err) {
 			return nil
 		}
 		each := func(bucket string, into func(key, value []byte) error) {

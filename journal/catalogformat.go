@@ -25,8 +25,9 @@ const (
 )
 
 var (
-	keyState = []byte("state")
-	keyScrub = []byte("scrub") // version 3; may be absent
+	keyState  = []byte("state")
+	keyScrub  = []byte("scrub")  // version 3; may be absent
+	keyDamage = []byte("damage") // the same
 )
 
 // catalogState is the store's small mutable state.

@@ -15,8 +15,9 @@ const maxDamagePlaces = 1024
 // damageLog remembers where damage was found, so that each place is logged once
 // and counted. Its methods may be called concurrently.
 type damageLog struct {
-	mu     sync.Mutex
-	places map[damagePlace]*knownDamage
+	mu      sync.Mutex
+	places  map[damagePlace]*knownDamage
+	changes uint64 // of the list
 }
 
 type damagePlace struct {
@@ -28,6 +29,8 @@ type knownDamage struct {
 	CorruptError
 	pass  uint64    // of the scrub, when it was last met
 	tried time.Time // when nobody could help with it; zero: nobody was asked
+	// reason is why nobody could, for people; empty while that is not known.
+	reason string
 }
 
 // note remembers damage and reports whether it was not known before.
@@ -46,6 +49,7 @@ func (l *damageLog) note(c *CorruptError, pass uint64) (fresh bool) {
 		l.places = map[damagePlace]*knownDamage{}
 	}
 	l.places[place] = &knownDamage{CorruptError: *c, pass: pass}
+	l.changes++
 	return true
 }
 
@@ -62,6 +66,7 @@ func (l *damageLog) forget(gone func(damagePlace, *knownDamage) bool) {
 	for at, known := range l.places {
 		if gone(at, known) {
 			delete(l.places, at)
+			l.changes++
 		}
 	}
 }
@@ -72,17 +77,35 @@ func (l *damageLog) count() int {
 	return len(l.places)
 }
 
+// DamagedPlace is a place that is known to be damaged.
+type DamagedPlace struct {
+	CorruptError
+	// Reason is why it could not be repaired, for people; empty while nobody tried.
+	Reason string
+}
+
 // Damaged returns what is known to be damaged, in the order of files and offsets,
 // at most maxDamagePlaces of it: what reads, destage and the scrub have met since
-// Open, without what was written anew or dropped since.
+// Open, and what the catalog knew then (see keepDamage), without what was written anew
+// or dropped since.
 func (s *Store) Damaged() []CorruptError {
+	places := s.DamagedPlaces()
+	out := make([]CorruptError, len(places))
+	for i := range places {
+		out[i] = places[i].CorruptError
+	}
+	return out
+}
+
+// DamagedPlaces is Damaged with the reasons why it is not repaired.
+func (s *Store) DamagedPlaces() []DamagedPlace {
 	s.damage.mu.Lock()
 	defer s.damage.mu.Unlock()
-	out := make([]CorruptError, 0, len(s.damage.places))
+	out := make([]DamagedPlace, 0, len(s.damage.places))
 	for _, known := range s.damage.places {
-		out = append(out, known.CorruptError)
+		out = append(out, DamagedPlace{known.CorruptError, known.reason})
 	}
-	slices.SortFunc(out, func(a, b CorruptError) int {
+	slices.SortFunc(out, func(a, b DamagedPlace) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Offset, b.Offset))
 	})
 	return out

@@ -194,6 +194,9 @@ func FuzzCatalogValue(f *testing.F) {
 		if st, err := decodeScrub(sealed(bucketMeta, keyScrub)); err == nil && (st.Pass == 0 || st.Base < 0 || st.Base%SectorBytes != 0 || st.Bytes < 0) {
 			t.Fatalf("accepted scrub %+v", st)
 		}
+		if l, err := decodeDamage(sealed(bucketMeta, keyDamage)); err == nil && len(l.Places) > maxKeptDamage {
+			t.Fatalf("accepted %d places", len(l.Places))
+		}
 		_, _ = decodeState(b)
 	})
 }

@@ -125,6 +125,7 @@ func goldens() []golden {
 		golden{"v2/catalog-state.bin", nil, func(b []byte) (any, error) { return decodeState(b) }, secondState, nil},
 		goldenValue("v3/catalog-state.bin", bucketMeta, keyState, goldenState(), func(b []byte) (any, error) { return decodeState(b) }),
 		goldenValue("v3/catalog-scrub.bin", bucketMeta, keyScrub, goldenScrub(), func(b []byte) (any, error) { return decodeScrub(b) }),
+		goldenValue("v3/catalog-damage.bin", bucketMeta, keyDamage, goldenDamage(), func(b []byte) (any, error) { return decodeDamage(b) }),
 		goldenValue("v1/catalog-timeline.bin", bucketTimelines, key64(uint64(goldenLine)), goldenTimeline(), func(b []byte) (any, error) {
 			return decodeTimeline(key64(uint64(goldenLine)), b)
 		}),
@@ -278,6 +279,13 @@ func goldenState() catalogState {
 
 func goldenScrub() scrubState {
 	return scrubState{Pass: 3, Began: goldenTime, Segment: 7, Base: 1 << 20, Bytes: 1 << 21, LastFull: goldenTime.Add(-time.Hour)}
+}
+
+func goldenDamage() damageList {
+	return damageList{Places: []keptDamage{
+		{File: baseFile, Offset: 8192, What: "sector", Wanted: "crc 00000001", Found: "crc 00000002"},
+		{File: segmentName(7), Offset: 4160, What: "payload", Wanted: "crc 00000003", Found: "crc 00000004"},
+	}}
 }
 
 func goldenTimeline() Timeline {

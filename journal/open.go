@@ -37,7 +37,7 @@ func Open(cfg Config) (*Store, error) {
 		changed: make(chan struct{}), wake: make(chan struct{}, 1), wakeSupply: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		wakeThin: make(chan struct{}, 1), spared: map[*segment]time.Duration{}, sparedForPins: map[*segment]pinSpare{}, opened: cfg.Clock.Now(),
 		headers: make([]byte, 0, MaxBatch*frameHeaderBytes), wakeRuns: make(chan struct{}, 1),
-		repairs: repairs{asked: map[damagePlace]bool{}, wanted: make(chan struct{}, 1), turn: make(chan struct{})},
+		repairs: repairs{asked: map[damagePlace]bool{}, about: map[RepairQuestion]damageRange{}, wanted: make(chan struct{}, 1), turn: make(chan struct{})},
 	}
 	s.runs = newRunSet(&s.cfg, s.volume, cfg.IndexMemory/8)
 	s.frames, s.partSums = newAgedCache(cfg.IndexMemory/16), newAgedCache(cfg.IndexMemory/16)
@@ -95,6 +95,7 @@ func (s *Store) open(id identity) error {
 	}
 	s.pruneRuns()
 	s.warnOfSmallDisk()
+	s.recallDamage(content.damage)
 	return s.buildLive()
 }
 

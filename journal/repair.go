@@ -98,13 +98,15 @@ type repairs struct {
 	// mu is held over each step: looking for a question, answering one, taking an
 	// answer. Close waits for it.
 	mu    sync.Mutex
-	asked map[damagePlace]bool // in the present round; guarded by mu
+	asked map[damagePlace]bool           // in the present round; guarded by mu
+	about map[RepairQuestion]damageRange // of the same; guarded by mu
 
 	wanted    chan struct{} // capacity 1: something may be asked
 	answering atomic.Bool   // a peer answered the last call
 
 	turnMu sync.Mutex
-	turn   chan struct{} // closed and replaced when a step changed something; guarded by turnMu
+	turn   chan struct{}   // closed and replaced when a step changed something; guarded by turnMu
+	recent []RepairedPlace // guarded by turnMu
 
 	repaired, refused atomic.Uint64
 }
@@ -170,6 +172,7 @@ func (s *Store) NextRepair(ctx context.Context) (q RepairQuestion, ok bool, err 
 		places = places[n:]
 	}
 	clear(s.repairs.asked)
+	clear(s.repairs.about)
 	s.repairs.announce()
 	return q, false, nil
 }
@@ -218,6 +221,7 @@ func (s *Store) TakeRepair(ctx context.Context, q RepairQuestion, a RepairAnswer
 	defer s.repairs.announce()
 	if a.Lacks != LackNothing {
 		s.cfg.Log.Warn("damage cannot be repaired from the peer", "volume", s.volume, "asked", q, "reason", a.Lacks)
+		s.damage.because(s.repairs.about[q], a.Lacks.String())
 		return nil
 	}
 	var err error
@@ -228,6 +232,7 @@ func (s *Store) TakeRepair(ctx context.Context, q RepairQuestion, a RepairAnswer
 	}
 	if errors.Is(err, ErrCorrupt) {
 		s.repairs.refused.Add(1)
+		s.damage.because(s.repairs.about[q], "what the peer has does not fit: "+err.Error())
 	}
 	if err != nil {
 		return fmt.Errorf("repair %s: %w", q, err)
@@ -238,6 +243,7 @@ func (s *Store) TakeRepair(ctx context.Context, q RepairQuestion, a RepairAnswer
 // noteRepaired counts a repair, logs it, and lets go on what damage has stopped.
 func (s *Store) noteRepaired(file string, off int64, what string) {
 	s.repairs.repaired.Add(1)
+	s.repairs.remember(RepairedPlace{file, off, what, s.cfg.Clock.Now()})
 	s.mu.Lock()
 	clear(s.spared)
 	s.mu.Unlock()
@@ -295,6 +301,9 @@ func (l *damageLog) tried(places []damagePlace, now time.Time) {
 	for _, at := range places {
 		if known := l.places[at]; known != nil {
 			known.tried = now
+			if known.reason == "" {
+				known.reason = "there is nothing that another copy could be asked for, or that proves its answer"
+			}
 		}
 	}
 }
@@ -304,7 +313,7 @@ func (l *damageLog) retry() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, known := range l.places {
-		known.tried = time.Time{}
+		known.tried, known.reason = time.Time{}, ""
 	}
 }
 

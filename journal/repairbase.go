@@ -34,7 +34,9 @@ func (s *Store) nextBaseRepair(ctx context.Context, places []damagePlace) (q Rep
 				s.mu.RLock()
 				base := s.state.Base
 				s.mu.RUnlock()
-				return RepairQuestion{Base: base, Offset: d.off, Length: d.length}, true, nil
+				q = RepairQuestion{Base: base, Offset: d.off, Length: d.length}
+				s.repairs.about[q] = damageRange{baseFile, at.off, max(d.off+d.length, at.off+1)}
+				return q, true, nil
 			}
 		}
 	}

@@ -41,6 +41,7 @@ func (s *Store) nextSegmentRepair(ctx context.Context, g *segment) (q RepairQues
 		}
 		s.repairs.asked[at] = true
 		q, ok = RepairQuestion{Record: Position{g.timeline, bad.seq}}, true
+		s.repairs.about[q] = damageRange{g.name, bad.off, bad.end}
 		return false
 	})
 	if err != nil || damaged {

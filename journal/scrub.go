@@ -80,7 +80,7 @@ func (s *Store) scrubDue(ctx context.Context) error {
 	s.scrub.mu.Lock()
 	defer s.scrub.mu.Unlock()
 	defer s.publishScrub()
-	if err := s.sumBase(ctx); err != nil {
+	if err := errors.Join(s.keepDamage(), s.sumBase(ctx)); err != nil {
 		return err
 	}
 	allowed := s.beginScrub()
@@ -120,11 +120,20 @@ func (s *Store) beginScrub() int64 {
 	return min(max(int64(total*share)-st.Bytes, 0), most)
 }
 
-// endScrub ends a pass. What was damaged and not met in it is not there any more.
+// endScrub ends a pass. What was damaged and not met in it is not there any more, but
+// for what a read has met in a segment that is not sealed, which no pass reads.
 func (s *Store) endScrub(now time.Time) {
 	st := &s.scrub.state
 	st.Done, st.LastFull = true, now.UTC()
-	s.damage.forget(func(_ damagePlace, known *knownDamage) bool { return known.pass < st.Pass })
+	unread := map[string]bool{}
+	s.mu.RLock()
+	for _, g := range s.segments {
+		if !g.sealed {
+			unread[g.name] = true
+		}
+	}
+	s.mu.RUnlock()
+	s.damage.forget(func(at damagePlace, known *knownDamage) bool { return known.pass < st.Pass && !unread[at.file] })
 	s.cfg.Log.Info("scrub ended", "volume", s.volume, "pass", st.Pass, "bytes", st.Bytes, "damaged", s.damage.count())
 }
 
@@ -149,6 +158,7 @@ type scrubTurn struct {
 	s    *Store
 	left int64 // bytes that it may still read
 	pace *pacer
+	told func() // is called for all that was read; nil: nobody asks
 }
 
 // run goes on with the pass until it is over, or errScrubTurn.
@@ -181,6 +191,9 @@ func (t *scrubTurn) read(bytes int64) {
 	t.s.scrub.state.Bytes += bytes
 	t.s.scrub.bytes.Add(uint64(bytes))
 	t.left -= bytes
+	if t.told != nil {
+		t.told()
+	}
 }
 
 // segments reads the catalog and the sealed segments.

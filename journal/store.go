@@ -39,8 +39,10 @@ type Store struct {
 	frames   *agedCache // offsets of the frames of sealed segments
 	partSums *agedCache // checksums of the parts of long records
 	damage   damageLog
-	scrub    scrubber
-	repairs  repairs
+	// damageKept is the state of damage that the catalog has.
+	damageKept atomic.Uint64
+	scrub      scrubber
+	repairs    repairs
 
 	maintainMu sync.Mutex // one Maintain, Fork or Close at a time
 	futile     bool       // there was nothing to reclaim of an overlay, guarded by maintainMu
@@ -136,19 +138,19 @@ type Store struct {
 
 	holdMu sync.Mutex
 	holds  map[*hold]struct{}
-}
-
 	kept   *hold    // of KeepPoint; nil: none. Guarded by holdMu, as the next one is
 	keptAt Position // what KeepPoint was given
+}
+
 // hold keeps the horizon from passing a position. One that yields does so
 // only while the journal is not strained: a stuck peer must not cost writes.
 type hold struct {
 	at     Position
 	yields bool
-}
-
 	// point is that of KeepPoint: what lies behind it is not there for its sake.
 	point bool
+}
+
 // Volume returns the volume's id.
 func (s *Store) Volume() VolumeID { return s.volume }
 
@@ -350,6 +352,9 @@ func (s *Store) closeCleanly() error {
 	}
 	s.retireActive()
 	if err := s.sealPending(); err != nil {
+		return err
+	}
+	if err := s.keepDamage(); err != nil {
 		return err
 	}
 	if s.forkFirst {

@@ -172,9 +172,15 @@ func (s *site) intercept(ctx context.Context, method string, request, reply any,
 		defer cancel()
 	}
 	if err := invoke(ctx, method, request, reply, conn, opts...); err != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.explain(err, method[strings.LastIndex(method, "/")+1:])
+		return s.explainCall(err, method[strings.LastIndex(method, "/")+1:])
 	}
 	return nil
+}
+
+// explainCall is explain for calls that intercept does not see: those with streams, for
+// which there is no time limit either.
+func (s *site) explainCall(err error, method string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.explain(err, method)
 }

@@ -100,6 +100,9 @@ type volumeDocument struct {
 	// Transport and its fallback are empty where they are not known.
 	Transport         string `json:"transport"`
 	TransportFallback string `json:"transportFallback"`
+	// Damaged is the number of places, Unrepairable how many of them the peer could not help with.
+	Damaged      uint32 `json:"damaged"`
+	Unrepairable uint32 `json:"unrepairable"`
 	// Claim and Node are of a cluster, and empty elsewhere.
 	Claim string `json:"claim"`
 	Node  string `json:"node"`
@@ -240,6 +243,7 @@ func volumeOf(m *adminv1.Volume) volumeDocument {
 		JournalBytes: m.GetJournalBytes(), IndexExtents: m.GetIndexExtents(), IndexBytes: m.GetIndexBytes(),
 		Store: m.GetStore(), Lag: lagOf(m.GetLag()), Error: m.GetError(),
 		Transport: m.GetTransport(), TransportFallback: m.GetTransportFallback(), Claim: m.GetClaim(), Node: m.GetNode(),
+		Damaged: m.GetDamaged(), Unrepairable: m.GetUnrepairable(),
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -51,6 +52,8 @@ type fakeSite struct {
 	// claims is the namespace of the claims that the volumes are for, as in a
 	// cluster, where a volume's own name says nothing; empty: there are none.
 	claims string
+	// damaged is what a scrub finds.
+	damaged []*adminv1.Damage
 	// fail, when set, is the answer to every call.
 	fail error
 	// hang, when set, holds every call until it is closed or the caller gives up.
@@ -329,6 +332,30 @@ func (f *fakeSite) ReopenVolume(ctx context.Context, r *adminv1.ReopenVolumeRequ
 		}
 	}
 	return nil, status.Errorf(codes.NotFound, "no volume %q", r.GetVolume())
+}
+
+// ScrubVolume finds what damaged says, of which a repair mends the first place.
+func (f *fakeSite) ScrubVolume(r *adminv1.ScrubVolumeRequest, stream adminv1.Admin_ScrubVolumeServer) error {
+	leave, err := f.enter(stream.Context())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	for _, v := range f.volumes() {
+		if v.GetId() != r.GetVolume() && v.GetName() != r.GetVolume() {
+			continue
+		}
+		report := &adminv1.ScrubReport{Volume: v, ReadBytes: 1 << 30, Took: durationpb.New(2 * time.Second), Damaged: f.damaged}
+		if r.GetRepair() && len(f.damaged) > 0 {
+			d := f.damaged[0]
+			report.Peer, report.Damaged = "b", f.damaged[1:]
+			report.Repaired = []*adminv1.Repaired{{File: d.GetFile(), Offset: d.GetOffset(), What: d.GetWhat()}}
+		}
+		v.Damaged = uint32(len(report.Damaged))
+		step := &adminv1.ScrubVolumeResponse{Step: &adminv1.ScrubVolumeResponse_Progress{Progress: &adminv1.ScrubProgress{ReadBytes: 1 << 29, TotalBytes: 1 << 30}}}
+		return errors.Join(stream.Send(step), stream.Send(&adminv1.ScrubVolumeResponse{Step: &adminv1.ScrubVolumeResponse_Report{Report: report}}))
+	}
+	return status.Errorf(codes.NotFound, "no volume %q", r.GetVolume())
 }
 
 // AdoptVolume makes a volume of any store but those whose name says otherwise.

@@ -42,6 +42,7 @@ var verbs = map[string]struct{ before, args string }{
 	"journal import": {"journal export STORE DIR/image", "journal import DIR/image DIR/store"},
 	"volume adopt":   {"", "volume adopt STORE"},
 	"volume reopen":  {"", "volume reopen pgwal"},
+	"volume scrub":   {"", "volume scrub pgwal"},
 	"version":        {"", "version"},
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -31,8 +32,11 @@ func (p *page) showVolumes(indent string, volumes []*adminv1.Volume, withGroup b
 	var rows [][]cell
 	for _, v := range volumes {
 		state := cell{"ok", toneGood}
-		if v.GetError() != "" {
+		switch {
+		case v.GetError() != "":
 			state = cell{"STOPPED", toneBad}
+		case v.GetDamaged() > 0:
+			state = cell{"DAMAGED", toneBad}
 		}
 		rows = append(rows, []cell{
 			text(volumeName(v)), text(v.GetId()), text(v.GetGroup()), text(iecSigned(v.GetSizeBytes())), text(roleText(v.GetRole())), text(v.GetDevice()),
@@ -48,6 +52,9 @@ func (p *page) showVolumes(indent string, volumes []*adminv1.Volume, withGroup b
 	for _, v := range volumes {
 		if v.GetError() != "" {
 			p.line("%s%s", indent, p.paint(cell{volumeName(v) + ": " + oneLine(v.GetError()), toneBad}))
+		}
+		if n := v.GetDamaged(); n > 0 {
+			p.line("%s%s", indent, p.paint(cell{fmt.Sprintf("%s: damaged in %d places, %d of which could not be repaired: see `lockstep volume scrub %s`", volumeName(v), n, v.GetUnrepairable(), v.GetId()), toneBad}))
 		}
 		if why := v.GetTransportFallback(); why != "" {
 			p.line("%s%s", indent, p.paint(cell{volumeName(v) + ": served over " + v.GetTransport() + ": " + oneLine(why), toneNote}))

@@ -17,6 +17,7 @@ func (a *app) newVolumeCommand() *cobra.Command {
 	return a.parent("volume", "Single volumes",
 		a.newVolumeAdoptCommand(),
 		a.newVolumeReopenCommand(),
+		a.newVolumeScrubCommand(),
 	)
 }
 

@@ -2,6 +2,7 @@ package adminserver
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -110,6 +111,9 @@ func (s *Server) conditions(g *groups.Summary) []*adminv1.Condition {
 		if v.Group == g.State.Name && v.Journal.Space.IsShort() {
 			add("Room", false, "BackingFull", "volume "+v.ID.String()+": "+v.Journal.Space.String())
 		}
+		if n := v.Journal.Damaged; v.Group == g.State.Name && n > 0 {
+			add("Intact", false, "Damaged", fmt.Sprintf("volume %s is damaged in %d places, of which reads fail: see `lockstep volume scrub %s`", v.ID, n, v.ID))
+		}
 	}
 	if m := g.Sending; m != nil {
 		if err := sendingError(m); errors.Is(err, journal.ErrFull) {
@@ -160,6 +164,7 @@ func (s *Server) volume(v Volume) *adminv1.Volume {
 		Tip: position(v.Tip), Durable: position(v.Durable), Horizon: position(v.Horizon),
 		JournalBytes: v.Journal.JournalBytes, IndexExtents: v.Journal.IndexExtents, IndexBytes: v.Journal.IndexBytes,
 	}
+	out.Damaged, out.Unrepairable = uint32(v.Journal.Damaged), uint32(v.Journal.Repairs.Unrepairable)
 	if v.Err != nil {
 		out.Error = v.Err.Error()
 	}

@@ -180,18 +180,15 @@ func (s *Server) DropPin(ctx context.Context, req *adminv1.DropPinRequest) (*adm
 // ReopenVolume implements adminv1.AdminServer.
 func (s *Server) ReopenVolume(ctx context.Context, req *adminv1.ReopenVolumeRequest) (*adminv1.ReopenVolumeResponse, error) {
 	began := s.cfg.Clock.Now()
-	found := s.volumesNamed(req.GetVolume())
-	switch {
-	case len(found) == 0:
-		return nil, status.Errorf(codes.NotFound, "no volume has the id or name %q: see `lockstep status -o wide`", req.GetVolume())
-	case len(found) > 1:
-		return nil, status.Errorf(codes.InvalidArgument, "%d volumes have the name %q: give the id, see `lockstep status -o wide`", len(found), req.GetVolume())
+	id, err := s.oneVolume(req.GetVolume())
+	if err != nil {
+		return nil, err
 	}
-	reopened, err := s.cfg.Site.Reopen(ctx, found[0].ID)
+	reopened, err := s.cfg.Site.Reopen(ctx, id)
 	if err != nil {
 		return nil, answer(err)
 	}
-	now, err := s.cfg.Site.Volume(found[0].ID)
+	now, err := s.cfg.Site.Volume(id)
 	if err != nil {
 		return nil, answer(err)
 	}
@@ -366,7 +363,7 @@ func answer(err error) error {
 	}{
 		{group.ErrNotFound, codes.NotFound}, {ErrNotFound, codes.NotFound}, {ErrNoView, codes.NotFound},
 		{ErrForkExists, codes.AlreadyExists}, {ErrBadFork, codes.InvalidArgument}, {ErrForkClosed, codes.FailedPrecondition},
-		{ErrNoAdoption, codes.FailedPrecondition}, {ErrExists, codes.AlreadyExists}, {ErrBadStore, codes.InvalidArgument}, {journal.ErrInUse, codes.FailedPrecondition},
+		{ErrNoAdoption, codes.FailedPrecondition}, {ErrNoScrub, codes.FailedPrecondition}, {ErrExists, codes.AlreadyExists}, {ErrBadStore, codes.InvalidArgument}, {journal.ErrInUse, codes.FailedPrecondition},
 		{group.ErrNoPoint, codes.NotFound}, {group.ErrBadSelector, codes.InvalidArgument},
 		{group.ErrRole, codes.FailedPrecondition}, {group.ErrNoRewind, codes.FailedPrecondition}, {group.ErrRewindOpen, codes.FailedPrecondition},
 		{groups.ErrInUse, codes.FailedPrecondition}, {journal.ErrHorizon, codes.OutOfRange}, {journal.ErrFull, codes.ResourceExhausted}, {vfs.ErrNoSpace, codes.ResourceExhausted},

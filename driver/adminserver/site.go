@@ -27,6 +27,10 @@ type Site interface {
 	// Reopen recovers a volume that an error stopped; done is false if it
 	// needed nothing.
 	Reopen(ctx context.Context, id journal.VolumeID) (done bool, err error)
+	// Scrub reads all of an open volume's store, with repair has its peer asked for
+	// what is damaged, and calls told meanwhile. ErrNoScrub where a site does not do
+	// that; group.ErrBusy while another call does.
+	Scrub(ctx context.Context, id journal.VolumeID, repair bool, told func(ScrubStep)) (Scrubbed, error)
 	// RemoveReplica removes an orphaned volume. ErrNotFound; group.ErrRole for one
 	// that is not orphaned; groups.ErrInUse.
 	RemoveReplica(ctx context.Context, id journal.VolumeID) error
@@ -62,7 +66,7 @@ type Volume struct {
 	Tip       journal.Position
 	Durable   journal.Position
 	Horizon   journal.Position
-	Journal   journal.Stats // JournalBytes, IndexExtents and IndexBytes are shown
+	Journal   journal.Stats // JournalBytes, IndexExtents, IndexBytes, Damaged, Repairs and Space are shown
 	Timelines []journal.Timeline
 }
 
@@ -95,6 +99,8 @@ var (
 	ErrNotFound = errors.New("no such volume")
 	// ErrNoAdoption: stores of this site are not directories of this machine.
 	ErrNoAdoption = errors.New("this site adopts no stores")
+	// ErrNoScrub: this site's stores are scrubbed in their own time only.
+	ErrNoScrub = errors.New("this site scrubs no volume on demand")
 	// ErrExists: the name or the id belongs to another volume.
 	ErrExists = errors.New("volume exists")
 	// ErrBadStore: no store, or one that cannot be adopted.

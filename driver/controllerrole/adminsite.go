@@ -63,7 +63,7 @@ func (a adminSite) volumeOf(v fleet.Volume) adminserver.Volume {
 	}
 	if st := v.State.Store; st != nil {
 		out.Tip, out.Durable, out.Horizon, out.Timelines = st.Tip, st.Durable, st.Horizon, st.Timelines
-		out.Journal = journal.Stats{JournalBytes: st.JournalBytes, IndexExtents: st.IndexExtents, IndexBytes: st.IndexBytes, Space: st.Space}
+		out.Journal = journal.Stats{JournalBytes: st.JournalBytes, IndexExtents: st.IndexExtents, IndexBytes: st.IndexBytes, Space: st.Space, Damaged: st.Damaged, Repairs: journal.RepairStats{Unrepairable: st.Unrepairable}}
 	}
 	return out
 }
@@ -76,6 +76,11 @@ func (a adminSite) Unpin(ctx context.Context, name, pin string) error {
 // itself, and the next one recovers it.
 func (a adminSite) Reopen(context.Context, journal.VolumeID) (bool, error) {
 	return false, errors.New("in a cluster an engine that failed is started again by itself: see its pod's events and log")
+}
+
+// Scrub implements adminserver.Site.
+func (a adminSite) Scrub(context.Context, journal.VolumeID, bool, func(adminserver.ScrubStep)) (adminserver.Scrubbed, error) {
+	return adminserver.Scrubbed{}, fmt.Errorf("in a cluster each engine scrubs its volume in its own time, and what is damaged is in the status of the group: %w", adminserver.ErrNoScrub)
 }
 
 // Adopt implements adminserver.Site: what a store lies on in a cluster is a claim.

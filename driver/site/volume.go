@@ -18,8 +18,9 @@ type volume struct {
 	eng    *engine.Engine // nil while there is no store, or it failed to open
 	failed error          // why the store is not open, or stopped
 
-	stop   context.CancelFunc // of the maintenance
-	joined sync.WaitGroup
+	stop      context.CancelFunc // of the maintenance
+	stopScrub context.CancelFunc // of one that somebody waits for; nil: there is none. Guarded by Site.mu
+	joined    sync.WaitGroup
 
 	attachment *attachment // nil while not attached
 }
@@ -41,8 +42,8 @@ func (s *Site) openStore(v *volume, settings group.Settings) error {
 		return err
 	}
 	applyRetention(store, settings)
-	s.serveStore(v, store)
 	s.keepAll(store, r.Group)
+	s.serveStore(v, store)
 	return nil
 }
 
@@ -75,6 +76,9 @@ func (s *Site) closeStore(v *volume) error {
 	eng, stop, err := v.eng, v.stop, s.unshownLocked(v.record.ID)
 	if err == nil {
 		v.eng = nil
+	}
+	if err == nil && v.stopScrub != nil {
+		v.stopScrub()
 	}
 	s.mu.Unlock()
 	if eng == nil || err != nil {

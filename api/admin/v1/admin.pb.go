@@ -630,8 +630,12 @@ type Volume struct {
 	// ("dev-fuse" or "io-uring"), and why that is not what was asked for.
 	Transport         string `protobuf:"bytes,19,opt,name=transport,proto3" json:"transport,omitempty"`
 	TransportFallback string `protobuf:"bytes,20,opt,name=transport_fallback,json=transportFallback,proto3" json:"transport_fallback,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Places of the store that are known to be damaged: reads of them fail. And how many
+	// of them could not be repaired from the peer.
+	Damaged       uint32 `protobuf:"varint,21,opt,name=damaged,proto3" json:"damaged,omitempty"`
+	Unrepairable  uint32 `protobuf:"varint,22,opt,name=unrepairable,proto3" json:"unrepairable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
@@ -802,6 +806,20 @@ func (x *Volume) GetTransportFallback() string {
 		return x.TransportFallback
 	}
 	return ""
+}
+
+func (x *Volume) GetDamaged() uint32 {
+	if x != nil {
+		return x.Damaged
+	}
+	return 0
+}
+
+func (x *Volume) GetUnrepairable() uint32 {
+	if x != nil {
+		return x.Unrepairable
+	}
+	return 0
 }
 
 type Point struct {
@@ -1792,6 +1810,445 @@ func (x *ReopenVolumeResponse) GetTook() *durationpb.Duration {
 	return nil
 }
 
+type ScrubVolumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // id, or a name that only one volume has
+	Repair        bool                   `protobuf:"varint,2,opt,name=repair,proto3" json:"repair,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubVolumeRequest) Reset() {
+	*x = ScrubVolumeRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubVolumeRequest) ProtoMessage() {}
+
+func (x *ScrubVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubVolumeRequest.ProtoReflect.Descriptor instead.
+func (*ScrubVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ScrubVolumeRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *ScrubVolumeRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+type ScrubVolumeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Step:
+	//
+	//	*ScrubVolumeResponse_Progress
+	//	*ScrubVolumeResponse_Report
+	Step          isScrubVolumeResponse_Step `protobuf_oneof:"step"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubVolumeResponse) Reset() {
+	*x = ScrubVolumeResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubVolumeResponse) ProtoMessage() {}
+
+func (x *ScrubVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubVolumeResponse.ProtoReflect.Descriptor instead.
+func (*ScrubVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ScrubVolumeResponse) GetStep() isScrubVolumeResponse_Step {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+func (x *ScrubVolumeResponse) GetProgress() *ScrubProgress {
+	if x != nil {
+		if x, ok := x.Step.(*ScrubVolumeResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *ScrubVolumeResponse) GetReport() *ScrubReport {
+	if x != nil {
+		if x, ok := x.Step.(*ScrubVolumeResponse_Report); ok {
+			return x.Report
+		}
+	}
+	return nil
+}
+
+type isScrubVolumeResponse_Step interface {
+	isScrubVolumeResponse_Step()
+}
+
+type ScrubVolumeResponse_Progress struct {
+	Progress *ScrubProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type ScrubVolumeResponse_Report struct {
+	Report *ScrubReport `protobuf:"bytes,2,opt,name=report,proto3,oneof"`
+}
+
+func (*ScrubVolumeResponse_Progress) isScrubVolumeResponse_Step() {}
+
+func (*ScrubVolumeResponse_Report) isScrubVolumeResponse_Step() {}
+
+type ScrubProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReadBytes     int64                  `protobuf:"varint,1,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	TotalBytes    int64                  `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"` // an estimate
+	Damaged       uint32                 `protobuf:"varint,3,opt,name=damaged,proto3" json:"damaged,omitempty"`                         // places so far
+	Repairing     bool                   `protobuf:"varint,4,opt,name=repairing,proto3" json:"repairing,omitempty"`                     // all was read
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubProgress) Reset() {
+	*x = ScrubProgress{}
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubProgress) ProtoMessage() {}
+
+func (x *ScrubProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubProgress.ProtoReflect.Descriptor instead.
+func (*ScrubProgress) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ScrubProgress) GetReadBytes() int64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *ScrubProgress) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *ScrubProgress) GetDamaged() uint32 {
+	if x != nil {
+		return x.Damaged
+	}
+	return 0
+}
+
+func (x *ScrubProgress) GetRepairing() bool {
+	if x != nil {
+		return x.Repairing
+	}
+	return false
+}
+
+type ScrubReport struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Volume    *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // as it is now
+	ReadBytes int64                  `protobuf:"varint,2,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	Took      *durationpb.Duration   `protobuf:"bytes,3,opt,name=took,proto3" json:"took,omitempty"`
+	Damaged   []*Damage              `protobuf:"bytes,4,rep,name=damaged,proto3" json:"damaged,omitempty"`   // that is left
+	Repaired  []*Repaired            `protobuf:"bytes,5,rep,name=repaired,proto3" json:"repaired,omitempty"` // meanwhile
+	Peer      string                 `protobuf:"bytes,6,opt,name=peer,proto3" json:"peer,omitempty"`         // the site that was asked; empty: none
+	// Why the peer could not be asked, or was not in time; empty: it was.
+	PeerError     string `protobuf:"bytes,7,opt,name=peer_error,json=peerError,proto3" json:"peer_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubReport) Reset() {
+	*x = ScrubReport{}
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubReport) ProtoMessage() {}
+
+func (x *ScrubReport) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubReport.ProtoReflect.Descriptor instead.
+func (*ScrubReport) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ScrubReport) GetVolume() *Volume {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *ScrubReport) GetReadBytes() int64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+func (x *ScrubReport) GetDamaged() []*Damage {
+	if x != nil {
+		return x.Damaged
+	}
+	return nil
+}
+
+func (x *ScrubReport) GetRepaired() []*Repaired {
+	if x != nil {
+		return x.Repaired
+	}
+	return nil
+}
+
+func (x *ScrubReport) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *ScrubReport) GetPeerError() string {
+	if x != nil {
+		return x.PeerError
+	}
+	return ""
+}
+
+type Damage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	File          string                 `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"` // in the store's directory
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	What          string                 `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	Wanted        string                 `protobuf:"bytes,4,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	Found         string                 `protobuf:"bytes,5,opt,name=found,proto3" json:"found,omitempty"`
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"` // why it was not repaired; empty: nobody tried
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Damage) Reset() {
+	*x = Damage{}
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Damage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Damage) ProtoMessage() {}
+
+func (x *Damage) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Damage.ProtoReflect.Descriptor instead.
+func (*Damage) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Damage) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *Damage) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Damage) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Damage) GetWanted() string {
+	if x != nil {
+		return x.Wanted
+	}
+	return ""
+}
+
+func (x *Damage) GetFound() string {
+	if x != nil {
+		return x.Found
+	}
+	return ""
+}
+
+func (x *Damage) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type Repaired struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	File          string                 `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	What          string                 `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Repaired) Reset() {
+	*x = Repaired{}
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Repaired) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Repaired) ProtoMessage() {}
+
+func (x *Repaired) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Repaired.ProtoReflect.Descriptor instead.
+func (*Repaired) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Repaired) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *Repaired) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Repaired) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
 // Repeated with the same store after an interruption, it goes on.
 type AdoptVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1805,7 +2262,7 @@ type AdoptVolumeRequest struct {
 
 func (x *AdoptVolumeRequest) Reset() {
 	*x = AdoptVolumeRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +2274,7 @@ func (x *AdoptVolumeRequest) String() string {
 func (*AdoptVolumeRequest) ProtoMessage() {}
 
 func (x *AdoptVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +2287,7 @@ func (x *AdoptVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AdoptVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AdoptVolumeRequest) GetStore() string {
@@ -1870,7 +2327,7 @@ type AdoptVolumeResponse struct {
 
 func (x *AdoptVolumeResponse) Reset() {
 	*x = AdoptVolumeResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +2339,7 @@ func (x *AdoptVolumeResponse) String() string {
 func (*AdoptVolumeResponse) ProtoMessage() {}
 
 func (x *AdoptVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +2352,7 @@ func (x *AdoptVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptVolumeResponse.ProtoReflect.Descriptor instead.
 func (*AdoptVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AdoptVolumeResponse) GetVolume() *Volume {
@@ -1914,7 +2371,7 @@ type RemoveReplicaRequest struct {
 
 func (x *RemoveReplicaRequest) Reset() {
 	*x = RemoveReplicaRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2383,7 @@ func (x *RemoveReplicaRequest) String() string {
 func (*RemoveReplicaRequest) ProtoMessage() {}
 
 func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2396,7 @@ func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RemoveReplicaRequest) GetVolume() string {
@@ -1957,7 +2414,7 @@ type RemoveReplicaResponse struct {
 
 func (x *RemoveReplicaResponse) Reset() {
 	*x = RemoveReplicaResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1969,7 +2426,7 @@ func (x *RemoveReplicaResponse) String() string {
 func (*RemoveReplicaResponse) ProtoMessage() {}
 
 func (x *RemoveReplicaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1982,7 +2439,7 @@ func (x *RemoveReplicaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaResponse.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 // at, everywhere: RFC 3339 time (the newest point at or before it), a
@@ -1997,7 +2454,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2466,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2479,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *OpenViewRequest) GetGroup() string {
@@ -2052,7 +2509,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2521,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2534,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *View) GetId() string {
@@ -2128,7 +2585,7 @@ type ViewExport struct {
 
 func (x *ViewExport) Reset() {
 	*x = ViewExport{}
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2597,7 @@ func (x *ViewExport) String() string {
 func (*ViewExport) ProtoMessage() {}
 
 func (x *ViewExport) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2610,7 @@ func (x *ViewExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewExport.ProtoReflect.Descriptor instead.
 func (*ViewExport) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ViewExport) GetVolumeId() string {
@@ -2200,7 +2657,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +2669,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +2682,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *OpenViewResponse) GetView() *View {
@@ -2244,7 +2701,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2256,7 +2713,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2269,7 +2726,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -2287,7 +2744,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2756,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2769,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 type ListViewsRequest struct {
@@ -2324,7 +2781,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2793,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2806,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -2368,7 +2825,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2837,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2850,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -2416,7 +2873,7 @@ type CreateForkRequest struct {
 
 func (x *CreateForkRequest) Reset() {
 	*x = CreateForkRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2885,7 @@ func (x *CreateForkRequest) String() string {
 func (*CreateForkRequest) ProtoMessage() {}
 
 func (x *CreateForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2898,7 @@ func (x *CreateForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateForkRequest.ProtoReflect.Descriptor instead.
 func (*CreateForkRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CreateForkRequest) GetName() string {
@@ -2506,7 +2963,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2518,7 +2975,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2531,7 +2988,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Fork) GetName() string {
@@ -2662,7 +3119,7 @@ type CreateForkResponse struct {
 
 func (x *CreateForkResponse) Reset() {
 	*x = CreateForkResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +3131,7 @@ func (x *CreateForkResponse) String() string {
 func (*CreateForkResponse) ProtoMessage() {}
 
 func (x *CreateForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +3144,7 @@ func (x *CreateForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateForkResponse.ProtoReflect.Descriptor instead.
 func (*CreateForkResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CreateForkResponse) GetFork() *Fork {
@@ -2706,7 +3163,7 @@ type ListForksRequest struct {
 
 func (x *ListForksRequest) Reset() {
 	*x = ListForksRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2718,7 +3175,7 @@ func (x *ListForksRequest) String() string {
 func (*ListForksRequest) ProtoMessage() {}
 
 func (x *ListForksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2731,7 +3188,7 @@ func (x *ListForksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListForksRequest.ProtoReflect.Descriptor instead.
 func (*ListForksRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListForksRequest) GetGroup() string {
@@ -2750,7 +3207,7 @@ type ListForksResponse struct {
 
 func (x *ListForksResponse) Reset() {
 	*x = ListForksResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2762,7 +3219,7 @@ func (x *ListForksResponse) String() string {
 func (*ListForksResponse) ProtoMessage() {}
 
 func (x *ListForksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2775,7 +3232,7 @@ func (x *ListForksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListForksResponse.ProtoReflect.Descriptor instead.
 func (*ListForksResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListForksResponse) GetForks() []*Fork {
@@ -2794,7 +3251,7 @@ type DiscardForkRequest struct {
 
 func (x *DiscardForkRequest) Reset() {
 	*x = DiscardForkRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +3263,7 @@ func (x *DiscardForkRequest) String() string {
 func (*DiscardForkRequest) ProtoMessage() {}
 
 func (x *DiscardForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +3276,7 @@ func (x *DiscardForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardForkRequest.ProtoReflect.Descriptor instead.
 func (*DiscardForkRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DiscardForkRequest) GetName() string {
@@ -2837,7 +3294,7 @@ type DiscardForkResponse struct {
 
 func (x *DiscardForkResponse) Reset() {
 	*x = DiscardForkResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +3306,7 @@ func (x *DiscardForkResponse) String() string {
 func (*DiscardForkResponse) ProtoMessage() {}
 
 func (x *DiscardForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +3319,7 @@ func (x *DiscardForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardForkResponse.ProtoReflect.Descriptor instead.
 func (*DiscardForkResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 type CommitForkRequest struct {
@@ -2876,7 +3333,7 @@ type CommitForkRequest struct {
 
 func (x *CommitForkRequest) Reset() {
 	*x = CommitForkRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2888,7 +3345,7 @@ func (x *CommitForkRequest) String() string {
 func (*CommitForkRequest) ProtoMessage() {}
 
 func (x *CommitForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2901,7 +3358,7 @@ func (x *CommitForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitForkRequest.ProtoReflect.Descriptor instead.
 func (*CommitForkRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CommitForkRequest) GetGroup() string {
@@ -2938,7 +3395,7 @@ type CommitForkResponse struct {
 
 func (x *CommitForkResponse) Reset() {
 	*x = CommitForkResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3407,7 @@ func (x *CommitForkResponse) String() string {
 func (*CommitForkResponse) ProtoMessage() {}
 
 func (x *CommitForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3420,7 @@ func (x *CommitForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitForkResponse.ProtoReflect.Descriptor instead.
 func (*CommitForkResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CommitForkResponse) GetPoint() *Point {
@@ -3014,7 +3471,7 @@ type Rewind struct {
 
 func (x *Rewind) Reset() {
 	*x = Rewind{}
-	mi := &file_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3483,7 @@ func (x *Rewind) String() string {
 func (*Rewind) ProtoMessage() {}
 
 func (x *Rewind) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3496,7 @@ func (x *Rewind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewind.ProtoReflect.Descriptor instead.
 func (*Rewind) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Rewind) GetTo() *Point {
@@ -3081,7 +3538,7 @@ type StartRewindRequest struct {
 
 func (x *StartRewindRequest) Reset() {
 	*x = StartRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3093,7 +3550,7 @@ func (x *StartRewindRequest) String() string {
 func (*StartRewindRequest) ProtoMessage() {}
 
 func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3106,7 +3563,7 @@ func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindRequest.ProtoReflect.Descriptor instead.
 func (*StartRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *StartRewindRequest) GetGroup() string {
@@ -3140,7 +3597,7 @@ type StartRewindResponse struct {
 
 func (x *StartRewindResponse) Reset() {
 	*x = StartRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3152,7 +3609,7 @@ func (x *StartRewindResponse) String() string {
 func (*StartRewindResponse) ProtoMessage() {}
 
 func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3165,7 +3622,7 @@ func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindResponse.ProtoReflect.Descriptor instead.
 func (*StartRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *StartRewindResponse) GetRewind() *Rewind {
@@ -3192,7 +3649,7 @@ type UndoRewindRequest struct {
 
 func (x *UndoRewindRequest) Reset() {
 	*x = UndoRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3204,7 +3661,7 @@ func (x *UndoRewindRequest) String() string {
 func (*UndoRewindRequest) ProtoMessage() {}
 
 func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3217,7 +3674,7 @@ func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindRequest.ProtoReflect.Descriptor instead.
 func (*UndoRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *UndoRewindRequest) GetGroup() string {
@@ -3244,7 +3701,7 @@ type UndoRewindResponse struct {
 
 func (x *UndoRewindResponse) Reset() {
 	*x = UndoRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3256,7 +3713,7 @@ func (x *UndoRewindResponse) String() string {
 func (*UndoRewindResponse) ProtoMessage() {}
 
 func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3269,7 +3726,7 @@ func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindResponse.ProtoReflect.Descriptor instead.
 func (*UndoRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UndoRewindResponse) GetTo() *Point {
@@ -3296,7 +3753,7 @@ type CommitRewindRequest struct {
 
 func (x *CommitRewindRequest) Reset() {
 	*x = CommitRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3308,7 +3765,7 @@ func (x *CommitRewindRequest) String() string {
 func (*CommitRewindRequest) ProtoMessage() {}
 
 func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3321,7 +3778,7 @@ func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindRequest.ProtoReflect.Descriptor instead.
 func (*CommitRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CommitRewindRequest) GetGroup() string {
@@ -3347,7 +3804,7 @@ type CommitRewindResponse struct {
 
 func (x *CommitRewindResponse) Reset() {
 	*x = CommitRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3359,7 +3816,7 @@ func (x *CommitRewindResponse) String() string {
 func (*CommitRewindResponse) ProtoMessage() {}
 
 func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3372,7 +3829,7 @@ func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindResponse.ProtoReflect.Descriptor instead.
 func (*CommitRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CommitRewindResponse) GetAt() *Point {
@@ -3393,7 +3850,7 @@ type FailoverRequest struct {
 
 func (x *FailoverRequest) Reset() {
 	*x = FailoverRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3862,7 @@ func (x *FailoverRequest) String() string {
 func (*FailoverRequest) ProtoMessage() {}
 
 func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3875,7 @@ func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
 func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *FailoverRequest) GetGroup() string {
@@ -3457,7 +3914,7 @@ type FailoverResponse struct {
 
 func (x *FailoverResponse) Reset() {
 	*x = FailoverResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3469,7 +3926,7 @@ func (x *FailoverResponse) String() string {
 func (*FailoverResponse) ProtoMessage() {}
 
 func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3482,7 +3939,7 @@ func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
 func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *FailoverResponse) GetPoint() *Point {
@@ -3538,7 +3995,7 @@ type FailoverVolume struct {
 
 func (x *FailoverVolume) Reset() {
 	*x = FailoverVolume{}
-	mi := &file_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3550,7 +4007,7 @@ func (x *FailoverVolume) String() string {
 func (*FailoverVolume) ProtoMessage() {}
 
 func (x *FailoverVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3563,7 +4020,7 @@ func (x *FailoverVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverVolume.ProtoReflect.Descriptor instead.
 func (*FailoverVolume) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *FailoverVolume) GetId() string {
@@ -3635,7 +4092,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\x97\x05\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xd5\x05\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -3659,7 +4116,9 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04node\x18\x11 \x01(\tR\x04node\x12\x1a\n" +
 	"\borphaned\x18\x12 \x01(\bR\borphaned\x12\x1c\n" +
 	"\ttransport\x18\x13 \x01(\tR\ttransport\x12-\n" +
-	"\x12transport_fallback\x18\x14 \x01(\tR\x11transportFallback\"\xc2\x01\n" +
+	"\x12transport_fallback\x18\x14 \x01(\tR\x11transportFallback\x12\x18\n" +
+	"\adamaged\x18\x15 \x01(\rR\adamaged\x12\"\n" +
+	"\funrepairable\x18\x16 \x01(\rR\funrepairable\"\xc2\x01\n" +
 	"\x05Point\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\x04R\n" +
@@ -3727,7 +4186,42 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x14ReopenVolumeResponse\x121\n" +
 	"\x06volume\x18\x01 \x01(\v2\x19.lockstep.admin.v1.VolumeR\x06volume\x12\x1a\n" +
 	"\breopened\x18\x02 \x01(\bR\breopened\x12-\n" +
-	"\x04took\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04took\"w\n" +
+	"\x04took\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04took\"D\n" +
+	"\x12ScrubVolumeRequest\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x16\n" +
+	"\x06repair\x18\x02 \x01(\bR\x06repair\"\x97\x01\n" +
+	"\x13ScrubVolumeResponse\x12>\n" +
+	"\bprogress\x18\x01 \x01(\v2 .lockstep.admin.v1.ScrubProgressH\x00R\bprogress\x128\n" +
+	"\x06report\x18\x02 \x01(\v2\x1e.lockstep.admin.v1.ScrubReportH\x00R\x06reportB\x06\n" +
+	"\x04step\"\x87\x01\n" +
+	"\rScrubProgress\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\x01 \x01(\x03R\treadBytes\x12\x1f\n" +
+	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
+	"totalBytes\x12\x18\n" +
+	"\adamaged\x18\x03 \x01(\rR\adamaged\x12\x1c\n" +
+	"\trepairing\x18\x04 \x01(\bR\trepairing\"\xaf\x02\n" +
+	"\vScrubReport\x121\n" +
+	"\x06volume\x18\x01 \x01(\v2\x19.lockstep.admin.v1.VolumeR\x06volume\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\x02 \x01(\x03R\treadBytes\x12-\n" +
+	"\x04took\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04took\x123\n" +
+	"\adamaged\x18\x04 \x03(\v2\x19.lockstep.admin.v1.DamageR\adamaged\x127\n" +
+	"\brepaired\x18\x05 \x03(\v2\x1b.lockstep.admin.v1.RepairedR\brepaired\x12\x12\n" +
+	"\x04peer\x18\x06 \x01(\tR\x04peer\x12\x1d\n" +
+	"\n" +
+	"peer_error\x18\a \x01(\tR\tpeerError\"\x8e\x01\n" +
+	"\x06Damage\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\x12\x16\n" +
+	"\x06wanted\x18\x04 \x01(\tR\x06wanted\x12\x14\n" +
+	"\x05found\x18\x05 \x01(\tR\x05found\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"J\n" +
+	"\bRepaired\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\"w\n" +
 	"\x12AdoptVolumeRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -3855,7 +4349,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x10\n" +
-	"\fROLE_REPLICA\x10\x022\x8a\x0f\n" +
+	"\fROLE_REPLICA\x10\x022\xea\x0f\n" +
 	"\x05Admin\x12V\n" +
 	"\tGetStatus\x12#.lockstep.admin.v1.GetStatusRequest\x1a$.lockstep.admin.v1.GetStatusResponse\x12Y\n" +
 	"\n" +
@@ -3880,7 +4374,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"UndoRewind\x12$.lockstep.admin.v1.UndoRewindRequest\x1a%.lockstep.admin.v1.UndoRewindResponse\x12_\n" +
 	"\fCommitRewind\x12&.lockstep.admin.v1.CommitRewindRequest\x1a'.lockstep.admin.v1.CommitRewindResponse\x12S\n" +
 	"\bFailover\x12\".lockstep.admin.v1.FailoverRequest\x1a#.lockstep.admin.v1.FailoverResponse\x12_\n" +
-	"\fReopenVolume\x12&.lockstep.admin.v1.ReopenVolumeRequest\x1a'.lockstep.admin.v1.ReopenVolumeResponse\x12b\n" +
+	"\fReopenVolume\x12&.lockstep.admin.v1.ReopenVolumeRequest\x1a'.lockstep.admin.v1.ReopenVolumeResponse\x12^\n" +
+	"\vScrubVolume\x12%.lockstep.admin.v1.ScrubVolumeRequest\x1a&.lockstep.admin.v1.ScrubVolumeResponse0\x01\x12b\n" +
 	"\rRemoveReplica\x12'.lockstep.admin.v1.RemoveReplicaRequest\x1a(.lockstep.admin.v1.RemoveReplicaResponse\x12\\\n" +
 	"\vAdoptVolume\x12%.lockstep.admin.v1.AdoptVolumeRequest\x1a&.lockstep.admin.v1.AdoptVolumeResponseB7Z5github.com/lockstep-csi/lockstep/api/admin/v1;adminv1b\x06proto3"
 
@@ -3897,7 +4392,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.admin.v1.Role
 	(*Position)(nil),              // 1: lockstep.admin.v1.Position
@@ -3925,65 +4420,71 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*DropPinResponse)(nil),       // 23: lockstep.admin.v1.DropPinResponse
 	(*ReopenVolumeRequest)(nil),   // 24: lockstep.admin.v1.ReopenVolumeRequest
 	(*ReopenVolumeResponse)(nil),  // 25: lockstep.admin.v1.ReopenVolumeResponse
-	(*AdoptVolumeRequest)(nil),    // 26: lockstep.admin.v1.AdoptVolumeRequest
-	(*AdoptVolumeResponse)(nil),   // 27: lockstep.admin.v1.AdoptVolumeResponse
-	(*RemoveReplicaRequest)(nil),  // 28: lockstep.admin.v1.RemoveReplicaRequest
-	(*RemoveReplicaResponse)(nil), // 29: lockstep.admin.v1.RemoveReplicaResponse
-	(*OpenViewRequest)(nil),       // 30: lockstep.admin.v1.OpenViewRequest
-	(*View)(nil),                  // 31: lockstep.admin.v1.View
-	(*ViewExport)(nil),            // 32: lockstep.admin.v1.ViewExport
-	(*OpenViewResponse)(nil),      // 33: lockstep.admin.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 34: lockstep.admin.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 35: lockstep.admin.v1.CloseViewResponse
-	(*ListViewsRequest)(nil),      // 36: lockstep.admin.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),     // 37: lockstep.admin.v1.ListViewsResponse
-	(*CreateForkRequest)(nil),     // 38: lockstep.admin.v1.CreateForkRequest
-	(*Fork)(nil),                  // 39: lockstep.admin.v1.Fork
-	(*CreateForkResponse)(nil),    // 40: lockstep.admin.v1.CreateForkResponse
-	(*ListForksRequest)(nil),      // 41: lockstep.admin.v1.ListForksRequest
-	(*ListForksResponse)(nil),     // 42: lockstep.admin.v1.ListForksResponse
-	(*DiscardForkRequest)(nil),    // 43: lockstep.admin.v1.DiscardForkRequest
-	(*DiscardForkResponse)(nil),   // 44: lockstep.admin.v1.DiscardForkResponse
-	(*CommitForkRequest)(nil),     // 45: lockstep.admin.v1.CommitForkRequest
-	(*CommitForkResponse)(nil),    // 46: lockstep.admin.v1.CommitForkResponse
-	(*Rewind)(nil),                // 47: lockstep.admin.v1.Rewind
-	(*StartRewindRequest)(nil),    // 48: lockstep.admin.v1.StartRewindRequest
-	(*StartRewindResponse)(nil),   // 49: lockstep.admin.v1.StartRewindResponse
-	(*UndoRewindRequest)(nil),     // 50: lockstep.admin.v1.UndoRewindRequest
-	(*UndoRewindResponse)(nil),    // 51: lockstep.admin.v1.UndoRewindResponse
-	(*CommitRewindRequest)(nil),   // 52: lockstep.admin.v1.CommitRewindRequest
-	(*CommitRewindResponse)(nil),  // 53: lockstep.admin.v1.CommitRewindResponse
-	(*FailoverRequest)(nil),       // 54: lockstep.admin.v1.FailoverRequest
-	(*FailoverResponse)(nil),      // 55: lockstep.admin.v1.FailoverResponse
-	(*FailoverVolume)(nil),        // 56: lockstep.admin.v1.FailoverVolume
-	(*timestamppb.Timestamp)(nil), // 57: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 58: google.protobuf.Duration
+	(*ScrubVolumeRequest)(nil),    // 26: lockstep.admin.v1.ScrubVolumeRequest
+	(*ScrubVolumeResponse)(nil),   // 27: lockstep.admin.v1.ScrubVolumeResponse
+	(*ScrubProgress)(nil),         // 28: lockstep.admin.v1.ScrubProgress
+	(*ScrubReport)(nil),           // 29: lockstep.admin.v1.ScrubReport
+	(*Damage)(nil),                // 30: lockstep.admin.v1.Damage
+	(*Repaired)(nil),              // 31: lockstep.admin.v1.Repaired
+	(*AdoptVolumeRequest)(nil),    // 32: lockstep.admin.v1.AdoptVolumeRequest
+	(*AdoptVolumeResponse)(nil),   // 33: lockstep.admin.v1.AdoptVolumeResponse
+	(*RemoveReplicaRequest)(nil),  // 34: lockstep.admin.v1.RemoveReplicaRequest
+	(*RemoveReplicaResponse)(nil), // 35: lockstep.admin.v1.RemoveReplicaResponse
+	(*OpenViewRequest)(nil),       // 36: lockstep.admin.v1.OpenViewRequest
+	(*View)(nil),                  // 37: lockstep.admin.v1.View
+	(*ViewExport)(nil),            // 38: lockstep.admin.v1.ViewExport
+	(*OpenViewResponse)(nil),      // 39: lockstep.admin.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 40: lockstep.admin.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 41: lockstep.admin.v1.CloseViewResponse
+	(*ListViewsRequest)(nil),      // 42: lockstep.admin.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),     // 43: lockstep.admin.v1.ListViewsResponse
+	(*CreateForkRequest)(nil),     // 44: lockstep.admin.v1.CreateForkRequest
+	(*Fork)(nil),                  // 45: lockstep.admin.v1.Fork
+	(*CreateForkResponse)(nil),    // 46: lockstep.admin.v1.CreateForkResponse
+	(*ListForksRequest)(nil),      // 47: lockstep.admin.v1.ListForksRequest
+	(*ListForksResponse)(nil),     // 48: lockstep.admin.v1.ListForksResponse
+	(*DiscardForkRequest)(nil),    // 49: lockstep.admin.v1.DiscardForkRequest
+	(*DiscardForkResponse)(nil),   // 50: lockstep.admin.v1.DiscardForkResponse
+	(*CommitForkRequest)(nil),     // 51: lockstep.admin.v1.CommitForkRequest
+	(*CommitForkResponse)(nil),    // 52: lockstep.admin.v1.CommitForkResponse
+	(*Rewind)(nil),                // 53: lockstep.admin.v1.Rewind
+	(*StartRewindRequest)(nil),    // 54: lockstep.admin.v1.StartRewindRequest
+	(*StartRewindResponse)(nil),   // 55: lockstep.admin.v1.StartRewindResponse
+	(*UndoRewindRequest)(nil),     // 56: lockstep.admin.v1.UndoRewindRequest
+	(*UndoRewindResponse)(nil),    // 57: lockstep.admin.v1.UndoRewindResponse
+	(*CommitRewindRequest)(nil),   // 58: lockstep.admin.v1.CommitRewindRequest
+	(*CommitRewindResponse)(nil),  // 59: lockstep.admin.v1.CommitRewindResponse
+	(*FailoverRequest)(nil),       // 60: lockstep.admin.v1.FailoverRequest
+	(*FailoverResponse)(nil),      // 61: lockstep.admin.v1.FailoverResponse
+	(*FailoverVolume)(nil),        // 62: lockstep.admin.v1.FailoverVolume
+	(*timestamppb.Timestamp)(nil), // 63: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 64: google.protobuf.Duration
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	57, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	63, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	4,  // 1: lockstep.admin.v1.GetStatusResponse.peers:type_name -> lockstep.admin.v1.Peer
 	5,  // 2: lockstep.admin.v1.GetStatusResponse.groups:type_name -> lockstep.admin.v1.Group
 	8,  // 3: lockstep.admin.v1.GetStatusResponse.volumes:type_name -> lockstep.admin.v1.Volume
-	57, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	63, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
 	0,  // 5: lockstep.admin.v1.Group.role:type_name -> lockstep.admin.v1.Role
 	9,  // 6: lockstep.admin.v1.Group.newest:type_name -> lockstep.admin.v1.Point
-	58, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
-	58, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
-	58, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
+	64, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
+	64, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
+	64, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
 	6,  // 10: lockstep.admin.v1.Group.lag:type_name -> lockstep.admin.v1.Lag
-	47, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
+	53, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
 	7,  // 12: lockstep.admin.v1.Group.conditions:type_name -> lockstep.admin.v1.Condition
-	57, // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
-	58, // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
+	63, // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
+	64, // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
 	0,  // 15: lockstep.admin.v1.Volume.role:type_name -> lockstep.admin.v1.Role
 	1,  // 16: lockstep.admin.v1.Volume.tip:type_name -> lockstep.admin.v1.Position
 	1,  // 17: lockstep.admin.v1.Volume.durable:type_name -> lockstep.admin.v1.Position
 	1,  // 18: lockstep.admin.v1.Volume.horizon:type_name -> lockstep.admin.v1.Position
 	6,  // 19: lockstep.admin.v1.Volume.lag:type_name -> lockstep.admin.v1.Lag
-	57, // 20: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
-	57, // 21: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
+	63, // 20: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
+	63, // 21: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
 	1,  // 22: lockstep.admin.v1.Timeline.parent:type_name -> lockstep.admin.v1.Position
-	57, // 23: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	63, // 23: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
 	1,  // 24: lockstep.admin.v1.VolumeTimelines.horizon:type_name -> lockstep.admin.v1.Position
 	10, // 25: lockstep.admin.v1.VolumeTimelines.timelines:type_name -> lockstep.admin.v1.Timeline
 	12, // 26: lockstep.admin.v1.ListTimelinesResponse.volumes:type_name -> lockstep.admin.v1.VolumeTimelines
@@ -3993,91 +4494,99 @@ var file_admin_v1_admin_proto_depIdxs = []int32{
 	10, // 30: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
 	9,  // 31: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
 	9,  // 32: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
-	57, // 33: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
-	57, // 34: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
+	63, // 33: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
+	63, // 34: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
 	9,  // 35: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
 	9,  // 36: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
-	58, // 37: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
+	64, // 37: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
 	9,  // 38: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
 	8,  // 39: lockstep.admin.v1.ReopenVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
-	58, // 40: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
-	8,  // 41: lockstep.admin.v1.AdoptVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
-	9,  // 42: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
-	32, // 43: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
-	58, // 44: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
-	31, // 45: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
-	31, // 46: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
-	58, // 47: lockstep.admin.v1.CreateForkRequest.max_age:type_name -> google.protobuf.Duration
-	57, // 48: lockstep.admin.v1.Fork.ended:type_name -> google.protobuf.Timestamp
-	9,  // 49: lockstep.admin.v1.Fork.point:type_name -> lockstep.admin.v1.Point
-	57, // 50: lockstep.admin.v1.Fork.created:type_name -> google.protobuf.Timestamp
-	57, // 51: lockstep.admin.v1.Fork.expires:type_name -> google.protobuf.Timestamp
-	32, // 52: lockstep.admin.v1.Fork.exports:type_name -> lockstep.admin.v1.ViewExport
-	58, // 53: lockstep.admin.v1.Fork.took:type_name -> google.protobuf.Duration
-	39, // 54: lockstep.admin.v1.CreateForkResponse.fork:type_name -> lockstep.admin.v1.Fork
-	39, // 55: lockstep.admin.v1.ListForksResponse.forks:type_name -> lockstep.admin.v1.Fork
-	9,  // 56: lockstep.admin.v1.CommitForkResponse.point:type_name -> lockstep.admin.v1.Point
-	47, // 57: lockstep.admin.v1.CommitForkResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	58, // 58: lockstep.admin.v1.CommitForkResponse.took:type_name -> google.protobuf.Duration
-	9,  // 59: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
-	9,  // 60: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
-	57, // 61: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
-	47, // 62: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	58, // 63: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 64: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
-	58, // 65: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 66: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
-	9,  // 67: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
-	58, // 68: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
-	58, // 69: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
-	56, // 70: lockstep.admin.v1.FailoverResponse.volumes:type_name -> lockstep.admin.v1.FailoverVolume
-	2,  // 71: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
-	14, // 72: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
-	16, // 73: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
-	11, // 74: lockstep.admin.v1.Admin.ListTimelines:input_type -> lockstep.admin.v1.ListTimelinesRequest
-	18, // 75: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
-	20, // 76: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
-	22, // 77: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
-	30, // 78: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
-	34, // 79: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
-	36, // 80: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
-	38, // 81: lockstep.admin.v1.Admin.CreateFork:input_type -> lockstep.admin.v1.CreateForkRequest
-	41, // 82: lockstep.admin.v1.Admin.ListForks:input_type -> lockstep.admin.v1.ListForksRequest
-	43, // 83: lockstep.admin.v1.Admin.DiscardFork:input_type -> lockstep.admin.v1.DiscardForkRequest
-	45, // 84: lockstep.admin.v1.Admin.CommitFork:input_type -> lockstep.admin.v1.CommitForkRequest
-	48, // 85: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
-	50, // 86: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
-	52, // 87: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
-	54, // 88: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
-	24, // 89: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
-	28, // 90: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
-	26, // 91: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
-	3,  // 92: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
-	15, // 93: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
-	17, // 94: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
-	13, // 95: lockstep.admin.v1.Admin.ListTimelines:output_type -> lockstep.admin.v1.ListTimelinesResponse
-	19, // 96: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
-	21, // 97: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
-	23, // 98: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
-	33, // 99: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
-	35, // 100: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
-	37, // 101: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
-	40, // 102: lockstep.admin.v1.Admin.CreateFork:output_type -> lockstep.admin.v1.CreateForkResponse
-	42, // 103: lockstep.admin.v1.Admin.ListForks:output_type -> lockstep.admin.v1.ListForksResponse
-	44, // 104: lockstep.admin.v1.Admin.DiscardFork:output_type -> lockstep.admin.v1.DiscardForkResponse
-	46, // 105: lockstep.admin.v1.Admin.CommitFork:output_type -> lockstep.admin.v1.CommitForkResponse
-	49, // 106: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
-	51, // 107: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
-	53, // 108: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
-	55, // 109: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
-	25, // 110: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
-	29, // 111: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
-	27, // 112: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
-	92, // [92:113] is the sub-list for method output_type
-	71, // [71:92] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	64, // 40: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
+	28, // 41: lockstep.admin.v1.ScrubVolumeResponse.progress:type_name -> lockstep.admin.v1.ScrubProgress
+	29, // 42: lockstep.admin.v1.ScrubVolumeResponse.report:type_name -> lockstep.admin.v1.ScrubReport
+	8,  // 43: lockstep.admin.v1.ScrubReport.volume:type_name -> lockstep.admin.v1.Volume
+	64, // 44: lockstep.admin.v1.ScrubReport.took:type_name -> google.protobuf.Duration
+	30, // 45: lockstep.admin.v1.ScrubReport.damaged:type_name -> lockstep.admin.v1.Damage
+	31, // 46: lockstep.admin.v1.ScrubReport.repaired:type_name -> lockstep.admin.v1.Repaired
+	8,  // 47: lockstep.admin.v1.AdoptVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
+	9,  // 48: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
+	38, // 49: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
+	64, // 50: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
+	37, // 51: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
+	37, // 52: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
+	64, // 53: lockstep.admin.v1.CreateForkRequest.max_age:type_name -> google.protobuf.Duration
+	63, // 54: lockstep.admin.v1.Fork.ended:type_name -> google.protobuf.Timestamp
+	9,  // 55: lockstep.admin.v1.Fork.point:type_name -> lockstep.admin.v1.Point
+	63, // 56: lockstep.admin.v1.Fork.created:type_name -> google.protobuf.Timestamp
+	63, // 57: lockstep.admin.v1.Fork.expires:type_name -> google.protobuf.Timestamp
+	38, // 58: lockstep.admin.v1.Fork.exports:type_name -> lockstep.admin.v1.ViewExport
+	64, // 59: lockstep.admin.v1.Fork.took:type_name -> google.protobuf.Duration
+	45, // 60: lockstep.admin.v1.CreateForkResponse.fork:type_name -> lockstep.admin.v1.Fork
+	45, // 61: lockstep.admin.v1.ListForksResponse.forks:type_name -> lockstep.admin.v1.Fork
+	9,  // 62: lockstep.admin.v1.CommitForkResponse.point:type_name -> lockstep.admin.v1.Point
+	53, // 63: lockstep.admin.v1.CommitForkResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	64, // 64: lockstep.admin.v1.CommitForkResponse.took:type_name -> google.protobuf.Duration
+	9,  // 65: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
+	9,  // 66: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
+	63, // 67: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
+	53, // 68: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	64, // 69: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
+	9,  // 70: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
+	64, // 71: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
+	9,  // 72: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
+	9,  // 73: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
+	64, // 74: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
+	64, // 75: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
+	62, // 76: lockstep.admin.v1.FailoverResponse.volumes:type_name -> lockstep.admin.v1.FailoverVolume
+	2,  // 77: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
+	14, // 78: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
+	16, // 79: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
+	11, // 80: lockstep.admin.v1.Admin.ListTimelines:input_type -> lockstep.admin.v1.ListTimelinesRequest
+	18, // 81: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
+	20, // 82: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
+	22, // 83: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
+	36, // 84: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
+	40, // 85: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
+	42, // 86: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
+	44, // 87: lockstep.admin.v1.Admin.CreateFork:input_type -> lockstep.admin.v1.CreateForkRequest
+	47, // 88: lockstep.admin.v1.Admin.ListForks:input_type -> lockstep.admin.v1.ListForksRequest
+	49, // 89: lockstep.admin.v1.Admin.DiscardFork:input_type -> lockstep.admin.v1.DiscardForkRequest
+	51, // 90: lockstep.admin.v1.Admin.CommitFork:input_type -> lockstep.admin.v1.CommitForkRequest
+	54, // 91: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
+	56, // 92: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
+	58, // 93: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
+	60, // 94: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
+	24, // 95: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
+	26, // 96: lockstep.admin.v1.Admin.ScrubVolume:input_type -> lockstep.admin.v1.ScrubVolumeRequest
+	34, // 97: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
+	32, // 98: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
+	3,  // 99: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
+	15, // 100: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
+	17, // 101: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
+	13, // 102: lockstep.admin.v1.Admin.ListTimelines:output_type -> lockstep.admin.v1.ListTimelinesResponse
+	19, // 103: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
+	21, // 104: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
+	23, // 105: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
+	39, // 106: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
+	41, // 107: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
+	43, // 108: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
+	46, // 109: lockstep.admin.v1.Admin.CreateFork:output_type -> lockstep.admin.v1.CreateForkResponse
+	48, // 110: lockstep.admin.v1.Admin.ListForks:output_type -> lockstep.admin.v1.ListForksResponse
+	50, // 111: lockstep.admin.v1.Admin.DiscardFork:output_type -> lockstep.admin.v1.DiscardForkResponse
+	52, // 112: lockstep.admin.v1.Admin.CommitFork:output_type -> lockstep.admin.v1.CommitForkResponse
+	55, // 113: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
+	57, // 114: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
+	59, // 115: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
+	61, // 116: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
+	25, // 117: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
+	27, // 118: lockstep.admin.v1.Admin.ScrubVolume:output_type -> lockstep.admin.v1.ScrubVolumeResponse
+	35, // 119: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
+	33, // 120: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
+	99, // [99:121] is the sub-list for method output_type
+	77, // [77:99] is the sub-list for method input_type
+	77, // [77:77] is the sub-list for extension type_name
+	77, // [77:77] is the sub-list for extension extendee
+	0,  // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -4085,13 +4594,17 @@ func file_admin_v1_admin_proto_init() {
 	if File_admin_v1_admin_proto != nil {
 		return
 	}
+	file_admin_v1_admin_proto_msgTypes[26].OneofWrappers = []any{
+		(*ScrubVolumeResponse_Progress)(nil),
+		(*ScrubVolumeResponse_Report)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   56,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -45,6 +45,7 @@ const (
 	Admin_CommitRewind_FullMethodName  = "/lockstep.admin.v1.Admin/CommitRewind"
 	Admin_Failover_FullMethodName      = "/lockstep.admin.v1.Admin/Failover"
 	Admin_ReopenVolume_FullMethodName  = "/lockstep.admin.v1.Admin/ReopenVolume"
+	Admin_ScrubVolume_FullMethodName   = "/lockstep.admin.v1.Admin/ScrubVolume"
 	Admin_RemoveReplica_FullMethodName = "/lockstep.admin.v1.Admin/RemoveReplica"
 	Admin_AdoptVolume_FullMethodName   = "/lockstep.admin.v1.Admin/AdoptVolume"
 )
@@ -84,6 +85,11 @@ type AdminClient interface {
 	// Recovers one volume that has stopped or did not open, without a restart of
 	// the site. Its device stays; I/O on it waits meanwhile.
 	ReopenVolume(ctx context.Context, in *ReopenVolumeRequest, opts ...grpc.CallOption) (*ReopenVolumeResponse, error)
+	// Reads all that a volume's store holds and compares it with its checksums, and
+	// with repair has the peer asked at once for what is damaged. Progress comes while
+	// it goes on, and the report last. When the call is cancelled the scrub goes on in
+	// its own time. FailedPrecondition for a volume that is not open, and in a cluster.
+	ScrubVolume(ctx context.Context, in *ScrubVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScrubVolumeResponse], error)
 	// Removes a replica that is orphaned, with all that it holds. FailedPrecondition
 	// for a volume that is not, and for one that is in use or that snapshots hold.
 	RemoveReplica(ctx context.Context, in *RemoveReplicaRequest, opts ...grpc.CallOption) (*RemoveReplicaResponse, error)
@@ -291,6 +297,25 @@ func (c *adminClient) ReopenVolume(ctx context.Context, in *ReopenVolumeRequest,
 	return out, nil
 }
 
+func (c *adminClient) ScrubVolume(ctx context.Context, in *ScrubVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScrubVolumeResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[0], Admin_ScrubVolume_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ScrubVolumeRequest, ScrubVolumeResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ScrubVolumeClient = grpc.ServerStreamingClient[ScrubVolumeResponse]
+
 func (c *adminClient) RemoveReplica(ctx context.Context, in *RemoveReplicaRequest, opts ...grpc.CallOption) (*RemoveReplicaResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveReplicaResponse)
@@ -346,6 +371,11 @@ type AdminServer interface {
 	// Recovers one volume that has stopped or did not open, without a restart of
 	// the site. Its device stays; I/O on it waits meanwhile.
 	ReopenVolume(context.Context, *ReopenVolumeRequest) (*ReopenVolumeResponse, error)
+	// Reads all that a volume's store holds and compares it with its checksums, and
+	// with repair has the peer asked at once for what is damaged. Progress comes while
+	// it goes on, and the report last. When the call is cancelled the scrub goes on in
+	// its own time. FailedPrecondition for a volume that is not open, and in a cluster.
+	ScrubVolume(*ScrubVolumeRequest, grpc.ServerStreamingServer[ScrubVolumeResponse]) error
 	// Removes a replica that is orphaned, with all that it holds. FailedPrecondition
 	// for a volume that is not, and for one that is in use or that snapshots hold.
 	RemoveReplica(context.Context, *RemoveReplicaRequest) (*RemoveReplicaResponse, error)
@@ -419,6 +449,9 @@ func (UnimplementedAdminServer) Failover(context.Context, *FailoverRequest) (*Fa
 }
 func (UnimplementedAdminServer) ReopenVolume(context.Context, *ReopenVolumeRequest) (*ReopenVolumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReopenVolume not implemented")
+}
+func (UnimplementedAdminServer) ScrubVolume(*ScrubVolumeRequest, grpc.ServerStreamingServer[ScrubVolumeResponse]) error {
+	return status.Error(codes.Unimplemented, "method ScrubVolume not implemented")
 }
 func (UnimplementedAdminServer) RemoveReplica(context.Context, *RemoveReplicaRequest) (*RemoveReplicaResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveReplica not implemented")
@@ -789,6 +822,17 @@ func _Admin_ReopenVolume_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_ScrubVolume_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ScrubVolumeRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).ScrubVolume(m, &grpc.GenericServerStream[ScrubVolumeRequest, ScrubVolumeResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ScrubVolumeServer = grpc.ServerStreamingServer[ScrubVolumeResponse]
+
 func _Admin_RemoveReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveReplicaRequest)
 	if err := dec(in); err != nil {
@@ -917,6 +961,12 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Admin_AdoptVolume_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "ScrubVolume",
+			Handler:       _Admin_ScrubVolume_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "admin/v1/admin.proto",
 }

@@ -1,0 +1,74 @@
+package adminserver
+
+import (
+	"context"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// ScrubStep is how far a scrub is that somebody waits for.
+type ScrubStep struct {
+	ReadBytes, TotalBytes int64
+	Damaged               int
+	Repairing             bool // all was read
+}
+
+// Scrubbed is what came of a scrub.
+type Scrubbed struct {
+	ReadBytes int64
+	Damaged   []journal.DamagedPlace // that is left
+	Repaired  []journal.RepairedPlace
+	Peer      string // the site that was asked; empty: none
+	PeerErr   error  // why it could not be asked, or was not in time
+}
+
+// ScrubVolume implements adminv1.AdminServer.
+func (s *Server) ScrubVolume(req *adminv1.ScrubVolumeRequest, stream adminv1.Admin_ScrubVolumeServer) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	began := s.cfg.Clock.Now()
+	id, err := s.oneVolume(req.GetVolume())
+	if err != nil {
+		return err
+	}
+	done, err := s.cfg.Site.Scrub(ctx, id, req.GetRepair(), func(step ScrubStep) {
+		progress := &adminv1.ScrubProgress{ReadBytes: step.ReadBytes, TotalBytes: step.TotalBytes, Damaged: uint32(step.Damaged), Repairing: step.Repairing}
+		if stream.Send(&adminv1.ScrubVolumeResponse{Step: &adminv1.ScrubVolumeResponse_Progress{Progress: progress}}) != nil {
+			cancel() // nobody waits any more
+		}
+	})
+	if err != nil {
+		return answer(err)
+	}
+	now, err := s.cfg.Site.Volume(id)
+	if err != nil {
+		return answer(err)
+	}
+	report := &adminv1.ScrubReport{Volume: s.volume(now), ReadBytes: done.ReadBytes, Took: s.since(began), Peer: done.Peer}
+	if done.PeerErr != nil {
+		report.PeerError = done.PeerErr.Error()
+	}
+	for _, d := range done.Damaged {
+		report.Damaged = append(report.Damaged, &adminv1.Damage{File: d.File, Offset: d.Offset, What: d.What, Wanted: d.Wanted, Found: d.Found, Reason: d.Reason})
+	}
+	for _, p := range done.Repaired {
+		report.Repaired = append(report.Repaired, &adminv1.Repaired{File: p.File, Offset: p.Offset, What: p.What})
+	}
+	return stream.Send(&adminv1.ScrubVolumeResponse{Step: &adminv1.ScrubVolumeResponse_Report{Report: report}})
+}
+
+// oneVolume returns the one volume of an id or a name.
+func (s *Server) oneVolume(text string) (journal.VolumeID, error) {
+	found := s.volumesNamed(text)
+	switch len(found) {
+	case 0:
+		return journal.VolumeID{}, status.Errorf(codes.NotFound, "no volume has the id or name %q: see `lockstep status -o wide`", text)
+	case 1:
+		return found[0].ID, nil
+	}
+	return journal.VolumeID{}, status.Errorf(codes.InvalidArgument, "%d volumes have the name %q: give the id, see `lockstep status -o wide`", len(found), text)
+}
