@@ -54,7 +54,9 @@ type Backend interface {
 	ModifyGroup(ctx context.Context, name string, settings group.Settings) error
 
 	// Attach opens the volume and provides its block device on a node, so that
-	// Device of the node service there finds it. The controller repeats it after
+	// Device of the node service there finds it. It may return before the device is
+	// there, when nothing is known that could keep it from coming and nobody else can
+	// write to the volume any more: the node service waits. The controller repeats it after
 	// a restart for every volume that is published. ErrNotPrimary, ErrDamaged,
 	// and ErrInUse if it is attached with other options and open.
 	Attach(ctx context.Context, id journal.VolumeID, node string, options AttachOptions) error

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,6 +35,16 @@ func New(cfg Config) (*Engines, error) {
 // does. ErrElsewhere if there is one on another node. It waits as long as ctx
 // allows; the error then says what the pod is waiting for. Idempotent.
 func (e *Engines) Run(ctx context.Context, s Spec) (Endpoint, error) {
+	return e.Start(ctx, s, func(string) {})
+}
+
+// Start is Run, and calls placed with the engine's node as soon as its pod is bound
+// to that one: the fence holds by then, because no pod is made before, and the
+// scheduler has found the backing volumes within the node's reach. The container has
+// still to start, or runs already. It is not called for one that has ended before, of
+// which nobody knows whether it ever serves, and again when the pod went and another
+// one came.
+func (e *Engines) Start(ctx context.Context, s Spec, placed func(node string)) (Endpoint, error) {
 	if s.Lease {
 		if err := e.ensureLease(ctx, s.Volume); err != nil {
 			return Endpoint{}, err
@@ -50,7 +61,7 @@ func (e *Engines) Run(ctx context.Context, s Spec) (Endpoint, error) {
 		if err != nil {
 			return Endpoint{}, err
 		}
-		at, gone, err := e.awaitRunning(ctx, pod)
+		at, gone, err := e.awaitRunning(ctx, pod, placed)
 		if err != nil || !gone {
 			return at, err
 		}
@@ -145,6 +156,14 @@ func (e *Engines) relabel(ctx context.Context, s Spec, pod *corev1.Pod) error {
 	return nil
 }
 
+// hasEnded reports whether a pod's container has ended before, whether or not it runs
+// again.
+func hasEnded(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {
+		return c.State.Terminated != nil || c.LastTerminationState.Terminated != nil
+	})
+}
+
 // ended reports whether a pod will never run again: evicted, for example.
 func ended(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
@@ -171,19 +190,23 @@ func heldBack(pod *corev1.Pod) bool {
 const reasonBackOff = "CrashLoopBackOff"
 
 // awaitRunning waits until the pod's container runs; gone if the pod went, or
-// ended, instead.
-func (e *Engines) awaitRunning(ctx context.Context, pod *corev1.Pod) (at Endpoint, gone bool, err error) {
+// ended, instead. placed is called when it has its node.
+func (e *Engines) awaitRunning(ctx context.Context, pod *corev1.Pod, placed func(node string)) (at Endpoint, gone bool, err error) {
 	nudging, stop := context.WithCancel(ctx)
 	var nudged sync.WaitGroup
 	nudged.Go(func() { e.nudge(nudging, pod) })
 	defer func() { stop(); nudged.Wait() }()
-	last := pod
+	last, told := pod, false
 	err = e.follow(ctx, pod, func(now *corev1.Pod) bool {
 		if now == nil || now.UID != pod.UID || now.DeletionTimestamp != nil || ended(now) || heldBack(now) {
 			gone = true
 			return true
 		}
 		last = now
+		if now.Spec.NodeName != "" && !told && !hasEnded(now) {
+			told = true
+			placed(now.Spec.NodeName)
+		}
 		return started(now)
 	})
 	if err != nil {

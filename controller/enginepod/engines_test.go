@@ -106,11 +106,23 @@ func exists(*corev1.Pod) bool { return true }
 // run plays the scheduler and the kubelet: the pod runs on a node.
 func (r *rig) run(pod *corev1.Pod, node string) {
 	r.t.Helper()
+	r.bind(pod, node)
+	r.begin()
+}
+
+// bind plays the scheduler.
+func (r *rig) bind(pod *corev1.Pod, node string) {
+	r.t.Helper()
 	err := r.client.CoreV1().Pods(r.ns).Bind(r.ctx(), &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, UID: pod.UID},
 		Target: corev1.ObjectReference{Kind: "Node", Name: node}}, metav1.CreateOptions{})
 	if err != nil {
 		r.t.Fatal(err)
 	}
+}
+
+// begin plays the kubelet: the engine's container runs.
+func (r *rig) begin() {
+	r.t.Helper()
 	r.status(func(s *corev1.PodStatus) {
 		s.Phase, s.PodIP, s.PodIPs = corev1.PodRunning, "10.0.0.7", []corev1.PodIP{{IP: "10.0.0.7"}}
 		s.ContainerStatuses = []corev1.ContainerStatus{{Name: "engine", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
@@ -211,6 +223,54 @@ func claimsOf(pod *corev1.Pod) map[string]string {
 		}
 	}
 	return at
+}
+
+// Start tells of the node while the container has still to start, and not of one whose
+// container has ended before.
+func TestStartTellsWhereAnEngineIsBeforeItRuns(t *testing.T) {
+	r := newRig(t)
+	placed := make(chan string, 10)
+	done := make(chan outcome, 1)
+	start := func() {
+		at, err := r.engines.Start(r.ctx(), spec("node1"), func(node string) { placed <- node })
+		done <- outcome{at, err}
+	}
+	go start()
+	pod := r.pod(exists)
+	select {
+	case node := <-placed:
+		t.Fatalf("it is on %s before it was scheduled", node)
+	default:
+	}
+	r.bind(pod, "node1")
+	if node := <-placed; node != "node1" {
+		t.Errorf("it is on %q", node)
+	}
+	select {
+	case out := <-done:
+		t.Fatalf("start of a pod that does not run: %+v", out)
+	default:
+	}
+	r.begin()
+	if out := <-done; out.err != nil || out.at.Node != "node1" {
+		t.Fatalf("start: %+v", out)
+	}
+	r.status(func(s *corev1.PodStatus) {
+		s.ContainerStatuses = []corev1.ContainerStatus{{Name: "engine", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+			LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1}}}}
+	})
+	r.pod(hasTerminated)
+	start()
+	if out := <-done; out.err != nil {
+		t.Fatal(out.err)
+	}
+	if len(placed) > 0 {
+		t.Error("it tells of an engine that has ended before as of one that is about to serve")
+	}
+}
+
+func hasTerminated(p *corev1.Pod) bool {
+	return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].LastTerminationState.Terminated != nil
 }
 
 func TestAnEngineElsewhereIsStoppedFirst(t *testing.T) {

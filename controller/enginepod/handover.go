@@ -44,7 +44,7 @@ func (e *Engines) HandOver(ctx context.Context, s Spec) error {
 	if next == nil {
 		return fmt.Errorf("hand over from engine pod %s: a pod named %s has come meanwhile", p.engine.Name, otherName(s.Volume, p.engine.Name))
 	}
-	_, gone, err := e.awaitRunning(ctx, next)
+	_, gone, err := e.awaitRunning(ctx, next, func(string) {})
 	switch {
 	case err != nil:
 		return fmt.Errorf("hand over from engine pod %s: %w", p.engine.Name, err)

@@ -85,8 +85,8 @@ func podOf(s fleet.EngineSpec) enginepod.Spec {
 }
 
 // Run implements fleet.Engines.
-func (p pods) Run(ctx context.Context, s fleet.EngineSpec) (fleet.Endpoint, error) {
-	at, err := p.engines.Run(ctx, podOf(s))
+func (p pods) Run(ctx context.Context, s fleet.EngineSpec, placed func(node string)) (fleet.Endpoint, error) {
+	at, err := p.engines.Start(ctx, podOf(s), placed)
 	if errors.Is(err, enginepod.ErrElsewhere) {
 		err = fmt.Errorf("%w: %w", fleet.ErrElsewhere, err)
 	}

@@ -220,3 +220,23 @@ func TestAnotherVolumesBackingIsRefused(t *testing.T) {
 		t.Errorf("open: %v, want ErrForeign", err)
 	}
 }
+
+// Whoever finds a new device writes to it: a file system is made on it. So it is not
+// there before the group admits writes, and stays when they are stopped.
+func TestADeviceComesWhenWritesAreAdmitted(t *testing.T) {
+	r := newRig(t, newNetwork(), 1)
+	o := r.primary(1, 1)
+	o.Attach, o.Writable = &control.Attach{BlockBytes: 4096}, false
+	if s := r.order(o); s.Device != "" || r.node.attached() != nil {
+		t.Fatalf("there is a device that refuses writes: %+v", s)
+	}
+	o.Revision, o.Writable = 2, true
+	if s := r.order(o); s.Device == "" {
+		t.Fatalf("there is no device: %+v", s)
+	}
+	write(t, r.node.attached(), 0, 7)
+	o.Revision, o.Writable = 3, false
+	if s := r.order(o); s.Device == "" {
+		t.Errorf("the device has gone under its users: %+v", s)
+	}
+}

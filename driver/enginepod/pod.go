@@ -263,8 +263,11 @@ func (p *Pod) follow(ctx context.Context, o control.Orders) error {
 	if o.Writable {
 		eng.SetReadOnly(false)
 	}
-	if o.Attach == nil {
+	switch {
+	case o.Attach == nil:
 		return p.detach(ctx)
+	case !o.Writable && !p.isAttached():
+		return nil // whoever finds a device writes to it: it comes when writes are admitted
 	}
 	return p.attach(ctx, eng, *o.Attach)
 }

@@ -15,6 +15,11 @@ import (
 // there. Idempotent; groups.ErrInUse if it is attached elsewhere or with other
 // options. An engine on another node is stopped first, and this one starts
 // only when that can write no more.
+//
+// It does not wait for an engine that has been given its node and has yet to start,
+// unless there is reason to expect that it will not serve: the path is empty then.
+// The attachment is durable, the fence holds, and the engine finds its orders when it
+// answers; who wants the device waits for it on the node.
 func (f *Fleet) Attach(ctx context.Context, id journal.VolumeID, node string, how control.Attach) (device string, err error) {
 	unlock, err := f.locks.Lock(ctx, volumeKey(id))
 	if err != nil {
@@ -30,10 +35,13 @@ func (f *Fleet) Attach(ctx context.Context, id journal.VolumeID, node string, ho
 	}
 	for {
 		f.mu.Lock()
-		client, at, changed := v.client, v.node, v.changed
+		client, at, placed, changed := v.client, v.node, v.placed, v.changed
 		f.mu.Unlock()
-		if client != nil && at == node {
+		switch {
+		case client != nil && at == node:
 			return f.finishAttach(ctx, v, id, node)
+		case client == nil && placed == node && f.mayFollow(v):
+			return "", nil
 		}
 		select {
 		case <-changed:
@@ -44,6 +52,18 @@ func (f *Fleet) Attach(ctx context.Context, id journal.VolumeID, node string, ho
 			return "", errors.Join(fmt.Errorf("attach %s to node %s: %w", members{f}.Title(id), node, ctx.Err()), err)
 		}
 	}
+}
+
+// mayFollow reports whether nothing is known that would keep an engine from serving
+// its device as soon as it runs. Where something is, who attaches is to be told of it.
+func (f *Fleet) mayFollow(v *volume) bool {
+	st, err := f.groups.State(f.recordOf(v).Group)
+	if err != nil || st.Role != group.RolePrimary || st.Pending != nil {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !v.withdrawn && !v.unserved && v.state.Reason == "" && v.trouble == nil
 }
 
 // finishAttach has the engine attach the device, and its group admit writes.
@@ -61,17 +81,16 @@ func (f *Fleet) finishAttach(ctx context.Context, v *volume, id journal.VolumeID
 	if err := f.groups.Refresh(ctx, name); err != nil {
 		return "", fmt.Errorf("admit writes to %s: %w", members{f}.Title(id), err)
 	}
-	if state.Device == "" { // the group was forking, which is over
-		state, err = f.reorder(ctx, v, nil)
-		if err == nil && state.Device == "" {
-			err = fmt.Errorf("attach %s to node %s: %s", members{f}.Title(id), node, state.Error)
-		}
-		if err != nil {
+	if state.Device == "" { // writes were not admitted, or the group was forking: both is over
+		if state, err = f.reorder(ctx, v, nil); err != nil {
 			return "", err
 		}
 	}
-	if !f.recordOf(v).Orders.Writable {
+	switch {
+	case !f.recordOf(v).Orders.Writable:
 		return "", fmt.Errorf("attach %s: its group does not admit writes: %w", members{f}.Title(id), group.ErrRole)
+	case state.Device == "":
+		return "", fmt.Errorf("attach %s to node %s: %s", members{f}.Title(id), node, state.Error)
 	}
 	return state.Device, nil
 }

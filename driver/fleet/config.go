@@ -161,8 +161,10 @@ type Endpoint struct {
 type Engines interface {
 	// Run has the engine run and returns where it is once it serves. It waits
 	// as long as ctx allows. ErrElsewhere when it runs on another node than
-	// wanted: Stop it first.
-	Run(ctx context.Context, spec EngineSpec) (Endpoint, error)
+	// wanted: Stop it first. placed is called when the engine has its node and no
+	// other one of the volume can write any more, which may be long before it
+	// serves.
+	Run(ctx context.Context, spec EngineSpec, placed func(node string)) (Endpoint, error)
 	// Stop ends the engine and returns when it can never write again; no error
 	// if there is none.
 	Stop(ctx context.Context, volume journal.VolumeID) error

@@ -1,6 +1,7 @@
 package fleet_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -40,6 +41,22 @@ func TestOperationsAreRepeatedAfterACrashAtEveryCommit(t *testing.T) {
 			func(t *testing.T, c *cluster, f *fleet.Fleet) {
 				write(t, c.device(id(1)), 1)
 				takePoint(t, f, "shop")
+			}},
+		{"attach, answered early", func(t *testing.T, c *cluster, f *fleet.Fleet) {
+			c.begin = func(context.Context, fleet.EngineSpec) error { return nil }
+			mustCreate(t, f, newVolume(1, "shop"))
+		},
+			func(t *testing.T, f *fleet.Fleet) error {
+				_, err := f.Attach(bounded(t), id(1), "node1", plain)
+				return err
+			},
+			func(t *testing.T, c *cluster, f *fleet.Fleet) {
+				attached(t, f, 1)
+				write(t, c.device(id(1)), 1)
+				takePoint(t, f, "shop")
+				mustDetach(t, f, 1)
+				mustAttachLate(t, f, 1, "node2")
+				expect(t, c.device(id(1)), 1)
 			}},
 		{"detach", prepare,
 			func(t *testing.T, f *fleet.Fleet) error { return f.Detach(bounded(t), id(1)) },

@@ -57,11 +57,14 @@ func (f *Fleet) send(ctx context.Context, v *volume, edit func(*control.Orders),
 		return control.State{}, fmt.Errorf("order %s: %w: %w", r.title(), ErrNoEngine, orUnknown(failure))
 	}
 	state, err := call(client, ctx, next)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if next.Attach != nil {
+		v.unserved = err != nil
+	}
 	if err != nil {
 		return state, fmt.Errorf("order %s: %w", r.title(), err)
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if v.client == client {
 		v.state = state
 		v.noteDelivery()

@@ -89,8 +89,12 @@ type cluster struct {
 	manual   bool
 	handOver func(ctx context.Context, spec fleet.EngineSpec) error
 	handed   []journal.VolumeID
-	// run, unless nil, is called by each Run before it does anything.
-	run    func(ctx context.Context, spec fleet.EngineSpec) error
+	// run, unless nil, is called by each Run before it does anything, and begin
+	// when the engine has been given its node and has not started.
+	run   func(ctx context.Context, spec fleet.EngineSpec) error
+	begin func(ctx context.Context, spec fleet.EngineSpec) error
+	// unfit, unless nil, is why engines cannot serve a device.
+	unfit  error
 	linger time.Duration
 	// expect is the fleet's; 0: longer than any test.
 	expect time.Duration
@@ -105,8 +109,8 @@ type process struct {
 	l     *bufconn.Listener
 	ended sync.WaitGroup
 	dev   *device
-	// fallback is that of its device.
-	fallback error
+	// fallback is that of its device, unfit why it gets none.
+	fallback, unfit error
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -201,7 +205,7 @@ func (c *cluster) Delete(_ context.Context, id journal.VolumeID) error {
 }
 
 // Run implements fleet.Engines.
-func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec) (fleet.Endpoint, error) {
+func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec, placed func(node string)) (fleet.Endpoint, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if run := c.run; run != nil {
@@ -222,7 +226,16 @@ func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec) (fleet.Endpoin
 		}
 		return fleet.Endpoint{Address: spec.Volume.String(), Node: p.node, Template: p.made}, nil
 	}
-	p := &process{node: node, made: c.template, fallback: c.fallback}
+	if begin := c.begin; begin != nil {
+		c.mu.Unlock()
+		placed(node)
+		err := begin(ctx, spec)
+		c.mu.Lock()
+		if err != nil {
+			return fleet.Endpoint{}, err
+		}
+	}
+	p := &process{node: node, made: c.template, fallback: c.fallback, unfit: c.unfit}
 	fs := c.backing[spec.Volume]
 	if fs == nil {
 		return fleet.Endpoint{}, errors.New("no backing volume")
@@ -328,6 +341,9 @@ type device struct {
 }
 
 func (p *process) Attach(_ context.Context, _ control.Attach, dev engine.Device) (enginepod.Device, error) {
+	if p.unfit != nil {
+		return nil, p.unfit
+	}
 	p.dev = &device{Device: dev, lost: make(chan struct{}), fallback: p.fallback}
 	return p.dev, nil
 }

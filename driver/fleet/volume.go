@@ -23,6 +23,9 @@ type volume struct {
 	running bool      // a process may run
 	node    string    // that it runs on, or was asked to; empty: not known
 	address string    // of its control API
+	// placed is the node that the engine which is being waited for has been given,
+	// with the fence holding; empty: not yet.
+	placed string
 	// template is what the engine was made of, outdated that it is to be upgraded,
 	// and held until when it is not to be.
 	template string
@@ -56,7 +59,9 @@ type volume struct {
 	// without a device then, durably. A controller that starts anew gives it back,
 	// or finishes the fork first: see ordersOfGroup.
 	withdrawn bool
-	changed   chan struct{} // closed and replaced when client or state changes
+	// unserved: the last order that had a device in it was not carried out.
+	unserved bool
+	changed  chan struct{} // closed and replaced when client or state changes
 
 	// labelled is the group that the backing volume says it is in. It is tend's.
 	labelled string
@@ -241,7 +246,7 @@ func (f *Fleet) stopEngine(v *volume) {
 		return
 	}
 	f.mu.Lock()
-	v.running, v.node = false, ""
+	v.running, v.node, v.placed = false, "", ""
 	v.notifyLocked()
 	f.mu.Unlock()
 	f.rest(f.recordOf(v).Group)
@@ -331,7 +336,7 @@ func (f *Fleet) update(ctx context.Context, p plan) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	_, err := f.cfg.Engines.Run(ctx, p.spec)
+	_, err := f.cfg.Engines.Run(ctx, p.spec, func(string) {})
 	return err
 }
 
@@ -386,7 +391,7 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 	if err != nil {
 		return err
 	}
-	at, err := f.cfg.Engines.Run(ctx, spec)
+	at, err := f.cfg.Engines.Run(ctx, spec, func(node string) { f.place(v, node) })
 	if err != nil {
 		return fmt.Errorf("run engine: %w", err)
 	}
@@ -424,6 +429,14 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 	return errors.Join(err, conn.Close())
 }
 
+// place notes that the engine that is being waited for has its node.
+func (f *Fleet) place(v *volume, node string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v.placed = node
+	v.notifyLocked()
+}
+
 // lost notes that the engine does not answer any more.
 func (f *Fleet) lost(v *volume, err error) {
 	if err == nil || f.isClosed(err) {
@@ -436,7 +449,7 @@ func (f *Fleet) lost(v *volume, err error) {
 func (f *Fleet) fail(v *volume, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	v.client, v.failure = nil, err
+	v.client, v.placed, v.failure = nil, "", err
 	v.notifyLocked()
 }
 
