@@ -28,6 +28,9 @@ var _ Devices = HolderDevices{}
 // it goes with the process, and the volume heals at the next stage.
 const releaseTimeout = 20 * time.Second
 
+// reportTimeout bounds telling the holder why there is no device.
+const reportTimeout = 5 * time.Second
+
 // Attach implements Devices.
 func (d HolderDevices) Attach(ctx context.Context, how control.Attach, dev engine.Device) (Device, error) {
 	keeper, err := holder.Keep(ctx, holder.KeeperConfig{Socket: d.Socket, Log: d.Log,

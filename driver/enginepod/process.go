@@ -271,9 +271,10 @@ func (p *process) serve(ctx context.Context, files vfs.FS) error {
 	if err != nil {
 		return err
 	}
+	devices := HolderDevices{Volume: p.cfg.Volume, Socket: p.cfg.HolderSocket, Log: p.cfg.Log}
 	pod, err := Open(Config{
 		Volume: p.cfg.Volume, Dir: p.cfg.StoreDir, JournalDir: p.cfg.JournalDir, FS: files, IndexMemory: p.cfg.IndexMemory, ScrubEvery: p.cfg.ScrubEvery, CacheBytes: memory.CacheBytes(), Version: p.cfg.Version, Log: p.cfg.Log, Exports: shown, Site: site,
-		Devices:    HolderDevices{Volume: p.cfg.Volume, Socket: p.cfg.HolderSocket, Log: p.cfg.Log},
+		Devices:    devices,
 		DialEngine: p.dialEngine, DialPeer: p.dialPeer, Peer: replication.GatewayPeer(certs.RequireRole(site, certs.RoleGateway)),
 	})
 	if err != nil {
@@ -289,6 +290,10 @@ func (p *process) serve(ctx context.Context, files vfs.FS) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serveGRPC(ctx, server, p.cfg.Listen) })
 	group.Go(func() error { return p.serveNBD(ctx, shown) })
+	group.Go(func() error {
+		devices.Report(ctx, pod)
+		return nil
+	})
 	group.Go(func() error {
 		select {
 		case err := <-pod.Fatal():

@@ -44,8 +44,11 @@ func (d devices) Await(ctx context.Context, id journal.VolumeID) (string, error)
 	waiting, cancel := context.WithTimeout(ctx, d.wait)
 	defer cancel()
 	v, err := d.holder.Await(waiting, id.String())
-	if err == nil {
+	switch {
+	case err == nil:
 		return v.Device, nil
+	case errors.Is(err, holder.ErrTrouble):
+		return "", fmt.Errorf("the engine of volume %s: %w: see the log of pod engine-%s: %w", id, err, id, node.ErrUnavailable)
 	}
 	what := "has not attached on this node"
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -45,8 +46,9 @@ func TestConfigValidate(t *testing.T) {
 
 // heldVolume is a holder that has one volume for ever, or none.
 type heldVolume struct {
-	volume holder.Volume
-	found  bool
+	volume  holder.Volume
+	found   bool
+	trouble error // what its engine says; nil: nothing
 }
 
 func (h heldVolume) Volume(string) (holder.Volume, error) {
@@ -57,8 +59,11 @@ func (h heldVolume) Volume(string) (holder.Volume, error) {
 }
 
 func (h heldVolume) Await(ctx context.Context, _ string) (holder.Volume, error) {
-	if h.volume.Leased && h.volume.Device != "" {
+	switch {
+	case h.volume.Leased && h.volume.Device != "":
 		return h.volume, nil
+	case h.trouble != nil:
+		return h.volume, h.trouble
 	}
 	<-ctx.Done()
 	return h.volume, ctx.Err()
@@ -74,7 +79,7 @@ func TestDevices(t *testing.T) {
 		t.Fatal(err)
 	}
 	of := func(leased, away bool, device string) heldVolume {
-		return heldVolume{holder.Volume{ID: id.String(), Leased: leased, Away: away, Device: device}, true}
+		return heldVolume{holder.Volume{ID: id.String(), Leased: leased, Away: away, Device: device}, true, nil}
 	}
 	for name, c := range map[string]struct {
 		holder heldVolume
@@ -82,6 +87,7 @@ func TestDevices(t *testing.T) {
 		awaits string // what is said of the engine in vain; empty: it is there
 	}{
 		"none":        {heldVolume{}, "", "has not attached on this node"},
+		"trouble":     {heldVolume{trouble: fmt.Errorf("%w: segment 7 is damaged", holder.ErrTrouble)}, "", "segment 7 is damaged"},
 		"no loop yet": {of(true, false, ""), "", "does not serve its device"},
 		"served":      {of(true, false, "/dev/loop7"), "/dev/loop7", ""},
 		"waiting":     {of(false, false, "/dev/loop7"), "/dev/loop7", "is gone"},

@@ -32,6 +32,8 @@ func (h *Holder) call(ctx context.Context, c *connection, req request, given des
 		err = h.detachFor(ctx, c, req.Volume, req.Force)
 	case opWithdraw:
 		err = h.withdraw(ctx, c, req.Volume, req.Look)
+	case opTrouble:
+		h.setTrouble(c, req.Volume, req.Text)
 	case opList:
 		rep.Volumes = h.list()
 	case opShutdown:
@@ -125,7 +127,7 @@ func (h *Holder) tryLease(c *connection, req request) (v *volume, lessee *connec
 		return nil, nil, fmt.Errorf("%w: volume %s is attached with block size %d, read-only %t",
 			ErrInvalid, v.id, v.blockBytes, v.readOnly)
 	}
-	v.lessee = c
+	v.lessee, c.trouble = c, trouble{}
 	h.announce()
 	return v, nil, nil
 }

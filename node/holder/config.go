@@ -36,6 +36,10 @@ type Config struct {
 	// context for devices that are in use and have no engine at that moment;
 	// default DefaultEndGrace.
 	EndGrace time.Duration
+	// TroubleGrace is how long an engine has to say that it cannot serve its device
+	// for whoever waits for that to be told; default DefaultTroubleGrace. What passes by
+	// itself, as while the engine before it ends, has passed by then.
+	TroubleGrace time.Duration
 	// Group is the id of a group whose processes may connect, beside this user's;
 	// 0: none.
 	Group int
@@ -52,9 +56,10 @@ type Config struct {
 
 // Defaults of Config.
 const (
-	DefaultIdleTimeout = time.Minute
-	DefaultCallTimeout = 30 * time.Second
-	DefaultEndGrace    = 20 * time.Second
+	DefaultIdleTimeout  = time.Minute
+	DefaultCallTimeout  = 30 * time.Second
+	DefaultEndGrace     = 20 * time.Second
+	DefaultTroubleGrace = 2 * time.Second
 )
 
 // maxSocketPathBytes is what fits into sockaddr_un with its terminator.
@@ -69,6 +74,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.EndGrace == 0 {
 		c.EndGrace = DefaultEndGrace
+	}
+	if c.TroubleGrace == 0 {
+		c.TroubleGrace = DefaultTroubleGrace
 	}
 	if c.Transport == "" {
 		c.Transport = fuse.TransportDevice
@@ -91,7 +99,7 @@ func (c Config) Validate() error {
 		return fmt.Errorf("check holder socket %q: longer than %d bytes", c.Socket, maxSocketPathBytes)
 	case !filepath.IsAbs(c.Dir) || filepath.Clean(c.Dir) == "/":
 		return fmt.Errorf("check holder directory %q: not an absolute path below /", c.Dir)
-	case c.CallTimeout < 0 || c.EndGrace < 0:
+	case c.CallTimeout < 0 || c.EndGrace < 0 || c.TroubleGrace < 0:
 		return errors.New("check holder timeouts: negative")
 	case c.Group < 0:
 		return fmt.Errorf("check holder socket group %d: negative", c.Group)

@@ -23,6 +23,8 @@ type connection struct {
 	calls  sync.WaitGroup
 	places chan struct{} // capacity maxCalls
 	ended  chan struct{} // closed when its leases have ended
+	// trouble is why it cannot serve a volume. Guarded by Holder.mu.
+	trouble trouble
 }
 
 func newConnection(h *Holder, socket *net.UnixConn) *connection {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/node/loop"
 )
@@ -41,8 +42,8 @@ func (h *Holder) Volume(id string) (Volume, error) {
 	return h.describe(v), nil
 }
 
-// Await returns the volume once an engine serves it and it has its block device,
-// or ctx's error.
+// Await returns the volume once an engine serves it and it has its block device.
+// ErrTrouble when its engine says that it cannot; ctx's error.
 func (h *Holder) Await(ctx context.Context, id string) (Volume, error) {
 	for {
 		h.mu.Lock()
@@ -52,8 +53,16 @@ func (h *Holder) Await(ctx context.Context, id string) (Volume, error) {
 		if err == nil && v.Leased && v.Device != "" {
 			return v, nil
 		}
+		text, left := h.troubleOf(id)
+		var believed <-chan time.Time
+		if text != "" && left <= 0 {
+			return v, fmt.Errorf("volume %s: %w: %s", id, ErrTrouble, text)
+		} else if text != "" {
+			believed = time.After(left)
+		}
 		select {
 		case <-news:
+		case <-believed:
 		case <-ctx.Done():
 			return v, fmt.Errorf("wait for the engine of volume %s: %w", id, ctx.Err())
 		}

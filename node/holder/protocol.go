@@ -29,6 +29,7 @@ const (
 	opResize     operation = "resize"
 	opDetach     operation = "detach"
 	opWithdraw   operation = "withdraw"
+	opTrouble    operation = "trouble"
 	opList       operation = "list"
 	opShutdown   operation = "shutdown"
 )
@@ -44,6 +45,7 @@ type request struct {
 	ReadOnly      bool      `json:"readOnly,omitempty"`
 	Force         bool      `json:"force,omitempty"`
 	Look          bool      `json:"look,omitempty"` // of a withdraw: only whether it could be done
+	Text          string    `json:"text,omitempty"` // of a trouble: what it is
 	// Transport is what an attach wishes for; empty: as the holder is set up. Ring
 	// tells that the engine's process can serve over io_uring. A holder that does
 	// not know these fields mounts over /dev/fuse, and for an engine that does not
@@ -115,7 +117,7 @@ func decodeRequest(packet []byte) (request, error) {
 		if r.Op == opRestore && (r.Init == nil || r.Lease == 0) {
 			return r, fmt.Errorf("%w: restore without the answer to an attach", ErrInvalid)
 		}
-	case opAttachLoop, opRelease, opResize, opDetach, opWithdraw:
+	case opAttachLoop, opRelease, opResize, opDetach, opWithdraw, opTrouble:
 	default:
 		return r, fmt.Errorf("%w: unknown operation %q", ErrInvalid, r.Op)
 	}
