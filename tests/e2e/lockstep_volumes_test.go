@@ -39,6 +39,7 @@ func TestLockstepClaimToPod(t *testing.T) {
 		kinds = append(kinds, kind{name: "immediate over " + env.BackingClasses[1], class: Class{Over: env.BackingClasses[1], Immediate: true}, script: ext4})
 	}
 	ns := env.A.NewNamespace(t)
+	reported := env.A.watchInUse(t)
 	plain := map[string]time.Duration{} // of a claim of the backing class itself
 	for i, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
@@ -50,7 +51,13 @@ func TestLockstepClaimToPod(t *testing.T) {
 				ns.deletePod(name, metav1.DeleteOptions{})
 			}
 			name := fmt.Sprintf("data-%d", i)
+			asked := time.Now()
 			took := ns.timeToPod(name, Claim{Name: name, Class: ns.Class(k.class), Block: k.block}, k.class.Immediate)
+			if at, err := reported.of(ns.VolumeID(name)); err != nil {
+				t.Log(err)
+			} else {
+				Report(t, Figure{Name: "of which before the kubelet begins, " + k.name, Got: at.Sub(asked).Seconds(), Unit: "s"})
+			}
 			Report(t, Figure{Name: "journaled claim to pod running, " + k.name, Got: took.Seconds(), Target: plain[k.class.Over].Seconds() + startTarget, Unit: "s"})
 			ns.Sh(name, k.script)
 			ns.checkWrites(name, k.block)
