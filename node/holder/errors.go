@@ -29,6 +29,8 @@ var (
 	ErrFull = errors.New("holder has no room for another volume")
 	// ErrVersion: holder and client speak different protocol versions.
 	ErrVersion = errors.New("unsupported holder protocol version")
+	// ErrTrouble: the volume's engine is there and says why it cannot serve a device.
+	ErrTrouble = errors.New("engine cannot serve its device")
 	// ErrClosed: the connection to the holder is gone.
 	ErrClosed = errors.New("connection to the holder is closed")
 )

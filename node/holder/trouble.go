@@ -2,13 +2,9 @@ package holder
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
-
-// ErrTrouble: the volume's engine is there and says why it cannot serve a device.
-var ErrTrouble = errors.New("engine cannot serve its device")
 
 // maxTroubleBytes bounds what one engine may say; the rest is cut off.
 const maxTroubleBytes = 1 << 10
