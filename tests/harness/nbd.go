@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// NBD is a client that only reads, one request at a time: the least that the
-// protocol allows. See
+// NBD is a client of one request at a time, which uses the least that the
+// protocol allows; what writes is in nbdwrite.go. See
 // https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md.
 type NBD struct {
 	SizeBytes int64
@@ -124,24 +124,35 @@ func (c *NBD) optionReply() (done bool, err error) {
 
 // ReadAt implements io.ReaderAt; off and the length are multiples of 512.
 func (c *NBD) ReadAt(p []byte, off int64) (int, error) {
+	if err := c.do(nbdCommandRead, off, len(p), nil); err != nil {
+		return 0, fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
+	}
+	return io.ReadFull(c.in, p)
+}
+
+// do sends a request, with what it writes, and reads the head of its reply.
+func (c *NBD) do(command uint16, off int64, length int, payload []byte) error {
 	c.cookie++
-	if err := c.request(nbdCommandRead, off, len(p)); err != nil {
-		return 0, err
+	if err := c.request(command, off, length); err != nil {
+		return err
+	}
+	if _, err := c.conn.Write(payload); err != nil {
+		return err
 	}
 	var reply struct {
 		Magic, Error uint32
 		Cookie       uint64
 	}
 	if err := binary.Read(c.in, binary.BigEndian, &reply); err != nil {
-		return 0, err
+		return err
 	}
 	if reply.Magic != nbdSimpleMagic || reply.Cookie != c.cookie {
-		return 0, errors.New("bad reply to a read")
+		return errors.New("bad reply")
 	}
 	if reply.Error != 0 {
-		return 0, fmt.Errorf("read %d bytes at %d: NBD error %d", len(p), off, reply.Error)
+		return fmt.Errorf("NBD error %d", reply.Error)
 	}
-	return io.ReadFull(c.in, p)
+	return nil
 }
 
 func (c *NBD) request(command uint16, off int64, length int) error {

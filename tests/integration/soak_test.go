@@ -38,10 +38,12 @@ type soak struct {
 	volumes []*harness.Volume
 	chains  *chains
 	fio     *fioRun
+	thinned *thinned
 
 	cycle     int
 	kills     int
 	snapshots []soakSnapshot
+	forks     []*soakFork
 	did       map[string]int
 	began     time.Time
 	samples   []soakSample
@@ -49,9 +51,9 @@ type soak struct {
 
 // TestSoak runs a group of four volumes that is replicated to a second site:
 // chains of writes over all of them and fio with verification, while snapshots,
-// views, clones and rewinds come and go, journals are destaged, and either site
-// is killed every minute. Every cycle looks whether the newest point of both
-// sites holds all that was acknowledged. At the end both sites hold the same,
+// views, clones, writable forks and rewinds come and go, journals are destaged, and either site
+// is killed every minute. Beside them a third site has a history that thins. Every cycle looks whether the newest point of all
+// sites holds all that was acknowledged, and the forks all that was written to them. At the end both sites hold the same,
 // every point is a prefix, and memory, descriptors, goroutines and disk are
 // what they were after the warm-up, within the bounds of soakLimits. The last
 // quarter is without kills: processes have to get old to show a leak.
@@ -68,10 +70,10 @@ func TestSoak(t *testing.T) {
 	s := newSoak(ctx, t, env)
 	t.Logf("soak for %v: a site is killed every %v until three quarters are over", duration, s.every(duration))
 
-	s.load()
+	s.loadAll()
 	s.cyclesUntil(ctx, duration/4, s.every(duration), true)
 	baseline := s.quiesced(ctx)
-	s.load()
+	s.loadAll()
 	s.cyclesUntil(ctx, duration*3/4, s.every(duration), true)
 	s.cyclesUntil(ctx, duration, s.every(duration), false)
 	ending := s.quiesced(ctx)
@@ -82,7 +84,12 @@ func TestSoak(t *testing.T) {
 		s.chains.verifyAll(ctx, t, site, 0)
 	}
 	t.Logf("%d blocks written, %d kills; %v", s.chains.writtenBytes()/chainBlock, s.kills, s.did)
-	for _, name := range []string{"snapshot", "clone", "rewind"} {
+	s.thinned.finish(ctx, t)
+	want := []string{"snapshot", "clone", "rewind", "fork"}
+	if duration >= soakAgedForks {
+		want = append(want, "fork that expired")
+	}
+	for _, name := range want {
 		if s.did[name] == 0 {
 			t.Errorf("no %s was made", name)
 		}
@@ -103,10 +110,15 @@ func newSoak(ctx context.Context, t *testing.T, env *harness.Env) *soak {
 	v := must(s.pair.A.CreateVolume(ctx, harness.VolumeSpec{Name: "fio", SizeBytes: soakFioBytes, Parameters: parameters}))(t)
 	check(t, s.pair.A.Publish(ctx, v))
 	s.volumes = append(s.volumes, v)
+	s.thinned = newThinned(ctx, t, env)
 	return s
 }
 
+// sites are the two of the pair, which are killed.
 func (s *soak) sites() []*harness.Site { return []*harness.Site{s.pair.A, s.pair.B} }
+
+// allSites are those of which samples are taken.
+func (s *soak) allSites() []*harness.Site { return append(s.sites(), s.thinned.site) }
 
 func (s *soak) every(duration time.Duration) time.Duration {
 	return min(soakKillEvery, duration/soakCycles)
@@ -116,6 +128,12 @@ func (s *soak) every(duration time.Duration) time.Duration {
 func (s *soak) load() {
 	s.chains.start(s.t)
 	s.fio = startFio(s.t, s.env, s.volumes[soakVolumes].Target)
+}
+
+// loadAll is load for the third site, too.
+func (s *soak) loadAll() {
+	s.load()
+	s.thinned.chains.start(s.t)
 }
 
 func (s *soak) rest() {
@@ -133,6 +151,7 @@ func (s *soak) cyclesUntil(ctx context.Context, end, every time.Duration, kill b
 		s.cycle++
 		s.takeSnapshot(ctx)
 		s.verify(ctx)
+		s.tendForks(ctx)
 		switch s.cycle % 3 {
 		case 1:
 			s.clone(ctx)
@@ -149,16 +168,22 @@ func (s *soak) cyclesUntil(ctx context.Context, end, every time.Duration, kill b
 	}
 }
 
-// quiesced ends the load and lets go of all snapshots, waits until the journals
+// quiesced ends the load and lets go of all snapshots and forks, waits until the journals
 // are within their budgets, and samples. The load does not run when it returns.
 func (s *soak) quiesced(ctx context.Context) soakSample {
 	s.t.Helper()
 	s.rest()
+	s.thinned.chains.stop()
+	check(s.t, s.thinned.chains.err())
 	s.deleteSnapshots(ctx, 0)
+	s.discardForks(ctx)
 	now := time.Now()
-	for _, site := range s.sites() {
+	for _, site := range s.allSites() {
 		check(s.t, site.AwaitPoint(ctx, groupName, now))
-		s.awaitDestage(ctx, site)
 	}
+	for _, site := range s.sites() {
+		s.awaitDestage(ctx, site, soakJournal)
+	}
+	s.awaitDestage(ctx, s.thinned.site, soakThinJournal)
 	return s.sample(ctx)
 }

@@ -42,26 +42,32 @@ func (s *soak) deleteSnapshots(ctx context.Context, keep int) {
 	}
 }
 
-// verify opens the newest point of both sites, the replica's after it has
+// verify opens the newest point of all sites, the replica's after it has
 // become level, and one in the middle of what there is.
 func (s *soak) verify(ctx context.Context) {
 	s.t.Helper()
-	check(s.t, s.chains.err())
 	now := time.Now()
 	for _, site := range s.sites() {
-		check(s.t, site.AwaitPoint(ctx, groupName, now))
-		chainsAt(ctx, s.t, s.chains, site, "latest")
-		points := must(site.Points(ctx, groupName))(s.t)
-		middle := points[len(points)/2]
-		if int(middle.GetMembers()) == len(s.volumes) {
-			s.verifyPast(ctx, site, middle.GetCheckpoint())
-		}
+		s.verifyOn(ctx, site, s.chains, len(s.volumes), now)
 	}
+	s.verifyOn(ctx, s.thinned.site, s.thinned.chains, len(s.thinned.chains.volumes), now)
 	s.did["verify"]++
 }
 
+func (s *soak) verifyOn(ctx context.Context, site *harness.Site, c *chains, members int, now time.Time) {
+	s.t.Helper()
+	check(s.t, c.err())
+	check(s.t, site.AwaitPoint(ctx, groupName, now))
+	chainsAt(ctx, s.t, c, site, "latest")
+	points := must(site.Points(ctx, groupName))(s.t)
+	middle := points[len(points)/2]
+	if int(middle.GetMembers()) == members {
+		s.verifyPast(ctx, site, c, middle.GetCheckpoint())
+	}
+}
+
 // verifyPast checks a point that may leave the history just then.
-func (s *soak) verifyPast(ctx context.Context, site *harness.Site, checkpoint uint64) {
+func (s *soak) verifyPast(ctx context.Context, site *harness.Site, c *chains, checkpoint uint64) {
 	s.t.Helper()
 	view, err := site.OpenView(ctx, groupName, fmt.Sprint(checkpoint))
 	if err != nil {
@@ -70,7 +76,7 @@ func (s *soak) verifyPast(ctx context.Context, site *harness.Site, checkpoint ui
 		}
 		s.t.Fatal(err)
 	}
-	_, err = s.chains.verify(view)
+	_, err = c.verify(view)
 	check(s.t, errors.Join(err, view.Close(ctx)))
 }
 
@@ -137,7 +143,7 @@ func (s *soak) kill(ctx context.Context) {
 
 // awaitDestage waits until the journals have no more than their budget and the
 // segments that are not full or not yet free.
-func (s *soak) awaitDestage(ctx context.Context, site *harness.Site) {
+func (s *soak) awaitDestage(ctx context.Context, site *harness.Site, budget int64) {
 	s.t.Helper()
 	check(s.t, harness.Until(ctx, 200*time.Millisecond, func() error {
 		status, err := site.Admin.GetStatus(ctx, &adminv1.GetStatusRequest{})
@@ -145,7 +151,7 @@ func (s *soak) awaitDestage(ctx context.Context, site *harness.Site) {
 			return err
 		}
 		for _, v := range status.GetVolumes() {
-			if v.GetJournalBytes() > soakJournal+soakSegments {
+			if v.GetJournalBytes() > budget+soakSegments {
 				return fmt.Errorf("volume %s on site %s has %d bytes in its journal yet", v.GetId(), site.Config.Name, v.GetJournalBytes())
 			}
 		}

@@ -31,22 +31,27 @@ var soakLimits = struct {
 	// diskBytes bounds what a site takes on disk at the end, whatever it took
 	// before: images, budgets, segments, and catalogs with indexes. It is a small
 	// part of what half an hour writes.
-	diskBytes int64
+	diskBytes [soakSites]int64
 }{
 	memoryBytes: 32 * mib, memoryPercent: 25,
 	descriptors: 8, goroutines: 12,
-	diskBytes: soakVolumes*soakBytes + soakFioBytes + (soakVolumes+1)*(soakJournal+soakSegments+soakFiles+16*mib),
+	diskBytes: [soakSites]int64{soakPairBytes, soakPairBytes, soakBytes + soakThinJournal + soakSegments + soakFiles + 16*mib},
 }
 
-// soakSample is what the processes of both sites take at a moment, or nothing
+const (
+	soakSites     = 3
+	soakPairBytes = soakVolumes*soakBytes + soakFioBytes + (soakVolumes+1)*(soakJournal+soakSegments+soakFiles+16*mib)
+)
+
+// soakSample is what the processes of the sites take at a moment, or nothing
 // where one does not run.
 type soakSample struct {
 	at    time.Duration
 	kills int
-	sites [2]usage
-	disks [2]int64 // bytes
+	sites [soakSites]usage
+	disks [soakSites]int64 // bytes
 	// holders are the processes that hold devices.
-	holders [2]usage
+	holders [soakSites]usage
 }
 
 // usage is what one process takes.
@@ -60,9 +65,9 @@ type usage struct {
 func (s *soak) sample(ctx context.Context) soakSample {
 	s.t.Helper()
 	x := soakSample{at: time.Since(s.began).Round(time.Second), kills: s.kills}
-	for i, site := range s.sites() {
+	for i, site := range s.allSites() {
 		x.sites[i] = must(processUsage(site.Pid()))(s.t)
-		x.sites[i].goroutines = must(goroutines(ctx, site))(s.t)
+		x.sites[i].goroutines = must(metric(ctx, site, "go_goroutines"))(s.t)
 		if pid := holderOf(site); pid != 0 {
 			x.holders[i] = must(processUsage(pid))(s.t)
 		}
@@ -76,7 +81,7 @@ func (s *soak) sample(ctx context.Context) soakSample {
 	return x
 }
 
-const soakHeader = "   time kills | site a: MiB  fds  gor  disk | site b: MiB  fds  gor  disk | holder: MiB fds | blocks"
+const soakHeader = "   time kills | site a: MiB  fds  gor  disk | site b: MiB  fds  gor  disk | site c: MiB  fds  gor  disk | holder: MiB fds | blocks"
 
 func (x soakSample) String() string {
 	text := fmt.Sprintf("%7s %5d", x.at, x.kills)
@@ -104,10 +109,10 @@ func soakProblems(baseline, ending soakSample) (problems []string) {
 		over(where, "the number of descriptors", was.descriptors, is.descriptors, was.descriptors+l.descriptors)
 		over(where, "the number of goroutines", was.goroutines, is.goroutines, was.goroutines+l.goroutines)
 	}
-	for i, name := range []string{"a", "b"} {
+	for i, name := range []string{"a", "b", "c"} {
 		compare("site "+name, baseline.sites[i], ending.sites[i])
 		compare("the holder of site "+name, baseline.holders[i], ending.holders[i])
-		over("site "+name, "the disk", baseline.disks[i], ending.disks[i], l.diskBytes)
+		over("site "+name, "the disk", baseline.disks[i], ending.disks[i], l.diskBytes[i])
 	}
 	return problems
 }
@@ -144,8 +149,8 @@ func processWith(argument string) int {
 	return 0
 }
 
-// goroutines asks a site's metrics.
-func goroutines(ctx context.Context, site *harness.Site) (int64, error) {
+// metric asks a site for the sum of what it tells under a name.
+func metric(ctx context.Context, site *harness.Site, name string) (sum int64, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+site.Config.Metrics+"/metrics", nil)
 	if err != nil {
 		return 0, err
@@ -155,13 +160,26 @@ func goroutines(ctx context.Context, site *harness.Site) (int64, error) {
 		return 0, err
 	}
 	defer resp.Body.Close()
+	found := false
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), "go_goroutines "); ok {
-			return strconv.ParseInt(value, 10, 64)
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 2 || fields[0] != name && !strings.HasPrefix(fields[0], name+"{") {
+			continue
 		}
+		value, err := strconv.ParseFloat(fields[len(fields)-1], 64)
+		if err != nil {
+			return 0, fmt.Errorf("metric %s of site %s: %w", name, site.Config.Name, err)
+		}
+		found, sum = true, sum+int64(value)
 	}
-	return 0, fmt.Errorf("site %s tells no goroutines: %w", site.Config.Name, lines.Err())
+	if err := lines.Err(); err != nil {
+		return 0, fmt.Errorf("read metrics of site %s: %w", site.Config.Name, err)
+	}
+	if !found {
+		return 0, fmt.Errorf("site %s does not tell %s", site.Config.Name, name)
+	}
+	return sum, nil
 }
 
 // diskBytes is what a directory takes.
