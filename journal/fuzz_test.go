@@ -201,16 +201,6 @@ func FuzzCatalogValue(f *testing.F) {
 	})
 }
 
-func FuzzVolumeJSON(f *testing.F) {
-	seedCorpus(f, "volume.json")
-	f.Fuzz(func(t *testing.T, b []byte) {
-		id, err := decodeIdentity(b)
-		if err == nil && (id.Volume.IsZero() || id.Version < 1 || id.Version > StoreFormatVersion || id.Checksum != id.checksum()) {
-			t.Fatalf("accepted %+v", id)
-		}
-	})
-}
-
 // FuzzBaseSums takes any entries for any sectors: what is accepted is what would
 // have been written.
 func FuzzBaseSums(f *testing.F) {

@@ -90,15 +90,24 @@ func loadRecord(dir, volume string) (record, error) {
 	content, err := os.ReadFile(recordPath(dir, volume))
 	var r record
 	if err == nil {
-		err = json.Unmarshal(content, &r)
+		r, err = decodeRecord(content, volume)
+	}
+	if err != nil {
+		return record{}, fmt.Errorf("read record of volume %s: %w", volume, err)
+	}
+	return r, nil
+}
+
+func decodeRecord(content []byte, volume string) (record, error) {
+	var r record
+	if err := json.Unmarshal(content, &r); err != nil {
+		return record{}, err
 	}
 	switch {
-	case err != nil:
-		return record{}, fmt.Errorf("read record of volume %s: %w", volume, err)
 	case r.Version != recordVersion:
-		return record{}, fmt.Errorf("read record of volume %s: %w: record version %d", volume, ErrVersion, r.Version)
+		return record{}, fmt.Errorf("%w: record version %d", ErrVersion, r.Version)
 	case r.Volume != volume || !volumeID.MatchString(volume):
-		return record{}, fmt.Errorf("read record of volume %s: %w: it is of %q", volume, ErrInvalid, r.Volume)
+		return record{}, fmt.Errorf("%w: it is of %q", ErrInvalid, r.Volume)
 	}
 	return r, nil
 }
