@@ -70,12 +70,30 @@ func depthPlaces() func() int64 {
 	return func() int64 { return rng.Int64N(depthVolumeBytes/depthBlockBytes) * depthBlockBytes }
 }
 
-func buildDepthStore(ctx context.Context, o options) error {
+// openDepthBuild makes the store, or goes on with one whose building was cut short: done
+// is how many of its records are there up to its newest checkpoint, behind which it forks.
+func openDepthBuild(o options) (s *journal.Store, done int, err error) {
 	cfg := depthConfig(o)
-	if err := journal.Create(cfg, journal.Spec{Volume: journal.VolumeID{1}, SizeBytes: depthVolumeBytes}); err != nil {
-		return err
+	err = journal.Create(cfg, journal.Spec{Volume: journal.VolumeID{1}, SizeBytes: depthVolumeBytes})
+	if err != nil && !errors.Is(err, journal.ErrExists) {
+		return nil, 0, err
 	}
-	s, err := journal.Open(cfg)
+	if s, err = journal.Open(cfg); err != nil {
+		return nil, 0, err
+	}
+	points := s.Checkpoints()
+	if len(points) == 0 {
+		return s, 0, nil
+	}
+	newest := points[len(points)-1]
+	if newest.Position != s.Tip() {
+		_, err = s.Fork(newest.Position, "the building of a store goes on")
+	}
+	return s, int(newest.Number) * o.depthEvery(), err
+}
+
+func buildDepthStore(ctx context.Context, o options) error {
+	s, done, err := openDepthBuild(o)
 	if err != nil {
 		return err
 	}
@@ -83,7 +101,10 @@ func buildDepthStore(ctx context.Context, o options) error {
 	go func() { stopped <- s.Run(ctx) }()
 	place, every := depthPlaces(), o.depthEvery()
 	began := time.Now()
-	for i := range o.depthRecords {
+	for range done {
+		place()
+	}
+	for i := done; i < o.depthRecords; i++ {
 		if _, err := s.Zero(place(), depthBlockBytes); err != nil {
 			return err
 		}
