@@ -76,6 +76,7 @@ func (s *Store) activate(line Timeline) error {
 	if line.ID == 0 {
 		return ErrUnknownPosition
 	}
+	s.dropLeap()
 	if err := s.syncJournal(); err != nil {
 		return err
 	}

@@ -117,9 +117,19 @@ func (x *liveIndex) len() int {
 
 // indexAt makes the index of the live view at a position of the tree, and
 // returns the volume's size there. All of it is in memory if it is small.
-func (s *Store) indexAt(at Position) (*liveIndex, int64, error) {
+func (s *Store) indexAt(at Position) (*liveIndex, int64, error) { return s.indexBehind(at, nil) }
+
+// indexBehind is indexAt for what sealed segments make of that position that
+// the store does not know yet.
+func (s *Store) indexBehind(at Position, more []*segment) (*liveIndex, int64, error) {
 	s.mu.RLock()
 	parts, err := s.holdPathLocked(at)
+	if err == nil {
+		for _, g := range more {
+			g.users.Add(1)
+			parts = append(parts, pathPart{g.snapshot(), g.last})
+		}
+	}
 	size := s.sizeOfLocked(parts)
 	s.mu.RUnlock()
 	if err != nil {

@@ -22,7 +22,8 @@ type RecordReader struct {
 }
 
 // Records begins behind a position of the active path. ErrHorizon if what
-// follows it is no longer in the journal, or not all of it, ErrDiverged if the position is known
+// follows it is no longer in the journal, or not all of it; that is ErrThinned, too, if
+// Survivors has what is left. ErrDiverged if the position is known
 // but not on the path, ErrUnknownPosition if it is not known.
 func (s *Store) Records(after Position) (*RecordReader, error) {
 	s.mu.RLock()
@@ -41,18 +42,9 @@ func (s *Store) Records(after Position) (*RecordReader, error) {
 // replanLocked finds the active path that leads on from the position.
 func (r *RecordReader) replanLocked() error {
 	s := r.s
-	path, err := s.tree.path(s.state.Horizon, s.tipLocked())
+	path, err := s.pathOverLocked(r.at)
 	if err != nil {
 		return err
-	}
-	if !path.Contains(r.at) {
-		if !s.tree.has(r.at) {
-			return ErrUnknownPosition
-		}
-		if _, err := s.tree.path(s.state.Horizon, r.at); err != nil {
-			return err
-		}
-		return ErrDiverged
 	}
 	for _, run := range path {
 		if next := (Position{run.Timeline, r.at.Seq + 1}); next.Seq >= run.First && next.Seq <= run.Last {
@@ -65,8 +57,23 @@ func (r *RecordReader) replanLocked() error {
 	return nil
 }
 
+// pathOverLocked is the active path, if it leads over a position.
+func (s *Store) pathOverLocked(at Position) (Path, error) {
+	path, err := s.tree.path(s.state.Horizon, s.tipLocked())
+	if err != nil || path.Contains(at) {
+		return path, err
+	}
+	if !s.tree.has(at) {
+		return nil, ErrUnknownPosition
+	}
+	if _, err := s.tree.path(s.state.Horizon, at); err != nil {
+		return nil, err
+	}
+	return nil, ErrDiverged
+}
+
 // errThinnedRecords: records that a reader is to yield are not all there.
-var errThinnedRecords = fmt.Errorf("records were thinned out: %w", ErrHorizon)
+var errThinnedRecords = fmt.Errorf("records were thinned out: %w: %w", ErrThinned, ErrHorizon)
 
 // Next waits for the next durable record and returns it. The payload is valid
 // until the following call. ErrDiverged when the active timeline has left the

@@ -10,6 +10,7 @@ import "fmt"
 func (s *Store) AppendRecords(records []Record) error {
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
+	s.dropLeap()
 	for i := range records {
 		if err := s.appendForeign(&records[i]); err != nil {
 			return fmt.Errorf("append record %s: %w", records[i].Position, err)
@@ -26,11 +27,8 @@ func (s *Store) appendForeign(r *Record) error {
 	if want := (Position{tip.Timeline, tip.Seq + 1}); r.Position != want {
 		return fmt.Errorf("want %s: %w", want, ErrGap)
 	}
-	if err := r.validate(len(r.Payload)); err != nil {
+	if err := r.verify(); err != nil {
 		return err
-	}
-	if got := PayloadChecksum(r.Payload); got != r.PayloadCRC {
-		return wireCorrupt("payload", fmt.Sprintf("crc %08x", r.PayloadCRC), fmt.Sprintf("crc %08x", got))
 	}
 	switch r.Kind {
 	case KindWrite, KindDiscard, KindZero:
@@ -41,4 +39,15 @@ func (s *Store) appendForeign(r *Record) error {
 		}
 	}
 	return s.appendRecord(r)
+}
+
+// verify checks a record that came from elsewhere. ErrCorrupt.
+func (r *Record) verify() error {
+	if err := r.validate(len(r.Payload)); err != nil {
+		return err
+	}
+	if got := PayloadChecksum(r.Payload); got != r.PayloadCRC {
+		return wireCorrupt("payload", fmt.Sprintf("crc %08x", r.PayloadCRC), fmt.Sprintf("crc %08x", got))
+	}
+	return nil
 }

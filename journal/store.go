@@ -59,6 +59,7 @@ type Store struct {
 	// forkFirst asks the next local append to begin a timeline of its own:
 	// the store was not closed cleanly, or the timeline is another site's.
 	forkFirst bool
+	leap      *leap // what was received of one, nil: none
 	// Scratch of the append path.
 	headers []byte // room for MaxBatch headers
 	iovecs  [][]byte
@@ -326,6 +327,7 @@ func (s *Store) Close() error {
 		return nil
 	}
 	var err error
+	s.dropLeap()
 	if failed == nil {
 		err = s.closeCleanly()
 	}

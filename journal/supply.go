@@ -111,13 +111,8 @@ func (s *Store) takeSegment(need int64) (*segment, error) {
 		s.spare = nil
 		return g, nil
 	}
-	if s.spare != nil { // too small for a record of another site's making
-		s.free = append(s.free, s.spare.name)
-		s.giveAllowance(s.spare.bytes)
-		if err := s.spare.file.Close(); err != nil {
-			return nil, fmt.Errorf("close spare segment: %w", err)
-		}
-		s.spare = nil
+	if err := s.dropSpare(); err != nil { // too small for a record of another site's making
+		return nil, err
 	}
 	if err := s.prepareReserve(); err != nil {
 		return nil, err
@@ -132,6 +127,22 @@ func (s *Store) noteSyncs() {
 	syncs := s.syncs.Load()
 	s.zeroes = s.active == nil || int64(syncs-s.syncsBefore)*zeroesWorthBytes >= s.active.end
 	s.syncsBefore = syncs
+}
+
+// dropSpare gives the file that is ready, if there is one, back for reuse.
+// spareMu must be held.
+func (s *Store) dropSpare() error {
+	if s.spare == nil {
+		return nil
+	}
+	s.free = append(s.free, s.spare.name)
+	s.giveAllowance(s.spare.bytes)
+	err := s.spare.file.Close()
+	s.spare = nil
+	if err != nil {
+		return fmt.Errorf("close spare segment: %w", err)
+	}
+	return nil
 }
 
 // prepareSpare has a segment file ready before it is needed. Ids rise in the

@@ -345,9 +345,9 @@ func (w *thinWriter) flush() error {
 
 func (w *thinWriter) failed(err error) error {
 	if errors.Is(err, vfs.ErrNoSpace) {
-		return fmt.Errorf("thin into %s: %w", w.g.name, mapFull(err))
+		return fmt.Errorf("write %s: %w", w.g.name, mapFull(err))
 	}
-	return w.s.poison(fmt.Errorf("thin into %s: %w", path.Base(w.g.name), err))
+	return w.s.poison(fmt.Errorf("write %s: %w", path.Base(w.g.name), err))
 }
 
 // finish writes footer and header and makes the file durable.
