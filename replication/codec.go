@@ -71,9 +71,9 @@ func (c *codec) unpack(kind replicationv1.Codec, data []byte, rawBytes, limit in
 	return raw, nil
 }
 
-// decodeBatch returns the records of a batch, all on one timeline, without
-// gaps, each checksum verified. Payloads are parts of the batch's memory.
-func (c *codec) decodeBatch(m *replicationv1.Batch, volume journal.VolumeID) ([]journal.Record, error) {
+// decodeBatch returns the records of a batch, all on one timeline, ascending, without
+// gaps unless it is a leap's, each checksum verified. Payloads are parts of the batch's memory.
+func (c *codec) decodeBatch(m *replicationv1.Batch, volume journal.VolumeID, gaps bool) ([]journal.Record, error) {
 	raw, err := c.unpack(m.GetCodec(), m.GetData(), m.GetRawBytes(), MaxBatchBytes)
 	if err != nil {
 		return nil, err
@@ -90,7 +90,8 @@ func (c *codec) decodeBatch(m *replicationv1.Batch, volume journal.VolumeID) ([]
 		raw = raw[n:]
 		if len(records) > 0 {
 			before := records[len(records)-1].Position
-			if r.Position.Timeline != before.Timeline || r.Position.Seq != before.Seq+1 {
+			follows := r.Position.Seq == before.Seq+1 || gaps && r.Position.Seq > before.Seq
+			if r.Position.Timeline != before.Timeline || !follows {
 				return nil, fmt.Errorf("record %s follows %s in a batch: %w", r.Position, before, ErrProtocol)
 			}
 		}

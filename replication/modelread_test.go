@@ -2,6 +2,8 @@ package replication
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/journal"
 )
@@ -95,3 +97,15 @@ func (v *modelView) NextData(off int64) (start, length int64, err error) {
 	}
 	return 0, 0, nil
 }
+
+// A model store does not thin, and so there is no leap over its history.
+func (s *modelStore) Survivors(journal.Position, journal.Seq) (SurvivorReader, error) {
+	return nil, journal.ErrHorizon
+}
+
+func (s *modelStore) BeginLeap(time.Duration) error                        { return errNoLeap }
+func (s *modelStore) Leap() (from journal.Position, _ journal.Seq, _ bool) { return from, 0, false }
+func (s *modelStore) AppendLeap([]journal.Record) error                    { return errNoLeap }
+func (s *modelStore) EndLeap(journal.Position, *journal.Timeline) error    { return errNoLeap }
+
+var errNoLeap = errors.New("model stores take no leaps")

@@ -111,6 +111,18 @@ func (s *realStore) failure() error                  { return s.store.Err() }
 func (s *realStore) Reclaim(ctx context.Context) (int64, error) { return s.store.Reclaim(ctx) }
 func (s *realStore) Lacks() error                               { return s.store.Lacks() }
 
+func (s *realStore) BeginLeap(interval time.Duration) error      { return s.store.BeginLeap(interval) }
+func (s *realStore) AppendLeap(r []journal.Record) error         { return s.store.AppendLeap(r) }
+func (s *realStore) Leap() (journal.Position, journal.Seq, bool) { return s.store.Leap() }
+func (s *realStore) EndLeap(end journal.Position, line *journal.Timeline) error {
+	if s.guard != nil {
+		if err := s.guard(); err != nil {
+			return err
+		}
+	}
+	return s.store.EndLeap(end, line)
+}
+
 func (s *realStore) AppendRecords(records []journal.Record) error {
 	if s.guard != nil {
 		if err := s.guard(); err != nil {

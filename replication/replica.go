@@ -23,6 +23,7 @@ type replica struct {
 	store   ReplicaStore // nil until the first image is complete
 	ready   bool         // store stands on the source's path
 	image   *partialImage
+	leaping bool   // the messages at hand are a leap's
 	number  uint64 // of the newest data message handled
 	settled uint64 // that an ack was made for
 	fresh   bool   // store has appended records that are not flushed
@@ -32,7 +33,7 @@ type replica struct {
 // open finds the volume's store, moves it onto the source's path and answers
 // hello.
 func (r *replica) open(ctx context.Context, creditBytes int64) (*replicationv1.ReplicaMessage, error) {
-	welcome := &replicationv1.Welcome{Version: ProtocolVersion, CreditBytes: creditBytes}
+	welcome := &replicationv1.Welcome{Version: ProtocolVersion, CreditBytes: creditBytes, Leaps: true}
 	store, err := r.stores.Replica(ctx, r.hello.group, r.hello.volume)
 	switch {
 	case errors.Is(err, ErrNoReplica):
@@ -60,8 +61,12 @@ func (r *replica) open(ctx context.Context, creditBytes int64) (*replicationv1.R
 		if r.ready = ok; ok {
 			welcome.After = encodePosition(after)
 		}
+		if from, through, leaping := store.Leap(); leaping && ok && from == after {
+			welcome.Leap = &replicationv1.PartialLeap{Through: uint64(through)}
+		}
 	}
-	if partial := r.images.of(r.hello.volume); partial != nil && !r.ready {
+	// Offered also where it may not be needed: that is for the source to find out.
+	if partial := r.images.of(r.hello.volume); partial != nil {
 		welcome.Partial = &replicationv1.PartialImage{At: encodePosition(partial.spec.At), NextOffset: partial.next}
 	}
 	return &replicationv1.ReplicaMessage{Message: &replicationv1.ReplicaMessage_Welcome{Welcome: welcome}}, nil
@@ -83,6 +88,10 @@ func (r *replica) dispatch(ctx context.Context, m *replicationv1.SourceMessage) 
 	switch m := m.GetMessage().(type) {
 	case *replicationv1.SourceMessage_Batch:
 		number, act = m.Batch.GetNumber(), func() error { return r.batch(ctx, m.Batch) }
+	case *replicationv1.SourceMessage_LeapStart:
+		number, act = m.LeapStart.GetNumber(), func() error { return r.startLeap(ctx, m.LeapStart) }
+	case *replicationv1.SourceMessage_LeapEnd:
+		number, act = m.LeapEnd.GetNumber(), func() error { return r.endLeap(ctx, m.LeapEnd) }
 	case *replicationv1.SourceMessage_Fork:
 		number, act = m.Fork.GetNumber(), func() error { return r.fork(ctx, m.Fork) }
 	case *replicationv1.SourceMessage_ImageStart:
@@ -111,20 +120,29 @@ func (r *replica) appendable() error {
 	if r.image != nil || !r.ready {
 		return fmt.Errorf("records come before the image is complete: %w", ErrProtocol)
 	}
+	if r.leaping {
+		return fmt.Errorf("the leap is not complete: %w", ErrProtocol)
+	}
 	return nil
 }
 
 func (r *replica) batch(ctx context.Context, m *replicationv1.Batch) error {
+	if r.leaping {
+		return r.leapBatch(ctx, m)
+	}
 	if err := r.appendable(); err != nil {
 		return err
 	}
-	records, err := r.codec.decodeBatch(m, r.hello.volume)
+	records, err := r.codec.decodeBatch(m, r.hello.volume, false)
 	if err != nil {
 		return err
 	}
 	tip := r.store.Tip()
 	if first := records[0].Position; first.Timeline != tip.Timeline || first.Seq != tip.Seq+1 {
 		return fmt.Errorf("record %s does not follow %s: %w", first, tip, journal.ErrGap)
+	}
+	if err := r.dropPartial(); err != nil {
+		return err
 	}
 	r.fresh = true
 	if err := r.append(ctx, records); err != nil {
@@ -167,7 +185,7 @@ func (r *replica) settle(ctx context.Context) (*replicationv1.ReplicaMessage, er
 		return nil, nil
 	}
 	ack := &replicationv1.Ack{Number: r.number}
-	if r.image == nil {
+	if r.image == nil && !r.leaping {
 		if r.fresh {
 			if err := r.store.Flush(ctx); err != nil {
 				r.broken = fmt.Errorf("flush replica of volume %s: %w", r.hello.volume, err)

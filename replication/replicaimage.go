@@ -162,3 +162,17 @@ func (r *replica) dropImage(cause error) error {
 	}
 	return cause
 }
+
+// dropPartial discards an image that an earlier stream began, once it turns out
+// that none is needed.
+func (r *replica) dropPartial() error {
+	im := r.images.of(r.hello.volume)
+	if im == nil {
+		return nil
+	}
+	r.images.forget(r.hello.volume)
+	if err := im.into.Abort(); err != nil {
+		return fmt.Errorf("discard image at %s: %w", im.spec.At, err)
+	}
+	return nil
+}

@@ -44,6 +44,16 @@ func (r *replica) withRoom(ctx context.Context, change func() error) error {
 	return change()
 }
 
+// roomForNext makes room where there was none for a leap, which is given up by then and
+// begun anew by a later stream.
+func (r *replica) roomForNext(ctx context.Context, err error) error {
+	if !errors.Is(err, journal.ErrFull) {
+		return err
+	}
+	_, reclaimErr := r.store.Reclaim(ctx)
+	return errors.Join(err, reclaimErr)
+}
+
 // refuseInVain ends a stream of records before it begins, where the store has no room
 // for them and nothing has changed since that was found.
 func (r *replica) refuseInVain(records bool) error {

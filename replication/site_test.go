@@ -38,12 +38,7 @@ type modelSite struct {
 // modelStore or a realStore.
 type siteStore interface {
 	SourceStore
-	Adopt(t journal.Timeline) error
-	AppendRecords(records []journal.Record) error
-	Flush(ctx context.Context) error
-	Reclaim(ctx context.Context) (int64, error)
-	Lacks() error
-	Tip() journal.Position
+	ReplicaStore
 
 	// write appends a local change; for KindCheckpoint off is the number and
 	// length the time.

@@ -29,6 +29,9 @@ type source struct {
 	number   uint64 // of the newest data message
 	reader   RecordReader
 	image    *imageSource       // not nil while an image is sent
+	leap     *leapSource        // not nil while a leap is sent
+	leaps    bool               // the replica takes them
+	broken   error              // why nothing can follow what was sent
 	timeline journal.TimelineID // that the replica has been told of
 	last     journal.Position   // newest record read
 	carry    []byte             // one encoded record that was read and not yet sent
@@ -78,15 +81,26 @@ func (s *source) begin(welcome *replicationv1.Welcome, creditBytes int64) error 
 	if !s.path.Contains(after) {
 		return fmt.Errorf("replica stands at %s, which is not on the path: %w", after, ErrProtocol)
 	}
+	s.timeline, s.last, s.leaps = after.Timeline, after, welcome.GetLeaps()
 	reader, err := s.store.Records(after)
+	if errors.Is(err, journal.ErrThinned) && s.leaps {
+		var leap bool
+		if leap, err = s.leapsOver(after); leap {
+			s.stats.begin(after)
+			return s.beginLeap(after, journal.Seq(welcome.GetLeap().GetThrough()))
+		} else if err == nil {
+			return s.beginImage(welcome.GetPartial())
+		}
+	}
 	if errors.Is(err, journal.ErrHorizon) || errors.Is(err, journal.ErrUnknownPosition) {
-		// The horizon has passed it since hello, perhaps its whole timeline.
-		return s.beginImage(nil)
+		// The horizon has passed it since hello, perhaps its whole timeline; or
+		// the replica does not take what thinning has left.
+		return s.beginImage(welcome.GetPartial())
 	}
 	if err != nil {
 		return fmt.Errorf("read records behind %s: %w", after, err)
 	}
-	s.reader, s.timeline, s.last = reader, after.Timeline, after
+	s.reader = reader
 	s.stats.begin(after)
 	return nil
 }
@@ -95,14 +109,25 @@ func (s *source) begin(welcome *replicationv1.Welcome, creditBytes int64) error 
 // there is none to send. errNoCredit: acknowledge must come first.
 // journal.ErrDiverged and journal.ErrHorizon: the stream must be opened anew.
 func (s *source) next(ctx context.Context) (*replicationv1.SourceMessage, error) {
-	if s.image != nil {
+	switch {
+	case s.broken != nil:
+		return nil, s.broken
+	case s.image != nil:
 		return s.nextOfImage()
+	case s.leap != nil:
+		return s.nextOfLeap()
 	}
-	if err := s.fetch(ctx); err != nil {
+	err := s.fetch(ctx)
+	if errors.Is(err, journal.ErrThinned) && s.leaps {
+		if err = s.beginLeap(s.last, 0); err == nil {
+			return s.nextOfLeap()
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	if s.carried.Position.Timeline != s.timeline {
-		return s.fork()
+		return s.forkTo(s.carried.Position.Timeline)
 	}
 	if !s.credit.fits(int64(len(s.carry))) {
 		return nil, errNoCredit
@@ -125,10 +150,10 @@ func (s *source) fetch(ctx context.Context) error {
 	return nil
 }
 
-// fork tells the replica that the records go on on another timeline. Where
+// forkTo tells the replica that the records go on on another timeline. Where
 // timelines without a record lie between, each is told in its turn.
-func (s *source) fork() (*replicationv1.SourceMessage, error) {
-	t, err := childOf(s.store.Timelines(), s.timeline, s.carried.Position.Timeline)
+func (s *source) forkTo(line journal.TimelineID) (*replicationv1.SourceMessage, error) {
+	t, err := childOf(s.store.Timelines(), s.timeline, line)
 	if err != nil {
 		return nil, err
 	}
@@ -139,41 +164,65 @@ func (s *source) fork() (*replicationv1.SourceMessage, error) {
 		Fork: &replicationv1.Fork{Number: s.number, Timeline: encodeTimeline(t)}}}, nil
 }
 
+// outBatch is a batch that is being gathered.
+type outBatch struct {
+	raw     []byte
+	records uint32
+	ch      charge
+}
+
+// newBatch makes room: batches of a stream are mostly alike, and the last one's
+// size saves growing.
+func (s *source) newBatch() *outBatch {
+	return &outBatch{raw: make([]byte, 0, max(len(s.carry), s.batchBytes))}
+}
+
+// take adds the carried record.
+func (b *outBatch) take(s *source) {
+	b.raw = append(b.raw, s.carry...)
+	b.records++
+	b.ch.payloadBytes += int64(len(s.carry) - journal.RecordHeaderBytes)
+	b.ch.through = s.carried.Position
+	if s.carried.Kind == journal.KindCheckpoint {
+		b.ch.checkpoint = s.carried.Length
+	}
+	s.carry = s.carry[:0]
+}
+
 // batch sends the carried record and those behind it that are durable now,
 // fit the credit, and are on the same timeline.
 func (s *source) batch(ctx context.Context) (*replicationv1.SourceMessage, error) {
-	// Batches of a stream are mostly alike: the last one's size saves growing.
-	raw := make([]byte, 0, max(len(s.carry), s.batchBytes))
-	var records uint32
-	ch := charge{}
+	b := s.newBatch()
 	for {
-		raw = append(raw, s.carry...)
-		records++
-		ch.payloadBytes += int64(len(s.carry) - journal.RecordHeaderBytes)
-		ch.through = s.carried.Position
-		if s.carried.Kind == journal.KindCheckpoint {
-			ch.checkpoint = s.carried.Length
-		}
-		s.carry = s.carry[:0]
-		if len(raw) >= TargetBatchBytes || s.last.Seq >= s.store.Durable().Seq {
+		b.take(s)
+		if len(b.raw) >= TargetBatchBytes || s.last.Seq >= s.store.Durable().Seq {
 			break
 		}
-		if err := s.fetch(ctx); err != nil {
+		err := s.fetch(ctx)
+		if errors.Is(err, journal.ErrThinned) {
+			break // told again by the next fetch
+		}
+		if err != nil {
 			return nil, err
 		}
-		total := int64(len(raw) + len(s.carry))
+		total := int64(len(b.raw) + len(s.carry))
 		if s.carried.Position.Timeline != s.timeline || total > MaxBatchBytes || !s.credit.grows(total) {
 			break
 		}
 	}
+	return s.sendBatch(b), nil
+}
+
+// sendBatch books what was gathered.
+func (s *source) sendBatch(b *outBatch) *replicationv1.SourceMessage {
 	s.number++
-	ch.number, ch.rawBytes = s.number, int64(len(raw))
-	s.batchBytes = len(raw)
-	s.credit.spend(ch)
-	kind, data := s.codec.pack(raw)
-	s.stats.sent(int64(records), ch.payloadBytes, int64(len(data)))
+	b.ch.number, b.ch.rawBytes = s.number, int64(len(b.raw))
+	s.batchBytes = len(b.raw)
+	s.credit.spend(b.ch)
+	kind, data := s.codec.pack(b.raw)
+	s.stats.sent(int64(b.records), b.ch.payloadBytes, int64(len(data)))
 	return &replicationv1.SourceMessage{Message: &replicationv1.SourceMessage_Batch{Batch: &replicationv1.Batch{
-		Number: s.number, Records: records, Codec: kind, RawBytes: int64(len(raw)), Data: data}}}, nil
+		Number: s.number, Records: b.records, Codec: kind, RawBytes: int64(len(b.raw)), Data: data}}}
 }
 
 // acknowledge takes an ack; ErrProtocol when it acknowledges what was not sent.
@@ -189,8 +238,11 @@ func (s *source) acknowledge(ack *replicationv1.Ack) error {
 	return nil
 }
 
-// close releases reader and view.
+// close releases readers and view.
 func (s *source) close() {
+	if s.leap != nil {
+		s.leap.reader.Close()
+	}
 	if s.reader != nil {
 		s.reader.Close()
 	}

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -27,8 +28,12 @@ type SourceStore interface {
 	// Timelines lists the known timelines, parents before children.
 	Timelines() []journal.Timeline
 	// Records reads durable records of the active path behind after;
-	// journal.ErrHorizon or journal.ErrDiverged when it cannot.
+	// journal.ErrHorizon or journal.ErrDiverged when it cannot. The former is
+	// journal.ErrThinned, too, where Survivors can.
 	Records(after journal.Position) (RecordReader, error)
+	// Survivors reads what thinning has left of the records behind after, but
+	// for those up to through; see journal.Store.Survivors.
+	Survivors(after journal.Position, through journal.Seq) (SurvivorReader, error)
 	// View opens the image at a position.
 	View(at journal.Position) (View, error)
 }
@@ -40,6 +45,16 @@ type RecordReader interface {
 	// next call. journal.ErrDiverged when a fork left the reader's position,
 	// journal.ErrHorizon when the record is gone.
 	Next(ctx context.Context) (journal.Record, error)
+	Close()
+}
+
+// SurvivorReader reads what thinning has left; *journal.SurvivorReader is one,
+// and says what its methods mean. It is used by one goroutine at a time.
+type SurvivorReader interface {
+	Next() (journal.Record, error)
+	Timeline() journal.TimelineID
+	Interval() time.Duration
+	RemainingBytes() int64
 	Close()
 }
 
@@ -82,6 +97,13 @@ type ReplicaStore interface {
 	// Lacks returns why appends are expected to find no room, a journal.ErrFull; nil
 	// if it is worth trying.
 	Lacks() error
+	// BeginLeap, Leap, AppendLeap and EndLeap take the store over history that
+	// its source has thinned, as one step; see journal.Store. A leap that is not
+	// whole outlives the stream, and ends with anything else that moves the tip.
+	BeginLeap(interval time.Duration) error
+	Leap() (from journal.Position, through journal.Seq, ok bool)
+	AppendLeap(records []journal.Record) error
+	EndLeap(end journal.Position, line *journal.Timeline) error
 }
 
 // ReplicaStores finds and makes the replica stores of a site. Calls for one
@@ -201,6 +223,14 @@ type journalSource struct{ *journal.Store }
 
 func (s journalSource) Records(after journal.Position) (RecordReader, error) {
 	r, err := s.Store.Records(after)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (s journalSource) Survivors(after journal.Position, through journal.Seq) (SurvivorReader, error) {
+	r, err := s.Store.Survivors(after, through)
 	if err != nil {
 		return nil, err
 	}

@@ -127,7 +127,7 @@ func (x RepairAnswer_Lack) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RepairAnswer_Lack.Descriptor instead.
 func (RepairAnswer_Lack) EnumDescriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{23, 0}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{26, 0}
 }
 
 type Refusal_Reason int32
@@ -212,7 +212,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{26, 0}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type Position struct {
@@ -920,6 +920,8 @@ type SourceMessage struct {
 	//	*SourceMessage_ImageEnd
 	//	*SourceMessage_Fork
 	//	*SourceMessage_Batch
+	//	*SourceMessage_LeapStart
+	//	*SourceMessage_LeapEnd
 	Message       isSourceMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1016,6 +1018,24 @@ func (x *SourceMessage) GetBatch() *Batch {
 	return nil
 }
 
+func (x *SourceMessage) GetLeapStart() *LeapStart {
+	if x != nil {
+		if x, ok := x.Message.(*SourceMessage_LeapStart); ok {
+			return x.LeapStart
+		}
+	}
+	return nil
+}
+
+func (x *SourceMessage) GetLeapEnd() *LeapEnd {
+	if x != nil {
+		if x, ok := x.Message.(*SourceMessage_LeapEnd); ok {
+			return x.LeapEnd
+		}
+	}
+	return nil
+}
+
 type isSourceMessage_Message interface {
 	isSourceMessage_Message()
 }
@@ -1044,6 +1064,14 @@ type SourceMessage_Batch struct {
 	Batch *Batch `protobuf:"bytes,6,opt,name=batch,proto3,oneof"`
 }
 
+type SourceMessage_LeapStart struct {
+	LeapStart *LeapStart `protobuf:"bytes,7,opt,name=leap_start,json=leapStart,proto3,oneof"`
+}
+
+type SourceMessage_LeapEnd struct {
+	LeapEnd *LeapEnd `protobuf:"bytes,8,opt,name=leap_end,json=leapEnd,proto3,oneof"`
+}
+
 func (*SourceMessage_Hello) isSourceMessage_Message() {}
 
 func (*SourceMessage_ImageStart) isSourceMessage_Message() {}
@@ -1055,6 +1083,10 @@ func (*SourceMessage_ImageEnd) isSourceMessage_Message() {}
 func (*SourceMessage_Fork) isSourceMessage_Message() {}
 
 func (*SourceMessage_Batch) isSourceMessage_Message() {}
+
+func (*SourceMessage_LeapStart) isSourceMessage_Message() {}
+
+func (*SourceMessage_LeapEnd) isSourceMessage_Message() {}
 
 type ReplicaMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1241,7 +1273,11 @@ type Welcome struct {
 	// How many bytes of data the replica takes ahead of its acknowledgements.
 	CreditBytes int64 `protobuf:"varint,3,opt,name=credit_bytes,json=creditBytes,proto3" json:"credit_bytes,omitempty"`
 	// An image sync that was interrupted and can go on.
-	Partial       *PartialImage `protobuf:"bytes,4,opt,name=partial,proto3" json:"partial,omitempty"`
+	Partial *PartialImage `protobuf:"bytes,4,opt,name=partial,proto3" json:"partial,omitempty"`
+	// The replica takes leaps.
+	Leaps bool `protobuf:"varint,5,opt,name=leaps,proto3" json:"leaps,omitempty"`
+	// A leap from after that was interrupted and can go on.
+	Leap          *PartialLeap `protobuf:"bytes,6,opt,name=leap,proto3" json:"leap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1304,6 +1340,20 @@ func (x *Welcome) GetPartial() *PartialImage {
 	return nil
 }
 
+func (x *Welcome) GetLeaps() bool {
+	if x != nil {
+		return x.Leaps
+	}
+	return false
+}
+
+func (x *Welcome) GetLeap() *PartialLeap {
+	if x != nil {
+		return x.Leap
+	}
+	return nil
+}
+
 type PartialImage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	At    *Position              `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
@@ -1357,6 +1407,51 @@ func (x *PartialImage) GetNextOffset() int64 {
 	return 0
 }
 
+type PartialLeap struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What survives up to this seq is there already.
+	Through       uint64 `protobuf:"varint,1,opt,name=through,proto3" json:"through,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartialLeap) Reset() {
+	*x = PartialLeap{}
+	mi := &file_replication_v1_replication_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartialLeap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartialLeap) ProtoMessage() {}
+
+func (x *PartialLeap) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartialLeap.ProtoReflect.Descriptor instead.
+func (*PartialLeap) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PartialLeap) GetThrough() uint64 {
+	if x != nil {
+		return x.Through
+	}
+	return 0
+}
+
 // ImageStart begins an image of the volume at a position.
 type ImageStart struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1372,7 +1467,7 @@ type ImageStart struct {
 
 func (x *ImageStart) Reset() {
 	*x = ImageStart{}
-	mi := &file_replication_v1_replication_proto_msgTypes[15]
+	mi := &file_replication_v1_replication_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1479,7 @@ func (x *ImageStart) String() string {
 func (*ImageStart) ProtoMessage() {}
 
 func (x *ImageStart) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[15]
+	mi := &file_replication_v1_replication_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1492,7 @@ func (x *ImageStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageStart.ProtoReflect.Descriptor instead.
 func (*ImageStart) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{15}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ImageStart) GetNumber() uint64 {
@@ -1453,7 +1548,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_replication_v1_replication_proto_msgTypes[16]
+	mi := &file_replication_v1_replication_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1560,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[16]
+	mi := &file_replication_v1_replication_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1573,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{16}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Chunk) GetNumber() uint64 {
@@ -1533,7 +1628,7 @@ type ImageEnd struct {
 
 func (x *ImageEnd) Reset() {
 	*x = ImageEnd{}
-	mi := &file_replication_v1_replication_proto_msgTypes[17]
+	mi := &file_replication_v1_replication_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1640,7 @@ func (x *ImageEnd) String() string {
 func (*ImageEnd) ProtoMessage() {}
 
 func (x *ImageEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[17]
+	mi := &file_replication_v1_replication_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1653,7 @@ func (x *ImageEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageEnd.ProtoReflect.Descriptor instead.
 func (*ImageEnd) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{17}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ImageEnd) GetNumber() uint64 {
@@ -1579,7 +1674,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_replication_v1_replication_proto_msgTypes[18]
+	mi := &file_replication_v1_replication_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1686,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[18]
+	mi := &file_replication_v1_replication_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1699,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{18}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Fork) GetNumber() uint64 {
@@ -1615,6 +1710,142 @@ func (x *Fork) GetNumber() uint64 {
 }
 
 func (x *Fork) GetTimeline() *Timeline {
+	if x != nil {
+		return x.Timeline
+	}
+	return nil
+}
+
+// LeapStart says that the batches that follow have what thinning has left of the
+// records of one timeline.
+type LeapStart struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Where the replica stands.
+	From *Position `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// 0, or that of the partial leap that goes on.
+	Through uint64 `protobuf:"varint,3,opt,name=through,proto3" json:"through,omitempty"`
+	// What the records were thinned to, ns; above 0.
+	Interval      int64 `protobuf:"varint,4,opt,name=interval,proto3" json:"interval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeapStart) Reset() {
+	*x = LeapStart{}
+	mi := &file_replication_v1_replication_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeapStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeapStart) ProtoMessage() {}
+
+func (x *LeapStart) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeapStart.ProtoReflect.Descriptor instead.
+func (*LeapStart) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *LeapStart) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *LeapStart) GetFrom() *Position {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *LeapStart) GetThrough() uint64 {
+	if x != nil {
+		return x.Through
+	}
+	return 0
+}
+
+func (x *LeapStart) GetInterval() int64 {
+	if x != nil {
+		return x.Interval
+	}
+	return 0
+}
+
+// LeapEnd says that the leap is complete.
+type LeapEnd struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Of the leap's last record.
+	At *Position `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// Unset, or the timeline that forks there.
+	Timeline      *Timeline `protobuf:"bytes,3,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeapEnd) Reset() {
+	*x = LeapEnd{}
+	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeapEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeapEnd) ProtoMessage() {}
+
+func (x *LeapEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeapEnd.ProtoReflect.Descriptor instead.
+func (*LeapEnd) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *LeapEnd) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *LeapEnd) GetAt() *Position {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *LeapEnd) GetTimeline() *Timeline {
 	if x != nil {
 		return x.Timeline
 	}
@@ -1637,7 +1868,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_replication_v1_replication_proto_msgTypes[19]
+	mi := &file_replication_v1_replication_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1880,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[19]
+	mi := &file_replication_v1_replication_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1893,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{19}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Batch) GetNumber() uint64 {
@@ -1713,7 +1944,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_replication_v1_replication_proto_msgTypes[20]
+	mi := &file_replication_v1_replication_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1956,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[20]
+	mi := &file_replication_v1_replication_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1969,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{20}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Ack) GetNumber() uint64 {
@@ -1769,7 +2000,7 @@ type RepairQuestion struct {
 
 func (x *RepairQuestion) Reset() {
 	*x = RepairQuestion{}
-	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	mi := &file_replication_v1_replication_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +2012,7 @@ func (x *RepairQuestion) String() string {
 func (*RepairQuestion) ProtoMessage() {}
 
 func (x *RepairQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	mi := &file_replication_v1_replication_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +2025,7 @@ func (x *RepairQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairQuestion.ProtoReflect.Descriptor instead.
 func (*RepairQuestion) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{21}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RepairQuestion) GetWhat() isRepairQuestion_What {
@@ -1850,7 +2081,7 @@ type RepairSectors struct {
 
 func (x *RepairSectors) Reset() {
 	*x = RepairSectors{}
-	mi := &file_replication_v1_replication_proto_msgTypes[22]
+	mi := &file_replication_v1_replication_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1862,7 +2093,7 @@ func (x *RepairSectors) String() string {
 func (*RepairSectors) ProtoMessage() {}
 
 func (x *RepairSectors) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[22]
+	mi := &file_replication_v1_replication_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1875,7 +2106,7 @@ func (x *RepairSectors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairSectors.ProtoReflect.Descriptor instead.
 func (*RepairSectors) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{22}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RepairSectors) GetBase() *Position {
@@ -1915,7 +2146,7 @@ type RepairAnswer struct {
 
 func (x *RepairAnswer) Reset() {
 	*x = RepairAnswer{}
-	mi := &file_replication_v1_replication_proto_msgTypes[23]
+	mi := &file_replication_v1_replication_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2158,7 @@ func (x *RepairAnswer) String() string {
 func (*RepairAnswer) ProtoMessage() {}
 
 func (x *RepairAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[23]
+	mi := &file_replication_v1_replication_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2171,7 @@ func (x *RepairAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAnswer.ProtoReflect.Descriptor instead.
 func (*RepairAnswer) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{23}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RepairAnswer) GetQuestion() *RepairQuestion {
@@ -1987,7 +2218,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_replication_v1_replication_proto_msgTypes[24]
+	mi := &file_replication_v1_replication_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2230,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[24]
+	mi := &file_replication_v1_replication_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2243,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{24}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RepairRequest) GetVersion() uint32 {
@@ -2070,7 +2301,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_replication_v1_replication_proto_msgTypes[25]
+	mi := &file_replication_v1_replication_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2313,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[25]
+	mi := &file_replication_v1_replication_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2326,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{25}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RepairResponse) GetVersion() uint32 {
@@ -2133,7 +2364,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_replication_v1_replication_proto_msgTypes[26]
+	mi := &file_replication_v1_replication_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2376,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[26]
+	mi := &file_replication_v1_replication_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2389,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{26}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -2245,7 +2476,7 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\rR\aversion\"H\n" +
 	"\x10IdentifyResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1a\n" +
-	"\bsoftware\x18\x02 \x01(\tR\bsoftware\"\x81\x03\n" +
+	"\bsoftware\x18\x02 \x01(\tR\bsoftware\"\x85\x04\n" +
 	"\rSourceMessage\x126\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1e.lockstep.replication.v1.HelloH\x00R\x05hello\x12F\n" +
 	"\vimage_start\x18\x02 \x01(\v2#.lockstep.replication.v1.ImageStartH\x00R\n" +
@@ -2253,7 +2484,10 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x05chunk\x18\x03 \x01(\v2\x1e.lockstep.replication.v1.ChunkH\x00R\x05chunk\x12@\n" +
 	"\timage_end\x18\x04 \x01(\v2!.lockstep.replication.v1.ImageEndH\x00R\bimageEnd\x123\n" +
 	"\x04fork\x18\x05 \x01(\v2\x1d.lockstep.replication.v1.ForkH\x00R\x04fork\x126\n" +
-	"\x05batch\x18\x06 \x01(\v2\x1e.lockstep.replication.v1.BatchH\x00R\x05batchB\t\n" +
+	"\x05batch\x18\x06 \x01(\v2\x1e.lockstep.replication.v1.BatchH\x00R\x05batch\x12C\n" +
+	"\n" +
+	"leap_start\x18\a \x01(\v2\".lockstep.replication.v1.LeapStartH\x00R\tleapStart\x12=\n" +
+	"\bleap_end\x18\b \x01(\v2 .lockstep.replication.v1.LeapEndH\x00R\aleapEndB\t\n" +
 	"\amessage\"\x8b\x01\n" +
 	"\x0eReplicaMessage\x12<\n" +
 	"\awelcome\x18\x01 \x01(\v2 .lockstep.replication.v1.WelcomeH\x00R\awelcome\x120\n" +
@@ -2267,16 +2501,20 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x05 \x01(\x03R\tsizeBytes\x120\n" +
 	"\x04path\x18\x06 \x03(\v2\x1c.lockstep.replication.v1.RunR\x04path\x12?\n" +
-	"\ttimelines\x18\a \x03(\v2!.lockstep.replication.v1.TimelineR\ttimelines\"\xc0\x01\n" +
+	"\ttimelines\x18\a \x03(\v2!.lockstep.replication.v1.TimelineR\ttimelines\"\x90\x02\n" +
 	"\aWelcome\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x127\n" +
 	"\x05after\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\x05after\x12!\n" +
 	"\fcredit_bytes\x18\x03 \x01(\x03R\vcreditBytes\x12?\n" +
-	"\apartial\x18\x04 \x01(\v2%.lockstep.replication.v1.PartialImageR\apartial\"b\n" +
+	"\apartial\x18\x04 \x01(\v2%.lockstep.replication.v1.PartialImageR\apartial\x12\x14\n" +
+	"\x05leaps\x18\x05 \x01(\bR\x05leaps\x128\n" +
+	"\x04leap\x18\x06 \x01(\v2$.lockstep.replication.v1.PartialLeapR\x04leap\"b\n" +
 	"\fPartialImage\x121\n" +
 	"\x02at\x18\x01 \x01(\v2!.lockstep.replication.v1.PositionR\x02at\x12\x1f\n" +
 	"\vnext_offset\x18\x02 \x01(\x03R\n" +
-	"nextOffset\"\xd8\x01\n" +
+	"nextOffset\"'\n" +
+	"\vPartialLeap\x12\x18\n" +
+	"\athrough\x18\x01 \x01(\x04R\athrough\"\xd8\x01\n" +
 	"\n" +
 	"ImageStart\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x121\n" +
@@ -2297,7 +2535,16 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\"]\n" +
 	"\x04Fork\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12=\n" +
-	"\btimeline\x18\x02 \x01(\v2!.lockstep.replication.v1.TimelineR\btimeline\"\xa0\x01\n" +
+	"\btimeline\x18\x02 \x01(\v2!.lockstep.replication.v1.TimelineR\btimeline\"\x90\x01\n" +
+	"\tLeapStart\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x125\n" +
+	"\x04from\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\x04from\x12\x18\n" +
+	"\athrough\x18\x03 \x01(\x04R\athrough\x12\x1a\n" +
+	"\binterval\x18\x04 \x01(\x03R\binterval\"\x93\x01\n" +
+	"\aLeapEnd\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x121\n" +
+	"\x02at\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\x02at\x12=\n" +
+	"\btimeline\x18\x03 \x01(\v2!.lockstep.replication.v1.TimelineR\btimeline\"\xa0\x01\n" +
 	"\x05Batch\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x18\n" +
 	"\arecords\x18\x02 \x01(\rR\arecords\x124\n" +
@@ -2383,7 +2630,7 @@ func file_replication_v1_replication_proto_rawDescGZIP() []byte {
 }
 
 var file_replication_v1_replication_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_replication_v1_replication_proto_goTypes = []any{
 	(Codec)(0),                    // 0: lockstep.replication.v1.Codec
 	(RepairAnswer_Lack)(0),        // 1: lockstep.replication.v1.RepairAnswer.Lack
@@ -2403,76 +2650,85 @@ var file_replication_v1_replication_proto_goTypes = []any{
 	(*Hello)(nil),                 // 15: lockstep.replication.v1.Hello
 	(*Welcome)(nil),               // 16: lockstep.replication.v1.Welcome
 	(*PartialImage)(nil),          // 17: lockstep.replication.v1.PartialImage
-	(*ImageStart)(nil),            // 18: lockstep.replication.v1.ImageStart
-	(*Chunk)(nil),                 // 19: lockstep.replication.v1.Chunk
-	(*ImageEnd)(nil),              // 20: lockstep.replication.v1.ImageEnd
-	(*Fork)(nil),                  // 21: lockstep.replication.v1.Fork
-	(*Batch)(nil),                 // 22: lockstep.replication.v1.Batch
-	(*Ack)(nil),                   // 23: lockstep.replication.v1.Ack
-	(*RepairQuestion)(nil),        // 24: lockstep.replication.v1.RepairQuestion
-	(*RepairSectors)(nil),         // 25: lockstep.replication.v1.RepairSectors
-	(*RepairAnswer)(nil),          // 26: lockstep.replication.v1.RepairAnswer
-	(*RepairRequest)(nil),         // 27: lockstep.replication.v1.RepairRequest
-	(*RepairResponse)(nil),        // 28: lockstep.replication.v1.RepairResponse
-	(*Refusal)(nil),               // 29: lockstep.replication.v1.Refusal
-	nil,                           // 30: lockstep.replication.v1.Member.AttributesEntry
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*PartialLeap)(nil),           // 18: lockstep.replication.v1.PartialLeap
+	(*ImageStart)(nil),            // 19: lockstep.replication.v1.ImageStart
+	(*Chunk)(nil),                 // 20: lockstep.replication.v1.Chunk
+	(*ImageEnd)(nil),              // 21: lockstep.replication.v1.ImageEnd
+	(*Fork)(nil),                  // 22: lockstep.replication.v1.Fork
+	(*LeapStart)(nil),             // 23: lockstep.replication.v1.LeapStart
+	(*LeapEnd)(nil),               // 24: lockstep.replication.v1.LeapEnd
+	(*Batch)(nil),                 // 25: lockstep.replication.v1.Batch
+	(*Ack)(nil),                   // 26: lockstep.replication.v1.Ack
+	(*RepairQuestion)(nil),        // 27: lockstep.replication.v1.RepairQuestion
+	(*RepairSectors)(nil),         // 28: lockstep.replication.v1.RepairSectors
+	(*RepairAnswer)(nil),          // 29: lockstep.replication.v1.RepairAnswer
+	(*RepairRequest)(nil),         // 30: lockstep.replication.v1.RepairRequest
+	(*RepairResponse)(nil),        // 31: lockstep.replication.v1.RepairResponse
+	(*Refusal)(nil),               // 32: lockstep.replication.v1.Refusal
+	nil,                           // 33: lockstep.replication.v1.Member.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
 }
 var file_replication_v1_replication_proto_depIdxs = []int32{
 	3,  // 0: lockstep.replication.v1.Timeline.parent:type_name -> lockstep.replication.v1.Position
-	31, // 1: lockstep.replication.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	32, // 2: lockstep.replication.v1.Settings.checkpoint_interval:type_name -> google.protobuf.Duration
-	32, // 3: lockstep.replication.v1.Settings.barrier_timeout:type_name -> google.protobuf.Duration
-	32, // 4: lockstep.replication.v1.Settings.window:type_name -> google.protobuf.Duration
-	30, // 5: lockstep.replication.v1.Member.attributes:type_name -> lockstep.replication.v1.Member.AttributesEntry
+	34, // 1: lockstep.replication.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	35, // 2: lockstep.replication.v1.Settings.checkpoint_interval:type_name -> google.protobuf.Duration
+	35, // 3: lockstep.replication.v1.Settings.barrier_timeout:type_name -> google.protobuf.Duration
+	35, // 4: lockstep.replication.v1.Settings.window:type_name -> google.protobuf.Duration
+	33, // 5: lockstep.replication.v1.Member.attributes:type_name -> lockstep.replication.v1.Member.AttributesEntry
 	8,  // 6: lockstep.replication.v1.Member.progress:type_name -> lockstep.replication.v1.Progress
 	6,  // 7: lockstep.replication.v1.AnnounceRequest.settings:type_name -> lockstep.replication.v1.Settings
 	7,  // 8: lockstep.replication.v1.AnnounceRequest.members:type_name -> lockstep.replication.v1.Member
-	31, // 9: lockstep.replication.v1.AnnounceRequest.valid_until:type_name -> google.protobuf.Timestamp
+	34, // 9: lockstep.replication.v1.AnnounceRequest.valid_until:type_name -> google.protobuf.Timestamp
 	15, // 10: lockstep.replication.v1.SourceMessage.hello:type_name -> lockstep.replication.v1.Hello
-	18, // 11: lockstep.replication.v1.SourceMessage.image_start:type_name -> lockstep.replication.v1.ImageStart
-	19, // 12: lockstep.replication.v1.SourceMessage.chunk:type_name -> lockstep.replication.v1.Chunk
-	20, // 13: lockstep.replication.v1.SourceMessage.image_end:type_name -> lockstep.replication.v1.ImageEnd
-	21, // 14: lockstep.replication.v1.SourceMessage.fork:type_name -> lockstep.replication.v1.Fork
-	22, // 15: lockstep.replication.v1.SourceMessage.batch:type_name -> lockstep.replication.v1.Batch
-	16, // 16: lockstep.replication.v1.ReplicaMessage.welcome:type_name -> lockstep.replication.v1.Welcome
-	23, // 17: lockstep.replication.v1.ReplicaMessage.ack:type_name -> lockstep.replication.v1.Ack
-	4,  // 18: lockstep.replication.v1.Hello.path:type_name -> lockstep.replication.v1.Run
-	5,  // 19: lockstep.replication.v1.Hello.timelines:type_name -> lockstep.replication.v1.Timeline
-	3,  // 20: lockstep.replication.v1.Welcome.after:type_name -> lockstep.replication.v1.Position
-	17, // 21: lockstep.replication.v1.Welcome.partial:type_name -> lockstep.replication.v1.PartialImage
-	3,  // 22: lockstep.replication.v1.PartialImage.at:type_name -> lockstep.replication.v1.Position
-	3,  // 23: lockstep.replication.v1.ImageStart.at:type_name -> lockstep.replication.v1.Position
-	5,  // 24: lockstep.replication.v1.ImageStart.timelines:type_name -> lockstep.replication.v1.Timeline
-	0,  // 25: lockstep.replication.v1.Chunk.codec:type_name -> lockstep.replication.v1.Codec
-	5,  // 26: lockstep.replication.v1.Fork.timeline:type_name -> lockstep.replication.v1.Timeline
-	0,  // 27: lockstep.replication.v1.Batch.codec:type_name -> lockstep.replication.v1.Codec
-	3,  // 28: lockstep.replication.v1.Ack.durable:type_name -> lockstep.replication.v1.Position
-	3,  // 29: lockstep.replication.v1.RepairQuestion.record:type_name -> lockstep.replication.v1.Position
-	25, // 30: lockstep.replication.v1.RepairQuestion.sectors:type_name -> lockstep.replication.v1.RepairSectors
-	3,  // 31: lockstep.replication.v1.RepairSectors.base:type_name -> lockstep.replication.v1.Position
-	24, // 32: lockstep.replication.v1.RepairAnswer.question:type_name -> lockstep.replication.v1.RepairQuestion
-	3,  // 33: lockstep.replication.v1.RepairAnswer.at:type_name -> lockstep.replication.v1.Position
-	1,  // 34: lockstep.replication.v1.RepairAnswer.lacking:type_name -> lockstep.replication.v1.RepairAnswer.Lack
-	24, // 35: lockstep.replication.v1.RepairRequest.question:type_name -> lockstep.replication.v1.RepairQuestion
-	26, // 36: lockstep.replication.v1.RepairRequest.answer:type_name -> lockstep.replication.v1.RepairAnswer
-	26, // 37: lockstep.replication.v1.RepairResponse.answer:type_name -> lockstep.replication.v1.RepairAnswer
-	24, // 38: lockstep.replication.v1.RepairResponse.question:type_name -> lockstep.replication.v1.RepairQuestion
-	2,  // 39: lockstep.replication.v1.Refusal.reason:type_name -> lockstep.replication.v1.Refusal.Reason
-	9,  // 40: lockstep.replication.v1.Replication.Announce:input_type -> lockstep.replication.v1.AnnounceRequest
-	11, // 41: lockstep.replication.v1.Replication.Identify:input_type -> lockstep.replication.v1.IdentifyRequest
-	13, // 42: lockstep.replication.v1.Replication.Replicate:input_type -> lockstep.replication.v1.SourceMessage
-	27, // 43: lockstep.replication.v1.Replication.Repair:input_type -> lockstep.replication.v1.RepairRequest
-	10, // 44: lockstep.replication.v1.Replication.Announce:output_type -> lockstep.replication.v1.AnnounceResponse
-	12, // 45: lockstep.replication.v1.Replication.Identify:output_type -> lockstep.replication.v1.IdentifyResponse
-	14, // 46: lockstep.replication.v1.Replication.Replicate:output_type -> lockstep.replication.v1.ReplicaMessage
-	28, // 47: lockstep.replication.v1.Replication.Repair:output_type -> lockstep.replication.v1.RepairResponse
-	44, // [44:48] is the sub-list for method output_type
-	40, // [40:44] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	19, // 11: lockstep.replication.v1.SourceMessage.image_start:type_name -> lockstep.replication.v1.ImageStart
+	20, // 12: lockstep.replication.v1.SourceMessage.chunk:type_name -> lockstep.replication.v1.Chunk
+	21, // 13: lockstep.replication.v1.SourceMessage.image_end:type_name -> lockstep.replication.v1.ImageEnd
+	22, // 14: lockstep.replication.v1.SourceMessage.fork:type_name -> lockstep.replication.v1.Fork
+	25, // 15: lockstep.replication.v1.SourceMessage.batch:type_name -> lockstep.replication.v1.Batch
+	23, // 16: lockstep.replication.v1.SourceMessage.leap_start:type_name -> lockstep.replication.v1.LeapStart
+	24, // 17: lockstep.replication.v1.SourceMessage.leap_end:type_name -> lockstep.replication.v1.LeapEnd
+	16, // 18: lockstep.replication.v1.ReplicaMessage.welcome:type_name -> lockstep.replication.v1.Welcome
+	26, // 19: lockstep.replication.v1.ReplicaMessage.ack:type_name -> lockstep.replication.v1.Ack
+	4,  // 20: lockstep.replication.v1.Hello.path:type_name -> lockstep.replication.v1.Run
+	5,  // 21: lockstep.replication.v1.Hello.timelines:type_name -> lockstep.replication.v1.Timeline
+	3,  // 22: lockstep.replication.v1.Welcome.after:type_name -> lockstep.replication.v1.Position
+	17, // 23: lockstep.replication.v1.Welcome.partial:type_name -> lockstep.replication.v1.PartialImage
+	18, // 24: lockstep.replication.v1.Welcome.leap:type_name -> lockstep.replication.v1.PartialLeap
+	3,  // 25: lockstep.replication.v1.PartialImage.at:type_name -> lockstep.replication.v1.Position
+	3,  // 26: lockstep.replication.v1.ImageStart.at:type_name -> lockstep.replication.v1.Position
+	5,  // 27: lockstep.replication.v1.ImageStart.timelines:type_name -> lockstep.replication.v1.Timeline
+	0,  // 28: lockstep.replication.v1.Chunk.codec:type_name -> lockstep.replication.v1.Codec
+	5,  // 29: lockstep.replication.v1.Fork.timeline:type_name -> lockstep.replication.v1.Timeline
+	3,  // 30: lockstep.replication.v1.LeapStart.from:type_name -> lockstep.replication.v1.Position
+	3,  // 31: lockstep.replication.v1.LeapEnd.at:type_name -> lockstep.replication.v1.Position
+	5,  // 32: lockstep.replication.v1.LeapEnd.timeline:type_name -> lockstep.replication.v1.Timeline
+	0,  // 33: lockstep.replication.v1.Batch.codec:type_name -> lockstep.replication.v1.Codec
+	3,  // 34: lockstep.replication.v1.Ack.durable:type_name -> lockstep.replication.v1.Position
+	3,  // 35: lockstep.replication.v1.RepairQuestion.record:type_name -> lockstep.replication.v1.Position
+	28, // 36: lockstep.replication.v1.RepairQuestion.sectors:type_name -> lockstep.replication.v1.RepairSectors
+	3,  // 37: lockstep.replication.v1.RepairSectors.base:type_name -> lockstep.replication.v1.Position
+	27, // 38: lockstep.replication.v1.RepairAnswer.question:type_name -> lockstep.replication.v1.RepairQuestion
+	3,  // 39: lockstep.replication.v1.RepairAnswer.at:type_name -> lockstep.replication.v1.Position
+	1,  // 40: lockstep.replication.v1.RepairAnswer.lacking:type_name -> lockstep.replication.v1.RepairAnswer.Lack
+	27, // 41: lockstep.replication.v1.RepairRequest.question:type_name -> lockstep.replication.v1.RepairQuestion
+	29, // 42: lockstep.replication.v1.RepairRequest.answer:type_name -> lockstep.replication.v1.RepairAnswer
+	29, // 43: lockstep.replication.v1.RepairResponse.answer:type_name -> lockstep.replication.v1.RepairAnswer
+	27, // 44: lockstep.replication.v1.RepairResponse.question:type_name -> lockstep.replication.v1.RepairQuestion
+	2,  // 45: lockstep.replication.v1.Refusal.reason:type_name -> lockstep.replication.v1.Refusal.Reason
+	9,  // 46: lockstep.replication.v1.Replication.Announce:input_type -> lockstep.replication.v1.AnnounceRequest
+	11, // 47: lockstep.replication.v1.Replication.Identify:input_type -> lockstep.replication.v1.IdentifyRequest
+	13, // 48: lockstep.replication.v1.Replication.Replicate:input_type -> lockstep.replication.v1.SourceMessage
+	30, // 49: lockstep.replication.v1.Replication.Repair:input_type -> lockstep.replication.v1.RepairRequest
+	10, // 50: lockstep.replication.v1.Replication.Announce:output_type -> lockstep.replication.v1.AnnounceResponse
+	12, // 51: lockstep.replication.v1.Replication.Identify:output_type -> lockstep.replication.v1.IdentifyResponse
+	14, // 52: lockstep.replication.v1.Replication.Replicate:output_type -> lockstep.replication.v1.ReplicaMessage
+	31, // 53: lockstep.replication.v1.Replication.Repair:output_type -> lockstep.replication.v1.RepairResponse
+	50, // [50:54] is the sub-list for method output_type
+	46, // [46:50] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_replication_v1_replication_proto_init() }
@@ -2487,12 +2743,14 @@ func file_replication_v1_replication_proto_init() {
 		(*SourceMessage_ImageEnd)(nil),
 		(*SourceMessage_Fork)(nil),
 		(*SourceMessage_Batch)(nil),
+		(*SourceMessage_LeapStart)(nil),
+		(*SourceMessage_LeapEnd)(nil),
 	}
 	file_replication_v1_replication_proto_msgTypes[11].OneofWrappers = []any{
 		(*ReplicaMessage_Welcome)(nil),
 		(*ReplicaMessage_Ack)(nil),
 	}
-	file_replication_v1_replication_proto_msgTypes[21].OneofWrappers = []any{
+	file_replication_v1_replication_proto_msgTypes[24].OneofWrappers = []any{
 		(*RepairQuestion_Record)(nil),
 		(*RepairQuestion_Sectors)(nil),
 	}
@@ -2502,7 +2760,7 @@ func file_replication_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_v1_replication_proto_rawDesc), len(file_replication_v1_replication_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   28,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
