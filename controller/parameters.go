@@ -102,16 +102,14 @@ type settingsPatch struct {
 // apply returns settings with the named ones replaced. It does not check how
 // they go together; checkSettings does.
 func (p *settingsPatch) apply(settings group.Settings) group.Settings {
+	before := settings
 	set(&settings.CheckpointInterval, p.CheckpointInterval)
 	set(&settings.BarrierTimeout, p.BarrierTimeout)
-	if p.History != nil && p.Window == nil {
-		settings.Window = windowOf(*p.History)
-	}
 	set(&settings.Window, p.Window)
 	set(&settings.History, p.History)
 	set(&settings.JournalBytes, p.JournalBytes)
 	set(&settings.ReplicateTo, p.ReplicateTo)
-	return settings
+	return agree(before, settings, p.Window != nil, p.History != nil)
 }
 
 func checkSettings(settings group.Settings) error {

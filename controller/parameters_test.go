@@ -165,7 +165,11 @@ func TestSettingsTakeEffect(t *testing.T) {
 
 // TestHistorySaysTheWindow checks what becomes of the one when the other is named.
 func TestHistorySaysTheWindow(t *testing.T) {
-	before := group.Settings{}.WithDefaults()
+	byDefault := group.Settings{}.WithDefaults()
+	whole, half := byDefault, byDefault
+	whole.History, whole.Window = "", 24*time.Hour
+	half.CheckpointInterval, half.History = 500*time.Millisecond, "100ms:1h,1m:24h,1h:7d"
+	before := whole
 	thinned := before
 	thinned.History, thinned.Window = "1s:1h,1m:7d", 7*24*time.Hour
 	for _, test := range []struct {
@@ -179,6 +183,11 @@ func TestHistorySaysTheWindow(t *testing.T) {
 		{name: "both, and they agree", base: before, parameters: map[string]string{"history": "1s:1h,1m:7d", "window": "7d"}, want: thinned},
 		{name: "both, and they do not", base: before, parameters: map[string]string{"history": "1s:1h,1m:7d", "window": "8d"}, refused: true},
 		{name: "another window for a history", base: thinned, parameters: map[string]string{"window": "24h"}, refused: true},
+		{name: "a window for the default history", base: byDefault, parameters: map[string]string{"window": "24h"}, want: whole},
+		{name: "an interval for the default history", base: byDefault, parameters: map[string]string{"checkpointInterval": "500ms"}, want: half},
+		{name: "and back", base: half, parameters: map[string]string{"checkpointInterval": "1s"}, want: byDefault},
+		{name: "a history for the default one", base: byDefault, parameters: map[string]string{"history": "1s:1h,1m:7d"}, want: thinned},
+		{name: "another interval for a window", base: whole, parameters: map[string]string{"checkpointInterval": "1s"}, want: whole},
 		{name: "a first tier that would drop", base: before, parameters: map[string]string{"history": "2s:1h,1m:7d"}, refused: true},
 		{name: "checkpoints that the first tier would drop", base: thinned, parameters: map[string]string{"checkpointInterval": "500ms"}, refused: true},
 	} {

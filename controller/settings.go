@@ -13,16 +13,31 @@ import (
 
 // overlay returns base with what chosen says, where it says something.
 func overlay(base, chosen group.Settings) group.Settings {
+	before := base
 	pick(&base.CheckpointInterval, chosen.CheckpointInterval)
 	pick(&base.BarrierTimeout, chosen.BarrierTimeout)
-	if chosen.History != "" && chosen.Window == 0 {
-		chosen.Window = windowOf(chosen.History)
-	}
 	pick(&base.Window, chosen.Window)
 	pick(&base.History, chosen.History)
 	pick(&base.JournalBytes, chosen.JournalBytes)
 	pick(&base.ReplicateTo, chosen.ReplicateTo)
-	return base
+	return agree(before, base, chosen.Window != 0, chosen.History != "")
+}
+
+// agree has window and history of changed settings say the same, where only one of
+// them was named, or neither: a history says the window; and the default history,
+// which nobody chose, gives way to a window, which alone keeps every checkpoint,
+// and goes with the interval.
+func agree(before, after group.Settings, window, history bool) group.Settings {
+	byDefault := before.History == group.DefaultHistory(before.CheckpointInterval)
+	switch {
+	case history && !window:
+		after.Window = windowOf(after.History)
+	case window && !history && byDefault:
+		after.History = ""
+	case !history && byDefault:
+		after.History = group.DefaultHistory(after.CheckpointInterval)
+	}
+	return after
 }
 
 // windowOf is the window that a history says; 0 if it cannot be read, which

@@ -115,8 +115,11 @@ func TestGroupSettings(t *testing.T) {
 	ctx := context.Background()
 	s := newSite(t)
 	alone := s.createVolume("alone", nil)
-	if settings, ok := s.backend.Settings("alone"); !ok || settings.Window != 24*time.Hour || settings.CheckpointInterval != time.Second {
+	if settings, ok := s.backend.Settings("alone"); !ok || settings != (group.Settings{}).WithDefaults() || settings.CheckpointInterval != time.Second {
 		t.Errorf("a volume's own group has %+v, %t", settings, ok)
+	}
+	if settings, _ := s.backend.Settings("alone"); settings.History != "1s:1h,1m:24h,1h:7d" || settings.Window != 7*24*time.Hour {
+		t.Errorf("by default a group has history %q and window %v", settings.History, settings.Window)
 	}
 	s.createVolume("data", map[string]string{"group": "shop", "window": "48h"})
 	s.createVolume("wal", map[string]string{"group": "shop"}) // takes what there is
@@ -142,7 +145,7 @@ func TestGroupSettings(t *testing.T) {
 		}
 	}
 	settings, _ := s.backend.Settings("alone")
-	if settings.CheckpointInterval != 250*time.Millisecond || settings.Window != 24*time.Hour {
+	if settings.CheckpointInterval != 250*time.Millisecond || settings.History != group.DefaultHistory(settings.CheckpointInterval) {
 		t.Errorf("after modification the group has %+v", settings)
 	}
 	wantCode(t, modify(alone.GetVolumeId(), map[string]string{"replicateTo": "b"}), codes.InvalidArgument)

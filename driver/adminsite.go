@@ -90,13 +90,18 @@ func (a adminSite) Adopt(ctx context.Context, from adminserver.Adoption) (journa
 	return id, err
 }
 
+// adoptedWindow is for how long every checkpoint of an adopted store is kept, unless
+// its group exists.
+const adoptedWindow = 24 * time.Hour
+
 func (a adminSite) adopt(ctx context.Context, from adminserver.Adoption) (journal.VolumeID, error) {
 	id, size, err := a.site.StoreToAdopt(from.Store)
 	if err != nil {
 		return id, err
 	}
 	known := controller.Adoption{ID: id, Name: from.Name, SizeBytes: size, Group: from.Group, BlockBytes: engineBlockBytes}
-	known.Settings = group.Settings{ReplicateTo: from.ReplicateTo}.WithDefaults()
+	// Nobody asked for what the store holds to be thinned.
+	known.Settings = group.Settings{ReplicateTo: from.ReplicateTo, Window: adoptedWindow}.WithDefaults()
 	if err := a.known.MayAdopt(known); err != nil {
 		return id, err
 	}

@@ -13,10 +13,20 @@ const (
 	MinCheckpointInterval     = 100 * time.Millisecond
 	DefaultBarrierTimeout     = 50 * time.Millisecond
 	MaxBarrierTimeout         = 10 * time.Second
-	DefaultWindow             = 24 * time.Hour
 )
 
-// WithDefaults fills in what is zero.
+// DefaultHistory is the History of a group that is given neither that nor a Window:
+// every checkpoint for an hour, one a minute for a day, one an hour for a week. The
+// first tier's interval only has to be one that checkpoints are not closer than.
+func DefaultHistory(checkpointInterval time.Duration) string {
+	if checkpointInterval < DefaultCheckpointInterval {
+		return "100ms:1h,1m:24h,1h:7d"
+	}
+	return "1s:1h,1m:24h,1h:7d"
+}
+
+// WithDefaults fills in what is zero. A Window without a History stays so: then every
+// checkpoint is kept for it.
 func (s Settings) WithDefaults() Settings {
 	if s.CheckpointInterval == 0 {
 		s.CheckpointInterval = DefaultCheckpointInterval
@@ -25,7 +35,9 @@ func (s Settings) WithDefaults() Settings {
 		s.BarrierTimeout = DefaultBarrierTimeout
 	}
 	if s.Window == 0 {
-		s.Window = DefaultWindow
+		if s.History == "" {
+			s.History = DefaultHistory(s.CheckpointInterval)
+		}
 		if h, err := journal.ParseHistory(s.History); err == nil && len(h) > 0 {
 			s.Window = h.Window()
 		}

@@ -59,6 +59,15 @@ func TestSettingsBounds(t *testing.T) {
 	if err := good.Validate(); err != nil {
 		t.Errorf("defaults: %v", err)
 	}
+	for _, interval := range []time.Duration{group.MinCheckpointInterval, 700 * time.Millisecond, time.Second, time.Hour} {
+		s := group.Settings{CheckpointInterval: interval}.WithDefaults()
+		if h, err := journal.ParseHistory(s.History); err != nil || h.String() != s.History || s.Validate() != nil || s.Window != 7*24*time.Hour {
+			t.Errorf("defaults for an interval of %v: %+v, %v, %v", interval, s, err, s.Validate())
+		}
+	}
+	if s := (group.Settings{Window: time.Hour}).WithDefaults(); s.History != "" {
+		t.Errorf("a window alone comes with history %q", s.History)
+	}
 	thinned := group.Settings{History: "1s:1h,1m:7d"}.WithDefaults()
 	if err := thinned.Validate(); err != nil || thinned.Window != 7*24*time.Hour {
 		t.Errorf("a history alone gives a window of %v, %v", thinned.Window, err)

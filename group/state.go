@@ -28,11 +28,11 @@ type Settings struct {
 	// BarrierTimeout bounds how long writes may wait for a checkpoint;
 	// default 50 ms.
 	BarrierTimeout time.Duration
-	// Window is how far back history is wanted; default 24 h.
+	// Window is how far back history is wanted; by default, the last age of History.
 	Window time.Duration
 	// History says which checkpoints are kept at which age, as
 	// journal.ParseHistory reads it; empty keeps every one for the window. Its
-	// last age is the window.
+	// last age is the window. Without both it is DefaultHistory.
 	History string `json:",omitempty"`
 	// JournalBytes is the journal budget of each member; 0 picks a default
 	// from the member's size.

@@ -70,8 +70,9 @@ type ConsistencyGroupSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!self.endsWith('d') && duration(self) >= duration('1ms') && duration(self) <= duration('10s')",message="must be 1ms to 10s"
 	BarrierTimeout Duration `json:"barrierTimeout,omitempty"`
 
-	// How far back history is wanted: 1m to 3650d. Default 24h. It is shorter
-	// while the journal or the backing volume has no room for it, see
+	// How far back history is wanted: 1m to 3650d. Without history every
+	// checkpoint is kept for that long. Default: the last age of history. It is
+	// shorter while the journal or the backing volume has no room for it, see
 	// status.achievedWindow.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self.endsWith('d') ? self.matches('^0*([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|36[0-4][0-9]|3650)d$') : duration(self) >= duration('1m') && duration(self) <= duration('87600h')",message="must be 1m to 3650d"
@@ -81,8 +82,8 @@ type ConsistencyGroupSpec struct {
 	// example 1s:1h,1m:24h,1h:7d, which keeps every checkpoint for an hour, then
 	// one a minute up to a day, then one an hour up to a week. Intervals and ages
 	// rise, each interval is a multiple of the one before, and the first is not
-	// longer than checkpointInterval. The last age is the window. Default: every
-	// checkpoint is kept for the window.
+	// longer than checkpointInterval. The last age is the window. Default, where
+	// the window is not given either: 1s:1h,1m:24h,1h:7d.
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
 	// +kubebuilder:validation:Pattern=`^[0-9a-z.]+:[0-9a-z.]+(, *[0-9a-z.]+:[0-9a-z.]+)*$`
