@@ -222,6 +222,34 @@ func TestRunWithEveryByteFlipped(t *testing.T) {
 	}
 }
 
+// TestDamagedRunIsDropped, also when nobody else has it open: or what merges it would
+// meet it again for ever.
+func TestDamagedRunIsDropped(t *testing.T) {
+	_, cfg, key := makeRun(t, randomTable(rand.New(rand.NewPCG(1, 4)), 100, 1<<16, 4, 7))
+	rs := newRunSet(cfg, goldenVolume, 1<<20)
+	acquire := func() *run {
+		t.Helper()
+		rs.add(key)
+		r := rs.acquire(key, func([]runSegment) bool { return true })
+		if r == nil {
+			t.Fatal("the run cannot be opened")
+		}
+		return r
+	}
+	found := acquire()
+	rs.release(found)
+	now := acquire()
+	rs.damaged(&runDamage{run: found, err: ErrCorrupt})
+	if !rs.has(key) {
+		t.Error("a run was dropped for the damage of the one before it")
+	}
+	rs.release(now)
+	rs.damaged(&runDamage{run: now, err: ErrCorrupt})
+	if rs.has(key) {
+		t.Error("a damaged run that nobody has open is still known")
+	}
+}
+
 // TestRunOfOthersIsRefused: a block, and a file, belong to one run.
 func TestRunOfOthersIsRefused(t *testing.T) {
 	want := randomTable(rand.New(rand.NewPCG(3, 6)), 300, 1<<16, 4, 7)

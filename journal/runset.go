@@ -139,11 +139,14 @@ func (rs *runSet) close(r *run) {
 	}
 }
 
-// damaged drops a run in which a block could not be read.
+// damaged drops a run in which a block could not be read, unless another one has
+// taken its place and is in use. Whoever found the damage may have been its last user:
+// then nobody has it open any more.
 func (rs *runSet) damaged(d *runDamage) {
 	rs.mu.Lock()
 	_, known := rs.known[d.run.header.key]
-	current := known && rs.open[d.run.header.key] == d.run
+	open := rs.open[d.run.header.key]
+	current := known && (open == nil || open == d.run)
 	rs.mu.Unlock()
 	if current {
 		rs.cfg.Log.Warn("index run is damaged and is made again", "volume", rs.volume, "run", d.run.name, "error", d.err)

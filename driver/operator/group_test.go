@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -63,7 +64,7 @@ func TestAGroupHasAResource(t *testing.T) {
 	})
 	st := g.Status
 	if st.Role != v1alpha1.RolePrimary || st.Term != 1 || st.MemberCount != 1 || st.NewestPoint == nil || st.NewestPoint.Checkpoint != 12 || st.OldestPoint.Checkpoint != 10 ||
-		st.Settings.Window != "1d" || st.Replication != nil || !isTrue(&g, v1alpha1.GroupWindowAchieved) || !isTrue(&g, v1alpha1.GroupSettingsAccepted) {
+		st.Settings.Window != "7d" || st.Settings.History != group.DefaultHistory(time.Second) || st.Replication != nil || !isTrue(&g, v1alpha1.GroupWindowAchieved) || !isTrue(&g, v1alpha1.GroupSettingsAccepted) {
 		t.Errorf("status %+v", st)
 	}
 	if m := st.Members[0]; m.Volume != id(1).String() || m.Claim != "data" || m.Node != "node1" || !m.Attached || m.Size.Value() != gib {

@@ -3,6 +3,7 @@ package site_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -13,7 +14,7 @@ func TestAGroupsHistoryIsItsMembers(t *testing.T) {
 	fs := vfs.NewMem()
 	s := prepared(t, fs)
 	settings := quiet()
-	settings.History = "1h:2h,2h:1d"
+	settings.History, settings.Window = "1h:2h,2h:1d", 24*time.Hour
 	if err := s.Groups().Modify(context.Background(), "shop", settings); err != nil {
 		t.Fatal(err)
 	}
