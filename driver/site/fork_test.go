@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -373,16 +374,17 @@ func TestForksGrowOld(t *testing.T) {
 func TestForksWaitForTheirVolumes(t *testing.T) {
 	ctx := context.Background()
 	mem := vfs.NewMem()
-	fault := vfs.NewFault(mem)
-	s := prepared(t, fault)
+	disk := &unsyncedFS{FS: mem, of: volumeB.String()}
+	s := prepared(t, disk)
 	s.makeFork(t, "x", "pin:before")
 	if err := s.fillFork("x", 7, true); err != nil {
 		t.Fatal(err)
 	}
-	fault.FailAt(fault.Count(vfs.OpSync)+1, errors.New("disk says no"), vfs.OpSync)
+	disk.fails.Store(true)
 	if err := s.exports.device(volumeB).WriteAt(ctx, bytes.Repeat([]byte{5}, 512), 0, true); !errors.Is(err, engine.ErrPoisoned) {
 		t.Fatalf("write whose sync fails: %v", err)
 	}
+	disk.fails.Store(false)
 	if done, err := s.ReopenVolume(ctx, volumeB); !done || err != nil {
 		t.Fatalf("reopen under a fork: %t, %v", done, err)
 	}
@@ -406,6 +408,38 @@ func TestForksWaitForTheirVolumes(t *testing.T) {
 	s.TendForks(ctx)
 	s.expectFork(t, "x", 7)
 	mustClose(t, s)
+}
+
+// unsyncedFS is a disk on which the files of one volume cannot be synced for a while,
+// whatever others sync meanwhile.
+type unsyncedFS struct {
+	vfs.FS
+	of    string
+	fails atomic.Bool
+}
+
+func (d *unsyncedFS) Open(name string) (vfs.File, error)   { return d.file(name)(d.FS.Open(name)) }
+func (d *unsyncedFS) Create(name string) (vfs.File, error) { return d.file(name)(d.FS.Create(name)) }
+
+func (d *unsyncedFS) file(name string) func(vfs.File, error) (vfs.File, error) {
+	return func(f vfs.File, err error) (vfs.File, error) {
+		if err != nil || !strings.Contains(name, d.of) {
+			return f, err
+		}
+		return unsyncedFile{f, d}, nil
+	}
+}
+
+type unsyncedFile struct {
+	vfs.File
+	disk *unsyncedFS
+}
+
+func (f unsyncedFile) Sync() error {
+	if f.disk.fails.Load() {
+		return errors.New("disk says no")
+	}
+	return f.File.Sync()
 }
 
 // TestAnImageTakesTheForksOfItsVolume: replication does not wait for forks.
