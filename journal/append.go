@@ -196,7 +196,7 @@ func (s *Store) writeFrames(records []Record) (whole int, err error) {
 		end += frameBytes(len(r.Payload))
 	}
 	bufs = append(bufs, padding[:min(-end&(blockBytes-1), g.bytes-end)])
-	n, err := writeAppend(g.file, bufs, g.end, end)
+	n, err := g.file.WriteVecAt(bufs, g.end)
 	clear(bufs) // payloads are the callers'
 	s.iovecs = bufs[:0]
 	if errors.Is(err, vfs.ErrNoSpace) {
@@ -210,43 +210,6 @@ func (s *Store) writeFrames(records []Record) (whole int, err error) {
 		g.file.StartWriteback(g.end, end-g.end)
 	}
 	return len(records), nil
-}
-
-// streamBytes is how long an append is from which on it does not stay in the page
-// cache. What is written in pieces of that size is seldom read soon, and to
-// find it pages costs more than all else that is done with it
-// (docs/performance.md).
-const streamBytes = 256 << 10
-
-// writeAppend writes buffers from off on, of which frames take what is before end.
-// The page in which the next append begins stays in the cache in any case, so
-// that it need not be read.
-func writeAppend(f vfs.File, bufs [][]byte, off, end int64) (int, error) {
-	if end-off < streamBytes {
-		return f.WriteVecAt(bufs, off)
-	}
-	page := end &^ (blockBytes - 1)
-	head, tail := splitBuffers(bufs, page-off)
-	n, err := f.StreamVecAt(head, off)
-	if err != nil || len(tail) == 0 {
-		return n, err
-	}
-	m, err := f.WriteVecAt(tail, page)
-	return n + m, err
-}
-
-// splitBuffers returns the first n bytes of bufs, and what is behind them. It uses
-// bufs for the former.
-func splitBuffers(bufs [][]byte, n int64) (head, tail [][]byte) {
-	for i, b := range bufs {
-		if n < int64(len(b)) {
-			tail = append([][]byte{b[n:]}, bufs[i+1:]...)
-			bufs[i] = b[:n]
-			return bufs[:i+1], tail
-		}
-		n -= int64(len(b))
-	}
-	return bufs, nil
 }
 
 // wholeFrames is how many of the records have their frames in the first bytes.
