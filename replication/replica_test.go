@@ -48,20 +48,25 @@ func (p *pipe) open() {
 // pump carries messages until there are none, and returns the replica's error.
 func (p *pipe) pump() error {
 	p.t.Helper()
+	return pump(p.t, p.src, p.rep)
+}
+
+func pump(t *testing.T, src *source, rep *replica) error {
+	t.Helper()
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	for {
-		m, err := p.src.next(ended)
+		m, err := src.next(ended)
 		if errors.Is(err, context.Canceled) {
 			return nil
 		}
-		must(p.t, err)
-		if err := p.rep.handle(context.Background(), m); err != nil {
+		must(t, err)
+		if err := rep.handle(context.Background(), m); err != nil {
 			return err
 		}
-		ack, err := p.rep.settle(context.Background())
-		must(p.t, err)
-		must(p.t, p.src.acknowledge(ack.GetAck()))
+		ack, err := rep.settle(context.Background())
+		must(t, err)
+		must(t, src.acknowledge(ack.GetAck()))
 	}
 }
 

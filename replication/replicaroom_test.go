@@ -79,26 +79,7 @@ func (p *fullPair) write(segments int, hot int64) error {
 		must(p.t, err)
 	}
 	must(p.t, p.source.Flush(context.Background()))
-	return p.pump()
-}
-
-func (p *fullPair) pump() error {
-	p.t.Helper()
-	ended, cancel := context.WithCancel(context.Background())
-	cancel()
-	for {
-		m, err := p.src.next(ended)
-		if errors.Is(err, context.Canceled) {
-			return nil
-		}
-		must(p.t, err)
-		if err := p.rep.handle(context.Background(), m); err != nil {
-			return err
-		}
-		ack, err := p.rep.settle(context.Background())
-		must(p.t, err)
-		must(p.t, p.src.acknowledge(ack.GetAck()))
-	}
+	return pump(p.t, p.src, p.rep)
 }
 
 // image is what a store has at a position.
@@ -163,7 +144,7 @@ func TestFullReplicaKeepsItsPoints(t *testing.T) {
 
 	p.disk.SetCapacity(200 * journal.MinSegmentBytes)
 	must(t, p.open())
-	must(t, p.pump())
+	must(t, pump(p.t, p.src, p.rep))
 	p.same()
 	if p.store.Tip() != p.source.Tip() {
 		t.Errorf("the replica stands at %s, its source at %s", p.store.Tip(), p.source.Tip())
