@@ -323,8 +323,8 @@ func TestRateLimit(t *testing.T) {
 	// The burst passes at once; what is behind it is held to the rate.
 	const bytesPerSecond = 1 << 20
 	limiter := rate.NewLimiter(bytesPerSecond, MaxMessageBytes)
-	limiter.AllowN(time.Now(), MaxMessageBytes)
 	begin := time.Now()
+	limiter.AllowN(begin, MaxMessageBytes)
 	r.send("a", "b", gw.address, func(c *SenderConfig) { c.Limiter = limiter })
 	const records = 1000
 	writeSome(t, r.sites["a"].store(volumeOne), records)

@@ -419,9 +419,10 @@ func TestRateLimit(t *testing.T) {
 	r.engines.set(volumeOne, engine.address)
 	const bytesPerSecond, each, messages = 4 << 20, 256 << 10, 8
 	limiter := rate.NewLimiter(bytesPerSecond, replication.MaxMessageBytes)
-	limiter.AllowN(time.Now(), replication.MaxMessageBytes)
-	gw := r.gateway("", r.nobody(), func(c *Config) { c.Limiter = limiter })
+	// The bucket begins to fill again when it is emptied, not when the first message comes.
 	begin := time.Now()
+	limiter.AllowN(begin, replication.MaxMessageBytes)
+	gw := r.gateway("", r.nobody(), func(c *Config) { c.Limiter = limiter })
 	stream, err := replicationv1.NewReplicationClient(r.peer(gw.address)).Replicate(r.within())
 	must(t, err)
 	must(t, stream.Send(hello(volumeOne)))
