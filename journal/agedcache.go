@@ -2,17 +2,20 @@ package journal
 
 import "sync"
 
-// agedCache keeps lists of numbers, each under a place in a segment, up to a
-// number of bytes, nearly. It has two generations: when the younger has half of
-// that, it becomes the older, and what was the older and not used meanwhile is
-// forgotten.
-type agedCache struct {
+// agedCache keeps values that nobody changes any more, each under a place in a
+// segment, up to a number of bytes, nearly. It has two generations: when the younger
+// has half of that, it becomes the older, and what was the older and not used
+// meanwhile is forgotten.
+type agedCache[V sized] struct {
 	limit int64 // bytes
 
 	mu         sync.Mutex
-	young, old map[segmentPlace][]uint32
+	young, old map[segmentPlace]V
 	used       int64 // by young
 }
+
+// sized is a value that says how many bytes of memory it takes.
+type sized interface{ memoryBytes() int64 }
 
 // segmentPlace is an offset in a segment's file.
 type segmentPlace struct {
@@ -20,54 +23,53 @@ type segmentPlace struct {
 	off int64
 }
 
-// agedEntryBytes is what an entry takes besides its numbers.
+// agedEntryBytes is what an entry takes besides its value.
 const agedEntryBytes = 64
 
-func newAgedCache(limit int64) *agedCache {
-	return &agedCache{limit: limit, young: map[segmentPlace][]uint32{}}
+func newAgedCache[V sized](limit int64) *agedCache[V] {
+	return &agedCache[V]{limit: limit, young: map[segmentPlace]V{}}
 }
 
-// get returns a list, which the caller must not change; nil if it is not there.
-func (c *agedCache) get(key segmentPlace) []uint32 {
+// get returns a value, which the caller must not change, and whether it is there.
+func (c *agedCache[V]) get(key segmentPlace) (v V, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if list, ok := c.young[key]; ok {
-		return list
+	if v, ok = c.young[key]; ok {
+		return v, true
 	}
-	list := c.old[key]
-	if list != nil {
+	if v, ok = c.old[key]; ok {
 		delete(c.old, key)
-		c.keep(key, list)
+		c.keep(key, v)
 	}
-	return list
+	return v, ok
 }
 
-// put keeps a list, which nobody changes any more.
-func (c *agedCache) put(key segmentPlace, list []uint32) {
+// put keeps a value.
+func (c *agedCache[V]) put(key segmentPlace, v V) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, ok := c.young[key]; !ok {
-		c.keep(key, list)
+		c.keep(key, v)
 	}
 }
 
-// drop forgets a list.
-func (c *agedCache) drop(key segmentPlace) {
+// drop forgets a value.
+func (c *agedCache[V]) drop(key segmentPlace) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if list, ok := c.young[key]; ok {
-		c.used -= int64(len(list))*4 + agedEntryBytes
+	if v, ok := c.young[key]; ok {
+		c.used -= v.memoryBytes() + agedEntryBytes
 	}
 	delete(c.young, key)
 	delete(c.old, key)
 }
 
-// keep adds a list to the younger generation. mu must be held.
-func (c *agedCache) keep(key segmentPlace, list []uint32) {
-	bytes := int64(len(list))*4 + agedEntryBytes
+// keep adds a value to the younger generation. mu must be held.
+func (c *agedCache[V]) keep(key segmentPlace, v V) {
+	bytes := v.memoryBytes() + agedEntryBytes
 	if c.used+bytes > c.limit/2 && len(c.young) > 0 {
-		c.young, c.old, c.used = map[segmentPlace][]uint32{}, c.young, 0
+		c.young, c.old, c.used = map[segmentPlace]V{}, c.young, 0
 	}
-	c.young[key] = list
+	c.young[key] = v
 	c.used += bytes
 }

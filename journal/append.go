@@ -24,7 +24,8 @@ func (s *Store) Write(p []byte, off int64) (Position, error) {
 	defer s.appendMu.Unlock()
 	for {
 		n := min(len(p), MaxPayloadBytes)
-		r := Record{Kind: KindWrite, Offset: off, Length: int64(n), Payload: p[:n], PayloadCRC: PayloadChecksum(p[:n])}
+		r := Record{Kind: KindWrite, Offset: off, Length: int64(n), Payload: p[:n]}
+		r.PayloadCRC, r.parts = sumPayload(p[:n])
 		pos, err := s.appendLocal(&r)
 		if err != nil || n == len(p) {
 			return pos, err
@@ -196,7 +197,7 @@ func (s *Store) writeFrames(records []Record) (whole int, err error) {
 		end += frameBytes(len(r.Payload))
 	}
 	bufs = append(bufs, padding[:min(-end&(blockBytes-1), g.bytes-end)])
-	n, err := g.file.WriteVecAt(bufs, g.end)
+	n, err := s.writeAppend(g.file, bufs, g.end, end)
 	clear(bufs) // payloads are the callers'
 	s.iovecs = bufs[:0]
 	if errors.Is(err, vfs.ErrNoSpace) {
@@ -233,6 +234,9 @@ func (s *Store) showLocked(records []Record) {
 		case KindWrite, KindDiscard, KindZero:
 			c := g.changes[len(g.changes)-1]
 			s.index.insert(c.start, c.end, c.loc)
+			if r.parts != nil {
+				s.keepParts(g, c.loc.fileOffset(), r)
+			}
 		}
 		s.tree.last[r.Position.Timeline] = r.Position.Seq
 	}

@@ -9,6 +9,12 @@ type BatchWrite struct {
 	Data   []byte // whole sectors, at most MaxPayloadBytes
 }
 
+// payloadSums is what sumPayload returns.
+type payloadSums struct {
+	crc   uint32
+	parts []uint32
+}
+
 // WriteBatch appends writes in their order, as if Write had been called for
 // each, but with one system call for as many as fit a segment: what it costs is
 // mostly the call. On an error a prefix of them may have been appended.
@@ -18,7 +24,7 @@ func (s *Store) WriteBatch(writes []BatchWrite) error {
 	if len(writes) > MaxBatch {
 		return ErrRange
 	}
-	var sums [MaxBatch]uint32
+	var sums [MaxBatch]payloadSums
 	for i, w := range writes {
 		if err := s.checkRange(w.Offset, int64(len(w.Data))); err != nil {
 			return err
@@ -26,7 +32,7 @@ func (s *Store) WriteBatch(writes []BatchWrite) error {
 		if len(w.Data) > MaxPayloadBytes {
 			return ErrRange
 		}
-		sums[i] = PayloadChecksum(w.Data)
+		sums[i].crc, sums[i].parts = sumPayload(w.Data)
 	}
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
@@ -46,14 +52,14 @@ func (s *Store) WriteBatch(writes []BatchWrite) error {
 
 // appendWrites appends the first of the writes and those behind it that fit
 // the same segment, and returns how many. appendMu must be held.
-func (s *Store) appendWrites(writes []BatchWrite, sums []uint32, tip Position) (int, error) {
+func (s *Store) appendWrites(writes []BatchWrite, sums []payloadSums, tip Position) (int, error) {
 	s.records = s.records[:0]
 	defer func() { clear(s.records) }() // payloads are the callers'
 	var room int64
 	for i, w := range writes {
 		r := Record{
 			Kind: KindWrite, Position: Position{tip.Timeline, tip.Seq + 1 + Seq(i)}, Offset: w.Offset, Length: int64(len(w.Data)),
-			Payload: w.Data, PayloadCRC: sums[i],
+			Payload: w.Data, PayloadCRC: sums[i].crc, parts: sums[i].parts,
 		}
 		if i == 0 {
 			if err := s.room(&r); err != nil {

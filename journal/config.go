@@ -68,7 +68,8 @@ type Config struct {
 	Log *slog.Logger
 
 	// CacheBytes is how much of its files the kernel is likely to keep in memory. Long
-	// runs of a volume that is larger are destaged past the page cache. 0: no volume is.
+	// runs of a volume that is larger are destaged past the page cache, and long
+	// appends to a journal whose budget is larger leave it. 0: neither is.
 	CacheBytes int64
 
 	youngExtents int   // see liveIndex; set by Validate, unless by a test

@@ -122,7 +122,7 @@ func inspect(cfg Config) (*inspector, error) {
 		return nil, err
 	}
 	in := &inspector{
-		s: &Store{cfg: cfg, runs: newRunSet(&cfg, VolumeID{}, 0), frames: newAgedCache(inspectCacheBytes), partSums: newAgedCache(inspectCacheBytes), segments: map[segmentID]*segment{}, tree: newTree(map[TimelineID]Timeline{})},
+		s: &Store{cfg: cfg, runs: newRunSet(&cfg, VolumeID{}, 0), frames: newAgedCache[frameList](inspectCacheBytes), parts: newAgedCache[*recordParts](inspectCacheBytes), segments: map[segmentID]*segment{}, tree: newTree(map[TimelineID]Timeline{})},
 		report: Report{Dir: cfg.Dir, JournalDir: cfg.JournalDir, Version: StoreFormatVersion,
 			Timelines: []TimelineReport{}, Pins: []PinReport{}, Segments: []SegmentReport{}, IndexRuns: []RunReport{}, Damage: []Damage{}},
 	}

@@ -40,7 +40,8 @@ func Open(cfg Config) (*Store, error) {
 		repairs: repairs{asked: map[damagePlace]bool{}, about: map[RepairQuestion]damageRange{}, wanted: make(chan struct{}, 1), turn: make(chan struct{})},
 	}
 	s.runs = newRunSet(&s.cfg, s.volume, cfg.IndexMemory/8)
-	s.frames, s.partSums = newAgedCache(cfg.IndexMemory/16), newAgedCache(cfg.IndexMemory/16)
+	s.noteStreaming()
+	s.frames, s.parts = newAgedCache[frameList](cfg.IndexMemory/16), newAgedCache[*recordParts](cfg.IndexMemory/16)
 	if err := s.open(id); err != nil {
 		return nil, fmt.Errorf("open store of volume %s: %w", id.Volume, errors.Join(err, s.release(s.segments)))
 	}

@@ -64,6 +64,10 @@ type Record struct {
 	// arrived and carried unchanged over every hop.
 	PayloadCRC uint32
 	Payload    []byte
+
+	// parts has the checksums of the parts of a long Payload, where it was appended
+	// at this site.
+	parts []uint32
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -10,18 +10,46 @@ import (
 // The index knows where bytes are, and not where the record begins that they are a
 // part of. For a segment that is not sealed, memory has the records; for a sealed
 // one its frames are walked once, header by header, and their offsets are kept for
-// as long as there is room. Long records, of which parts are read most, are few.
+// as long as there is room; a segment of long records, of which parts are read most and
+// which are few, leaves them behind when it is sealed.
+
+// frameList has the offsets of a sealed segment's frames in order, each divided by
+// frameAlign. Those of other records than writes may be missing.
+type frameList []uint32
+
+func (l frameList) memoryBytes() int64 { return int64(len(l)) * 4 }
 
 // find returns the record that a piece is a part of.
 func (r *recordReader) find(x *piece) (recordPlace, error) {
+	off, err := r.frameOf(x)
+	if err != nil {
+		return recordPlace{}, err
+	}
+	start := off + frameHeaderBytes
+	if parts, ok := r.s.parts.get(segmentPlace{x.g, start}); ok && parts.holds(x, start) {
+		return recordPlace{x.g, start, parts.bytes, parts.crc, parts.seq}, nil
+	}
+	b := r.scratch.room(frameHeaderBytes)
+	if err := r.read(x.g, b, off); err != nil {
+		return recordPlace{}, err
+	}
+	place, err := placeOf(b, x, start)
+	if err != nil {
+		err = locate(err, x.g.name, off)
+	}
+	return place, err
+}
+
+// frameOf returns where the frame begins that a piece is in.
+func (r *recordReader) frameOf(x *piece) (off int64, err error) {
 	r.s.mu.RLock()
 	snap := x.g.snapshot()
 	r.s.mu.RUnlock()
-	off := frameBefore(snap.changes, x.off)
+	off = frameBefore(snap.changes, x.off)
 	if snap.sealed {
 		starts, err := r.frameStarts(snap)
 		if err != nil {
-			return recordPlace{}, err
+			return 0, err
 		}
 		i := sort.Search(len(starts), func(i int) bool { return int64(starts[i])*frameAlign >= x.off })
 		off = 0
@@ -30,17 +58,9 @@ func (r *recordReader) find(x *piece) (recordPlace, error) {
 		}
 	}
 	if off == 0 {
-		return recordPlace{}, &CorruptError{File: x.g.name, Offset: x.off, What: "record", Wanted: fmt.Sprintf("one that wrote at %d of the volume", x.at), Found: "none"}
+		return 0, &CorruptError{File: x.g.name, Offset: x.off, What: "record", Wanted: fmt.Sprintf("one that wrote at %d of the volume", x.at), Found: "none"}
 	}
-	b := r.scratch.room(frameHeaderBytes)
-	if err := r.read(x.g, b, off); err != nil {
-		return recordPlace{}, err
-	}
-	place, err := placeOf(b, x, off+frameHeaderBytes)
-	if err != nil {
-		err = locate(err, x.g.name, off)
-	}
-	return place, err
+	return off, nil
 }
 
 // frameBefore returns the offset of the last frame that changes note before a file
@@ -62,17 +82,32 @@ func frameBefore(changes []change, off int64) int64 {
 	return changes[i].loc.fileOffset() - frameHeaderBytes
 }
 
-// frameStarts returns the offsets of a sealed segment's whole frame headers, each
-// divided by frameAlign.
-func (r *recordReader) frameStarts(snap segmentSnapshot) ([]uint32, error) {
+// keepFrames keeps the frames of a segment that is being sealed, if its records are
+// long on average.
+func (s *Store) keepFrames(snap segmentSnapshot) {
+	if int64(len(snap.changes))*wholeBytes > snap.end {
+		return
+	}
+	starts := make(frameList, 0, len(snap.changes))
+	for _, c := range snap.changes {
+		if !c.loc.isZeroes() {
+			starts = append(starts, uint32((c.loc.fileOffset()-frameHeaderBytes)/frameAlign))
+		}
+	}
+	s.frames.put(segmentPlace{snap.segment, 0}, starts)
+}
+
+// frameStarts returns the frames of a sealed segment, which it walks where they are not
+// known. A frame whose header is damaged is left out.
+func (r *recordReader) frameStarts(snap segmentSnapshot) (frameList, error) {
 	key := segmentPlace{snap.segment, 0}
-	if starts := r.s.frames.get(key); starts != nil {
+	if starts, ok := r.s.frames.get(key); ok {
 		return starts, nil
 	}
 	if !r.wait {
 		return nil, errWouldWait
 	}
-	var starts []uint32
+	var starts frameList
 	b := make([]byte, frameHeaderBytes)
 	next, off := snap.first, int64(blockBytes)
 	for next <= snap.last && off+frameHeaderBytes <= snap.end {

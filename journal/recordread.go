@@ -12,17 +12,12 @@ import (
 // before that was found right. Where a read wants all of a record, as it does when
 // blocks are read in the size in which they were written, that costs the checksum.
 // Where it wants a part, the record has to be found first (see recordfind.go), and
-// the rest of it has to be read. So that a long record is not read as a whole for
-// each part of it, its first reader leaves checksums of its parts in memory.
+// the rest of it has to be read, but for long ones (see recordparts.go).
 
 const (
 	// joinedBytes is how much is read together with the frame's header in front
 	// of it, and copied. More is read where it belongs, and the header alone.
 	joinedBytes = 64 << 10
-	// partBytes is the size of the parts of a long record.
-	partBytes = 4 << 10
-	// wholeBytes is the length up to which a record is read as a whole each time.
-	wholeBytes = 4 * partBytes
 )
 
 // readScratch is the memory for reading and checking; for one goroutine at a time.
@@ -184,46 +179,4 @@ func (r *recordReader) readWhole(x *piece, place recordPlace) (payload []byte, e
 	}
 	copy(x.dst, payload[x.off-place.start:])
 	return payload, nil
-}
-
-// readLong checks a piece, which was read, against the checksums of the long
-// record's parts. Without those it reads the record and makes them.
-func (r *recordReader) readLong(x *piece, place recordPlace) error {
-	key := segmentPlace{place.g, place.start}
-	sums := r.s.partSums.get(key)
-	if sums == nil {
-		payload, err := r.readWhole(x, place)
-		if err == nil {
-			r.s.partSums.put(key, sumParts(payload))
-		}
-		return err
-	}
-	from := x.off - place.start
-	to := from + int64(len(x.dst))
-	for part := from / partBytes; part*partBytes < to; part++ {
-		start, end := part*partBytes, min((part+1)*partBytes, int64(place.bytes))
-		p := r.scratch.room(int(end - start))
-		if inside := start >= from && end <= to; inside {
-			p = x.dst[start-from : end-from]
-		} else if err := r.read(place.g, p, place.start+start); err != nil {
-			return err
-		}
-		if got := PayloadChecksum(p); got != sums[part] {
-			return place.damage(fmt.Sprintf(", from byte %d on", start), sums[part], got)
-		}
-		// Of a part at an edge, what was checked is what is given away.
-		copy(x.dst[max(start-from, 0):], p[max(from-start, 0):])
-	}
-	return nil
-}
-
-// sumParts returns the checksums of a verified payload's parts.
-func sumParts(payload []byte) []uint32 {
-	sums := make([]uint32, 0, (len(payload)+partBytes-1)/partBytes)
-	for len(payload) > 0 {
-		n := min(len(payload), partBytes)
-		sums = append(sums, PayloadChecksum(payload[:n]))
-		payload = payload[n:]
-	}
-	return sums
 }

@@ -90,6 +90,11 @@ func (l *longRecords) seal(t *testing.T) {
 	}
 }
 
+// forget makes the store know nothing of its records that it did not read.
+func (l *longRecords) forget() {
+	l.s.frames, l.s.parts = newAgedCache[frameList](1<<20), newAgedCache[*recordParts](1<<20)
+}
+
 // read reads a part of the volume and compares it with what was written.
 func (l *longRecords) read(t *testing.T, off, length int64) {
 	t.Helper()
@@ -121,19 +126,24 @@ func TestPartsOfRecordsRead(t *testing.T) {
 			l.seal(t)
 		}
 	}
-	for range 2 { // with and without a segment that is not sealed
+	check := func() {
+		t.Helper()
 		for range 2000 {
 			off, length := randomExtent(rng, longVolumeBytes, 300)
 			l.read(t, off, length)
 		}
 		l.read(t, 0, longVolumeBytes)
-		l.seal(t)
 	}
+	check()
+	l.seal(t)
+	check()
+	l.forget() // what the appends and the seal left behind
+	check()
 	mustClose(t, l.s)
 }
 
-// TestWhatReadsOfRecordsCost: one call for a record of 4 KiB, and the record once
-// for all parts of a long one.
+// TestWhatReadsOfRecordsCost: one call for a record of 4 KiB, and for a part of a long one
+// that was appended by this process; of another's, the record once for all its parts.
 func TestWhatReadsOfRecordsCost(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
 	l := newLongRecords(t, 0)
@@ -147,19 +157,17 @@ func TestWhatReadsOfRecordsCost(t *testing.T) {
 		}
 	}
 	const first = frameHeaderBytes // of a try: what is read with a piece
-	for _, sealed := range []bool{false, true} {
+	for range 2 {                  // before and after the segment is sealed
 		want("a record of 4 KiB", 1, first+4096, func() { l.read(t, 0, 4096) })
 		want("one of 1 MiB", 2, frameHeaderBytes+1<<20, func() { l.read(t, 1<<20, 1<<20) })
-		if sealed {
-			want("a part of it, whose segment's frames were not walked yet", 5, first+4096+4*frameHeaderBytes, func() { l.read(t, 1<<20+8192, 4096) })
-		} else {
-			want("a part of it", 3, first+4096+frameHeaderBytes+1<<20, func() { l.read(t, 1<<20+8192, 4096) })
-		}
-		want("another part of it", 2, first+4096+frameHeaderBytes, func() { l.read(t, 1<<20+64<<10, 4096) })
-		want("a part at odds with its parts", 4, first+4096+frameHeaderBytes+2*partBytes, func() { l.read(t, 1<<20+64<<10+512, 4096) })
+		want("a part of it", 1, first+4096, func() { l.read(t, 1<<20+8192, 4096) })
+		want("a part at odds with its parts", 3, first+4096+2*partBytes, func() { l.read(t, 1<<20+64<<10+512, 4096) })
 		want("its beginning", 1, first+4096, func() { l.read(t, 1<<20, 4096) })
 		l.seal(t)
 	}
+	l.forget()
+	want("a part of a record that is not known", 6, first+4096+4*frameHeaderBytes+1<<20, func() { l.read(t, 1<<20+8192, 4096) })
+	want("another part of it", 1, first+4096, func() { l.read(t, 1<<20+64<<10, 4096) })
 	want("a part of the next, whose frame is known", 3, first+4096+frameHeaderBytes+1<<20, func() { l.read(t, 2<<20+8192, 4096) })
 	mustClose(t, l.s)
 }
@@ -198,7 +206,7 @@ func TestFlippedBytesOfRecords(t *testing.T) {
 			for id, g := range l.s.segments {
 				for at := int64(blockBytes); at < g.end; at += 1 + rng.Int64N(200) {
 					if cold {
-						l.s.frames, l.s.partSums = newAgedCache(1<<20), newAgedCache(1<<20)
+						l.forget()
 					}
 					mask := byte(1) << rng.IntN(8)
 					flip(t, l.mem, segmentName(id), at, mask)
@@ -233,6 +241,7 @@ func TestDamagedHeaderLeavesOthersReadable(t *testing.T) {
 	if err := l.mem.Corrupt(path.Join(worldDir, segmentName(1)), second, 4); err != nil {
 		t.Fatal(err)
 	}
+	l.forget()
 	for _, i := range []int64{0, 2, 3} {
 		l.read(t, i<<20+4096, 512)
 	}
@@ -253,11 +262,16 @@ func TestTryReadAtOfRecords(t *testing.T) {
 	l.write(t, rng, 0, 1<<20)
 	l.seal(t)
 	p := make([]byte, 4096)
+	done, err := l.s.TryReadAt(p, 8192)
+	if !done || err != nil || !bytes.Equal(p, l.image[8192:8192+4096]) {
+		t.Fatalf("done %t, %v, or other bytes, although who appended the record knows it", done, err)
+	}
+	l.forget()
 	if done, err := l.s.TryReadAt(p, 8192); done || err != nil {
 		t.Fatalf("done %t, %v before the record's frame is known", done, err)
 	}
 	l.read(t, 8192, 4096)
-	done, err := l.s.TryReadAt(p, 8192)
+	done, err = l.s.TryReadAt(p, 8192)
 	if !done || err != nil || !bytes.Equal(p, l.image[8192:8192+4096]) {
 		t.Fatalf("done %t, %v, or other bytes", done, err)
 	}
@@ -273,11 +287,11 @@ func TestTryReadAtOfRecords(t *testing.T) {
 
 // TestAgedCacheIsBounded, and keeps what is used.
 func TestAgedCacheIsBounded(t *testing.T) {
-	c := newAgedCache(64 << 10)
+	c := newAgedCache[frameList](64 << 10)
 	at := func(i int) segmentPlace { return segmentPlace{nil, int64(i)} }
 	for i := range 1000 {
-		c.put(at(i), make([]uint32, 100))
-		if c.get(at(0)) == nil {
+		c.put(at(i), make(frameList, 100))
+		if _, ok := c.get(at(0)); !ok {
 			t.Fatalf("what is used all the time is gone after %d others", i)
 		}
 	}
@@ -290,8 +304,8 @@ func TestAgedCacheIsBounded(t *testing.T) {
 	if most := (64 << 10) / 400; kept > most || kept < 50 {
 		t.Fatalf("%d of 1000 lists are kept, want 50 to %d", kept, most)
 	}
-	c.put(at(5000), make([]uint32, 1<<20))
-	if c.get(at(5000)) == nil {
+	c.put(at(5000), make(frameList, 1<<20))
+	if _, ok := c.get(at(5000)); !ok {
 		t.Fatal("a list that is longer than all the rest is not kept for its reader")
 	}
 }

@@ -14,6 +14,7 @@ type Retention struct {
 func (s *Store) SetRetention(r Retention) {
 	s.mu.Lock()
 	s.cfg.JournalBytes, s.cfg.Window, s.cfg.History = r.JournalBytes, r.Window, r.History
+	s.noteStreaming()
 	s.mu.Unlock()
 	s.letGo()
 	s.wakeRun()

@@ -64,6 +64,7 @@ func (s *Store) sealOne(g *segment) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.keepFrames(snap)
 	g.sealed, g.changes = true, nil
 	s.dropPendingLocked(g)
 	s.letGo() // it can be destaged now

@@ -36,9 +36,9 @@ type Store struct {
 	baseSyncMu sync.Mutex // see syncFile
 	sumsSyncMu sync.Mutex // see syncFile
 
-	frames   *agedCache // offsets of the frames of sealed segments
-	partSums *agedCache // checksums of the parts of long records
-	damage   damageLog
+	frames *agedCache[frameList] // of sealed segments
+	parts  *agedCache[*recordParts]
+	damage damageLog
 	// damageKept is the state of damage that the catalog has.
 	damageKept atomic.Uint64
 	scrub      scrubber
@@ -100,6 +100,7 @@ type Store struct {
 	syncs      atomic.Uint64 // of the journal, that made records durable
 	// flushedOften is set while a flush covers fewRecords or less.
 	flushedOften atomic.Bool
+	streaming    atomic.Bool   // see noteStreaming
 	pressed      atomic.Bool   // room is being made: destage whatever is not held
 	lastResort   atomic.Bool   // and readers must give way
 	catalogFull  atomic.Bool   // its last commit found no room

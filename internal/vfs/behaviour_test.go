@@ -168,6 +168,8 @@ var behaviours = map[string]func(p place){
 		p.fails(vfs.ErrReadOnly, err)
 		_, err = f.WriteVecAt([][]byte{[]byte("y")}, 0)
 		p.fails(vfs.ErrReadOnly, err)
+		_, err = f.StreamVecAt([][]byte{[]byte("y")}, 0)
+		p.fails(vfs.ErrReadOnly, err)
 		p.fails(vfs.ErrReadOnly, f.Truncate(0))
 		p.fails(vfs.ErrReadOnly, f.Allocate(0, 1))
 		p.fails(vfs.ErrReadOnly, f.PunchHole(0, 1))
@@ -300,31 +302,8 @@ var behaviours = map[string]func(p place){
 		}
 		p.reads(f, "")
 	},
-	"write vectors": func(p place) {
-		f := p.create("a")
-		n, err := f.WriteVecAt([][]byte{[]byte("ab"), {}, nil, []byte("c"), []byte("def")}, 1)
-		p.must(err)
-		if n != 6 {
-			p.t.Fatalf("wrote %d, want 6", n)
-		}
-		p.reads(f, "\x00abcdef")
-		n, err = f.WriteVecAt(nil, 0)
-		if n != 0 || err != nil {
-			p.t.Fatalf("no buffers: %d, %v", n, err)
-		}
-		// More than one system call takes.
-		var many [][]byte
-		for i := range 3000 {
-			many = append(many, bytes.Repeat([]byte{byte(i)}, i%3))
-		}
-		n, err = f.WriteVecAt(many, 0)
-		p.must(err)
-		want := string(slices.Concat(many...))
-		if n != len(want) {
-			p.t.Fatalf("wrote %d, want %d", n, len(want))
-		}
-		p.reads(f, want)
-	},
+	"write vectors":  func(p place) { p.writesVectors(vfs.File.WriteVecAt) },
+	"stream vectors": func(p place) { p.writesVectors(vfs.File.StreamVecAt) },
 	"truncate": func(p place) {
 		f := p.create("a")
 		p.write(f, 0, strings.Repeat("x", 2000))
@@ -607,4 +586,38 @@ func memWith(t *testing.T, dir string) *vfs.Mem {
 		t.Fatal(err)
 	}
 	return m
+}
+
+func (p place) writesVectors(write func(vfs.File, [][]byte, int64) (int, error)) {
+	f := p.create("a")
+	n, err := write(f, [][]byte{[]byte("ab"), {}, nil, []byte("c"), []byte("def")}, 1)
+	p.must(err)
+	if n != 6 {
+		p.t.Fatalf("wrote %d, want 6", n)
+	}
+	p.reads(f, "\x00abcdef")
+	n, err = write(f, nil, 0)
+	if n != 0 || err != nil {
+		p.t.Fatalf("no buffers: %d, %v", n, err)
+	}
+	// More than one system call takes.
+	var many [][]byte
+	for i := range 3000 {
+		many = append(many, bytes.Repeat([]byte{byte(i)}, i%3))
+	}
+	n, err = write(f, many, 0)
+	p.must(err)
+	want := string(slices.Concat(many...))
+	if n != len(want) {
+		p.t.Fatalf("wrote %d, want %d", n, len(want))
+	}
+	p.reads(f, want)
+	p.must(f.Sync())
+	p.reads(f, want) // from wherever it is by now
+	n, err = write(f, [][]byte{[]byte("over")}, 2)
+	p.must(err)
+	if n != 4 {
+		p.t.Fatalf("wrote %d, want 4", n)
+	}
+	p.reads(f, want[:2]+"over"+want[6:])
 }

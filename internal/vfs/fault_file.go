@@ -47,13 +47,22 @@ func (f *faultFile) WriteAt(p []byte, off int64) (int, error) {
 
 // WriteVecAt implements File.
 func (f *faultFile) WriteVecAt(bufs [][]byte, off int64) (int, error) {
+	return f.writeVec(bufs, off, f.inner.WriteVecAt)
+}
+
+// StreamVecAt implements File. It counts as a WriteVecAt.
+func (f *faultFile) StreamVecAt(bufs [][]byte, off int64) (int, error) {
+	return f.writeVec(bufs, off, f.inner.StreamVecAt)
+}
+
+func (f *faultFile) writeVec(bufs [][]byte, off int64, write func([][]byte, int64) (int, error)) (int, error) {
 	length := 0
 	for _, b := range bufs {
 		length += len(b)
 	}
 	v := f.fault.begin(OpWriteVec, "%s [%d, %d)", f.name, off, off+int64(length))
 	if v.err == nil {
-		return f.inner.WriteVecAt(bufs, off)
+		return write(bufs, off)
 	}
 	return f.tear(OpWriteVec, v, slices.Concat(bufs...), off)
 }

@@ -96,6 +96,17 @@ func TestFailAtByKind(t *testing.T) {
 	}
 }
 
+// What streams is written as vectors are, and fails as they do.
+func TestStreamingIsAWriteOfVectors(t *testing.T) {
+	f := vfs.NewFault(memWith(t, "/store"))
+	file, err := f.Create("/store/a")
+	must(t, err)
+	f.FailAt(1, errInjected, vfs.OpWriteVec)
+	if _, err := file.StreamVecAt([][]byte{sectors("b"), sectors("c")}, 0); !errors.Is(err, errInjected) || f.Count(vfs.OpWriteVec) != 1 {
+		t.Errorf("got %v after %d writes of vectors, want the injected error", err, f.Count(vfs.OpWriteVec))
+	}
+}
+
 func TestFailFromFailsFromThenOn(t *testing.T) {
 	m := memWith(t, "/store")
 	f := vfs.NewFault(m)

@@ -120,6 +120,13 @@ func (f gatedFile) WriteVecAt(bufs [][]byte, off int64) (int, error) {
 	return f.File.WriteVecAt(bufs, off)
 }
 
+func (f gatedFile) StreamVecAt(bufs [][]byte, off int64) (int, error) {
+	if err := f.pass(); err != nil {
+		return 0, err
+	}
+	return f.File.StreamVecAt(bufs, off)
+}
+
 func (f gatedFile) WriteDirectAt(p []byte, off int64) (int, error) {
 	if err := f.pass(); err != nil {
 		return 0, err

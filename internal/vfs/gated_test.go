@@ -48,6 +48,7 @@ func TestGatedChangesNothingWithoutPermission(t *testing.T) {
 		"OpenDB":        func() error { _, err := g.OpenDB("/d/other"); return err },
 		"WriteAt":       func() error { _, err := f.WriteAt([]byte("x"), 0); return err },
 		"WriteVecAt":    func() error { _, err := f.WriteVecAt([][]byte{[]byte("x")}, 0); return err },
+		"StreamVecAt":   func() error { _, err := f.StreamVecAt([][]byte{[]byte("x")}, 0); return err },
 		"WriteDirectAt": func() error { _, err := f.WriteDirectAt(vfs.AlignedBytes(4096), 0); return err },
 		"Sync":          f.Sync,
 		"Truncate":      func() error { return f.Truncate(0) },

@@ -102,6 +102,11 @@ func (h *memHandle) WriteVecAt(bufs [][]byte, off int64) (int, error) {
 	return h.WriteAt(slices.Concat(bufs...), off)
 }
 
+// StreamVecAt implements File.
+func (h *memHandle) StreamVecAt(bufs [][]byte, off int64) (int, error) {
+	return h.WriteVecAt(bufs, off)
+}
+
 // WriteDirectAt implements File. To a crash it is a WriteAt: what a disk was given
 // it may still lose. What is not aligned is an error that no caller expects.
 func (h *memHandle) WriteDirectAt(p []byte, off int64) (int, error) {

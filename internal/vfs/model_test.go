@@ -49,7 +49,7 @@ func (m model) step(t *rapid.T, fs vfs.FS, names []string) {
 	}
 	var err error
 	switch op := rapid.SampledFrom([]string{
-		"create", "write", "write", "vec", "truncate", "allocate", "punch", "sync", "syncdir", "remove", "rename",
+		"create", "write", "write", "vec", "stream", "truncate", "allocate", "punch", "sync", "syncdir", "remove", "rename",
 	}).Draw(t, "op"); op {
 	case "create":
 		_, err = fs.Create(path.Join("/d", name))
@@ -94,6 +94,9 @@ func (m model) onFile(op string, f vfs.File, name string, off, length int) (err 
 		m.write(name, off, p)
 	case "vec":
 		_, err = f.WriteVecAt([][]byte{p[:length/3], p[length/3:]}, int64(off))
+		m.write(name, off, p)
+	case "stream":
+		_, err = f.StreamVecAt([][]byte{p[:length/3], p[length/3:]}, int64(off))
 		m.write(name, off, p)
 	case "truncate":
 		err = f.Truncate(int64(off))

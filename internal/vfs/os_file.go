@@ -25,6 +25,8 @@ type osFile struct {
 	// noTry is set once the file system has said that it cannot read without
 	// waiting, so that each TryReadAt does not ask again.
 	noTry atomic.Bool
+	// noStream is the same of writes that do not stay in the cache.
+	noStream atomic.Bool
 
 	// mu is held for reading by every call that uses fd, so that Close cannot
 	// hand the number to another file meanwhile; and for writing by those
@@ -139,8 +141,30 @@ func (f *osFile) WriteVecAt(bufs [][]byte, off int64) (int, error) {
 		return 0, err
 	}
 	defer f.mu.RUnlock()
-	done, skip := 0, 0 // skip: bytes of bufs[0] that are written
-	for {
+	n, err := pwritevAll(f.fd, bufs, off, 0)
+	return n, wrap("write", f.name, err)
+}
+
+// StreamVecAt implements File with RWF_DONTCACHE, which Linux has from 6.14 on.
+func (f *osFile) StreamVecAt(bufs [][]byte, off int64) (int, error) {
+	if f.noStream.Load() {
+		return f.WriteVecAt(bufs, off)
+	}
+	if err := f.acquire("write", true); err != nil {
+		return 0, err
+	}
+	defer f.mu.RUnlock()
+	n, err := pwritevAll(f.fd, bufs, off, unix.RWF_DONTCACHE)
+	if n == 0 && (err == unix.EOPNOTSUPP || err == unix.ENOSYS) {
+		f.noStream.Store(true)
+		n, err = pwritevAll(f.fd, bufs, off, 0)
+	}
+	return n, wrap("write", f.name, err)
+}
+
+// pwritevAll writes all of bufs; how is flags of pwritev2(2).
+func pwritevAll(fd int, bufs [][]byte, off int64, how int) (done int, err error) {
+	for skip := 0; ; { // bytes of bufs[0] that are written
 		for len(bufs) > 0 && skip >= len(bufs[0]) {
 			skip -= len(bufs[0])
 			bufs = bufs[1:]
@@ -148,14 +172,14 @@ func (f *osFile) WriteVecAt(bufs [][]byte, off int64) (int, error) {
 		if len(bufs) == 0 {
 			return done, nil
 		}
-		n, err := pwriteSome(f.fd, bufs, skip, off+int64(done))
+		n, err := pwriteSome(fd, bufs, skip, off+int64(done), how)
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
-			return done, wrap("write", f.name, err)
+			return done, err
 		case n == 0:
-			return done, wrap("write", f.name, io.ErrShortWrite)
+			return done, io.ErrShortWrite
 		}
 		done += n
 		skip += n
@@ -164,11 +188,15 @@ func (f *osFile) WriteVecAt(bufs [][]byte, off int64) (int, error) {
 
 // pwriteSome is one system call: the buffers, or what is left of the first
 // one when a call before stopped inside it.
-func pwriteSome(fd int, bufs [][]byte, skip int, off int64) (int, error) {
+func pwriteSome(fd int, bufs [][]byte, skip int, off int64, how int) (int, error) {
+	bufs = bufs[:min(len(bufs), maxIovecs)]
 	if skip > 0 {
-		return unix.Pwrite(fd, bufs[0][skip:], off)
+		bufs = [][]byte{bufs[0][skip:]}
 	}
-	return unix.Pwritev(fd, bufs[:min(len(bufs), maxIovecs)], off)
+	if how == 0 {
+		return unix.Pwritev(fd, bufs, off) // also where pwritev2(2) is forbidden
+	}
+	return unix.Pwritev2(fd, bufs, off, how)
 }
 
 // TryReadAt implements File with preadv2(2) and RWF_NOWAIT. A read that is

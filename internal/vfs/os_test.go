@@ -85,6 +85,13 @@ func TestAFullDiskIsErrNoSpace(t *testing.T) {
 			}
 			return err
 		},
+		"stream vectors": func() error {
+			n, err := f.StreamVecAt([][]byte{megabyte[:5000], megabyte, megabyte}, 0)
+			if n == 0 || n >= 2<<20 {
+				t.Errorf("streamed %d bytes to a disk of 1 MiB", n)
+			}
+			return err
+		},
 	}
 	for name, call := range calls {
 		err := call()

@@ -63,6 +63,10 @@ type File interface {
 	// WriteVecAt writes the buffers one behind the other from off on, as one
 	// system call where the platform has it. A short write is an error.
 	WriteVecAt(bufs [][]byte, off int64) (int, error)
+	// StreamVecAt is WriteVecAt for what is hardly read soon: the disk is given it
+	// at once, without being waited for, and then the pages that it brought into
+	// the cache leave it. Where the platform cannot do this, it is WriteVecAt.
+	StreamVecAt(bufs [][]byte, off int64) (int, error)
 	// WriteDirectAt is WriteAt past the page cache: no page of the range is in it
 	// afterwards. It is no more durable than WriteAt; a Sync is still needed.
 	// The address of p (see AlignedBytes), its length and off are multiples of
