@@ -241,6 +241,9 @@ func (s *Store) showLocked(records []Record) {
 		s.tree.last[r.Position.Timeline] = r.Position.Seq
 	}
 	s.appended += uint64(len(records))
+	if s.appended-s.flushed > fewRecords {
+		s.flushedOften.Store(false) // nobody waited for the one before
+	}
 	s.requests.Add(uint64(len(records)))
 	g.closedAt = s.cfg.Clock.Now()
 }

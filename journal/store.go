@@ -98,7 +98,8 @@ type Store struct {
 
 	durableSeq atomic.Uint64 // equals durable.Seq
 	syncs      atomic.Uint64 // of the journal, that made records durable
-	// flushedOften is set while a flush covers fewRecords or less.
+	// flushedOften is set while each flush covers fewRecords or less, and no more were
+	// appended since the last one.
 	flushedOften atomic.Bool
 	streaming    atomic.Bool   // see noteStreaming
 	pressed      atomic.Bool   // room is being made: destage whatever is not held

@@ -32,7 +32,7 @@ const (
 var kinds = []string{onLoop, onOurs, onBase, onRoom, onQemu, onRing, onNull, onFile}
 
 // roomyJournal is more than is written to onRoom in a round.
-const roomyJournal = "8Gi"
+const roomyJournal = "16Gi"
 
 // job is one fio workload with its target against the plain loop device.
 type job struct {
