@@ -67,5 +67,3 @@ func (e extent) slice(start, end uint64) extent {
 	start, end = max(start, e.start()), min(end, e.end())
 	return makeExtent(start, end, e.loc.advance(start-e.start()))
 }
-
-func extentBefore(a, b extent) bool { return a.end() < b.end() }
