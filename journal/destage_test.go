@@ -322,28 +322,28 @@ func TestDamageInTheMiddleOfABatch(t *testing.T) {
 	})
 	name := segmentName(hit.segment())
 	flip(t, d.mem, name, hit.fileOffset()+100, 4)
-	fails := func() {
+	fails := func(bytes int) {
 		t.Helper()
 		err := destageUnheld(d.s)
 		wantCorrupt(t, err, ErrCorrupt, name)
 		failed := sectorsThatFail(t, d.s, d.image, 1<<20, 2<<20)
-		if len(failed) != 128<<10/SectorBytes || failed[0] != at {
-			t.Fatalf("%d sectors fail, from %d on, want those of one record at %d", len(failed), failed[0], at)
+		if len(failed) != bytes/SectorBytes || failed[0] != at {
+			t.Fatalf("%d sectors fail, from %d on, want %d bytes at %d", len(failed), failed[0], bytes, at)
 		}
 	}
-	fails()
+	fails(partBytes) // who appended the record knows its parts
 	if d.s.state.Base == d.s.state.Horizon {
 		t.Fatal("the batch did not begin")
 	}
 	counted.direct.reset()
 	counted.cached.reset()
-	fails()
+	fails(partBytes)
 	if n := counted.direct.calls.Load() + counted.cached.calls.Load(); n > 0 {
 		t.Fatalf("%d writes to the base, want none while it is damaged", n)
 	}
 	mustClose(t, d.s)
 	d.s = mustOpen(t, d.cfg)
-	fails()
+	fails(128 << 10)
 	d.write(t, rand.New(rand.NewPCG(5, 5)), at, 128<<10)
 	destageAll(t, d.s)
 	d.check(t, d.s)
