@@ -31,7 +31,7 @@ const (
 
 var kinds = []string{onLoop, onOurs, onBase, onRoom, onQemu, onRing, onNull, onFile}
 
-// roomyJournal is more than is written to onRoom in a round.
+// roomyJournal is more than is written to onRoom in a round, and more than memory keeps.
 const roomyJournal = "16Gi"
 
 // job is one fio workload with its target against the plain loop device.
