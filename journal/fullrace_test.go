@@ -49,8 +49,14 @@ func TestFullWhileEverybodyIsAtWork(t *testing.T) {
 						return err
 					}
 				}
-				if w == 0 && i%30 == 0 { // fuller and emptier
-					mem.SetCapacity(int64(20+i%40) * MinSegmentBytes)
+				if w == 0 && i%30 == 0 {
+					// Fuller and emptier, but never less than what is there: on such a
+					// disk no history can be given up, because the base has to grow first.
+					total, free, err := mem.Space(worldDir)
+					if err != nil {
+						return err
+					}
+					mem.SetCapacity(total - free + int64(2+i%40/10)*MinSegmentBytes)
 				}
 			}
 			return nil
