@@ -131,6 +131,7 @@ func (s *Store) Maintain(ctx context.Context) error {
 func (s *Store) destageDue(ctx context.Context) error {
 	s.maintainMu.Lock()
 	defer s.maintainMu.Unlock()
+	s.endHolds()
 	// A file that cannot be made for lack of space may be there once something
 	// has been destaged.
 	if err := s.hopeless(); err != nil {

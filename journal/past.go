@@ -23,8 +23,22 @@ func (s *Store) Checkpoints() []Checkpoint {
 func (s *Store) CheckpointsIn(group string, from, to CheckpointNumber) []Checkpoint {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	return numbered(s.newestFirstLocked(), group, from, to)
+}
+
+// OpenableIn is CheckpointsIn with all that can be opened: also those that the
+// history does not keep any more and that have not been dropped yet. Which these are
+// differs from member to member, and from one moment to the next.
+func (s *Store) OpenableIn(group string, from, to CheckpointNumber) []Checkpoint {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return numbered(s.allNewestFirstLocked(), group, from, to)
+}
+
+// numbered are those of a group with numbers in [from, to], oldest first.
+func numbered(newestFirst iter.Seq[Checkpoint], group string, from, to CheckpointNumber) []Checkpoint {
 	var out []Checkpoint
-	for c := range s.newestFirstLocked() {
+	for c := range newestFirst {
 		if c.Group != group {
 			continue
 		}

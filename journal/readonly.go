@@ -106,8 +106,16 @@ func (r *ReadOnly) Horizon() Position { return r.in.s.Horizon() }
 // Clean reports whether the store was closed cleanly.
 func (r *ReadOnly) Clean() bool { return r.in.s.state.CleanTip != nil }
 
-// Checkpoints returns those on the active path inside the horizon, oldest first.
-func (r *ReadOnly) Checkpoints() []Checkpoint { return r.in.s.Checkpoints() }
+// Checkpoints returns those on the active path inside the horizon that can be opened,
+// oldest first: nothing is dropped from a store that is not used, so what its history
+// would keep by now does not matter.
+func (r *ReadOnly) Checkpoints() []Checkpoint {
+	r.in.s.mu.RLock()
+	defer r.in.s.mu.RUnlock()
+	all := slices.Collect(r.in.s.allNewestFirstLocked())
+	slices.Reverse(all)
+	return all
+}
 
 // Pins returns the pins by name.
 func (r *ReadOnly) Pins() map[string]Position { return r.in.s.Pins() }

@@ -141,8 +141,9 @@ type Store struct {
 
 	holdMu sync.Mutex
 	holds  map[*hold]struct{}
-	kept   *hold    // of KeepPoint; nil: none. Guarded by holdMu, as the next one is
-	keptAt Position // what KeepPoint was given
+	kept   *hold                // of KeepPoint; nil: none. Guarded by holdMu, as the next ones are
+	keptAt Position             // what KeepPoint was given
+	named  map[string]namedHold // of Hold
 }
 
 // hold keeps the horizon from passing a position. One that yields does so

@@ -25,6 +25,7 @@ var (
 func (s *Store) thinDue(ctx context.Context) error {
 	s.thinMu.Lock()
 	defer s.thinMu.Unlock()
+	s.endHolds()
 	for {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,6 +46,20 @@ func TestConfirmation(t *testing.T) {
 				t.Errorf("stderr %q", got.stderr)
 			}
 		})
+	}
+}
+
+// What somebody has confirmed is what is done: the point that was shown, whatever a time
+// means by then.
+func TestAFailoverIsToThePointThatWasConfirmed(t *testing.T) {
+	shown := epoch.Add(-3 * time.Second).Format(time.RFC3339Nano)
+	for at, want := range map[string]string{"latest": "latest", "1236": "1236", shown: "1237"} {
+		site := newFakeSite()
+		s := newShell(site.serve(t))
+		s.terminals, s.stdin = atTerminal, strings.NewReader("y\n")
+		if got := s.run(t, "failover", "shop", "--at", at); got.exit != exitOK || site.failedOverTo != want {
+			t.Errorf("--at %s: exit %d, at %q, want %q: %s", at, got.exit, site.failedOverTo, want, got.stderr)
+		}
 	}
 }
 

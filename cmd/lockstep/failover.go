@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -84,8 +85,9 @@ func (a *app) failover(ctx context.Context, s *site, f *rewindFlags, confirm *co
 	return err
 }
 
-// askFailover shows the plan first. The request keeps its own "at": with
-// "latest", a newer point that arrives during the question loses less.
+// askFailover shows the plan first. What is confirmed is what is done: that point, and no
+// other one that a time means by then. "latest" stays: a newer point that arrives
+// during the question loses less.
 func (a *app) askFailover(ctx context.Context, s *site, request *adminv1.FailoverRequest) error {
 	plan, err := s.Failover(ctx, &adminv1.FailoverRequest{Group: request.GetGroup(), At: request.GetAt(), DryRun: true})
 	if err != nil {
@@ -94,6 +96,8 @@ func (a *app) askFailover(ctx context.Context, s *site, request *adminv1.Failove
 	newer := ""
 	if request.GetAt() == atLatest {
 		newer = " or newer"
+	} else if !strings.HasPrefix(request.GetAt(), pinMark) {
+		request.At = checkpointName(plan.GetPoint())
 	}
 	return a.ask(ctx, fmt.Sprintf("Make this site primary for group %s at %s%s, with term %d? The last %s before now would be missing here.",
 		request.GetGroup(), pointText(a.now(), plan.GetPoint()), newer, plan.GetTerm(), spanOf(plan.GetRpo())))

@@ -45,6 +45,8 @@ type fakeSite struct {
 	unready int
 	// onLook, when set, is called at each of these looks.
 	onLook func()
+	// failedOverTo is the "at" of the last failover that was no dry run.
+	failedOverTo string
 	// adopted are ids of further volumes.
 	adopted []string
 	// replicas are ids of volumes that were deleted at their primary.
@@ -507,6 +509,7 @@ func (f *fakeSite) Failover(ctx context.Context, r *adminv1.FailoverRequest) (*a
 		answer.Volumes = append(answer.Volumes, &adminv1.FailoverVolume{Id: v.GetId(), Name: v.GetName(), Claim: v.GetClaim()})
 	}
 	if !r.GetDryRun() {
+		f.failedOverTo = r.GetAt()
 		f.group.Role, f.group.Term = adminv1.Role_ROLE_PRIMARY, answer.GetTerm()
 	}
 	return answer, nil

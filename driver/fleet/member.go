@@ -96,6 +96,14 @@ func (m member) Unpin(ctx context.Context, name string) error {
 	return c.Unpin(ctx, name)
 }
 
+func (m member) Hold(ctx context.Context, name string, at journal.Position, d time.Duration) error {
+	c, err := m.client()
+	if err != nil {
+		return err
+	}
+	return c.Hold(ctx, name, at, d)
+}
+
 func (m member) SetWritable(ctx context.Context, writable bool) error {
 	if writable {
 		m.setWithdrawn(false)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -59,6 +60,33 @@ func (f members) HistoriesIn(ctx context.Context, st group.State, from, to journ
 		h.Checkpoints, err = c.Checkpoints(ctx, st.Name, from, to)
 		return err
 	})
+}
+
+// OpenableIn implements groups.Members.
+func (f members) OpenableIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error) {
+	return f.ask(ctx, st, func(ctx context.Context, c *control.Client, h *group.History) (err error) {
+		h.Checkpoints, err = c.OpenableCheckpoints(ctx, st.Name, from, to)
+		return err
+	})
+}
+
+// Release implements groups.Members.
+func (f members) Release(ctx context.Context, st group.State, name string) {
+	var releasing sync.WaitGroup
+	for _, v := range f.inGroup(st.Name, true) {
+		f.mu.Lock()
+		client := v.client
+		f.mu.Unlock()
+		if client == nil {
+			continue // what it held went with its process
+		}
+		releasing.Go(func() {
+			if err := client.Release(ctx, name); err != nil {
+				f.cfg.Log.Debug("a volume holds a position until it has held it for long", "volume", client.Volume(), "by", name, "error", err)
+			}
+		})
+	}
+	releasing.Wait()
 }
 
 // Pinned implements groups.Members.

@@ -55,9 +55,11 @@ func (f *Fleet) OpenView(ctx context.Context, name, at string) (View, error) {
 func (f *Fleet) openView(ctx context.Context, name, at string) (*openView, error) {
 	o := &openView{View: View{Group: name}}
 	var err error
-	if o.Point, err = f.groups.Select(ctx, name, at); err != nil {
+	var release func()
+	if o.Point, release, err = f.groups.Hold(ctx, name, at, ""); err != nil {
 		return o, err
 	}
+	defer release()
 	if o.ID, err = groups.NewID(); err != nil {
 		return o, err
 	}

@@ -50,14 +50,11 @@ func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Fa
 	if st.Role == group.RolePrimary {
 		return Failover{}, fmt.Errorf("fail over group %s: this site is its primary already (term %d): %w", name, st.Term, group.ErrRole)
 	}
-	points, err := g.pointsOf(ctx, st)
+	point, release, err := g.Hold(ctx, name, at, "")
 	if err != nil {
 		return Failover{}, err
 	}
-	point, err := group.Select(name, points, at)
-	if err != nil {
-		return Failover{}, err
-	}
+	defer release()
 	if err := g.checkUnused(ctx, st); err != nil { // left attached when this site was demoted
 		return Failover{}, fmt.Errorf("fail over group %s: %w", name, err)
 	}

@@ -97,13 +97,17 @@ func (g *Groups) Start(ctx context.Context, name string) error {
 		if err != nil {
 			return fmt.Errorf("finish %s of group %s: %w", st.Pending.Kind, name, err)
 		}
-		fill := st.Pending.Fill
+		pending := st.Pending
+		if err := g.holdTargets(ctx, pending); err != nil {
+			g.cfg.Log.Warn("what an operation returns to is not held until it is finished", "group", name, "operation", pending.ID, "error", err)
+		}
 		if st, err = g.reg.Finish(ctx, name, members); errors.Is(err, group.ErrReverted) {
 			g.cfg.Log.Error("an operation was given up, and the group is where it was before", "group", name, "error", err)
 		} else if err != nil {
 			return err
 		}
-		g.settle(ctx, fill)
+		g.settle(ctx, pending.Fill)
+		g.Release(ctx, name, pending.ID)
 	}
 	if st.Role == group.RolePrimary && !g.cfg.Members.Serving(st) {
 		return nil

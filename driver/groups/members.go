@@ -26,6 +26,9 @@ type Member interface {
 	SetWritable(ctx context.Context, writable bool) error
 	// SetRetention applies the group's window and journal budget.
 	SetRetention(ctx context.Context, settings group.Settings) error
+	// Hold keeps a position that can be opened, for d at most and until Release (see
+	// Members), under a name: journal.Store's. journal.ErrHorizon, journal.ErrUnknownPosition.
+	Hold(ctx context.Context, name string, at journal.Position, d time.Duration) error
 	// Newest is the newest durable checkpoint of the member; number 0 if it
 	// has none.
 	Newest(ctx context.Context) (journal.Checkpoint, error)
@@ -53,6 +56,12 @@ type Members interface {
 	Complete(st group.State) bool
 	// HistoriesIn is Histories with only the checkpoints in [from, to].
 	HistoriesIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error)
+	// OpenableIn is HistoriesIn with all that can be opened, also what the
+	// members' history does not keep any more.
+	OpenableIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error)
+	// Release ends what those that Histories asks hold by a name, as far as they
+	// can be told.
+	Release(ctx context.Context, st group.State, name string)
 	// Pinned is Histories with those checkpoints at least that a pin of their own
 	// volume keeps. Outlines is Histories with checkpoints that need not have a
 	// position, and without pins.

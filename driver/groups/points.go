@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -75,39 +74,6 @@ func (g *Groups) quiet(name string) (until time.Time, since journal.CheckpointNu
 	return r.announced.ValidUntil, r.announced.NewestCheckpoint
 }
 
-// Select finds a recovery point; see group.Select. It is found in outlines of the
-// members' histories, or among what is pinned, and then read in full.
-func (g *Groups) Select(ctx context.Context, name, at string) (group.Point, error) {
-	st, points, err := g.outline(ctx, name)
-	if err != nil {
-		return group.Point{}, err
-	}
-	if strings.HasPrefix(at, "pin:") {
-		pinned, err := g.pinnedPoints(ctx, st)
-		if err != nil {
-			return group.Point{}, err
-		}
-		point, err := group.Select(name, pinned, at)
-		if err == nil {
-			return point, nil
-		}
-	}
-	found, err := group.Select(name, points, at)
-	if err != nil {
-		return group.Point{}, err
-	}
-	// Of a number that was taken twice the time says which.
-	near, err := g.pointsIn(ctx, st, found.Checkpoint, found.Checkpoint)
-	if err != nil {
-		return group.Point{}, err
-	}
-	if i := slices.IndexFunc(near, func(p group.Point) bool { return idOf(&p) == idOf(&found) }); i >= 0 {
-		return near[i], nil
-	}
-	// The horizon has come by meanwhile.
-	return group.Point{}, &group.NoPointError{Group: name, Wanted: at, Nearest: []group.Point{found}, Existing: len(points)}
-}
-
 // TakePoint takes a checkpoint now; with a pin it is kept under that name.
 // The same pin again returns the point that it keeps. stall is how long writes
 // were held.
@@ -156,10 +122,11 @@ func (g *Groups) PinPoint(ctx context.Context, name, pin, at string) (group.Poin
 		return group.Point{}, err
 	}
 	defer unlock()
-	point, err := g.pointFor(ctx, name, pin, at)
+	point, release, err := g.pointFor(ctx, name, pin, at)
 	if err != nil {
 		return group.Point{}, err
 	}
+	defer release()
 	pinning, ctx := errgroup.WithContext(ctx)
 	for id, pos := range point.Members {
 		pinning.Go(func() error {
@@ -173,23 +140,24 @@ func (g *Groups) PinPoint(ctx context.Context, name, pin, at string) (group.Poin
 	return point, pinning.Wait()
 }
 
-// pointFor returns the point that a pin keeps already, or else is to keep.
-func (g *Groups) pointFor(ctx context.Context, name, pin, at string) (group.Point, error) {
-	held, err := g.isPinned(ctx, name, pin)
+// pointFor returns the point that a pin keeps already, or else is to keep, held until
+// release.
+func (g *Groups) pointFor(ctx context.Context, name, pin, at string) (point group.Point, release func(), err error) {
+	pinned, err := g.isPinned(ctx, name, pin)
 	if err != nil {
-		return group.Point{}, err
+		return group.Point{}, nil, err
 	}
-	if held {
-		point, err := g.Select(ctx, name, "pin:"+pin)
+	if pinned {
+		point, release, err = g.Hold(ctx, name, "pin:"+pin, "")
 		if err == nil || !errors.Is(err, group.ErrNoPoint) {
-			return point, err
+			return point, release, err
 		}
 	}
 	if at != "" {
-		return g.Select(ctx, name, at)
+		return g.Hold(ctx, name, at, "")
 	}
-	point, _, err := g.take(ctx, name)
-	return point, err
+	point, _, err = g.take(ctx, name)
+	return point, func() {}, err // the newest is never thinned
 }
 
 // noCheckpoint is a number that none has: of a history in which only it is asked

@@ -18,13 +18,16 @@ import (
 // UndoRewind returns there. No device of the group may be open: ErrInUse.
 func (g *Groups) StartRewind(ctx context.Context, name, at string, dryRun bool) (group.Rewind, error) {
 	var rewind group.Rewind
+	release := func() {}
+	defer func() { release() }()
 	err := g.fork(ctx, name, group.OperationRewind, dryRun, func(st group.State, op *group.Operation) error {
 		if st.Rewind != nil {
 			return fmt.Errorf("rewind group %s: to checkpoint %d since %s; undo or commit it first: %w",
 				name, st.Rewind.To.Checkpoint, st.Rewind.Started.Format(time.RFC3339), group.ErrRewindOpen)
 		}
-		to, err := g.Select(ctx, name, at)
-		if err != nil {
+		var to group.Point
+		var err error
+		if to, release, err = g.Hold(ctx, name, at, ""); err != nil {
 			return err
 		}
 		rewind = group.Rewind{ID: op.ID, Started: op.Started, To: to}
@@ -145,8 +148,12 @@ func (g *Groups) carryOut(ctx context.Context, st group.State, op group.Operatio
 			return errors.Join(err, g.giveBack(ctx, st.Name))
 		}
 	}
+	if err := g.holdTargets(ctx, &op); err != nil {
+		return errors.Join(fmt.Errorf("%s of group %s: %w", op.Kind, st.Name, err), g.giveBack(ctx, st.Name))
+	}
 	g.Stop(st.Name)
 	err := g.reg.Begin(st.Name, op, more)
+	over := err != nil // nothing was begun, or it is done
 	if err == nil && st.Role != group.RolePrimary {
 		err = g.stopWrites(ctx, st.Members)
 	}
@@ -156,7 +163,11 @@ func (g *Groups) carryOut(ctx context.Context, st group.State, op group.Operatio
 		}
 		if _, err = g.reg.Finish(ctx, st.Name, members); err == nil || errors.Is(err, group.ErrReverted) {
 			g.settle(ctx, op.Fill)
+			over = true
 		}
+	}
+	if over {
+		g.Release(ctx, st.Name, op.ID)
 	}
 	// Whatever happened, the group goes on: in its new state, or in its old
 	// one if nothing was begun. What was begun is finished first.

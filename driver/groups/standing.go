@@ -50,6 +50,9 @@ func (g standings) Follow(ctx context.Context, peer string, a replication.Announ
 	if err := g.giveUpPrimary(ctx, st); err != nil {
 		return err
 	}
+	if st.Pending != nil { // it is given up with what follows
+		defer g.Release(ctx, st.Name, st.Pending.ID)
+	}
 	if err := g.cfg.Members.Follow(ctx, peer, a); err != nil {
 		return err
 	}
@@ -190,6 +193,9 @@ func (g standings) Demote(ctx context.Context, name string, held group.Term, own
 	})
 	if err != nil {
 		return err
+	}
+	if st.Pending != nil {
+		g.Release(ctx, name, st.Pending.ID)
 	}
 	g.cfg.Members.Changed(name)
 	g.cfg.Log.Warn("site was demoted: a newer primary exists", "group", name, "term", held, "primary", owner)

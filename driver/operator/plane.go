@@ -23,8 +23,10 @@ type Fleet interface {
 	Wake(ctx context.Context, name string, past bool) (release func(), err error)
 	// Idle returns groups.ErrInUse while anything uses a device of a group.
 	Idle(ctx context.Context, name string) error
-	// Select finds a recovery point of a group that is awake.
-	Select(ctx context.Context, name, at string) (group.Point, error)
+	// Hold finds a recovery point of a group that is awake, and has its members hold
+	// it by a name until release or Release, or for an hour.
+	Hold(ctx context.Context, name, at, by string) (point group.Point, release func(), err error)
+	Release(ctx context.Context, name, by string)
 	StartRewind(ctx context.Context, name, at string, dryRun bool) (group.Rewind, error)
 	UndoRewind(ctx context.Context, name string, dryRun bool) (group.Point, error)
 	CommitRewind(ctx context.Context, name string, dryRun bool) (group.Point, error)

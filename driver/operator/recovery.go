@@ -130,6 +130,9 @@ func (r *recoverer) letGo(ctx context.Context, rec *v1alpha1.Recovery) error {
 	if !controllerutil.RemoveFinalizer(rec, underWay) {
 		return nil
 	}
+	if rec.Spec.Action == v1alpha1.ActionRewind && rec.Status.Point != nil {
+		r.fleet.Release(ctx, name(rec), holder(rec))
+	}
 	if err := r.client.Update(ctx, rec); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("let go of Recovery %s: %w", client.ObjectKeyFromObject(rec), err)
 	}

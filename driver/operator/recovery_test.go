@@ -3,6 +3,7 @@ package operator
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -243,8 +244,8 @@ func crashRewind(t *testing.T, k int, kind apitest.Kind) (crashed bool) {
 	if st.Phase != v1alpha1.PhaseCompleted || st.Point == nil || st.Point.Checkpoint != 11 || st.Before == nil || st.Before.Checkpoint != 99 {
 		t.Errorf("crash at request %d: %+v", k, st)
 	}
-	if len(st.Workloads) != 1 || st.Workloads[0].Replicas != 2 || s.size() != 2 || s.plane.rewinds != 1 {
-		t.Errorf("crash at request %d: workloads %+v, size %d, %d rewinds", k, st.Workloads, s.size(), s.plane.rewinds)
+	if len(st.Workloads) != 1 || st.Workloads[0].Replicas != 2 || s.size() != 2 || s.plane.rewinds != 1 || len(s.plane.held) != 0 {
+		t.Errorf("crash at request %d: workloads %+v, size %d, %d rewinds, %v held", k, st.Workloads, s.size(), s.plane.rewinds, s.plane.held)
 	}
 	return crashed
 }
@@ -433,11 +434,14 @@ func TestARewindWaitsForUnmounts(t *testing.T) {
 	if st := s.status("back"); st.Phase != v1alpha1.PhaseDetaching || !strings.Contains(st.Message, "is mounted") || s.plane.rewinds != 0 {
 		t.Errorf("%d rewinds, %+v", s.plane.rewinds, st)
 	}
+	if len(s.plane.held) != 1 || !slices.Contains(slices.Collect(maps.Values(s.plane.held)), 10) {
+		t.Errorf("while it waits %v is held, want its point", s.plane.held)
+	}
 	for n := range byte(2) {
 		s.plane.use(n+1, false)
 	}
-	if st := s.finish(r, "back"); st.Phase != v1alpha1.PhaseCompleted || s.plane.rewinds != 1 {
-		t.Errorf("%d rewinds, %+v", s.plane.rewinds, st)
+	if st := s.finish(r, "back"); st.Phase != v1alpha1.PhaseCompleted || s.plane.rewinds != 1 || len(s.plane.held) != 0 {
+		t.Errorf("%d rewinds, %+v, and %v is held", s.plane.rewinds, st, s.plane.held)
 	}
 	for _, v := range s.plane.Volumes() {
 		if v.Attach == nil {

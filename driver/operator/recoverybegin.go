@@ -97,22 +97,26 @@ func (r *recoverer) beginRewind(ctx context.Context, rec *v1alpha1.Recovery, st 
 	return nil
 }
 
-// choose finds the point that is meant. The error of one that does not exist
-// names the nearest ones.
+// choose finds the point that is meant, and has it held until the recovery has ended: it
+// may take minutes until what uses the group has stopped. The error of one that does
+// not exist names the nearest ones.
 func (r *recoverer) choose(ctx context.Context, rec *v1alpha1.Recovery, at string) (group.Point, error) {
 	waking, cancel := context.WithTimeout(ctx, wakeTimeout)
 	defer cancel()
-	release, err := r.fleet.Wake(waking, name(rec), true)
+	rest, err := r.fleet.Wake(waking, name(rec), true)
 	if err != nil {
 		return group.Point{}, fmt.Errorf("start the engines of group %s: %w", rec.Spec.Group, err)
 	}
-	defer release()
-	point, err := r.fleet.Select(waking, name(rec), at)
+	defer rest()
+	point, _, err := r.fleet.Hold(waking, name(rec), at, holder(rec))
 	if errors.Is(err, group.ErrNoPoint) || errors.Is(err, group.ErrBadSelector) {
 		return point, failing{err}
 	}
 	return point, err
 }
+
+// holder is the name by which a recovery holds its point.
+func holder(rec *v1alpha1.Recovery) string { return "recovery:" + string(rec.UID) }
 
 // commit gives up the way back. The point is in the status before, by which a
 // commit that was done is told from a rewind that never was.

@@ -194,12 +194,13 @@ type plane struct {
 	changed []string // sites of PeerChanged
 	awake   int
 	used    map[journal.VolumeID]bool // mounted on their nodes
+	held    map[string]journal.CheckpointNumber
 	// counts of what was done
 	rewinds, undos, commits, failovers, moves int
 }
 
 func newPlane() *plane {
-	return &plane{states: map[string]*group.State{}, points: map[string][]group.Point{}, sending: map[string]*replication.Metrics{}, used: map[journal.VolumeID]bool{},
+	return &plane{states: map[string]*group.State{}, points: map[string][]group.Point{}, sending: map[string]*replication.Metrics{}, used: map[journal.VolumeID]bool{}, held: map[string]journal.CheckpointNumber{},
 		catalog: map[journal.VolumeID]string{}, chosen: map[string]group.Settings{}}
 }
 
@@ -305,10 +306,20 @@ func (p *plane) Wake(_ context.Context, name string, _ bool) (func(), error) {
 	return sync.OnceFunc(func() { p.mu.Lock(); p.awake--; p.mu.Unlock() }), nil
 }
 
-func (p *plane) Select(_ context.Context, name, at string) (group.Point, error) {
+func (p *plane) Hold(_ context.Context, name, at, by string) (group.Point, func(), error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return group.Select(name, p.points[name], at)
+	point, err := group.Select(name, p.points[name], at)
+	if err == nil {
+		p.held[by] = point.Checkpoint
+	}
+	return point, func() { p.Release(context.Background(), name, by) }, err
+}
+
+func (p *plane) Release(_ context.Context, _, by string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.held, by)
 }
 
 // use says whether a pod has a volume mounted, which Kubernetes attaches for that,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -46,6 +47,10 @@ func (m member) Pin(_ context.Context, name string, at journal.Position) error {
 }
 
 func (m member) Unpin(_ context.Context, name string) error { return m.Store().Unpin(name) }
+
+func (m member) Hold(_ context.Context, name string, at journal.Position, d time.Duration) error {
+	return m.Store().Hold(name, at, d)
+}
 
 func (m member) SetWritable(ctx context.Context, writable bool) error {
 	if !writable {
@@ -118,6 +123,23 @@ func (s members) HistoriesIn(_ context.Context, st group.State, from, to journal
 		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.CheckpointsIn(st.Name, from, to), Pins: store.Pins()}
 	}
 	return all, nil
+}
+
+// OpenableIn implements groups.Members.
+func (s members) OpenableIn(_ context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error) {
+	stores := s.openStores(st)
+	all := make([]group.History, len(stores))
+	for i, store := range stores {
+		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.OpenableIn(st.Name, from, to), Pins: store.Pins()}
+	}
+	return all, nil
+}
+
+// Release implements groups.Members.
+func (s members) Release(_ context.Context, st group.State, name string) {
+	for _, store := range s.openStores(st) {
+		store.Release(name)
+	}
 }
 
 // Histories implements groups.Members.

@@ -31,10 +31,11 @@ type Views struct {
 // OpenView opens every member's image at a recovery point, read-only. It
 // stays open, and its records in the journal, until CloseView or Close.
 func (s *Site) OpenView(ctx context.Context, name, at string) (Views, error) {
-	point, err := s.groups.Select(ctx, name, at)
+	point, release, err := s.groups.Hold(ctx, name, at, "")
 	if err != nil {
 		return Views{}, err
 	}
+	defer release()
 	id, err := groups.NewID()
 	if err != nil {
 		return Views{}, err

@@ -10,14 +10,22 @@ import (
 
 // Checkpoints implements the RPC.
 func (s *Server) Checkpoints(req *enginev1.CheckpointsRequest, stream enginev1.Engine_CheckpointsServer) error {
-	if req.GetOutline() && req.GetGroup() == "" {
+	switch {
+	case req.GetOutline() && req.GetGroup() == "":
 		return invalid("an outline is of one group")
+	case req.GetOpenable() && (req.GetGroup() == "" || req.GetOutline() || req.GetPinned()):
+		return invalid("what can be opened is of one group, in full, pinned or not")
 	}
 	eng, err := s.volume.Engine()
 	if err != nil {
 		return toStatus(err)
 	}
-	wanted := wantedCheckpoints(req, eng.Store().Checkpoints(), eng.Store().Pins())
+	var wanted []journal.Checkpoint
+	if req.GetOpenable() {
+		wanted = eng.Store().OpenableIn(req.GetGroup(), journal.CheckpointNumber(req.GetFrom()), journal.CheckpointNumber(req.GetTo()))
+	} else {
+		wanted = wantedCheckpoints(req, eng.Store().Checkpoints(), eng.Store().Pins())
+	}
 	if req.GetOutline() {
 		for part := range slices.Chunk(wanted, outlineBatch) {
 			if err := stream.Send(&enginev1.CheckpointsResponse{Outline: encodeOutline(part)}); err != nil {

@@ -156,6 +156,32 @@ func (c *Client) Outline(ctx context.Context, group string) ([]journal.Checkpoin
 	return c.checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, Outline: true})
 }
 
+// OpenableCheckpoints is Checkpoints with those, too, that the history does not keep
+// any more and that can still be opened; without them from an engine of a version
+// before.
+func (c *Client) OpenableCheckpoints(ctx context.Context, group string, from, to journal.CheckpointNumber) ([]journal.Checkpoint, error) {
+	return c.checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, From: uint64(from), To: uint64(to), Openable: true})
+}
+
+// Hold keeps a position that can be opened, as journal.Store's. An engine of a version
+// before, which has nothing of the kind, is taken to.
+func (c *Client) Hold(ctx context.Context, name string, at journal.Position, d time.Duration) error {
+	_, err := c.rpc.Hold(ctx, &enginev1.HoldRequest{Name: name, At: encodePosition(at), For: durationpb.New(d)})
+	if status.Code(err) == codes.Unimplemented {
+		return nil
+	}
+	return c.fail(err)
+}
+
+// Release ends a Hold; no error if there is none.
+func (c *Client) Release(ctx context.Context, name string) error {
+	_, err := c.rpc.Release(ctx, &enginev1.ReleaseRequest{Name: name})
+	if status.Code(err) == codes.Unimplemented {
+		return nil
+	}
+	return c.fail(err)
+}
+
 func (c *Client) checkpoints(ctx context.Context, req *enginev1.CheckpointsRequest) ([]journal.Checkpoint, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

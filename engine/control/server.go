@@ -195,6 +195,31 @@ func (s *Server) Fork(ctx context.Context, req *enginev1.ForkRequest) (*enginev1
 	return &enginev1.ForkResponse{}, nil
 }
 
+// Bounds of a Hold, whoever asks.
+const (
+	maxHoldName = 128
+	longestHold = 7 * 24 * time.Hour
+)
+
+// Hold implements the RPC.
+func (s *Server) Hold(_ context.Context, req *enginev1.HoldRequest) (*enginev1.HoldResponse, error) {
+	lasts := req.GetFor().AsDuration()
+	if n := len(req.GetName()); n == 0 || n > maxHoldName || lasts <= 0 || lasts > longestHold {
+		return nil, invalid("a hold for %v with a name of %d bytes: want at most %v and 1 to %d bytes", lasts, n, longestHold, maxHoldName)
+	}
+	return on(s, func(e *engine.Engine) (*enginev1.HoldResponse, error) {
+		return &enginev1.HoldResponse{}, e.Store().Hold(req.GetName(), decodePosition(req.GetAt()), lasts)
+	})
+}
+
+// Release implements the RPC.
+func (s *Server) Release(_ context.Context, req *enginev1.ReleaseRequest) (*enginev1.ReleaseResponse, error) {
+	return on(s, func(e *engine.Engine) (*enginev1.ReleaseResponse, error) {
+		e.Store().Release(req.GetName())
+		return &enginev1.ReleaseResponse{}, nil
+	})
+}
+
 // Pin implements the RPC.
 func (s *Server) Pin(_ context.Context, req *enginev1.PinRequest) (*enginev1.PinResponse, error) {
 	return on(s, func(e *engine.Engine) (*enginev1.PinResponse, error) {

@@ -36,6 +36,8 @@ const (
 	Engine_Abort_FullMethodName       = "/lockstep.engine.v1.Engine/Abort"
 	Engine_Flush_FullMethodName       = "/lockstep.engine.v1.Engine/Flush"
 	Engine_Checkpoints_FullMethodName = "/lockstep.engine.v1.Engine/Checkpoints"
+	Engine_Hold_FullMethodName        = "/lockstep.engine.v1.Engine/Hold"
+	Engine_Release_FullMethodName     = "/lockstep.engine.v1.Engine/Release"
 	Engine_Fork_FullMethodName        = "/lockstep.engine.v1.Engine/Fork"
 	Engine_Pin_FullMethodName         = "/lockstep.engine.v1.Engine/Pin"
 	Engine_Unpin_FullMethodName       = "/lockstep.engine.v1.Engine/Unpin"
@@ -80,6 +82,11 @@ type EngineClient interface {
 	Flush(ctx context.Context, in *FlushRequest, opts ...grpc.CallOption) (*FlushResponse, error)
 	// Checkpoints lists the durable checkpoints inside the horizon, ascending.
 	Checkpoints(ctx context.Context, in *CheckpointsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckpointsResponse], error)
+	// Hold keeps a position that can be opened until Release, or until the engine ends,
+	// or for a while, whichever is first. The same name again holds what is named
+	// then. HORIZON if it is not there any more.
+	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
+	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 	// Fork begins a timeline at a position. DEVICE_IN_USE while the engine has a
 	// device, or orders to have one.
 	Fork(ctx context.Context, in *ForkRequest, opts ...grpc.CallOption) (*ForkResponse, error)
@@ -222,6 +229,26 @@ func (c *engineClient) Checkpoints(ctx context.Context, in *CheckpointsRequest, 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Engine_CheckpointsClient = grpc.ServerStreamingClient[CheckpointsResponse]
 
+func (c *engineClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HoldResponse)
+	err := c.cc.Invoke(ctx, Engine_Hold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *engineClient) Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseResponse)
+	err := c.cc.Invoke(ctx, Engine_Release_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *engineClient) Fork(ctx context.Context, in *ForkRequest, opts ...grpc.CallOption) (*ForkResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ForkResponse)
@@ -345,6 +372,11 @@ type EngineServer interface {
 	Flush(context.Context, *FlushRequest) (*FlushResponse, error)
 	// Checkpoints lists the durable checkpoints inside the horizon, ascending.
 	Checkpoints(*CheckpointsRequest, grpc.ServerStreamingServer[CheckpointsResponse]) error
+	// Hold keeps a position that can be opened until Release, or until the engine ends,
+	// or for a while, whichever is first. The same name again holds what is named
+	// then. HORIZON if it is not there any more.
+	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
+	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	// Fork begins a timeline at a position. DEVICE_IN_USE while the engine has a
 	// device, or orders to have one.
 	Fork(context.Context, *ForkRequest) (*ForkResponse, error)
@@ -398,6 +430,12 @@ func (UnimplementedEngineServer) Flush(context.Context, *FlushRequest) (*FlushRe
 }
 func (UnimplementedEngineServer) Checkpoints(*CheckpointsRequest, grpc.ServerStreamingServer[CheckpointsResponse]) error {
 	return status.Error(codes.Unimplemented, "method Checkpoints not implemented")
+}
+func (UnimplementedEngineServer) Hold(context.Context, *HoldRequest) (*HoldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hold not implemented")
+}
+func (UnimplementedEngineServer) Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Release not implemented")
 }
 func (UnimplementedEngineServer) Fork(context.Context, *ForkRequest) (*ForkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Fork not implemented")
@@ -610,6 +648,42 @@ func _Engine_Checkpoints_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Engine_CheckpointsServer = grpc.ServerStreamingServer[CheckpointsResponse]
 
+func _Engine_Hold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).Hold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_Hold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).Hold(ctx, req.(*HoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Engine_Release_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).Release(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_Release_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).Release(ctx, req.(*ReleaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Engine_Fork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ForkRequest)
 	if err := dec(in); err != nil {
@@ -785,6 +859,14 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Flush",
 			Handler:    _Engine_Flush_Handler,
+		},
+		{
+			MethodName: "Hold",
+			Handler:    _Engine_Hold_Handler,
+		},
+		{
+			MethodName: "Release",
+			Handler:    _Engine_Release_Handler,
 		},
 		{
 			MethodName: "Fork",

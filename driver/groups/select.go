@@ -1,0 +1,97 @@
+package groups
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// Select finds a recovery point; see group.Select. A number and a time may also mean
+// one that is not listed any more, because it has left its tier of the history, for
+// as long as all of its members can open it; Hold has them go on doing that. What is
+// meant is found in outlines of the members' histories, or among what is pinned, and
+// then read in full.
+func (g *Groups) Select(ctx context.Context, name, at string) (group.Point, error) {
+	st, listed, err := g.outline(ctx, name)
+	if err != nil {
+		return group.Point{}, err
+	}
+	if strings.HasPrefix(at, "pin:") {
+		pinned, err := g.pinnedPoints(ctx, st)
+		if err != nil {
+			return group.Point{}, err
+		}
+		point, err := group.Select(name, pinned, at)
+		if err == nil {
+			return point, nil
+		}
+	}
+	found, err := group.Select(name, listed, at)
+	number, notNumber := strconv.ParseUint(at, 10, 64)
+	_, notTime := time.Parse(time.RFC3339Nano, at)
+	from, to := found.Checkpoint, found.Checkpoint
+	switch {
+	case notNumber == nil:
+		from, to = journal.CheckpointNumber(number), journal.CheckpointNumber(number)
+	case err != nil:
+		return group.Point{}, err
+	case notTime == nil:
+		to = nextListed(listed, &found)
+	}
+	near, failed := g.openableIn(ctx, st, from, to)
+	if failed != nil {
+		return group.Point{}, failed
+	}
+	// Of a number that was taken twice the time says which.
+	i := slices.IndexFunc(near, func(p group.Point) bool { return idOf(&p) == idOf(&found) })
+	if i >= 0 && notTime != nil {
+		return near[i], nil
+	}
+	if point, failed := group.Select(name, near, at); failed == nil && at != "latest" {
+		return point, nil
+	}
+	if err == nil { // it is listed no more by now
+		err = missing(name, at, listed, &found)
+	}
+	return group.Point{}, err
+}
+
+// nextListed is the number of the point behind one of a list; 0 behind the last.
+func nextListed(listed []group.Point, p *group.Point) journal.CheckpointNumber {
+	i := slices.IndexFunc(listed, func(q group.Point) bool { return idOf(&q) == idOf(p) })
+	if i < 0 || i+1 == len(listed) {
+		return 0
+	}
+	return max(p.Checkpoint, listed[i+1].Checkpoint)
+}
+
+// missing says that a point of a list is gone, and which of the others are nearest.
+func missing(name, at string, listed []group.Point, gone *group.Point) error {
+	e := &group.NoPointError{Group: name, Wanted: at, Existing: len(listed)}
+	i := slices.IndexFunc(listed, func(q group.Point) bool { return idOf(&q) == idOf(gone) })
+	if i < 0 {
+		return e
+	}
+	e.Existing--
+	for _, k := range []int{i - 1, i + 1} {
+		if k >= 0 && k < len(listed) {
+			e.Nearest = append(e.Nearest, listed[k])
+		}
+	}
+	return e
+}
+
+// openableIn returns the points with numbers in [from, to] that all of their members
+// can open, ascending; a to of 0 is no end.
+func (g *Groups) openableIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.Point, error) {
+	histories, err := g.cfg.Members.OpenableIn(ctx, st, from, to)
+	if err != nil {
+		return nil, err
+	}
+	return g.points(st, histories), nil
+}
