@@ -193,6 +193,10 @@ type ThinningStats struct {
 	UnderwayBytes, DoneBytes int64 // of the rewrite under way: to be read, and read so far
 }
 
+// ThinnedBytes is how much less room the history takes because it was thinned, since
+// Open.
+func (t *ThinningStats) ThinnedBytes() int64 { return max(0, t.ReadBytes-t.WrittenBytes) }
+
 // TierBytes is what segments that were thinned to an interval take; Interval 0
 // is those that have all their records.
 type TierBytes struct {

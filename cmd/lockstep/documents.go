@@ -103,6 +103,9 @@ type volumeDocument struct {
 	// Damaged is the number of places, Unrepairable how many of them the peer could not help with.
 	Damaged      uint32 `json:"damaged"`
 	Unrepairable uint32 `json:"unrepairable"`
+	// Tiers are what JournalBytes are of; ThinnedBytes went since the store was opened.
+	Tiers        []tierBytesDocument `json:"tiers"`
+	ThinnedBytes int64               `json:"thinnedBytes"`
 	// Claim and Node are of a cluster, and empty elsewhere.
 	Claim string `json:"claim"`
 	Node  string `json:"node"`
@@ -244,6 +247,7 @@ func volumeOf(m *adminv1.Volume) volumeDocument {
 		Store: m.GetStore(), Lag: lagOf(m.GetLag()), Error: m.GetError(),
 		Transport: m.GetTransport(), TransportFallback: m.GetTransportFallback(), Claim: m.GetClaim(), Node: m.GetNode(),
 		Damaged: m.GetDamaged(), Unrepairable: m.GetUnrepairable(),
+		Tiers: each(m.GetTiers(), tierBytesOf), ThinnedBytes: m.GetThinnedBytes(),
 	}
 }
 

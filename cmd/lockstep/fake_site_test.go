@@ -89,7 +89,9 @@ func (f *fakeSite) volumes() []*adminv1.Volume {
 			Id: "v-0a1b", Name: "pgdata", Group: "shop", SizeBytes: 10 << 30, Role: f.group.GetRole(), Device: "/dev/loop7",
 			Tip: &adminv1.Position{Timeline: 1, Seq: 51200}, Durable: &adminv1.Position{Timeline: 1, Seq: 51190}, Horizon: &adminv1.Position{Timeline: 1, Seq: 7},
 			JournalBytes: 3 << 29, IndexExtents: 40960, IndexBytes: 1 << 20, Store: "/var/lib/lockstep/volumes/v-0a1b",
-			Lag:       &adminv1.Lag{Records: 12, Bytes: 49152, Time: durationpb.New(340 * time.Millisecond)},
+			Lag: &adminv1.Lag{Records: 12, Bytes: 49152, Time: durationpb.New(340 * time.Millisecond)},
+			Tiers: []*adminv1.TierBytes{{Bytes: 1 << 30}, {Interval: durationpb.New(time.Minute), Bytes: 3 << 27}, {Interval: durationpb.New(5 * time.Minute), Bytes: 1 << 26},
+				{PinsOnly: true, Bytes: 1 << 26}}, ThinnedBytes: 5 << 30,
 			Transport: "dev-fuse", TransportFallback: "kernel does not offer FUSE over io_uring",
 		},
 		{
@@ -231,14 +233,22 @@ func (f *fakeSite) DescribeGroup(ctx context.Context, r *adminv1.DescribeGroupRe
 	if f.group.GetRewind() == nil && f.group.GetRole() == adminv1.Role_ROLE_PRIMARY && f.group.GetTerm() > 3 {
 		members[1].Error = ""
 	}
-	return &adminv1.DescribeGroupResponse{
+	answer := &adminv1.DescribeGroupResponse{
 		Group: f.look(), Members: members,
 		Timelines: []*adminv1.Timeline{
 			{Id: 1, Created: before(26 * time.Hour), Reason: "created", Active: true},
 			{Id: 2, Parent: &adminv1.Position{Timeline: 1, Seq: 4096}, Created: before(90 * time.Minute), Reason: "rewind to checkpoint 900, undone"},
 		},
 		Pinned: []*adminv1.Point{f.points[4]}, Oldest: f.points[len(f.points)-1],
-	}, nil
+	}
+	if r.GetHistory() {
+		answer.History = []*adminv1.Tier{
+			{Interval: durationpb.New(time.Second), Age: durationpb.New(time.Hour), Points: 3590, Oldest: before(time.Hour)},
+			{Interval: durationpb.New(time.Minute), Age: durationpb.New(24 * time.Hour), Points: 412, Oldest: before(7 * time.Hour)},
+			{Interval: durationpb.New(time.Hour), Age: durationpb.New(7 * 24 * time.Hour)},
+		}
+	}
+	return answer, nil
 }
 
 func (f *fakeSite) ListTimelines(ctx context.Context, r *adminv1.ListTimelinesRequest) (*adminv1.ListTimelinesResponse, error) {

@@ -16,14 +16,19 @@ type groupDetailDocument struct {
 	Timelines []timelineDocument `json:"timelines"`
 	Pinned    []*pointDocument   `json:"pinned"`
 	Oldest    *pointDocument     `json:"oldest"`
+	History   []tierDocument     `json:"history"`
 }
 
 func (a *app) newGroupDescribeCommand() *cobra.Command {
 	var admin adminFlags
 	var output outputFlag
 	command := &cobra.Command{
-		Use:               "describe GROUP",
-		Short:             "Show everything about one group",
+		Use:   "describe GROUP",
+		Short: "Show everything about one group",
+		Long: `Shows everything about one group. History has a row for each tier of the group's
+"history": the recovery points that are of its age now, the oldest of them, and the
+room in all members' journals of what was thinned to it. With the first tier is what
+was not thinned. "pins" has left the window, and is there for pins and views.`,
 		Args:              wantArgs("GROUP"),
 		ValidArgsFunction: a.completeGroups(&admin),
 		RunE: a.runs(func(command *cobra.Command, args []string) error {
@@ -32,7 +37,7 @@ func (a *app) newGroupDescribeCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				answer, err := s.DescribeGroup(command.Context(), &adminv1.DescribeGroupRequest{Group: group})
+				answer, err := s.DescribeGroup(command.Context(), &adminv1.DescribeGroupRequest{Group: group, History: true})
 				if err != nil {
 					return err
 				}
@@ -61,6 +66,7 @@ func groupDetailOf(m *adminv1.DescribeGroupResponse) groupDetailDocument {
 		Timelines: each(m.GetTimelines(), timelineOf),
 		Pinned:    each(m.GetPinned(), pointOf),
 		Oldest:    pointOf(m.GetOldest()),
+		History:   historyOf(m),
 	}
 }
 
@@ -86,6 +92,10 @@ func (p *page) showGroupDetail(m *adminv1.DescribeGroupResponse) {
 		p.line("  none")
 	} else {
 		p.showVolumes("  ", m.GetMembers(), false)
+	}
+	if len(m.GetHistory()) > 0 {
+		p.section("History")
+		p.showHistory(m)
 	}
 	if len(m.GetTimelines()) > 0 {
 		p.section("Timelines")

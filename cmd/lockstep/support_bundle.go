@@ -122,7 +122,7 @@ func (a *app) gatherOwn(ctx context.Context, c *cluster.Cluster, f *supportBundl
 		}
 		add("status.json", statusOf(answer))
 		for _, group := range answer.GetGroups() {
-			detail, err := s.DescribeGroup(ctx, &adminv1.DescribeGroupRequest{Group: group.GetName()})
+			detail, err := s.DescribeGroup(ctx, &adminv1.DescribeGroupRequest{Group: group.GetName(), History: true})
 			if err != nil {
 				config.Problems = append(config.Problems, "group "+group.GetName()+": "+err.Error())
 				continue

@@ -27,7 +27,7 @@ func (p *page) showVolumes(indent string, volumes []*adminv1.Volume, withGroup b
 	}
 	columns := []column{
 		name, id, left("GROUP"), right("SIZE"), left("ROLE"), left("DEVICE"), right("TIP"), wide(right("DURABLE")), wide(right("HORIZON")),
-		right("JOURNAL"), wide(right("INDEX")), wide(right("EXTENTS")), right("LAG"), left("STATE"), wide(left("STORE")),
+		right("JOURNAL"), wide(right("THINNED")), wide(right("INDEX")), wide(right("EXTENTS")), right("LAG"), left("STATE"), wide(left("STORE")),
 	}
 	var rows [][]cell
 	for _, v := range volumes {
@@ -41,7 +41,7 @@ func (p *page) showVolumes(indent string, volumes []*adminv1.Volume, withGroup b
 		rows = append(rows, []cell{
 			text(volumeName(v)), text(v.GetId()), text(v.GetGroup()), text(iecSigned(v.GetSizeBytes())), text(roleText(v.GetRole())), text(v.GetDevice()),
 			text(positionText(v.GetTip())), text(positionText(v.GetDurable())), text(positionText(v.GetHorizon())),
-			text(iecSigned(v.GetJournalBytes())), text(iecSigned(v.GetIndexBytes())), number(uint64(max(v.GetIndexExtents(), 0))),
+			text(iecSigned(v.GetJournalBytes())), text(iecSigned(v.GetThinnedBytes())), text(iecSigned(v.GetIndexBytes())), number(uint64(max(v.GetIndexExtents(), 0))),
 			text(lagTime(v.GetLag())), state, text(v.GetStore()),
 		})
 	}

@@ -164,6 +164,7 @@ func (s *Server) volume(v Volume) *adminv1.Volume {
 		Tip: position(v.Tip), Durable: position(v.Durable), Horizon: position(v.Horizon),
 		JournalBytes: v.Journal.JournalBytes, IndexExtents: v.Journal.IndexExtents, IndexBytes: v.Journal.IndexBytes,
 	}
+	out.Tiers, out.ThinnedBytes = tierBytes(&v.Journal.Thinning), v.Journal.Thinning.ThinnedBytes()
 	out.Damaged, out.Unrepairable = uint32(v.Journal.Damaged), uint32(v.Journal.Repairs.Unrepairable)
 	if v.Err != nil {
 		out.Error = v.Err.Error()

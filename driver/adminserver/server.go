@@ -103,6 +103,14 @@ func (s *Server) DescribeGroup(ctx context.Context, req *adminv1.DescribeGroupRe
 	if g.Oldest != nil {
 		resp.Oldest = point(*g.Oldest)
 	}
+	if !req.GetHistory() {
+		return resp, nil
+	}
+	tiers, err := s.cfg.Site.Groups().Tiers(ctx, req.GetGroup())
+	if err != nil {
+		return nil, answer(err)
+	}
+	resp.History = history(tiers)
 	return resp, nil
 }
 

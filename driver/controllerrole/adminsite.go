@@ -63,7 +63,7 @@ func (a adminSite) volumeOf(v fleet.Volume) adminserver.Volume {
 	}
 	if st := v.State.Store; st != nil {
 		out.Tip, out.Durable, out.Horizon, out.Timelines = st.Tip, st.Durable, st.Horizon, st.Timelines
-		out.Journal = journal.Stats{JournalBytes: st.JournalBytes, IndexExtents: st.IndexExtents, IndexBytes: st.IndexBytes, Space: st.Space, Damaged: st.Damaged, Repairs: journal.RepairStats{Unrepairable: st.Unrepairable}}
+		out.Journal = journal.Stats{JournalBytes: st.JournalBytes, IndexExtents: st.IndexExtents, IndexBytes: st.IndexBytes, Space: st.Space, Damaged: st.Damaged, Repairs: journal.RepairStats{Unrepairable: st.Unrepairable}, Thinning: st.Thinning}
 	}
 	return out
 }

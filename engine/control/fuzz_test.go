@@ -1,6 +1,7 @@
 package control
 
 import (
+	"math"
 	"reflect"
 	"testing"
 	"time"
@@ -40,7 +41,8 @@ func FuzzState(f *testing.F) {
 	at := journal.Position{Timeline: 7, Seq: 9}
 	checkpoint := journal.Checkpoint{Number: 3, Time: time.Unix(1, 0).UTC(), Position: at, CheckpointInfo: journal.CheckpointInfo{Group: "prod/shop", Members: []journal.VolumeID{{1}}}}
 	seed, err := proto.Marshal(encodeState(State{Volume: journal.VolumeID{1}, Incarnation: "x", Version: "1", Store: &StoreState{SizeBytes: 1 << 20, Tip: at, Durable: at, Horizon: at,
-		Timelines: []journal.Timeline{{ID: 7, Created: time.Unix(1, 0).UTC()}}, Pins: map[string]journal.Position{"p": at}, Newest: checkpoint, Oldest: checkpoint},
+		Timelines: []journal.Timeline{{ID: 7, Created: time.Unix(1, 0).UTC()}}, Pins: map[string]journal.Position{"p": at}, Newest: checkpoint, Oldest: checkpoint,
+		Thinning: journal.ThinningStats{ReadBytes: 1 << 30, WrittenBytes: 1 << 20, Tiers: []journal.TierBytes{{Bytes: 1 << 26}, {Interval: time.Minute, Bytes: 1 << 20}, {Interval: math.MaxInt64, Bytes: 5}}}},
 		Replication: &ReplicationState{Peer: "b", LagTime: time.Second}}))
 	if err != nil {
 		f.Fatal(err)

@@ -164,7 +164,8 @@ type StoreState struct {
 	// them no peer could help with, and Damage what the first one is.
 	Damaged, Unrepairable int
 	Damage                string
-	// Thinning is for the engine's own metrics, and does not travel.
+	// Thinning travels as far as it tells what the journal is of and what was thinned
+	// away: ReadBytes, WrittenBytes and Tiers. The rest is for the engine's own metrics.
 	Thinning journal.ThinningStats
 }
 

@@ -175,6 +175,10 @@ func encodeState(s State) *enginev1.State {
 			FreeBytes: st.FreeBytes, CapacityBytes: st.CapacityBytes, ShortSince: stamp(st.Space.ShortSince),
 			Refused: st.Space.Refused, GivenUpBytes: st.Space.GivenUpBytes,
 			Damaged: int64(st.Damaged), Unrepairable: int64(st.Unrepairable), Damage: st.Damage,
+			ThinnedBytes: st.Thinning.ReadBytes, ThinnedToBytes: st.Thinning.WrittenBytes,
+		}
+		for _, tier := range st.Thinning.Tiers {
+			out.Store.Tiers = append(out.Store.Tiers, &enginev1.TierBytes{IntervalNanoseconds: int64(tier.Interval), Bytes: tier.Bytes})
 		}
 		for name, at := range st.Pins {
 			out.Store.Pins[name] = encodePosition(at)
@@ -201,6 +205,10 @@ func decodeState(m *enginev1.State) (State, error) {
 			Pins: map[string]journal.Position{}, FreeBytes: st.GetFreeBytes(), CapacityBytes: st.GetCapacityBytes(),
 			Space:   journal.SpaceStats{ShortSince: unstamp(st.GetShortSince()), Refused: st.GetRefused(), GivenUpBytes: st.GetGivenUpBytes()},
 			Damaged: int(st.GetDamaged()), Unrepairable: int(st.GetUnrepairable()), Damage: st.GetDamage(),
+			Thinning: journal.ThinningStats{ReadBytes: st.GetThinnedBytes(), WrittenBytes: st.GetThinnedToBytes()},
+		}
+		for _, tier := range st.GetTiers() {
+			s.Store.Thinning.Tiers = append(s.Store.Thinning.Tiers, journal.TierBytes{Interval: time.Duration(tier.GetIntervalNanoseconds()), Bytes: tier.GetBytes()})
 		}
 		for name, at := range st.GetPins() {
 			s.Store.Pins[name] = decodePosition(at)

@@ -632,8 +632,12 @@ type Volume struct {
 	TransportFallback string `protobuf:"bytes,20,opt,name=transport_fallback,json=transportFallback,proto3" json:"transport_fallback,omitempty"`
 	// Places of the store that are known to be damaged: reads of them fail. And how many
 	// of them could not be repaired from the peer.
-	Damaged       uint32 `protobuf:"varint,21,opt,name=damaged,proto3" json:"damaged,omitempty"`
-	Unrepairable  uint32 `protobuf:"varint,22,opt,name=unrepairable,proto3" json:"unrepairable,omitempty"`
+	Damaged      uint32 `protobuf:"varint,21,opt,name=damaged,proto3" json:"damaged,omitempty"`
+	Unrepairable uint32 `protobuf:"varint,22,opt,name=unrepairable,proto3" json:"unrepairable,omitempty"`
+	// What journal_bytes are of, by rising interval, those for pins last; and how many
+	// bytes were thinned away since the store was opened.
+	Tiers         []*TierBytes `protobuf:"bytes,23,rep,name=tiers,proto3" json:"tiers,omitempty"`
+	ThinnedBytes  int64        `protobuf:"varint,24,opt,name=thinned_bytes,json=thinnedBytes,proto3" json:"thinned_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -822,6 +826,150 @@ func (x *Volume) GetUnrepairable() uint32 {
 	return 0
 }
 
+func (x *Volume) GetTiers() []*TierBytes {
+	if x != nil {
+		return x.Tiers
+	}
+	return nil
+}
+
+func (x *Volume) GetThinnedBytes() int64 {
+	if x != nil {
+		return x.ThinnedBytes
+	}
+	return 0
+}
+
+// TierBytes is what segments of a journal take that were thinned to an interval.
+type TierBytes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Interval      *durationpb.Duration   `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`                  // unset: not thinned, or for pins alone
+	PinsOnly      bool                   `protobuf:"varint,2,opt,name=pins_only,json=pinsOnly,proto3" json:"pins_only,omitempty"` // kept for pins and views alone: it has left the window
+	Bytes         int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TierBytes) Reset() {
+	*x = TierBytes{}
+	mi := &file_admin_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TierBytes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TierBytes) ProtoMessage() {}
+
+func (x *TierBytes) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TierBytes.ProtoReflect.Descriptor instead.
+func (*TierBytes) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *TierBytes) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *TierBytes) GetPinsOnly() bool {
+	if x != nil {
+		return x.PinsOnly
+	}
+	return false
+}
+
+func (x *TierBytes) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// Tier is a tier of a group's history.
+type Tier struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Interval      *durationpb.Duration   `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"` // unset: every point is kept
+	Age           *durationpb.Duration   `protobuf:"bytes,2,opt,name=age,proto3" json:"age,omitempty"`
+	Points        uint64                 `protobuf:"varint,3,opt,name=points,proto3" json:"points,omitempty"` // that are of its age, pinned ones among them
+	Oldest        *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=oldest,proto3" json:"oldest,omitempty"`  // of them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tier) Reset() {
+	*x = Tier{}
+	mi := &file_admin_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tier) ProtoMessage() {}
+
+func (x *Tier) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tier.ProtoReflect.Descriptor instead.
+func (*Tier) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Tier) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *Tier) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
+func (x *Tier) GetPoints() uint64 {
+	if x != nil {
+		return x.Points
+	}
+	return 0
+}
+
+func (x *Tier) GetOldest() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Oldest
+	}
+	return nil
+}
+
 type Point struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Checkpoint uint64                 `protobuf:"varint,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
@@ -838,7 +986,7 @@ type Point struct {
 
 func (x *Point) Reset() {
 	*x = Point{}
-	mi := &file_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_admin_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +998,7 @@ func (x *Point) String() string {
 func (*Point) ProtoMessage() {}
 
 func (x *Point) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_admin_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +1011,7 @@ func (x *Point) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Point.ProtoReflect.Descriptor instead.
 func (*Point) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Point) GetCheckpoint() uint64 {
@@ -921,7 +1069,7 @@ type Timeline struct {
 
 func (x *Timeline) Reset() {
 	*x = Timeline{}
-	mi := &file_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_admin_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -933,7 +1081,7 @@ func (x *Timeline) String() string {
 func (*Timeline) ProtoMessage() {}
 
 func (x *Timeline) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_admin_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -946,7 +1094,7 @@ func (x *Timeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timeline.ProtoReflect.Descriptor instead.
 func (*Timeline) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Timeline) GetId() uint64 {
@@ -1035,7 +1183,7 @@ type ListTimelinesRequest struct {
 
 func (x *ListTimelinesRequest) Reset() {
 	*x = ListTimelinesRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_admin_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1195,7 @@ func (x *ListTimelinesRequest) String() string {
 func (*ListTimelinesRequest) ProtoMessage() {}
 
 func (x *ListTimelinesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_admin_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1208,7 @@ func (x *ListTimelinesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTimelinesRequest.ProtoReflect.Descriptor instead.
 func (*ListTimelinesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListTimelinesRequest) GetGroup() string {
@@ -1082,7 +1230,7 @@ type VolumeTimelines struct {
 
 func (x *VolumeTimelines) Reset() {
 	*x = VolumeTimelines{}
-	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_admin_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1242,7 @@ func (x *VolumeTimelines) String() string {
 func (*VolumeTimelines) ProtoMessage() {}
 
 func (x *VolumeTimelines) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_admin_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1255,7 @@ func (x *VolumeTimelines) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeTimelines.ProtoReflect.Descriptor instead.
 func (*VolumeTimelines) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VolumeTimelines) GetVolumeId() string {
@@ -1147,7 +1295,7 @@ type ListTimelinesResponse struct {
 
 func (x *ListTimelinesResponse) Reset() {
 	*x = ListTimelinesResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1307,7 @@ func (x *ListTimelinesResponse) String() string {
 func (*ListTimelinesResponse) ProtoMessage() {}
 
 func (x *ListTimelinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1320,7 @@ func (x *ListTimelinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTimelinesResponse.ProtoReflect.Descriptor instead.
 func (*ListTimelinesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListTimelinesResponse) GetVolumes() []*VolumeTimelines {
@@ -1190,7 +1338,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1350,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1363,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 type ListGroupsResponse struct {
@@ -1227,7 +1375,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1239,7 +1387,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1252,7 +1400,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*Group {
@@ -1265,13 +1413,14 @@ func (x *ListGroupsResponse) GetGroups() []*Group {
 type DescribeGroupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	History       bool                   `protobuf:"varint,2,opt,name=history,proto3" json:"history,omitempty"` // tell the tiers of its history, too, for which all points are counted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DescribeGroupRequest) Reset() {
 	*x = DescribeGroupRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1432,7 @@ func (x *DescribeGroupRequest) String() string {
 func (*DescribeGroupRequest) ProtoMessage() {}
 
 func (x *DescribeGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1445,7 @@ func (x *DescribeGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeGroupRequest.ProtoReflect.Descriptor instead.
 func (*DescribeGroupRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DescribeGroupRequest) GetGroup() string {
@@ -1304,6 +1453,13 @@ func (x *DescribeGroupRequest) GetGroup() string {
 		return x.Group
 	}
 	return ""
+}
+
+func (x *DescribeGroupRequest) GetHistory() bool {
+	if x != nil {
+		return x.History
+	}
+	return false
 }
 
 type DescribeGroupResponse struct {
@@ -1314,13 +1470,14 @@ type DescribeGroupResponse struct {
 	Timelines     []*Timeline `protobuf:"bytes,3,rep,name=timelines,proto3" json:"timelines,omitempty"`
 	Pinned        []*Point    `protobuf:"bytes,4,rep,name=pinned,proto3" json:"pinned,omitempty"`
 	Oldest        *Point      `protobuf:"bytes,5,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	History       []*Tier     `protobuf:"bytes,6,rep,name=history,proto3" json:"history,omitempty"` // the youngest first; none unless asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DescribeGroupResponse) Reset() {
 	*x = DescribeGroupResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1332,7 +1489,7 @@ func (x *DescribeGroupResponse) String() string {
 func (*DescribeGroupResponse) ProtoMessage() {}
 
 func (x *DescribeGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1345,7 +1502,7 @@ func (x *DescribeGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeGroupResponse.ProtoReflect.Descriptor instead.
 func (*DescribeGroupResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DescribeGroupResponse) GetGroup() *Group {
@@ -1383,6 +1540,13 @@ func (x *DescribeGroupResponse) GetOldest() *Point {
 	return nil
 }
 
+func (x *DescribeGroupResponse) GetHistory() []*Tier {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
 // Points are ordered newest first.
 type ListPointsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1396,7 +1560,7 @@ type ListPointsRequest struct {
 
 func (x *ListPointsRequest) Reset() {
 	*x = ListPointsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1408,7 +1572,7 @@ func (x *ListPointsRequest) String() string {
 func (*ListPointsRequest) ProtoMessage() {}
 
 func (x *ListPointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1421,7 +1585,7 @@ func (x *ListPointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPointsRequest.ProtoReflect.Descriptor instead.
 func (*ListPointsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListPointsRequest) GetGroup() string {
@@ -1462,7 +1626,7 @@ type ListPointsResponse struct {
 
 func (x *ListPointsResponse) Reset() {
 	*x = ListPointsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1638,7 @@ func (x *ListPointsResponse) String() string {
 func (*ListPointsResponse) ProtoMessage() {}
 
 func (x *ListPointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1651,7 @@ func (x *ListPointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPointsResponse.ProtoReflect.Descriptor instead.
 func (*ListPointsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListPointsResponse) GetPoints() []*Point {
@@ -1515,7 +1679,7 @@ type TakePointRequest struct {
 
 func (x *TakePointRequest) Reset() {
 	*x = TakePointRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1691,7 @@ func (x *TakePointRequest) String() string {
 func (*TakePointRequest) ProtoMessage() {}
 
 func (x *TakePointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1704,7 @@ func (x *TakePointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakePointRequest.ProtoReflect.Descriptor instead.
 func (*TakePointRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TakePointRequest) GetGroup() string {
@@ -1567,7 +1731,7 @@ type TakePointResponse struct {
 
 func (x *TakePointResponse) Reset() {
 	*x = TakePointResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1743,7 @@ func (x *TakePointResponse) String() string {
 func (*TakePointResponse) ProtoMessage() {}
 
 func (x *TakePointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1756,7 @@ func (x *TakePointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakePointResponse.ProtoReflect.Descriptor instead.
 func (*TakePointResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TakePointResponse) GetPoint() *Point {
@@ -1620,7 +1784,7 @@ type DropPinRequest struct {
 
 func (x *DropPinRequest) Reset() {
 	*x = DropPinRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1796,7 @@ func (x *DropPinRequest) String() string {
 func (*DropPinRequest) ProtoMessage() {}
 
 func (x *DropPinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1809,7 @@ func (x *DropPinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropPinRequest.ProtoReflect.Descriptor instead.
 func (*DropPinRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DropPinRequest) GetGroup() string {
@@ -1671,7 +1835,7 @@ type DropPinResponse struct {
 
 func (x *DropPinResponse) Reset() {
 	*x = DropPinResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1847,7 @@ func (x *DropPinResponse) String() string {
 func (*DropPinResponse) ProtoMessage() {}
 
 func (x *DropPinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1860,7 @@ func (x *DropPinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropPinResponse.ProtoReflect.Descriptor instead.
 func (*DropPinResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DropPinResponse) GetPoint() *Point {
@@ -1715,7 +1879,7 @@ type ReopenVolumeRequest struct {
 
 func (x *ReopenVolumeRequest) Reset() {
 	*x = ReopenVolumeRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1727,7 +1891,7 @@ func (x *ReopenVolumeRequest) String() string {
 func (*ReopenVolumeRequest) ProtoMessage() {}
 
 func (x *ReopenVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1740,7 +1904,7 @@ func (x *ReopenVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ReopenVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReopenVolumeRequest) GetVolume() string {
@@ -1761,7 +1925,7 @@ type ReopenVolumeResponse struct {
 
 func (x *ReopenVolumeResponse) Reset() {
 	*x = ReopenVolumeResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1937,7 @@ func (x *ReopenVolumeResponse) String() string {
 func (*ReopenVolumeResponse) ProtoMessage() {}
 
 func (x *ReopenVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1950,7 @@ func (x *ReopenVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ReopenVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReopenVolumeResponse) GetVolume() *Volume {
@@ -1820,7 +1984,7 @@ type ScrubVolumeRequest struct {
 
 func (x *ScrubVolumeRequest) Reset() {
 	*x = ScrubVolumeRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +1996,7 @@ func (x *ScrubVolumeRequest) String() string {
 func (*ScrubVolumeRequest) ProtoMessage() {}
 
 func (x *ScrubVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +2009,7 @@ func (x *ScrubVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ScrubVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ScrubVolumeRequest) GetVolume() string {
@@ -1875,7 +2039,7 @@ type ScrubVolumeResponse struct {
 
 func (x *ScrubVolumeResponse) Reset() {
 	*x = ScrubVolumeResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +2051,7 @@ func (x *ScrubVolumeResponse) String() string {
 func (*ScrubVolumeResponse) ProtoMessage() {}
 
 func (x *ScrubVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +2064,7 @@ func (x *ScrubVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ScrubVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ScrubVolumeResponse) GetStep() isScrubVolumeResponse_Step {
@@ -1956,7 +2120,7 @@ type ScrubProgress struct {
 
 func (x *ScrubProgress) Reset() {
 	*x = ScrubProgress{}
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +2132,7 @@ func (x *ScrubProgress) String() string {
 func (*ScrubProgress) ProtoMessage() {}
 
 func (x *ScrubProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1981,7 +2145,7 @@ func (x *ScrubProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubProgress.ProtoReflect.Descriptor instead.
 func (*ScrubProgress) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ScrubProgress) GetReadBytes() int64 {
@@ -2028,7 +2192,7 @@ type ScrubReport struct {
 
 func (x *ScrubReport) Reset() {
 	*x = ScrubReport{}
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2204,7 @@ func (x *ScrubReport) String() string {
 func (*ScrubReport) ProtoMessage() {}
 
 func (x *ScrubReport) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2217,7 @@ func (x *ScrubReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubReport.ProtoReflect.Descriptor instead.
 func (*ScrubReport) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ScrubReport) GetVolume() *Volume {
@@ -2119,7 +2283,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2295,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2308,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Damage) GetFile() string {
@@ -2200,7 +2364,7 @@ type Repaired struct {
 
 func (x *Repaired) Reset() {
 	*x = Repaired{}
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +2376,7 @@ func (x *Repaired) String() string {
 func (*Repaired) ProtoMessage() {}
 
 func (x *Repaired) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +2389,7 @@ func (x *Repaired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Repaired.ProtoReflect.Descriptor instead.
 func (*Repaired) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Repaired) GetFile() string {
@@ -2262,7 +2426,7 @@ type AdoptVolumeRequest struct {
 
 func (x *AdoptVolumeRequest) Reset() {
 	*x = AdoptVolumeRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2274,7 +2438,7 @@ func (x *AdoptVolumeRequest) String() string {
 func (*AdoptVolumeRequest) ProtoMessage() {}
 
 func (x *AdoptVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2287,7 +2451,7 @@ func (x *AdoptVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AdoptVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AdoptVolumeRequest) GetStore() string {
@@ -2327,7 +2491,7 @@ type AdoptVolumeResponse struct {
 
 func (x *AdoptVolumeResponse) Reset() {
 	*x = AdoptVolumeResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2503,7 @@ func (x *AdoptVolumeResponse) String() string {
 func (*AdoptVolumeResponse) ProtoMessage() {}
 
 func (x *AdoptVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2516,7 @@ func (x *AdoptVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptVolumeResponse.ProtoReflect.Descriptor instead.
 func (*AdoptVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AdoptVolumeResponse) GetVolume() *Volume {
@@ -2371,7 +2535,7 @@ type RemoveReplicaRequest struct {
 
 func (x *RemoveReplicaRequest) Reset() {
 	*x = RemoveReplicaRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2547,7 @@ func (x *RemoveReplicaRequest) String() string {
 func (*RemoveReplicaRequest) ProtoMessage() {}
 
 func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2560,7 @@ func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveReplicaRequest) GetVolume() string {
@@ -2414,7 +2578,7 @@ type RemoveReplicaResponse struct {
 
 func (x *RemoveReplicaResponse) Reset() {
 	*x = RemoveReplicaResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2590,7 @@ func (x *RemoveReplicaResponse) String() string {
 func (*RemoveReplicaResponse) ProtoMessage() {}
 
 func (x *RemoveReplicaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2603,7 @@ func (x *RemoveReplicaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaResponse.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 // at, everywhere: RFC 3339 time (the newest point at or before it), a
@@ -2454,7 +2618,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2466,7 +2630,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2479,7 +2643,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *OpenViewRequest) GetGroup() string {
@@ -2509,7 +2673,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2521,7 +2685,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2534,7 +2698,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *View) GetId() string {
@@ -2585,7 +2749,7 @@ type ViewExport struct {
 
 func (x *ViewExport) Reset() {
 	*x = ViewExport{}
-	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +2761,7 @@ func (x *ViewExport) String() string {
 func (*ViewExport) ProtoMessage() {}
 
 func (x *ViewExport) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +2774,7 @@ func (x *ViewExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewExport.ProtoReflect.Descriptor instead.
 func (*ViewExport) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ViewExport) GetVolumeId() string {
@@ -2657,7 +2821,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2833,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +2846,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *OpenViewResponse) GetView() *View {
@@ -2701,7 +2865,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2877,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +2890,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -2744,7 +2908,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +2920,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +2933,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 type ListViewsRequest struct {
@@ -2781,7 +2945,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2793,7 +2957,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2806,7 +2970,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -2825,7 +2989,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2837,7 +3001,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2850,7 +3014,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -2873,7 +3037,7 @@ type CreateForkRequest struct {
 
 func (x *CreateForkRequest) Reset() {
 	*x = CreateForkRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2885,7 +3049,7 @@ func (x *CreateForkRequest) String() string {
 func (*CreateForkRequest) ProtoMessage() {}
 
 func (x *CreateForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2898,7 +3062,7 @@ func (x *CreateForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateForkRequest.ProtoReflect.Descriptor instead.
 func (*CreateForkRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CreateForkRequest) GetName() string {
@@ -2963,7 +3127,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3139,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3152,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Fork) GetName() string {
@@ -3119,7 +3283,7 @@ type CreateForkResponse struct {
 
 func (x *CreateForkResponse) Reset() {
 	*x = CreateForkResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3131,7 +3295,7 @@ func (x *CreateForkResponse) String() string {
 func (*CreateForkResponse) ProtoMessage() {}
 
 func (x *CreateForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3144,7 +3308,7 @@ func (x *CreateForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateForkResponse.ProtoReflect.Descriptor instead.
 func (*CreateForkResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateForkResponse) GetFork() *Fork {
@@ -3163,7 +3327,7 @@ type ListForksRequest struct {
 
 func (x *ListForksRequest) Reset() {
 	*x = ListForksRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3175,7 +3339,7 @@ func (x *ListForksRequest) String() string {
 func (*ListForksRequest) ProtoMessage() {}
 
 func (x *ListForksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3188,7 +3352,7 @@ func (x *ListForksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListForksRequest.ProtoReflect.Descriptor instead.
 func (*ListForksRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListForksRequest) GetGroup() string {
@@ -3207,7 +3371,7 @@ type ListForksResponse struct {
 
 func (x *ListForksResponse) Reset() {
 	*x = ListForksResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3219,7 +3383,7 @@ func (x *ListForksResponse) String() string {
 func (*ListForksResponse) ProtoMessage() {}
 
 func (x *ListForksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3232,7 +3396,7 @@ func (x *ListForksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListForksResponse.ProtoReflect.Descriptor instead.
 func (*ListForksResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListForksResponse) GetForks() []*Fork {
@@ -3251,7 +3415,7 @@ type DiscardForkRequest struct {
 
 func (x *DiscardForkRequest) Reset() {
 	*x = DiscardForkRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3263,7 +3427,7 @@ func (x *DiscardForkRequest) String() string {
 func (*DiscardForkRequest) ProtoMessage() {}
 
 func (x *DiscardForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3276,7 +3440,7 @@ func (x *DiscardForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardForkRequest.ProtoReflect.Descriptor instead.
 func (*DiscardForkRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DiscardForkRequest) GetName() string {
@@ -3294,7 +3458,7 @@ type DiscardForkResponse struct {
 
 func (x *DiscardForkResponse) Reset() {
 	*x = DiscardForkResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3306,7 +3470,7 @@ func (x *DiscardForkResponse) String() string {
 func (*DiscardForkResponse) ProtoMessage() {}
 
 func (x *DiscardForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3319,7 +3483,7 @@ func (x *DiscardForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardForkResponse.ProtoReflect.Descriptor instead.
 func (*DiscardForkResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 type CommitForkRequest struct {
@@ -3333,7 +3497,7 @@ type CommitForkRequest struct {
 
 func (x *CommitForkRequest) Reset() {
 	*x = CommitForkRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3509,7 @@ func (x *CommitForkRequest) String() string {
 func (*CommitForkRequest) ProtoMessage() {}
 
 func (x *CommitForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3522,7 @@ func (x *CommitForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitForkRequest.ProtoReflect.Descriptor instead.
 func (*CommitForkRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CommitForkRequest) GetGroup() string {
@@ -3395,7 +3559,7 @@ type CommitForkResponse struct {
 
 func (x *CommitForkResponse) Reset() {
 	*x = CommitForkResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3407,7 +3571,7 @@ func (x *CommitForkResponse) String() string {
 func (*CommitForkResponse) ProtoMessage() {}
 
 func (x *CommitForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3420,7 +3584,7 @@ func (x *CommitForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitForkResponse.ProtoReflect.Descriptor instead.
 func (*CommitForkResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CommitForkResponse) GetPoint() *Point {
@@ -3471,7 +3635,7 @@ type Rewind struct {
 
 func (x *Rewind) Reset() {
 	*x = Rewind{}
-	mi := &file_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3483,7 +3647,7 @@ func (x *Rewind) String() string {
 func (*Rewind) ProtoMessage() {}
 
 func (x *Rewind) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3496,7 +3660,7 @@ func (x *Rewind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewind.ProtoReflect.Descriptor instead.
 func (*Rewind) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Rewind) GetTo() *Point {
@@ -3538,7 +3702,7 @@ type StartRewindRequest struct {
 
 func (x *StartRewindRequest) Reset() {
 	*x = StartRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3550,7 +3714,7 @@ func (x *StartRewindRequest) String() string {
 func (*StartRewindRequest) ProtoMessage() {}
 
 func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3563,7 +3727,7 @@ func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindRequest.ProtoReflect.Descriptor instead.
 func (*StartRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *StartRewindRequest) GetGroup() string {
@@ -3597,7 +3761,7 @@ type StartRewindResponse struct {
 
 func (x *StartRewindResponse) Reset() {
 	*x = StartRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3609,7 +3773,7 @@ func (x *StartRewindResponse) String() string {
 func (*StartRewindResponse) ProtoMessage() {}
 
 func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3622,7 +3786,7 @@ func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindResponse.ProtoReflect.Descriptor instead.
 func (*StartRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *StartRewindResponse) GetRewind() *Rewind {
@@ -3649,7 +3813,7 @@ type UndoRewindRequest struct {
 
 func (x *UndoRewindRequest) Reset() {
 	*x = UndoRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3661,7 +3825,7 @@ func (x *UndoRewindRequest) String() string {
 func (*UndoRewindRequest) ProtoMessage() {}
 
 func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3674,7 +3838,7 @@ func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindRequest.ProtoReflect.Descriptor instead.
 func (*UndoRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *UndoRewindRequest) GetGroup() string {
@@ -3701,7 +3865,7 @@ type UndoRewindResponse struct {
 
 func (x *UndoRewindResponse) Reset() {
 	*x = UndoRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3713,7 +3877,7 @@ func (x *UndoRewindResponse) String() string {
 func (*UndoRewindResponse) ProtoMessage() {}
 
 func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3726,7 +3890,7 @@ func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindResponse.ProtoReflect.Descriptor instead.
 func (*UndoRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *UndoRewindResponse) GetTo() *Point {
@@ -3753,7 +3917,7 @@ type CommitRewindRequest struct {
 
 func (x *CommitRewindRequest) Reset() {
 	*x = CommitRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3765,7 +3929,7 @@ func (x *CommitRewindRequest) String() string {
 func (*CommitRewindRequest) ProtoMessage() {}
 
 func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3778,7 +3942,7 @@ func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindRequest.ProtoReflect.Descriptor instead.
 func (*CommitRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CommitRewindRequest) GetGroup() string {
@@ -3804,7 +3968,7 @@ type CommitRewindResponse struct {
 
 func (x *CommitRewindResponse) Reset() {
 	*x = CommitRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3816,7 +3980,7 @@ func (x *CommitRewindResponse) String() string {
 func (*CommitRewindResponse) ProtoMessage() {}
 
 func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3829,7 +3993,7 @@ func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindResponse.ProtoReflect.Descriptor instead.
 func (*CommitRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CommitRewindResponse) GetAt() *Point {
@@ -3850,7 +4014,7 @@ type FailoverRequest struct {
 
 func (x *FailoverRequest) Reset() {
 	*x = FailoverRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3862,7 +4026,7 @@ func (x *FailoverRequest) String() string {
 func (*FailoverRequest) ProtoMessage() {}
 
 func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3875,7 +4039,7 @@ func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
 func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *FailoverRequest) GetGroup() string {
@@ -3914,7 +4078,7 @@ type FailoverResponse struct {
 
 func (x *FailoverResponse) Reset() {
 	*x = FailoverResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3926,7 +4090,7 @@ func (x *FailoverResponse) String() string {
 func (*FailoverResponse) ProtoMessage() {}
 
 func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3939,7 +4103,7 @@ func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
 func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *FailoverResponse) GetPoint() *Point {
@@ -3995,7 +4159,7 @@ type FailoverVolume struct {
 
 func (x *FailoverVolume) Reset() {
 	*x = FailoverVolume{}
-	mi := &file_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4007,7 +4171,7 @@ func (x *FailoverVolume) String() string {
 func (*FailoverVolume) ProtoMessage() {}
 
 func (x *FailoverVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4020,7 +4184,7 @@ func (x *FailoverVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverVolume.ProtoReflect.Descriptor instead.
 func (*FailoverVolume) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *FailoverVolume) GetId() string {
@@ -4092,7 +4256,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xd5\x05\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xae\x06\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -4118,7 +4282,18 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\ttransport\x18\x13 \x01(\tR\ttransport\x12-\n" +
 	"\x12transport_fallback\x18\x14 \x01(\tR\x11transportFallback\x12\x18\n" +
 	"\adamaged\x18\x15 \x01(\rR\adamaged\x12\"\n" +
-	"\funrepairable\x18\x16 \x01(\rR\funrepairable\"\xc2\x01\n" +
+	"\funrepairable\x18\x16 \x01(\rR\funrepairable\x122\n" +
+	"\x05tiers\x18\x17 \x03(\v2\x1c.lockstep.admin.v1.TierBytesR\x05tiers\x12#\n" +
+	"\rthinned_bytes\x18\x18 \x01(\x03R\fthinnedBytes\"u\n" +
+	"\tTierBytes\x125\n" +
+	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x1b\n" +
+	"\tpins_only\x18\x02 \x01(\bR\bpinsOnly\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"\xb6\x01\n" +
+	"\x04Tier\x125\n" +
+	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12+\n" +
+	"\x03age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x16\n" +
+	"\x06points\x18\x03 \x01(\x04R\x06points\x122\n" +
+	"\x06oldest\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06oldest\"\xc2\x01\n" +
 	"\x05Point\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\x04R\n" +
@@ -4153,15 +4328,17 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\avolumes\x18\x01 \x03(\v2\".lockstep.admin.v1.VolumeTimelinesR\avolumes\"\x13\n" +
 	"\x11ListGroupsRequest\"F\n" +
 	"\x12ListGroupsResponse\x120\n" +
-	"\x06groups\x18\x01 \x03(\v2\x18.lockstep.admin.v1.GroupR\x06groups\",\n" +
+	"\x06groups\x18\x01 \x03(\v2\x18.lockstep.admin.v1.GroupR\x06groups\"F\n" +
 	"\x14DescribeGroupRequest\x12\x14\n" +
-	"\x05group\x18\x01 \x01(\tR\x05group\"\x9b\x02\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x18\n" +
+	"\ahistory\x18\x02 \x01(\bR\ahistory\"\xce\x02\n" +
 	"\x15DescribeGroupResponse\x12.\n" +
 	"\x05group\x18\x01 \x01(\v2\x18.lockstep.admin.v1.GroupR\x05group\x123\n" +
 	"\amembers\x18\x02 \x03(\v2\x19.lockstep.admin.v1.VolumeR\amembers\x129\n" +
 	"\ttimelines\x18\x03 \x03(\v2\x1b.lockstep.admin.v1.TimelineR\ttimelines\x120\n" +
 	"\x06pinned\x18\x04 \x03(\v2\x18.lockstep.admin.v1.PointR\x06pinned\x120\n" +
-	"\x06oldest\x18\x05 \x01(\v2\x18.lockstep.admin.v1.PointR\x06oldest\"\x9b\x01\n" +
+	"\x06oldest\x18\x05 \x01(\v2\x18.lockstep.admin.v1.PointR\x06oldest\x121\n" +
+	"\ahistory\x18\x06 \x03(\v2\x17.lockstep.admin.v1.TierR\ahistory\"\x9b\x01\n" +
 	"\x11ListPointsRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12.\n" +
 	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
@@ -4392,7 +4569,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.admin.v1.Role
 	(*Position)(nil),              // 1: lockstep.admin.v1.Position
@@ -4403,190 +4580,198 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*Lag)(nil),                   // 6: lockstep.admin.v1.Lag
 	(*Condition)(nil),             // 7: lockstep.admin.v1.Condition
 	(*Volume)(nil),                // 8: lockstep.admin.v1.Volume
-	(*Point)(nil),                 // 9: lockstep.admin.v1.Point
-	(*Timeline)(nil),              // 10: lockstep.admin.v1.Timeline
-	(*ListTimelinesRequest)(nil),  // 11: lockstep.admin.v1.ListTimelinesRequest
-	(*VolumeTimelines)(nil),       // 12: lockstep.admin.v1.VolumeTimelines
-	(*ListTimelinesResponse)(nil), // 13: lockstep.admin.v1.ListTimelinesResponse
-	(*ListGroupsRequest)(nil),     // 14: lockstep.admin.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),    // 15: lockstep.admin.v1.ListGroupsResponse
-	(*DescribeGroupRequest)(nil),  // 16: lockstep.admin.v1.DescribeGroupRequest
-	(*DescribeGroupResponse)(nil), // 17: lockstep.admin.v1.DescribeGroupResponse
-	(*ListPointsRequest)(nil),     // 18: lockstep.admin.v1.ListPointsRequest
-	(*ListPointsResponse)(nil),    // 19: lockstep.admin.v1.ListPointsResponse
-	(*TakePointRequest)(nil),      // 20: lockstep.admin.v1.TakePointRequest
-	(*TakePointResponse)(nil),     // 21: lockstep.admin.v1.TakePointResponse
-	(*DropPinRequest)(nil),        // 22: lockstep.admin.v1.DropPinRequest
-	(*DropPinResponse)(nil),       // 23: lockstep.admin.v1.DropPinResponse
-	(*ReopenVolumeRequest)(nil),   // 24: lockstep.admin.v1.ReopenVolumeRequest
-	(*ReopenVolumeResponse)(nil),  // 25: lockstep.admin.v1.ReopenVolumeResponse
-	(*ScrubVolumeRequest)(nil),    // 26: lockstep.admin.v1.ScrubVolumeRequest
-	(*ScrubVolumeResponse)(nil),   // 27: lockstep.admin.v1.ScrubVolumeResponse
-	(*ScrubProgress)(nil),         // 28: lockstep.admin.v1.ScrubProgress
-	(*ScrubReport)(nil),           // 29: lockstep.admin.v1.ScrubReport
-	(*Damage)(nil),                // 30: lockstep.admin.v1.Damage
-	(*Repaired)(nil),              // 31: lockstep.admin.v1.Repaired
-	(*AdoptVolumeRequest)(nil),    // 32: lockstep.admin.v1.AdoptVolumeRequest
-	(*AdoptVolumeResponse)(nil),   // 33: lockstep.admin.v1.AdoptVolumeResponse
-	(*RemoveReplicaRequest)(nil),  // 34: lockstep.admin.v1.RemoveReplicaRequest
-	(*RemoveReplicaResponse)(nil), // 35: lockstep.admin.v1.RemoveReplicaResponse
-	(*OpenViewRequest)(nil),       // 36: lockstep.admin.v1.OpenViewRequest
-	(*View)(nil),                  // 37: lockstep.admin.v1.View
-	(*ViewExport)(nil),            // 38: lockstep.admin.v1.ViewExport
-	(*OpenViewResponse)(nil),      // 39: lockstep.admin.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 40: lockstep.admin.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 41: lockstep.admin.v1.CloseViewResponse
-	(*ListViewsRequest)(nil),      // 42: lockstep.admin.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),     // 43: lockstep.admin.v1.ListViewsResponse
-	(*CreateForkRequest)(nil),     // 44: lockstep.admin.v1.CreateForkRequest
-	(*Fork)(nil),                  // 45: lockstep.admin.v1.Fork
-	(*CreateForkResponse)(nil),    // 46: lockstep.admin.v1.CreateForkResponse
-	(*ListForksRequest)(nil),      // 47: lockstep.admin.v1.ListForksRequest
-	(*ListForksResponse)(nil),     // 48: lockstep.admin.v1.ListForksResponse
-	(*DiscardForkRequest)(nil),    // 49: lockstep.admin.v1.DiscardForkRequest
-	(*DiscardForkResponse)(nil),   // 50: lockstep.admin.v1.DiscardForkResponse
-	(*CommitForkRequest)(nil),     // 51: lockstep.admin.v1.CommitForkRequest
-	(*CommitForkResponse)(nil),    // 52: lockstep.admin.v1.CommitForkResponse
-	(*Rewind)(nil),                // 53: lockstep.admin.v1.Rewind
-	(*StartRewindRequest)(nil),    // 54: lockstep.admin.v1.StartRewindRequest
-	(*StartRewindResponse)(nil),   // 55: lockstep.admin.v1.StartRewindResponse
-	(*UndoRewindRequest)(nil),     // 56: lockstep.admin.v1.UndoRewindRequest
-	(*UndoRewindResponse)(nil),    // 57: lockstep.admin.v1.UndoRewindResponse
-	(*CommitRewindRequest)(nil),   // 58: lockstep.admin.v1.CommitRewindRequest
-	(*CommitRewindResponse)(nil),  // 59: lockstep.admin.v1.CommitRewindResponse
-	(*FailoverRequest)(nil),       // 60: lockstep.admin.v1.FailoverRequest
-	(*FailoverResponse)(nil),      // 61: lockstep.admin.v1.FailoverResponse
-	(*FailoverVolume)(nil),        // 62: lockstep.admin.v1.FailoverVolume
-	(*timestamppb.Timestamp)(nil), // 63: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 64: google.protobuf.Duration
+	(*TierBytes)(nil),             // 9: lockstep.admin.v1.TierBytes
+	(*Tier)(nil),                  // 10: lockstep.admin.v1.Tier
+	(*Point)(nil),                 // 11: lockstep.admin.v1.Point
+	(*Timeline)(nil),              // 12: lockstep.admin.v1.Timeline
+	(*ListTimelinesRequest)(nil),  // 13: lockstep.admin.v1.ListTimelinesRequest
+	(*VolumeTimelines)(nil),       // 14: lockstep.admin.v1.VolumeTimelines
+	(*ListTimelinesResponse)(nil), // 15: lockstep.admin.v1.ListTimelinesResponse
+	(*ListGroupsRequest)(nil),     // 16: lockstep.admin.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),    // 17: lockstep.admin.v1.ListGroupsResponse
+	(*DescribeGroupRequest)(nil),  // 18: lockstep.admin.v1.DescribeGroupRequest
+	(*DescribeGroupResponse)(nil), // 19: lockstep.admin.v1.DescribeGroupResponse
+	(*ListPointsRequest)(nil),     // 20: lockstep.admin.v1.ListPointsRequest
+	(*ListPointsResponse)(nil),    // 21: lockstep.admin.v1.ListPointsResponse
+	(*TakePointRequest)(nil),      // 22: lockstep.admin.v1.TakePointRequest
+	(*TakePointResponse)(nil),     // 23: lockstep.admin.v1.TakePointResponse
+	(*DropPinRequest)(nil),        // 24: lockstep.admin.v1.DropPinRequest
+	(*DropPinResponse)(nil),       // 25: lockstep.admin.v1.DropPinResponse
+	(*ReopenVolumeRequest)(nil),   // 26: lockstep.admin.v1.ReopenVolumeRequest
+	(*ReopenVolumeResponse)(nil),  // 27: lockstep.admin.v1.ReopenVolumeResponse
+	(*ScrubVolumeRequest)(nil),    // 28: lockstep.admin.v1.ScrubVolumeRequest
+	(*ScrubVolumeResponse)(nil),   // 29: lockstep.admin.v1.ScrubVolumeResponse
+	(*ScrubProgress)(nil),         // 30: lockstep.admin.v1.ScrubProgress
+	(*ScrubReport)(nil),           // 31: lockstep.admin.v1.ScrubReport
+	(*Damage)(nil),                // 32: lockstep.admin.v1.Damage
+	(*Repaired)(nil),              // 33: lockstep.admin.v1.Repaired
+	(*AdoptVolumeRequest)(nil),    // 34: lockstep.admin.v1.AdoptVolumeRequest
+	(*AdoptVolumeResponse)(nil),   // 35: lockstep.admin.v1.AdoptVolumeResponse
+	(*RemoveReplicaRequest)(nil),  // 36: lockstep.admin.v1.RemoveReplicaRequest
+	(*RemoveReplicaResponse)(nil), // 37: lockstep.admin.v1.RemoveReplicaResponse
+	(*OpenViewRequest)(nil),       // 38: lockstep.admin.v1.OpenViewRequest
+	(*View)(nil),                  // 39: lockstep.admin.v1.View
+	(*ViewExport)(nil),            // 40: lockstep.admin.v1.ViewExport
+	(*OpenViewResponse)(nil),      // 41: lockstep.admin.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 42: lockstep.admin.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 43: lockstep.admin.v1.CloseViewResponse
+	(*ListViewsRequest)(nil),      // 44: lockstep.admin.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),     // 45: lockstep.admin.v1.ListViewsResponse
+	(*CreateForkRequest)(nil),     // 46: lockstep.admin.v1.CreateForkRequest
+	(*Fork)(nil),                  // 47: lockstep.admin.v1.Fork
+	(*CreateForkResponse)(nil),    // 48: lockstep.admin.v1.CreateForkResponse
+	(*ListForksRequest)(nil),      // 49: lockstep.admin.v1.ListForksRequest
+	(*ListForksResponse)(nil),     // 50: lockstep.admin.v1.ListForksResponse
+	(*DiscardForkRequest)(nil),    // 51: lockstep.admin.v1.DiscardForkRequest
+	(*DiscardForkResponse)(nil),   // 52: lockstep.admin.v1.DiscardForkResponse
+	(*CommitForkRequest)(nil),     // 53: lockstep.admin.v1.CommitForkRequest
+	(*CommitForkResponse)(nil),    // 54: lockstep.admin.v1.CommitForkResponse
+	(*Rewind)(nil),                // 55: lockstep.admin.v1.Rewind
+	(*StartRewindRequest)(nil),    // 56: lockstep.admin.v1.StartRewindRequest
+	(*StartRewindResponse)(nil),   // 57: lockstep.admin.v1.StartRewindResponse
+	(*UndoRewindRequest)(nil),     // 58: lockstep.admin.v1.UndoRewindRequest
+	(*UndoRewindResponse)(nil),    // 59: lockstep.admin.v1.UndoRewindResponse
+	(*CommitRewindRequest)(nil),   // 60: lockstep.admin.v1.CommitRewindRequest
+	(*CommitRewindResponse)(nil),  // 61: lockstep.admin.v1.CommitRewindResponse
+	(*FailoverRequest)(nil),       // 62: lockstep.admin.v1.FailoverRequest
+	(*FailoverResponse)(nil),      // 63: lockstep.admin.v1.FailoverResponse
+	(*FailoverVolume)(nil),        // 64: lockstep.admin.v1.FailoverVolume
+	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 66: google.protobuf.Duration
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	63, // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
-	4,  // 1: lockstep.admin.v1.GetStatusResponse.peers:type_name -> lockstep.admin.v1.Peer
-	5,  // 2: lockstep.admin.v1.GetStatusResponse.groups:type_name -> lockstep.admin.v1.Group
-	8,  // 3: lockstep.admin.v1.GetStatusResponse.volumes:type_name -> lockstep.admin.v1.Volume
-	63, // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	0,  // 5: lockstep.admin.v1.Group.role:type_name -> lockstep.admin.v1.Role
-	9,  // 6: lockstep.admin.v1.Group.newest:type_name -> lockstep.admin.v1.Point
-	64, // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
-	64, // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
-	64, // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
-	6,  // 10: lockstep.admin.v1.Group.lag:type_name -> lockstep.admin.v1.Lag
-	53, // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
-	7,  // 12: lockstep.admin.v1.Group.conditions:type_name -> lockstep.admin.v1.Condition
-	63, // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
-	64, // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
-	0,  // 15: lockstep.admin.v1.Volume.role:type_name -> lockstep.admin.v1.Role
-	1,  // 16: lockstep.admin.v1.Volume.tip:type_name -> lockstep.admin.v1.Position
-	1,  // 17: lockstep.admin.v1.Volume.durable:type_name -> lockstep.admin.v1.Position
-	1,  // 18: lockstep.admin.v1.Volume.horizon:type_name -> lockstep.admin.v1.Position
-	6,  // 19: lockstep.admin.v1.Volume.lag:type_name -> lockstep.admin.v1.Lag
-	63, // 20: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
-	63, // 21: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
-	1,  // 22: lockstep.admin.v1.Timeline.parent:type_name -> lockstep.admin.v1.Position
-	63, // 23: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	1,  // 24: lockstep.admin.v1.VolumeTimelines.horizon:type_name -> lockstep.admin.v1.Position
-	10, // 25: lockstep.admin.v1.VolumeTimelines.timelines:type_name -> lockstep.admin.v1.Timeline
-	12, // 26: lockstep.admin.v1.ListTimelinesResponse.volumes:type_name -> lockstep.admin.v1.VolumeTimelines
-	5,  // 27: lockstep.admin.v1.ListGroupsResponse.groups:type_name -> lockstep.admin.v1.Group
-	5,  // 28: lockstep.admin.v1.DescribeGroupResponse.group:type_name -> lockstep.admin.v1.Group
-	8,  // 29: lockstep.admin.v1.DescribeGroupResponse.members:type_name -> lockstep.admin.v1.Volume
-	10, // 30: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
-	9,  // 31: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
-	9,  // 32: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
-	63, // 33: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
-	63, // 34: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
-	9,  // 35: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
-	9,  // 36: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
-	64, // 37: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
-	9,  // 38: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
-	8,  // 39: lockstep.admin.v1.ReopenVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
-	64, // 40: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
-	28, // 41: lockstep.admin.v1.ScrubVolumeResponse.progress:type_name -> lockstep.admin.v1.ScrubProgress
-	29, // 42: lockstep.admin.v1.ScrubVolumeResponse.report:type_name -> lockstep.admin.v1.ScrubReport
-	8,  // 43: lockstep.admin.v1.ScrubReport.volume:type_name -> lockstep.admin.v1.Volume
-	64, // 44: lockstep.admin.v1.ScrubReport.took:type_name -> google.protobuf.Duration
-	30, // 45: lockstep.admin.v1.ScrubReport.damaged:type_name -> lockstep.admin.v1.Damage
-	31, // 46: lockstep.admin.v1.ScrubReport.repaired:type_name -> lockstep.admin.v1.Repaired
-	8,  // 47: lockstep.admin.v1.AdoptVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
-	9,  // 48: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
-	38, // 49: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
-	64, // 50: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
-	37, // 51: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
-	37, // 52: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
-	64, // 53: lockstep.admin.v1.CreateForkRequest.max_age:type_name -> google.protobuf.Duration
-	63, // 54: lockstep.admin.v1.Fork.ended:type_name -> google.protobuf.Timestamp
-	9,  // 55: lockstep.admin.v1.Fork.point:type_name -> lockstep.admin.v1.Point
-	63, // 56: lockstep.admin.v1.Fork.created:type_name -> google.protobuf.Timestamp
-	63, // 57: lockstep.admin.v1.Fork.expires:type_name -> google.protobuf.Timestamp
-	38, // 58: lockstep.admin.v1.Fork.exports:type_name -> lockstep.admin.v1.ViewExport
-	64, // 59: lockstep.admin.v1.Fork.took:type_name -> google.protobuf.Duration
-	45, // 60: lockstep.admin.v1.CreateForkResponse.fork:type_name -> lockstep.admin.v1.Fork
-	45, // 61: lockstep.admin.v1.ListForksResponse.forks:type_name -> lockstep.admin.v1.Fork
-	9,  // 62: lockstep.admin.v1.CommitForkResponse.point:type_name -> lockstep.admin.v1.Point
-	53, // 63: lockstep.admin.v1.CommitForkResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	64, // 64: lockstep.admin.v1.CommitForkResponse.took:type_name -> google.protobuf.Duration
-	9,  // 65: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
-	9,  // 66: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
-	63, // 67: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
-	53, // 68: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	64, // 69: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 70: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
-	64, // 71: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
-	9,  // 72: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
-	9,  // 73: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
-	64, // 74: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
-	64, // 75: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
-	62, // 76: lockstep.admin.v1.FailoverResponse.volumes:type_name -> lockstep.admin.v1.FailoverVolume
-	2,  // 77: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
-	14, // 78: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
-	16, // 79: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
-	11, // 80: lockstep.admin.v1.Admin.ListTimelines:input_type -> lockstep.admin.v1.ListTimelinesRequest
-	18, // 81: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
-	20, // 82: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
-	22, // 83: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
-	36, // 84: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
-	40, // 85: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
-	42, // 86: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
-	44, // 87: lockstep.admin.v1.Admin.CreateFork:input_type -> lockstep.admin.v1.CreateForkRequest
-	47, // 88: lockstep.admin.v1.Admin.ListForks:input_type -> lockstep.admin.v1.ListForksRequest
-	49, // 89: lockstep.admin.v1.Admin.DiscardFork:input_type -> lockstep.admin.v1.DiscardForkRequest
-	51, // 90: lockstep.admin.v1.Admin.CommitFork:input_type -> lockstep.admin.v1.CommitForkRequest
-	54, // 91: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
-	56, // 92: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
-	58, // 93: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
-	60, // 94: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
-	24, // 95: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
-	26, // 96: lockstep.admin.v1.Admin.ScrubVolume:input_type -> lockstep.admin.v1.ScrubVolumeRequest
-	34, // 97: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
-	32, // 98: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
-	3,  // 99: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
-	15, // 100: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
-	17, // 101: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
-	13, // 102: lockstep.admin.v1.Admin.ListTimelines:output_type -> lockstep.admin.v1.ListTimelinesResponse
-	19, // 103: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
-	21, // 104: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
-	23, // 105: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
-	39, // 106: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
-	41, // 107: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
-	43, // 108: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
-	46, // 109: lockstep.admin.v1.Admin.CreateFork:output_type -> lockstep.admin.v1.CreateForkResponse
-	48, // 110: lockstep.admin.v1.Admin.ListForks:output_type -> lockstep.admin.v1.ListForksResponse
-	50, // 111: lockstep.admin.v1.Admin.DiscardFork:output_type -> lockstep.admin.v1.DiscardForkResponse
-	52, // 112: lockstep.admin.v1.Admin.CommitFork:output_type -> lockstep.admin.v1.CommitForkResponse
-	55, // 113: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
-	57, // 114: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
-	59, // 115: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
-	61, // 116: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
-	25, // 117: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
-	27, // 118: lockstep.admin.v1.Admin.ScrubVolume:output_type -> lockstep.admin.v1.ScrubVolumeResponse
-	35, // 119: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
-	33, // 120: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
-	99, // [99:121] is the sub-list for method output_type
-	77, // [77:99] is the sub-list for method input_type
-	77, // [77:77] is the sub-list for extension type_name
-	77, // [77:77] is the sub-list for extension extendee
-	0,  // [0:77] is the sub-list for field type_name
+	65,  // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	4,   // 1: lockstep.admin.v1.GetStatusResponse.peers:type_name -> lockstep.admin.v1.Peer
+	5,   // 2: lockstep.admin.v1.GetStatusResponse.groups:type_name -> lockstep.admin.v1.Group
+	8,   // 3: lockstep.admin.v1.GetStatusResponse.volumes:type_name -> lockstep.admin.v1.Volume
+	65,  // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	0,   // 5: lockstep.admin.v1.Group.role:type_name -> lockstep.admin.v1.Role
+	11,  // 6: lockstep.admin.v1.Group.newest:type_name -> lockstep.admin.v1.Point
+	66,  // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
+	66,  // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
+	66,  // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
+	6,   // 10: lockstep.admin.v1.Group.lag:type_name -> lockstep.admin.v1.Lag
+	55,  // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
+	7,   // 12: lockstep.admin.v1.Group.conditions:type_name -> lockstep.admin.v1.Condition
+	65,  // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
+	66,  // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
+	0,   // 15: lockstep.admin.v1.Volume.role:type_name -> lockstep.admin.v1.Role
+	1,   // 16: lockstep.admin.v1.Volume.tip:type_name -> lockstep.admin.v1.Position
+	1,   // 17: lockstep.admin.v1.Volume.durable:type_name -> lockstep.admin.v1.Position
+	1,   // 18: lockstep.admin.v1.Volume.horizon:type_name -> lockstep.admin.v1.Position
+	6,   // 19: lockstep.admin.v1.Volume.lag:type_name -> lockstep.admin.v1.Lag
+	9,   // 20: lockstep.admin.v1.Volume.tiers:type_name -> lockstep.admin.v1.TierBytes
+	66,  // 21: lockstep.admin.v1.TierBytes.interval:type_name -> google.protobuf.Duration
+	66,  // 22: lockstep.admin.v1.Tier.interval:type_name -> google.protobuf.Duration
+	66,  // 23: lockstep.admin.v1.Tier.age:type_name -> google.protobuf.Duration
+	65,  // 24: lockstep.admin.v1.Tier.oldest:type_name -> google.protobuf.Timestamp
+	65,  // 25: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
+	65,  // 26: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
+	1,   // 27: lockstep.admin.v1.Timeline.parent:type_name -> lockstep.admin.v1.Position
+	65,  // 28: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	1,   // 29: lockstep.admin.v1.VolumeTimelines.horizon:type_name -> lockstep.admin.v1.Position
+	12,  // 30: lockstep.admin.v1.VolumeTimelines.timelines:type_name -> lockstep.admin.v1.Timeline
+	14,  // 31: lockstep.admin.v1.ListTimelinesResponse.volumes:type_name -> lockstep.admin.v1.VolumeTimelines
+	5,   // 32: lockstep.admin.v1.ListGroupsResponse.groups:type_name -> lockstep.admin.v1.Group
+	5,   // 33: lockstep.admin.v1.DescribeGroupResponse.group:type_name -> lockstep.admin.v1.Group
+	8,   // 34: lockstep.admin.v1.DescribeGroupResponse.members:type_name -> lockstep.admin.v1.Volume
+	12,  // 35: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
+	11,  // 36: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
+	11,  // 37: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
+	10,  // 38: lockstep.admin.v1.DescribeGroupResponse.history:type_name -> lockstep.admin.v1.Tier
+	65,  // 39: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
+	65,  // 40: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
+	11,  // 41: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
+	11,  // 42: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
+	66,  // 43: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
+	11,  // 44: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
+	8,   // 45: lockstep.admin.v1.ReopenVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
+	66,  // 46: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
+	30,  // 47: lockstep.admin.v1.ScrubVolumeResponse.progress:type_name -> lockstep.admin.v1.ScrubProgress
+	31,  // 48: lockstep.admin.v1.ScrubVolumeResponse.report:type_name -> lockstep.admin.v1.ScrubReport
+	8,   // 49: lockstep.admin.v1.ScrubReport.volume:type_name -> lockstep.admin.v1.Volume
+	66,  // 50: lockstep.admin.v1.ScrubReport.took:type_name -> google.protobuf.Duration
+	32,  // 51: lockstep.admin.v1.ScrubReport.damaged:type_name -> lockstep.admin.v1.Damage
+	33,  // 52: lockstep.admin.v1.ScrubReport.repaired:type_name -> lockstep.admin.v1.Repaired
+	8,   // 53: lockstep.admin.v1.AdoptVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
+	11,  // 54: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
+	40,  // 55: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
+	66,  // 56: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
+	39,  // 57: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
+	39,  // 58: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
+	66,  // 59: lockstep.admin.v1.CreateForkRequest.max_age:type_name -> google.protobuf.Duration
+	65,  // 60: lockstep.admin.v1.Fork.ended:type_name -> google.protobuf.Timestamp
+	11,  // 61: lockstep.admin.v1.Fork.point:type_name -> lockstep.admin.v1.Point
+	65,  // 62: lockstep.admin.v1.Fork.created:type_name -> google.protobuf.Timestamp
+	65,  // 63: lockstep.admin.v1.Fork.expires:type_name -> google.protobuf.Timestamp
+	40,  // 64: lockstep.admin.v1.Fork.exports:type_name -> lockstep.admin.v1.ViewExport
+	66,  // 65: lockstep.admin.v1.Fork.took:type_name -> google.protobuf.Duration
+	47,  // 66: lockstep.admin.v1.CreateForkResponse.fork:type_name -> lockstep.admin.v1.Fork
+	47,  // 67: lockstep.admin.v1.ListForksResponse.forks:type_name -> lockstep.admin.v1.Fork
+	11,  // 68: lockstep.admin.v1.CommitForkResponse.point:type_name -> lockstep.admin.v1.Point
+	55,  // 69: lockstep.admin.v1.CommitForkResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	66,  // 70: lockstep.admin.v1.CommitForkResponse.took:type_name -> google.protobuf.Duration
+	11,  // 71: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
+	11,  // 72: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
+	65,  // 73: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
+	55,  // 74: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	66,  // 75: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
+	11,  // 76: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
+	66,  // 77: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
+	11,  // 78: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
+	11,  // 79: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
+	66,  // 80: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
+	66,  // 81: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
+	64,  // 82: lockstep.admin.v1.FailoverResponse.volumes:type_name -> lockstep.admin.v1.FailoverVolume
+	2,   // 83: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
+	16,  // 84: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
+	18,  // 85: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
+	13,  // 86: lockstep.admin.v1.Admin.ListTimelines:input_type -> lockstep.admin.v1.ListTimelinesRequest
+	20,  // 87: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
+	22,  // 88: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
+	24,  // 89: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
+	38,  // 90: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
+	42,  // 91: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
+	44,  // 92: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
+	46,  // 93: lockstep.admin.v1.Admin.CreateFork:input_type -> lockstep.admin.v1.CreateForkRequest
+	49,  // 94: lockstep.admin.v1.Admin.ListForks:input_type -> lockstep.admin.v1.ListForksRequest
+	51,  // 95: lockstep.admin.v1.Admin.DiscardFork:input_type -> lockstep.admin.v1.DiscardForkRequest
+	53,  // 96: lockstep.admin.v1.Admin.CommitFork:input_type -> lockstep.admin.v1.CommitForkRequest
+	56,  // 97: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
+	58,  // 98: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
+	60,  // 99: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
+	62,  // 100: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
+	26,  // 101: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
+	28,  // 102: lockstep.admin.v1.Admin.ScrubVolume:input_type -> lockstep.admin.v1.ScrubVolumeRequest
+	36,  // 103: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
+	34,  // 104: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
+	3,   // 105: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
+	17,  // 106: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
+	19,  // 107: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
+	15,  // 108: lockstep.admin.v1.Admin.ListTimelines:output_type -> lockstep.admin.v1.ListTimelinesResponse
+	21,  // 109: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
+	23,  // 110: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
+	25,  // 111: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
+	41,  // 112: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
+	43,  // 113: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
+	45,  // 114: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
+	48,  // 115: lockstep.admin.v1.Admin.CreateFork:output_type -> lockstep.admin.v1.CreateForkResponse
+	50,  // 116: lockstep.admin.v1.Admin.ListForks:output_type -> lockstep.admin.v1.ListForksResponse
+	52,  // 117: lockstep.admin.v1.Admin.DiscardFork:output_type -> lockstep.admin.v1.DiscardForkResponse
+	54,  // 118: lockstep.admin.v1.Admin.CommitFork:output_type -> lockstep.admin.v1.CommitForkResponse
+	57,  // 119: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
+	59,  // 120: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
+	61,  // 121: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
+	63,  // 122: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
+	27,  // 123: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
+	29,  // 124: lockstep.admin.v1.Admin.ScrubVolume:output_type -> lockstep.admin.v1.ScrubVolumeResponse
+	37,  // 125: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
+	35,  // 126: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
+	105, // [105:127] is the sub-list for method output_type
+	83,  // [83:105] is the sub-list for method input_type
+	83,  // [83:83] is the sub-list for extension type_name
+	83,  // [83:83] is the sub-list for extension extendee
+	0,   // [0:83] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -4594,7 +4779,7 @@ func file_admin_v1_admin_proto_init() {
 	if File_admin_v1_admin_proto != nil {
 		return
 	}
-	file_admin_v1_admin_proto_msgTypes[26].OneofWrappers = []any{
+	file_admin_v1_admin_proto_msgTypes[28].OneofWrappers = []any{
 		(*ScrubVolumeResponse_Progress)(nil),
 		(*ScrubVolumeResponse_Report)(nil),
 	}
@@ -4604,7 +4789,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   62,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,23 @@
+package control
+
+import (
+	"math"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// What thinning has done to a store reaches the controller.
+func TestThinningTravels(t *testing.T) {
+	want := journal.ThinningStats{ReadBytes: 1 << 30, WrittenBytes: 1 << 20,
+		Tiers: []journal.TierBytes{{Bytes: 1 << 26}, {Interval: time.Minute, Bytes: 1 << 20}, {Interval: math.MaxInt64, Bytes: 5}}}
+	got, err := decodeState(encodeState(State{Volume: journal.VolumeID{1}, Store: &StoreState{Thinning: want}}))
+	if err != nil || !reflect.DeepEqual(got.Store.Thinning, want) {
+		t.Errorf("%+v, %v; want %+v", got.Store, err, want)
+	}
+	if !got.Store.Thinning.Tiers[2].PinsOnly() {
+		t.Error("what is kept for pins alone is not known as that")
+	}
+}
