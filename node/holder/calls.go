@@ -116,6 +116,8 @@ func (h *Holder) tryLease(c *connection, req request) (v *volume, lessee *connec
 	switch {
 	case h.ending:
 		return nil, nil, errEnding
+	case h.isRevoking(req.Volume):
+		return nil, nil, errRevoking(req.Volume)
 	case v == nil && len(h.volumes) >= MaxVolumes:
 		return nil, nil, ErrFull
 	case v == nil:
@@ -127,7 +129,8 @@ func (h *Holder) tryLease(c *connection, req request) (v *volume, lessee *connec
 		return nil, nil, fmt.Errorf("%w: volume %s is attached with block size %d, read-only %t",
 			ErrInvalid, v.id, v.blockBytes, v.readOnly)
 	}
-	v.lessee, c.trouble = c, trouble{}
+	v.begin(c)
+	c.trouble = trouble{}
 	h.announce()
 	return v, nil, nil
 }
@@ -204,7 +207,7 @@ func (h *Holder) endLease(c *connection, id string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if v := h.volumes[id]; v != nil && v.lessee == c {
-		v.lessee = nil
+		v.end()
 		h.announce()
 	}
 }
@@ -388,8 +391,11 @@ func (h *Holder) list() []Volume {
 // describe asks sysfs for the device: the volume may be locked by a call that
 // waits for an engine.
 func (h *Holder) describe(v *volume) Volume {
+	v.mu.Lock()
+	attachment := v.rec.Attachment
+	v.mu.Unlock()
 	h.mu.Lock()
-	d := Volume{ID: v.id, BlockBytes: v.blockBytes, ReadOnly: v.readOnly, Leased: v.lessee != nil}
+	d := Volume{Attachment: attachment, ID: v.id, BlockBytes: v.blockBytes, ReadOnly: v.readOnly, Leased: v.lessee != nil}
 	h.mu.Unlock()
 	d.Transport = v.transport()
 	d.Away = !d.Leased && !v.mounted()

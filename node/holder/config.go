@@ -50,6 +50,10 @@ type Config struct {
 	// and nothing begins to be, or returns ErrBusy without calling it: the part of
 	// a withdraw that the holder cannot see. nil: only do is called.
 	Unused func(ctx context.Context, volume, device string, do func() error) error
+	// Turn calls do while no volume is being staged or published, or the reverse, by
+	// the number that its device has; or returns an error without calling it. nil:
+	// only do is called.
+	Turn func(ctx context.Context, volume string, do func() error) error
 	// Log is told what no caller learns; default: nobody.
 	Log *slog.Logger
 }
@@ -83,6 +87,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Unused == nil {
 		c.Unused = func(_ context.Context, _, _ string, do func() error) error { return do() }
+	}
+	if c.Turn == nil {
+		c.Turn = func(_ context.Context, _ string, do func() error) error { return do() }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

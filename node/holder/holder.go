@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,7 @@ type Holder struct {
 	config   Config
 	id       directoryID // set by Run before anything else needs it
 	counters counters
+	spells   atomic.Uint64 // see volume.spell
 	// changed is sent to when the holder may have become idle; capacity 1.
 	changed chan struct{}
 	// shutdown is closed by the first Shutdown request.
@@ -34,6 +36,9 @@ type Holder struct {
 	ending  bool // Run closes the connections: their leases end, and none begins
 	volumes map[string]*volume
 	conns   map[*connection]struct{}
+	// revoking are the volumes whose devices are being taken away: no lease of
+	// them begins.
+	revoking map[string]struct{}
 	// news is closed and replaced when anything of a volume has changed.
 	news chan struct{}
 }
@@ -50,6 +55,7 @@ func New(config Config) (*Holder, error) {
 		shutdown: make(chan struct{}),
 		volumes:  make(map[string]*volume),
 		conns:    make(map[*connection]struct{}),
+		revoking: make(map[string]struct{}),
 		news:     make(chan struct{}),
 	}, nil
 }
@@ -280,7 +286,7 @@ func (h *Holder) disconnected(c *connection) {
 	delete(h.conns, c)
 	for _, v := range h.volumes {
 		if v.lessee == c {
-			v.lessee = nil
+			v.end()
 			h.config.Log.Info("engine is gone, device waits for the next", "volume", v.id)
 		}
 	}

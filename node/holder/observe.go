@@ -16,15 +16,17 @@ type Counters struct {
 	Takeovers uint64 // descriptors handed to another engine than the first
 	Restores  uint64 // descriptors that engines brought back
 	Refused   uint64 // and those that were not taken
+	Revoked   uint64 // devices taken away by Revoke
 }
 
-type counters struct{ attaches, takeovers, restores, refused atomic.Uint64 }
+type counters struct{ attaches, takeovers, restores, refused, revoked atomic.Uint64 }
 
 // Counters returns the present counts.
 func (h *Holder) Counters() Counters {
 	c := &h.counters
 	return Counters{
 		Attaches: c.attaches.Load(), Takeovers: c.takeovers.Load(), Restores: c.restores.Load(), Refused: c.refused.Load(),
+		Revoked: c.revoked.Load(),
 	}
 }
 

@@ -86,6 +86,8 @@ type Volume struct {
 	// descriptor back. While that engine lives the device works; without it the
 	// device fails every request until the volume is attached again.
 	Away bool `json:"away,omitempty"`
+	// Attachment is what Attest was told; only in the holder's own process.
+	Attachment string `json:"-"`
 }
 
 // volumeID is what becomes a directory name: no separators, no dot in front.

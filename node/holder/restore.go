@@ -68,6 +68,8 @@ func (h *Holder) tryLeaseAgain(c *connection, req request) (v *volume, lessee *c
 	switch {
 	case h.ending:
 		return nil, nil, errEnding
+	case h.isRevoking(req.Volume):
+		return nil, nil, errRevoking(req.Volume)
 	case v == nil:
 		return nil, nil, fmt.Errorf("%w: %s", ErrNotAttached, req.Volume)
 	case v.lessee != nil:
@@ -76,7 +78,7 @@ func (h *Holder) tryLeaseAgain(c *connection, req request) (v *volume, lessee *c
 	if err := v.matches(req); err != nil {
 		return nil, nil, err
 	}
-	v.lessee = c
+	v.begin(c)
 	return v, nil, nil
 }
 

@@ -43,17 +43,31 @@ type volume struct {
 	answer <-chan error
 
 	// lessee is the connection that the descriptor is leased to, or nil.
-	// Guarded by Holder.mu.
+	// Guarded by Holder.mu, as are the two that follow.
 	lessee *connection
+	// spell is another one, of the whole holder, after each lease that began.
+	spell uint64
+	// unserved is when the last lease ended, or the volume came to this holder.
+	unserved time.Time
 }
 
 func (h *Holder) newVolume(id string, blockBytes int, readOnly bool) *volume {
 	v := &volume{
 		holder: h, id: id, dir: filepath.Join(h.config.Dir, id), blockBytes: blockBytes, readOnly: readOnly,
-		lock: make(chan struct{}, 1), conn: noDescriptor,
+		lock: make(chan struct{}, 1), conn: noDescriptor, spell: h.spells.Add(1), unserved: time.Now(),
 	}
 	v.unlock()
 	return v
+}
+
+// begin makes c the lessee. Holder.mu is held.
+func (v *volume) begin(c *connection) {
+	v.lessee, v.spell = c, v.holder.spells.Add(1)
+}
+
+// end ends the lease. Holder.mu is held.
+func (v *volume) end() {
+	v.lessee, v.unserved = nil, time.Now()
 }
 
 // acquire takes the volume's token, or gives up with ctx.

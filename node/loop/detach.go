@@ -147,7 +147,8 @@ func (d Device) InUse() (bool, error) {
 }
 
 // Abandon asks for the device to be detached once its last user is gone, and
-// returns at once. It is for a device whose file fails every request anyway.
+// returns at once. It is for a device whose file fails every request anyway. One
+// that is attached to nothing, or has been attached anew by now, is success.
 func (d Device) Abandon() error {
 	device, err := os.Open(d.Path())
 	if errors.Is(err, os.ErrNotExist) || isGone(err) {
@@ -157,6 +158,12 @@ func (d Device) Abandon() error {
 		return fmt.Errorf("open loop device: %w", err)
 	}
 	defer device.Close()
+	// Its last user may have gone before the device was opened, and its number be
+	// another file's now. From here on it is nobody else's.
+	attached, err := d.attached()
+	if err != nil || !attached {
+		return err
+	}
 	_, err = unix.IoctlRetInt(int(device.Fd()), unix.LOOP_CLR_FD)
 	if err != nil && !isGone(err) {
 		return fmt.Errorf("abandon %s: %w", d.Path(), os.NewSyscallError("LOOP_CLR_FD", err))

@@ -185,6 +185,9 @@ func TestDetachSparesNextOwner(t *testing.T) {
 	if err := stale.Detach(testContext(t)); err != nil {
 		t.Errorf("detach: %v", err)
 	}
+	if err := stale.Abandon(); err != nil {
+		t.Errorf("abandon: %v", err)
+	}
 	if _, err := Get(next.Number); err != nil {
 		t.Errorf("the next owner's device: %v", err)
 	}
