@@ -32,3 +32,14 @@ func (s *Server) WhileUnused(ctx context.Context, volume, device string, do func
 	}
 	return do()
 }
+
+// InTurn calls do while no call for the volume is under way, and none begins until do
+// returns. It waits for its turn until ctx ends, and then does not call do.
+func (s *Server) InTurn(ctx context.Context, volume string, do func() error) error {
+	unlock, err := s.locks.Lock(ctx, volume)
+	if err != nil {
+		return fmt.Errorf("volume %s: %w: %w", volume, ErrBusy, err)
+	}
+	defer unlock()
+	return do()
+}

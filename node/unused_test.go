@@ -51,3 +51,25 @@ func TestWhileUnused(t *testing.T) {
 	}
 	ok(t, v.stage(m.Server, mounted), v.unstage(m.Server))
 }
+
+// TestInTurn: nothing is staged or published meanwhile, and who has no turn does
+// nothing.
+func TestInTurn(t *testing.T) {
+	needRoot(t)
+	m := newMachine(t)
+	m.cfg.LockWait = 50 * time.Millisecond
+	v := m.attach("a", 32*mib)
+	err := m.InTurn(context.Background(), v.id, func() error {
+		wantCode(t, v.stage(m.Server, mountCapability("ext4")), codes.Aborted)
+		brief, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+		defer cancel()
+		if err := m.InTurn(brief, v.id, func() error { return errors.New("called out of turn") }); !errors.Is(err, ErrBusy) {
+			t.Errorf("a second turn: %v, want ErrBusy", err)
+		}
+		return errors.New("it failed")
+	})
+	if err == nil || err.Error() != "it failed" {
+		t.Errorf("error of what was called: %v", err)
+	}
+	ok(t, v.stage(m.Server, mountCapability("ext4")), v.unstage(m.Server))
+}

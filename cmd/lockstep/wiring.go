@@ -63,16 +63,20 @@ func runGateway(ctx context.Context, c gatewayConfig) error {
 }
 
 // runNode runs the node plugin. Its topology has what the cluster says of the
-// node, if this process may ask.
+// node, and volumes are attached as the cluster says, if this process may ask.
 func runNode(ctx context.Context, c nodeConfig) error {
 	topology, err := noderole.InCluster(c.NodeID)
+	if err != nil {
+		return err
+	}
+	attachment, err := noderole.AttachmentInCluster(c.DriverName, c.NodeID)
 	if err != nil {
 		return err
 	}
 	return noderole.Run(ctx, noderole.Config{
 		CSIEndpoint: c.CSIEndpoint, DriverName: c.DriverName, NodeID: c.NodeID,
 		HolderSocket: c.HolderSocket, HolderGroup: c.HolderGroup, DevicesDir: c.DevicesDir, StateDir: c.StateDir,
-		MaxVolumes: c.MaxVolumes, StageWait: c.StageWait, Topology: topology, Transport: c.Transport,
+		MaxVolumes: c.MaxVolumes, StageWait: c.StageWait, Topology: topology, Attachment: attachment, Transport: c.Transport,
 		HealthAddr: c.HealthAddr, MetricsAddr: c.MetricsAddr, Version: version, Log: slog.Default(),
 	})
 }

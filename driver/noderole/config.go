@@ -44,6 +44,15 @@ type Config struct {
 	Transport fuse.Transport
 	// Topology returns further segments of the node; nil: none.
 	Topology func(context.Context) (map[string]string, error)
+	// Attachment returns the identity of what attaches a volume to this node; empty
+	// if nothing does, on the word of whoever decides that. An error: it is not
+	// known. nil: nobody can be asked, and no device is taken away.
+	Attachment func(ctx context.Context, volume string) (string, error)
+	// StaleAfter is how long a device has to be without an engine before it is asked
+	// whether its volume is still attached to this node, and StaleAgain the time
+	// between the two answers after which it is taken away; 0: DefaultStaleAfter and
+	// DefaultStaleAgain.
+	StaleAfter, StaleAgain time.Duration
 	// HealthAddr and MetricsAddr are host:port; empty: not served.
 	HealthAddr, MetricsAddr string
 	Version                 string       // of the program
@@ -66,6 +75,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("node role: holder group %d is negative", c.HolderGroup)
 	case c.StageWait < 0:
 		return errors.New("node role: the wait for engines is negative")
+	case c.StaleAfter < 0 || c.StaleAgain < 0:
+		return errors.New("node role: a time without an engine is negative")
 	}
 	if err := csikeys.CheckNodeID(c.NodeID); err != nil {
 		return fmt.Errorf("node role: %w", err)
@@ -82,6 +93,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.StageWait == 0 {
 		c.StageWait = DefaultStageWait
+	}
+	if c.StaleAfter == 0 {
+		c.StaleAfter = DefaultStaleAfter
+	}
+	if c.StaleAgain == 0 {
+		c.StaleAgain = DefaultStaleAgain
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

@@ -15,12 +15,13 @@ var (
 	nodeDevices  = prometheus.NewDesc("lockstep_node_devices", "Devices that are attached, by how their requests come from the kernel (dev-fuse, io-uring).", []string{"transport"}, nil)
 	nodeAttaches = prometheus.NewDesc("lockstep_node_attaches_total", "Devices made.", nil, nil)
 	takeovers    = prometheus.NewDesc("lockstep_node_takeovers_total", "Descriptors handed to another engine than the first.", nil, nil)
+	revoked      = prometheus.NewDesc("lockstep_node_revoked_total", "Devices taken away because their volumes were not attached to this node any more and no engine served them.", nil, nil)
 	restores     = prometheus.NewDesc("lockstep_node_restores_total", "Descriptors that engines brought back to this process, by outcome.", []string{"outcome"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{nodeVolumes, nodeDevices, nodeAttaches, takeovers, restores} {
+	for _, d := range []*prometheus.Desc{nodeVolumes, nodeDevices, nodeAttaches, takeovers, restores, revoked} {
 		ch <- d
 	}
 }
@@ -56,4 +57,5 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	count(takeovers, counts.Takeovers)
 	count(restores, counts.Restores, "taken")
 	count(restores, counts.Refused, "refused")
+	count(revoked, counts.Revoked)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -32,6 +33,9 @@ func Run(ctx context.Context, cfg Config) error {
 		Unused: func(ctx context.Context, volume, device string, do func() error) error {
 			return holderErrors(service.WhileUnused(ctx, volume, device, do))
 		},
+		Turn: func(ctx context.Context, volume string, do func() error) error {
+			return service.InTurn(ctx, volume, do)
+		},
 		Log: cfg.Log.With("component", "holder"),
 	})
 	if err != nil {
@@ -58,6 +62,10 @@ func Run(ctx context.Context, cfg Config) error {
 			Metrics: []prometheus.Collector{collector{kept}},
 		})
 	})
+	if cfg.Attachment != nil {
+		stale := &revoker{kept: kept, attachment: cfg.Attachment, after: cfg.StaleAfter, again: cfg.StaleAgain, now: time.Now, log: cfg.Log.With("component", "stale")}
+		tasks.Go(func() error { return stale.run(ctx) })
+	}
 	cfg.Log.Info("node is serving", "node", cfg.NodeID, "csi", cfg.CSIEndpoint, "holder", cfg.HolderSocket)
 	return tasks.Wait()
 }

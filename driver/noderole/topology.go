@@ -25,6 +25,16 @@ var topologyLabels = []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegi
 // in no cluster or was given no service account: then the node's own segment is
 // all there is.
 func InCluster(nodeName string) (func(context.Context) (map[string]string, error), error) {
+	config, err := inCluster()
+	if config == nil {
+		return nil, err
+	}
+	return NodeTopology(config, nodeName)
+}
+
+// inCluster is how to reach the API server; nil where there is none, or no service
+// account.
+func inCluster() (*rest.Config, error) {
 	config, err := rest.InClusterConfig()
 	switch {
 	case errors.Is(err, rest.ErrNotInCluster), errors.Is(err, fs.ErrNotExist):
@@ -32,7 +42,7 @@ func InCluster(nodeName string) (func(context.Context) (map[string]string, error
 	case err != nil:
 		return nil, fmt.Errorf("find the API server: %w", err)
 	}
-	return NodeTopology(config, nodeName)
+	return config, nil
 }
 
 // NodeTopology returns a Config.Topology that reads zone and region of a Node,

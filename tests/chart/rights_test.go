@@ -150,8 +150,9 @@ func TestSecrets(t *testing.T) {
 func TestSmallRoles(t *testing.T) {
 	objects := mustRender(t, everything)
 	cluster, own := rightsOf(t, objects, "node")
-	if len(own) > 0 || len(cluster) != 1 || !slices.Equal(cluster[0].Resources, []string{"nodes"}) || !slices.Equal(cluster[0].Verbs, []string{"get"}) {
-		t.Errorf("the node plugin has the rules %v %v, want to get a Node only", cluster, own)
+	if len(own) > 0 || len(cluster) != 2 || !slices.Equal(cluster[0].Resources, []string{"nodes"}) || !slices.Equal(cluster[0].Verbs, []string{"get"}) ||
+		!slices.Equal(cluster[1].Resources, []string{"volumeattachments"}) || !slices.Equal(cluster[1].Verbs, []string{"get"}) {
+		t.Errorf("the node plugin has the rules %v %v, want to get a Node and a VolumeAttachment only", cluster, own)
 	}
 	cluster, own = rightsOf(t, objects, "engine")
 	if len(cluster) > 0 || len(own) != 1 || !slices.Equal(own[0].Resources, []string{"leases"}) || slices.Contains(own[0].Verbs, "delete") {
