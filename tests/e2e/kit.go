@@ -26,7 +26,12 @@ type Kit struct {
 
 // run runs a command of the kit and returns what it printed.
 func (k *Kit) run(ctx context.Context, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, kitTimeout)
+	return k.runWithin(ctx, kitTimeout, args...)
+}
+
+// runWithin is run for a command that may take so long.
+func (k *Kit) runWithin(ctx context.Context, timeout time.Duration, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, k.Program, args...)
 	cmd.WaitDelay = 5 * time.Second

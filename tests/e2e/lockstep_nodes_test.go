@@ -178,15 +178,20 @@ func (n *Namespace) checkCount(pod string, durable int64) int64 {
 // writes. Its engine goes on as long as it may. Once another one was allowed to,
 // not one write more is acknowledged there. All nodes of the kit have one
 // kernel, and the lock that the cut off engine has on its store keeps the next
-// one from opening it; so that is seen only when the node is back.
+// one from opening it; so that is seen only when the node is back. Then who used the
+// volume there gets errors, and everything of it goes, while it is written elsewhere.
 func TestLockstepCutNode(t *testing.T) {
 	over := backingClass(t, "backing-shared")
 	lockstepOn(t, env.A)
 	kit := env.A.Kit(t)
 	other, cut := controllerNode(t)
 	ns := env.A.NewNamespace(t)
-	ns.CreateClaim(Claim{Name: "data", Class: ns.Class(Class{Over: over}), Block: true})
-	first := ns.RunPod(Pod{Name: "first", Node: cut, Mounts: device("data"), Script: countScript + "; " + idle})
+	class := ns.Class(Class{Over: over})
+	ns.CreateClaim(Claim{Name: "data", Class: class, Block: true})
+	ns.CreateClaim(Claim{Name: "files", Class: class})
+	mounts := append(device("data"), Mount{Claim: "files", Path: "/files"})
+	first := ns.RunPod(Pod{Name: "first", Node: cut, Mounts: mounts, Script: countScript + "; " + idle})
+	ns.Sh("first", "echo kept > /files/f; sync /files/f")
 	volume := ns.VolumeID("data")
 	if on := ns.logOf(t, kit, first, false); !strings.Contains(on, " 1\n") {
 		t.Fatalf("the counter's log starts with %.200q", on)
@@ -200,7 +205,7 @@ func TestLockstepCutNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	ns.ForgetPod("first")
-	ns.CreatePod(Pod{Name: "second", Node: other, Mounts: device("data")})
+	ns.CreatePod(Pod{Name: "second", Node: other, Mounts: mounts})
 	began := time.Now()
 	env.A.MarkOutOfService(t, cut)
 	WaitFor(t, fenceTimeout, "an engine on "+other, func(ctx context.Context) error {
@@ -224,11 +229,26 @@ func TestLockstepCutNode(t *testing.T) {
 		t.Errorf("the node that was cut off acknowledged %d when another engine was allowed to write, and %d later", allowed, final)
 	}
 	env.A.MarkInService(t, cut)
+	left := kit.leaveDevice(t, cut, volume)
+	back := time.Now()
 	kit.MendNode(t, cut)
 	ns.AwaitPodWithin("second", fenceTimeout)
 	if got := ns.checkCount("second", final); got > final+1 {
 		t.Errorf("the volume holds count %d, and its writer was answered up to %d only", got, final)
 	}
+	if got := ns.Sh("second", "cat /files/f"); got != "kept" {
+		t.Errorf("the volume with files holds %q", got)
+	}
+	acked := ns.follow("second")
+	left.check(t, back, first, over)
+	at := acked.Load()
+	WaitFor(t, podTimeout, "writes on "+other+" after that", func(context.Context) error {
+		if n := acked.Load(); n < at+10 {
+			return fmt.Errorf("there are %d, and were %d", n, at)
+		}
+		return nil
+	})
+	ns.checkCount("second", acked.Load())
 }
 
 // containerStarted reports whether a pod's one container answers its probe.

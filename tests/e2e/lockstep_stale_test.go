@@ -1,0 +1,101 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// staleTimeout is how long a node that is back may keep the device of a volume that
+// has moved: 60 s that the kubelet gives its engine to end, 2 min that the node plugin
+// waits then, and some more on a busy machine.
+const staleTimeout = 4 * time.Minute
+
+// onNode runs a shell's command in the namespaces of a node, which may be cut off.
+func (k *Kit) onNode(ctx context.Context, node, command string) (string, error) {
+	number, _ := strings.CutPrefix(node, fmt.Sprintf("site%d-node", k.Site))
+	return k.runWithin(ctx, staleTimeout, "node", "exec", "--site", strconv.Itoa(k.Site), "--node", number, "--", "sh", "-c", command)
+}
+
+// leftDevice is the device that a node has of a volume which is about to move.
+type leftDevice struct {
+	kit     *Kit
+	node    string
+	device  string        // /dev/loopN
+	file    string        // its name, of this node and this attachment alone
+	reading <-chan string // what ended reading it
+}
+
+// leaveDevice finds the device of a volume on a node, and has a process there that is
+// none of a pod's read it until it gets an error.
+func (k *Kit) leaveDevice(t *testing.T, node, volume string) *leftDevice {
+	t.Helper()
+	// Nodes of the kit have one kernel: a device is a node's by the directory of its plugin.
+	find := `id=$(cat /var/lib/kubelet/plugins/csi.lockstep.dev/devices/.id); for b in /sys/block/loop*/loop/backing_file; do case $(cat $b) in *device-$id-*-` + volume + `*) echo $b $(cat $b);; esac; done`
+	out, err := k.onNode(t.Context(), node, find)
+	words := strings.Fields(out)
+	if err != nil || len(words) < 2 {
+		t.Fatalf("device of volume %s on node %s: %q, %v", volume, node, out, err)
+	}
+	left := &leftDevice{kit: k, node: node, device: "/dev/" + strings.Split(words[0], "/")[3], file: path.Base(words[1])}
+	reading := make(chan string, 1)
+	left.reading = reading
+	go func() {
+		out, err := k.onNode(t.Context(), node, "while dd if="+left.device+" of=/dev/null bs=4096 count=1 iflag=direct 2>&1; do sleep 0.1; done | tail -n 5")
+		reading <- fmt.Sprintf("%s %v", out, err)
+	}()
+	t.Logf("node %s has %s over %s", node, left.device, left.file)
+	return left
+}
+
+// check waits until the device is gone from its node, which is back, with all that
+// had been mounted of the volumes of pod, and reports how long that took since then.
+func (l *leftDevice) check(t *testing.T, back time.Time, pod *corev1.Pod, over string) {
+	t.Helper()
+	select {
+	case ended := <-l.reading:
+		if !strings.Contains(ended, "Input/output error") {
+			t.Errorf("who read the device when its engine ended got %q", ended)
+		}
+	case <-time.After(time.Until(back.Add(staleTimeout))):
+		t.Fatalf("who read the device when its engine ended waits %s after its node was back", time.Since(back).Round(time.Second))
+	}
+	Report(t, Figure{Name: "node that was cut off back to error for who uses a stale device, journaled " + over, Got: time.Since(back).Seconds(), Unit: "s"})
+	WaitFor(t, staleTimeout, "the device, and the mounts of pod "+pod.Name+", to go from node "+l.node, func(ctx context.Context) error {
+		look := "for b in /sys/block/loop*/loop/backing_file; do cat $b; done 2>/dev/null | grep " + l.file + "; grep " + string(pod.UID) + " /proc/self/mountinfo; ls -d /var/lib/kubelet/pods/" + string(pod.UID) + " 2>/dev/null; true"
+		out, err := l.kit.onNode(ctx, l.node, look)
+		if err == nil && strings.TrimSpace(out) != "" {
+			err = fmt.Errorf("there is %s", out)
+		}
+		return err
+	})
+	Report(t, Figure{Name: "node that was cut off back to stale device gone, journaled " + over, Got: time.Since(back).Seconds(), Unit: "s"})
+	if text := l.pluginLog(t); !strings.Contains(text, "not attached to this node any more is taken away") || !strings.Contains(text, l.device) {
+		t.Errorf("the node plugin does not tell of it: %s", text)
+	}
+}
+
+// pluginLog is the end of what the node plugin of the device's node has logged.
+func (l *leftDevice) pluginLog(t *testing.T) string {
+	t.Helper()
+	pods := env.A.Client.CoreV1().Pods(SystemNamespace)
+	list, err := pods.List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=node", FieldSelector: "spec.nodeName=" + l.node})
+	if err != nil || len(list.Items) != 1 {
+		t.Fatalf("node plugin of %s: %d pods, %v", l.node, len(list.Items), err)
+	}
+	lines := int64(500)
+	text, err := pods.GetLogs(list.Items[0].Name, &corev1.PodLogOptions{Container: "node", TailLines: &lines}).DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
