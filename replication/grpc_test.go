@@ -87,10 +87,11 @@ func TestEqualAfterKilledConnections(t *testing.T) {
 			r.equal("b", "a", volumeTwo)
 			r.until(func() (bool, <-chan struct{}) {
 				m := sender.Metrics()
-				return len(m.Volumes) == 2 && m.Volumes[0].LagRecords == 0 && m.Volumes[0].LagTime == 0 && m.Volumes[1].LagRecords == 0, nil
+				// A volume that had all of it before the last end of the gateway connects again.
+				return len(m.Volumes) == 2 && m.Volumes[0].Connected && m.Volumes[0].LagRecords == 0 && m.Volumes[0].LagTime == 0 && m.Volumes[1].LagRecords == 0, nil
 			})
-			if m := sender.Metrics().Volumes[0]; m.Streams <= rounds || !m.Connected || m.SentRecords == 0 {
-				t.Errorf("want more than %d streams, the last one connected, got %+v", rounds, m)
+			if m := sender.Metrics().Volumes[0]; m.Streams <= rounds || m.SentRecords == 0 {
+				t.Errorf("want more than %d streams, got %+v", rounds, m)
 			}
 		})
 	}
