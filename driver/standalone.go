@@ -28,6 +28,7 @@ import (
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/grpcstop"
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/internal/memory"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -268,7 +269,7 @@ func serveGRPC(ctx context.Context, srv *grpc.Server, l net.Listener, grace time
 	cut := time.AfterFunc(grace, srv.Stop)
 	defer cut.Stop()
 	srv.GracefulStop()
-	return <-ended // nil after a stop
+	return grpcstop.Ended(<-ended)
 }
 
 func (s *standalone) serveMetrics(ctx context.Context) error {

@@ -28,6 +28,7 @@ import (
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/grpcstop"
 	"github.com/lockstep-csi/lockstep/internal/rpc"
 	"github.com/lockstep-csi/lockstep/replication"
 )
@@ -257,7 +258,7 @@ func serveGRPC(ctx context.Context, srv *grpc.Server, address string) error {
 		return fmt.Errorf("serve %s: %w", address, err)
 	case <-ctx.Done():
 		srv.Stop()
-		return <-ended
+		return grpcstop.Ended(<-ended)
 	}
 }
 

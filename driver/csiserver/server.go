@@ -14,6 +14,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+
+	"github.com/lockstep-csi/lockstep/internal/grpcstop"
 )
 
 const (
@@ -140,7 +142,7 @@ func Serve(ctx context.Context, cfg Config, listener net.Listener) error {
 	}
 	tasks, ended := errgroup.WithContext(ctx)
 	tasks.Go(func() error {
-		if err := server.Serve(listener); err != nil {
+		if err := grpcstop.Ended(server.Serve(listener)); err != nil {
 			return fmt.Errorf("serve CSI: %w", err)
 		}
 		return nil

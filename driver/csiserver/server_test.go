@@ -239,3 +239,18 @@ func dial(t *testing.T, path string) *grpc.ClientConn {
 	})
 	return client
 }
+
+// TestServeThatIsEndedAtOnce: whoever ends it before it has begun gets no error.
+func TestServeThatIsEndedAtOnce(t *testing.T) {
+	for range 50 {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		l, err := net.Listen("unix", filepath.Join(t.TempDir(), "csi.sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Serve(ctx, Config{Version: "test"}, l); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -21,6 +21,7 @@ import (
 	"github.com/lockstep-csi/lockstep/engine/lease/leaseapi"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/grpcstop"
 	"github.com/lockstep-csi/lockstep/internal/memory"
 	"github.com/lockstep-csi/lockstep/internal/rpc"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -351,7 +352,7 @@ func serveGRPC(ctx context.Context, server *grpc.Server, address string) error {
 		return fmt.Errorf("serve %s: %w", address, err)
 	case <-ctx.Done():
 		server.Stop()
-		return <-ended
+		return grpcstop.Ended(<-ended)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/grpcstop"
 	"github.com/lockstep-csi/lockstep/replication"
 	"github.com/lockstep-csi/lockstep/replication/gateway"
 )
@@ -143,5 +144,5 @@ func (p *pod) serveReplication(ctx context.Context, l net.Listener) error {
 	defer cut.Stop()
 	p.gateway.Close()
 	p.server.GracefulStop()
-	return <-ended // nil after a stop
+	return grpcstop.Ended(<-ended)
 }
