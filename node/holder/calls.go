@@ -50,7 +50,7 @@ func (h *Holder) attach(ctx context.Context, c *connection, req request) (reply,
 	if err := h.refuseAway(ctx, req.Volume); err != nil {
 		return reply{}, noDescriptor, err
 	}
-	v, err := h.lease(ctx, c, func() (*volume, *connection, error) { return h.tryLease(c, req) })
+	v, err := h.leaseNewest(ctx, c, req)
 	if err != nil {
 		return reply{}, noDescriptor, err
 	}
@@ -61,7 +61,7 @@ func (h *Holder) attach(ctx context.Context, c *connection, req request) (reply,
 	if req.Ring {
 		granted = wanted
 	}
-	rep, conn, err := h.handOut(ctx, v, granted)
+	rep, conn, err := h.handOut(ctx, v, granted, req.Known)
 	if err != nil {
 		h.endLease(c, req.Volume)
 		return reply{}, noDescriptor, err
@@ -108,7 +108,7 @@ func (h *Holder) lease(ctx context.Context, c *connection, try func() (*volume, 
 }
 
 // tryLease finds or adds the volume of req and makes c its lessee, unless there
-// is one.
+// is one. An *outdatedError tells of a device that has to go before.
 func (h *Holder) tryLease(c *connection, req request) (v *volume, lessee *connection, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -125,6 +125,8 @@ func (h *Holder) tryLease(c *connection, req request) (v *volume, lessee *connec
 		h.volumes[req.Volume] = v
 	case v.lessee != nil:
 		return nil, v.lessee, fmt.Errorf("%w: volume %s", ErrLeased, req.Volume)
+	case v.outdated(req.Known):
+		return nil, nil, &outdatedError{seen: Unserved{ID: v.id, Spell: v.spell}}
 	case v.blockBytes != req.BlockBytes || v.readOnly != req.ReadOnly:
 		return nil, nil, fmt.Errorf("%w: volume %s is attached with block size %d, read-only %t",
 			ErrInvalid, v.id, v.blockBytes, v.readOnly)
@@ -136,8 +138,8 @@ func (h *Holder) tryLease(c *connection, req request) (v *volume, lessee *connec
 }
 
 // handOut prepares the descriptor of a leased volume for its lessee.
-func (h *Holder) handOut(ctx context.Context, v *volume, transport fuse.Transport) (reply, descriptor, error) {
-	rep, conn, err := v.handOut()
+func (h *Holder) handOut(ctx context.Context, v *volume, transport fuse.Transport, known *string) (reply, descriptor, error) {
+	rep, conn, err := v.handOut(known)
 	if conn != noDescriptor || err != nil {
 		return rep, conn, err
 	}
@@ -148,7 +150,7 @@ func (h *Holder) handOut(ctx context.Context, v *volume, transport fuse.Transpor
 	if v.removed {
 		return reply{}, noDescriptor, fmt.Errorf("%w: volume %s was detached meanwhile", ErrNotAttached, v.id)
 	}
-	rep, conn, err = v.handOut() // someone else may have mounted it meanwhile
+	rep, conn, err = v.handOut(known) // someone else may have mounted it meanwhile
 	if conn != noDescriptor || err != nil {
 		return rep, conn, err
 	}
@@ -158,7 +160,7 @@ func (h *Holder) handOut(ctx context.Context, v *volume, transport fuse.Transpor
 		}
 		return reply{}, noDescriptor, err
 	}
-	rep, conn, err = v.handOut()
+	rep, conn, err = v.handOut(nil) // nobody knows the new mount yet
 	if conn == noDescriptor && err == nil {
 		err = fmt.Errorf("mount volume %s: connection was aborted at once", v.id)
 	}

@@ -84,6 +84,12 @@ type AttachConfig struct {
 	// the kernel, this process or the present mount of the volume does not have
 	// what is wanted, the session's Fallback says why.
 	Transport fuse.Transport
+	// Known is the identity of the device that the volume had last, anywhere
+	// (Keeper.Identity); empty: none may be taken over. Another device that waits here
+	// is taken away from its users, as by Holder.Revoke, and the volume gets a new one.
+	// nil: that is not known, and whatever waits is taken over, as are devices that have
+	// no identity.
+	Known *string
 }
 
 // Attach makes the volume's file system if there is none and leases its
@@ -98,21 +104,27 @@ func (c *Client) Attach(ctx context.Context, config AttachConfig) (fuse.Session,
 	return session, err
 }
 
-// attach also returns the number of the lease.
-func (c *Client) attach(ctx context.Context, config AttachConfig) (fuse.Session, uint64, error) {
+// granted is what an attach is answered with beside the session.
+type granted struct {
+	lease    uint64 // its number
+	identity string // of the mount; empty: it has none
+}
+
+// attach also returns what else the holder says.
+func (c *Client) attach(ctx context.Context, config AttachConfig) (fuse.Session, granted, error) {
 	unable := fuse.ProbeRing() // the holder's process may be allowed what this one is not
 	a, err := c.call(ctx, request{
-		Op: opAttach, Volume: config.Volume, BlockBytes: config.BlockBytes, ReadOnly: config.ReadOnly, Transport: config.Transport, Ring: unable == nil,
+		Op: opAttach, Volume: config.Volume, BlockBytes: config.BlockBytes, ReadOnly: config.ReadOnly, Transport: config.Transport, Ring: unable == nil, Known: config.Known,
 	}, nil)
 	if err != nil {
-		return fuse.Session{}, 0, fmt.Errorf("attach volume %s: %w", config.Volume, err)
+		return fuse.Session{}, granted{}, fmt.Errorf("attach volume %s: %w", config.Volume, err)
 	}
 	if a.conn == noDescriptor || a.Init == nil {
 		a.conn.close()
-		return fuse.Session{}, 0, fmt.Errorf("attach volume %s: %w: no descriptor in reply", config.Volume, ErrVersion)
+		return fuse.Session{}, granted{}, fmt.Errorf("attach volume %s: %w: no descriptor in reply", config.Volume, ErrVersion)
 	}
 	conn := os.NewFile(uintptr(a.conn), "/dev/fuse")
-	return fuse.Session{Conn: conn, Init: *a.Init, Takeover: a.Takeover, Fallback: a.fallback(unable)}, a.Lease, nil
+	return fuse.Session{Conn: conn, Init: *a.Init, Takeover: a.Takeover, Fallback: a.fallback(unable)}, granted{a.Lease, a.Identity}, nil
 }
 
 // fallback is why the session that an attach was answered with is not over

@@ -73,7 +73,7 @@
 //
 //	.lock               flock of the holder that runs
 //	.id                 random identity of the directory
-//	.volumes/V.json     record of volume V: connection, INIT state, lease
+//	.volumes/V.json     record of volume V: connection, INIT state, lease, identity
 //	V/                  mount point of V
 //
 // Loop devices are attached to V/device-ID-CONNECTION-V, a name of the one file that
@@ -93,7 +93,7 @@
 // a node that was upgraded knows that it must drain before it restarts the holder.
 // Descriptors travel in SCM_RIGHTS.
 //
-//	attach       volume, blockBytes, readOnly, transport, ring -> descriptor, init, takeover, lease, wanted
+//	attach       volume, blockBytes, readOnly, transport, ring, known -> descriptor, init, takeover, lease, wanted, identity
 //	restore      volume, blockBytes, readOnly, init, lease, descriptor -> device
 //	attach-loop  volume -> device
 //	resize       volume -> sizeBytes
@@ -107,6 +107,13 @@
 // says with ring that its process can use io_uring; the reply's wanted is what was
 // wished for, and its init what the kernel granted. Holders and engines that do not
 // know these fields get along over /dev/fuse.
+//
+// With known an attach tells the identity of the device that the volume had last,
+// anywhere, which that attach was answered; empty: none may be taken over. Another one
+// that waits here is taken away as by Revoke, before the lease begins, and the volume
+// gets a new mount. Without known, and for a mount without an identity, both of earlier
+// versions, what waits is handed out. An engine that means to send known later makes
+// the identity durable before it serves the descriptor.
 //
 // A withdraw is a detach of a device that may be wanted at any moment: its volume
 // is attached, and no pod uses it now. It is refused (ErrBusy) if anything on this

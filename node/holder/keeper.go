@@ -35,7 +35,7 @@ type KeeperConfig struct {
 type Keeper struct {
 	config  KeeperConfig
 	session fuse.Session
-	lease   uint64
+	granted granted
 	stop    context.CancelFunc
 	joined  sync.WaitGroup
 	lost    chan struct{} // closed after err is set
@@ -71,7 +71,7 @@ func (k *Keeper) attach(ctx context.Context) (*Client, error) {
 	for pause := redialMin; ; pause = min(2*pause, redialMax) {
 		client, err := Dial(ctx, k.config.Socket)
 		if err == nil {
-			k.session, k.lease, err = client.attach(ctx, k.config.AttachConfig)
+			k.session, k.granted, err = client.attach(ctx, k.config.AttachConfig)
 			if err == nil {
 				return client, nil
 			}
@@ -91,6 +91,10 @@ func (k *Keeper) attach(ctx context.Context) (*Client, error) {
 // Session is what the engine serves. Its Conn belongs to the Keeper, which closes
 // it in Close.
 func (k *Keeper) Session() fuse.Session { return k.session }
+
+// Identity tells the device from every other one that the volume had or will have
+// anywhere; empty: a holder of an earlier version made it, and it has none.
+func (k *Keeper) Identity() string { return k.granted.identity }
 
 // Lost is closed when the lease is lost for good: a holder has another engine
 // for the volume, or has it no more, or says that the descriptor is none of the
@@ -272,7 +276,7 @@ func (k *Keeper) giveBack(ctx context.Context) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	device, err := client.restore(ctx, k.config.AttachConfig, k.session, k.lease)
+	device, err := client.restore(ctx, k.config.AttachConfig, k.session, k.granted.lease)
 	if err != nil {
 		_ = client.Close() // of no interest next to err
 		return nil, err

@@ -36,7 +36,7 @@ func playKeepingEngine(socket, volume, path string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("engine", os.Getpid())
 	keeper, err := holder.Keep(ctx, holder.KeeperConfig{
 		Socket: socket, Log: log,
-		AttachConfig: holder.AttachConfig{Volume: volume, BlockBytes: 512, Transport: fuse.Transport(os.Getenv(transportEnv))},
+		AttachConfig: holder.AttachConfig{Volume: volume, BlockBytes: 512, Transport: fuse.Transport(os.Getenv(transportEnv)), Known: knownByEnv()},
 	})
 	if err != nil {
 		return err

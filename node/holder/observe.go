@@ -16,7 +16,7 @@ type Counters struct {
 	Takeovers uint64 // descriptors handed to another engine than the first
 	Restores  uint64 // descriptors that engines brought back
 	Refused   uint64 // and those that were not taken
-	Revoked   uint64 // devices taken away by Revoke
+	Revoked   uint64 // devices taken away from who used them, by Revoke or because the volume has had another one since
 }
 
 type counters struct{ attaches, takeovers, restores, refused, revoked atomic.Uint64 }

@@ -52,6 +52,10 @@ type request struct {
 	// send them one does.
 	Transport fuse.Transport `json:"transport,omitempty"`
 	Ring      bool           `json:"ring,omitempty"`
+	// Known is of an attach: the identity of the device that the volume had last; empty:
+	// none may be taken over; nil: that is not known. A holder that does not know the
+	// field hands out what it has.
+	Known *string `json:"known,omitempty"`
 	// Init and Lease are what the attach was answered, for restore. The
 	// descriptor comes with the packet.
 	Init  *fuse.InitState `json:"init,omitempty"`
@@ -67,6 +71,7 @@ type reply struct {
 	Takeover  bool            `json:"takeover,omitempty"`
 	Lease     uint64          `json:"lease,omitempty"`
 	Device    string          `json:"device,omitempty"`
+	Identity  string          `json:"identity,omitempty"` // of the mount that was attached; empty: it has none
 	SizeBytes int64           `json:"sizeBytes,omitempty"`
 	// Wanted is the transport that a new mount was to have; Init tells what it has.
 	Wanted  fuse.Transport `json:"wanted,omitempty"`

@@ -27,6 +27,8 @@ type record struct {
 	// Lease numbers the leases of this mount, from 1; it is that of the newest
 	// one. 0: the descriptor was never handed out.
 	Lease uint64 `json:"lease"`
+	// Identity is drawn for each mount; empty: an earlier version made it. See newIdentity.
+	Identity string `json:"identity,omitempty"`
 	// Attachment is what attaches the volume to this node, as Attest was told; empty:
 	// nobody has told it of this mount.
 	Attachment string `json:"attachment,omitempty"`

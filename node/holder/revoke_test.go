@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -21,7 +22,15 @@ type innerNode struct {
 	*node
 	holder *holder.Holder
 	end    func()
-	turn   func(do func() error) error
+
+	mu   sync.Mutex
+	turn func(do func() error) error // guarded by mu; of Config.Turn
+}
+
+func (n *innerNode) setTurn(turn func(do func() error) error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.turn = turn
 }
 
 func startInnerNode(t *testing.T) *innerNode {
@@ -44,7 +53,10 @@ func (n *innerNode) begin() {
 			if volume != "vol" {
 				n.Errorf("turn of volume %q", volume)
 			}
-			return n.turn(do)
+			n.mu.Lock()
+			turn := n.turn
+			n.mu.Unlock()
+			return turn(do)
 		},
 	})
 	if err != nil {
@@ -219,7 +231,7 @@ func TestRevokeKeepsLeasesOut(t *testing.T) {
 		}
 		return session.Takeover, err
 	}
-	n.turn = func(do func() error) error {
+	n.setTurn(func(do func() error) error {
 		if _, err := attach(); !errors.Is(err, holder.ErrLeased) {
 			t.Errorf("attach in the middle: %v, want ErrLeased", err)
 		}
@@ -227,7 +239,7 @@ func TestRevokeKeepsLeasesOut(t *testing.T) {
 			t.Errorf("revoke in the middle: %v, want ErrLeased", err)
 		}
 		return do()
-	}
+	})
 	if err := n.holder.Revoke(testContext(t), n.unserved()); err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +258,7 @@ func TestRevokeInTheTurnOnly(t *testing.T) {
 	engine := n.startEngine("vol", n.newFile(1<<20))
 	engine.kill()
 	busy := errors.New("another call is under way")
-	n.turn = func(func() error) error { return busy }
+	n.setTurn(func(func() error) error { return busy })
 	if err := n.holder.Revoke(testContext(t), n.unserved()); !errors.Is(err, busy) {
 		t.Errorf("revoke out of turn: %v", err)
 	}
@@ -256,7 +268,7 @@ func TestRevokeInTheTurnOnly(t *testing.T) {
 	if err := awaitResult(t, readSector(t, engine.device)); !errors.Is(err, unix.EIO) {
 		t.Errorf("read: %v, want EIO", err)
 	}
-	n.turn = func(do func() error) error { return do() }
+	n.setTurn(func(do func() error) error { return do() })
 	if err := n.holder.Revoke(testContext(t), n.unserved()); err != nil {
 		t.Error(err)
 	}

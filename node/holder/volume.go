@@ -102,14 +102,14 @@ func (v *volume) leaveBehind(ctx context.Context, fn func() error) error {
 
 // handOut returns a copy of the descriptor with the reply that goes with it, and
 // records that it was handed out. The copy is noDescriptor if the volume is not
-// mounted, its connection was aborted, or nobody can take over from the process
-// that had it (fuse.TransportRing). The caller has leased the volume, so that
-// nobody reads from it.
-func (v *volume) handOut() (reply, descriptor, error) {
+// mounted, its connection was aborted, nobody can take over from the process that
+// had it (fuse.TransportRing), or the mount is not the known one (record.isKnown).
+// The caller has leased the volume, so that nobody reads from it.
+func (v *volume) handOut(known *string) (reply, descriptor, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	spent := v.rec.Lease > 0 && v.rec.Init.Transport() == fuse.TransportRing
-	if v.conn == noDescriptor || !v.conn.connected() || spent {
+	if v.conn == noDescriptor || !v.conn.connected() || spent || !v.rec.isKnown(known) {
 		return reply{}, noDescriptor, nil
 	}
 	// A copy of its own: a Detach may close the volume's while it is sent.
@@ -123,7 +123,7 @@ func (v *volume) handOut() (reply, descriptor, error) {
 		twin.close()
 		return reply{}, noDescriptor, err
 	}
-	rep := reply{Init: &next.Init, Takeover: v.rec.Lease > 0, Lease: next.Lease}
+	rep := reply{Init: &next.Init, Takeover: v.rec.Lease > 0, Lease: next.Lease, Identity: next.Identity}
 	if rep.Takeover {
 		v.holder.counters.takeovers.Add(1)
 	}
@@ -184,7 +184,7 @@ func (v *volume) remount(ctx context.Context, transport fuse.Transport) error {
 	if err == nil && !present {
 		err = fmt.Errorf("mount %s: it is not in the mount table", v.dir)
 	}
-	rec := record{Volume: v.id, BlockBytes: v.blockBytes, ReadOnly: v.readOnly, Connection: number, Init: init}
+	rec := record{Volume: v.id, BlockBytes: v.blockBytes, ReadOnly: v.readOnly, Connection: number, Init: init, Identity: newIdentity()}
 	if err == nil {
 		err = rec.save(v.holder.config.Dir)
 	}
