@@ -13,9 +13,11 @@ import (
 // Devices provides block devices on this node.
 type Devices interface {
 	// Attach serves dev as a block device and returns when it is there. It
-	// takes over a device of this volume that waits for an engine. ctx bounds
-	// the call, not the device.
-	Attach(ctx context.Context, how control.Attach, dev engine.Device) (Device, error)
+	// takes over a device of this volume that waits for an engine, if that has the
+	// identity last; nil: whichever. Another one is taken away from its users. keep is
+	// called with the device's identity before anybody can use the device, and makes it
+	// durable; with its error there is no device. ctx bounds the call, not the device.
+	Attach(ctx context.Context, how control.Attach, dev engine.Device, last *string, keep func(identity string) error) (Device, error)
 }
 
 // Device is an attached block device.
@@ -57,7 +59,7 @@ func (p *Pod) attach(ctx context.Context, eng *engine.Engine, how control.Attach
 	if p.cfg.Devices == nil {
 		return errors.New("this engine cannot attach devices: no holder was named")
 	}
-	device, err := p.cfg.Devices.Attach(ctx, how, eng)
+	device, err := p.cfg.Devices.Attach(ctx, how, eng, p.recordNow().Device, p.keepDevice)
 	if err != nil {
 		return fmt.Errorf("attach volume %s: %w", p.cfg.Volume, err)
 	}
@@ -77,20 +79,43 @@ func (p *Pod) attach(ctx context.Context, eng *engine.Engine, how control.Attach
 	return nil
 }
 
-// detach takes the device away and makes everything written to it durable. No
-// error if there is none. The turn must be held.
+// keepDevice makes the identity of the volume's device durable; empty: it has none. An
+// engine that dies before leaves a device that nobody has used, and the next one does
+// not take that over.
+func (p *Pod) keepDevice(identity string) error {
+	now := p.recordNow().Device
+	if now == nil && identity == "" || now != nil && *now == identity {
+		return nil
+	}
+	return p.updateRecord(func(r *record) { r.Device = &identity })
+}
+
+// outdateDevices makes durable that the volume has no device: one that waits somewhere
+// for an engine, with what the kernel keeps of it, must never meet what the volume is
+// to hold. The pod has no device, and the turn must be held.
+func (p *Pod) outdateDevices() error {
+	if now := p.recordNow(); now.devicesOutdated() {
+		return nil
+	}
+	none := ""
+	return p.updateRecord(func(r *record) { r.Device = &none })
+}
+
+// detach takes the device away and makes everything written to it durable. From then
+// on no device of before is taken over. No error if there is none. The turn must be
+// held.
 func (p *Pod) detach(ctx context.Context) error {
 	p.mu.Lock()
 	device, eng := p.device, p.eng
 	p.mu.Unlock()
 	if device == nil {
-		return nil
+		return p.outdateDevices()
 	}
 	if err := device.Detach(ctx); err != nil {
 		return fmt.Errorf("detach volume %s: %w", p.cfg.Volume, err)
 	}
 	p.forgetDevice()
-	return eng.Flush(ctx)
+	return errors.Join(p.outdateDevices(), eng.Flush(ctx))
 }
 
 // forgetDevice is for a device that is gone.

@@ -32,11 +32,14 @@ const releaseTimeout = 20 * time.Second
 const reportTimeout = 5 * time.Second
 
 // Attach implements Devices.
-func (d HolderDevices) Attach(ctx context.Context, how control.Attach, dev engine.Device) (Device, error) {
+func (d HolderDevices) Attach(ctx context.Context, how control.Attach, dev engine.Device, last *string, keep func(identity string) error) (Device, error) {
 	keeper, err := holder.Keep(ctx, holder.KeeperConfig{Socket: d.Socket, Log: d.Log,
-		AttachConfig: holder.AttachConfig{Volume: d.Volume.String(), BlockBytes: how.BlockBytes, ReadOnly: how.ReadOnly}})
+		AttachConfig: holder.AttachConfig{Volume: d.Volume.String(), BlockBytes: how.BlockBytes, ReadOnly: how.ReadOnly, Known: last}})
 	if err != nil {
 		return nil, fmt.Errorf("ask the holder at %s: %w", d.Socket, err)
+	}
+	if err := keep(keeper.Identity()); err != nil {
+		return nil, errors.Join(err, keeper.Close(ctx))
 	}
 	a := &attached{keeper: keeper, log: d.Log}
 	serving, stop := context.WithCancel(context.Background())

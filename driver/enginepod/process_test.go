@@ -73,12 +73,12 @@ func newNode(t *testing.T) *node {
 	}
 	n := &node{t: t, dir: t.TempDir()}
 	n.issue()
-	n.keep()
+	socket := n.keep("holder")
 	store := filepath.Join(n.dir, "store")
 	if err := os.MkdirAll(store, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	n.cfg = enginepod.ProcessConfig{Volume: journal.VolumeID{1}, StoreDir: store, Listen: freeAddress(t), HolderSocket: filepath.Join(n.dir, "holder.sock"),
+	n.cfg = enginepod.ProcessConfig{Volume: journal.VolumeID{1}, StoreDir: store, Listen: freeAddress(t), HolderSocket: socket,
 		TLSDir: n.certs(certs.RoleEngine), Version: "test"}
 	return n
 }
@@ -102,17 +102,19 @@ func (n *node) issue() {
 	}
 }
 
-// keep runs the holder until the end of the test.
-func (n *node) keep() {
+// keep runs a holder until the end of the test.
+func (n *node) keep(name string) (socket string) {
+	socket = filepath.Join(n.dir, name+".sock")
 	ctx, stop := context.WithCancel(context.Background())
 	var holding sync.WaitGroup
 	holding.Go(func() {
-		err := holder.Run(ctx, holder.Config{Socket: filepath.Join(n.dir, "holder.sock"), Dir: filepath.Join(n.dir, "devices"), IdleTimeout: -1})
+		err := holder.Run(ctx, holder.Config{Socket: socket, Dir: filepath.Join(n.dir, name), IdleTimeout: -1})
 		if err != nil {
 			n.t.Error(err)
 		}
 	})
 	n.t.Cleanup(func() { stop(); holding.Wait() })
+	return socket
 }
 
 func freeAddress(t *testing.T) string {

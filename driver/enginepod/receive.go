@@ -40,13 +40,14 @@ func sameStanding(a, b control.Orders) bool {
 type standing struct{ *Pod }
 
 // Standing implements replication.Orders. A volume whose device is still there
-// takes nothing: whoever has it open would see its content change.
+// takes nothing: whoever has it open would see its content change. Nor does one whose
+// next engine could take a device over that waits.
 func (p standing) Standing(_ context.Context, name string) (replication.Standing, bool, error) {
 	r := p.recordNow()
 	if r.Orders.Term == 0 || r.Orders.Group != name {
 		return replication.Standing{}, false, nil
 	}
-	if p.isAttached() && r.Orders.Role == control.Replica {
+	if r.Orders.Role == control.Replica && (p.isAttached() || !r.devicesOutdated()) {
 		return replication.Standing{}, false, fmt.Errorf("volume %s has a device on this site: %w", p.cfg.Volume, control.ErrDeviceInUse)
 	}
 	held := replication.Standing{Role: group.Role(r.Orders.Role), Term: group.Term(r.Orders.Term), Source: r.Orders.Source}

@@ -29,7 +29,15 @@ type record struct {
 	Store string `json:"store,omitempty"`
 	// Generation is the highest number given to a store's directory.
 	Generation int `json:"generation,omitempty"`
+	// Device is the identity of the device that the volume has, on whatever node;
+	// empty: it has none, or one without an identity. It is written before anybody can
+	// use the device. A device with another identity that waits for an engine is older
+	// than what the volume holds. nil: never written, as by earlier versions.
+	Device *string `json:"device,omitempty"`
 }
+
+// devicesOutdated reports whether no device that waits somewhere may be taken over.
+func (r *record) devicesOutdated() bool { return r.Device != nil && *r.Device == "" }
 
 // openDatabase opens a backing volume's database, which is locked against
 // other processes of this machine, and reads the record; a zero one if it is

@@ -3,6 +3,7 @@ package enginepod_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"testing"
@@ -49,9 +50,16 @@ func (n *network) dial(address string) (*grpc.ClientConn, error) {
 
 // devices is a node without a kernel: what is attached is written to directly.
 type devices struct {
+	name string
 	mu   sync.Mutex
 	now  *device
 	fail error
+	// there is the identity of the device that the volume has here, served or not;
+	// empty: none. What became of those before is counted.
+	there                string
+	made, taken, revoked int
+	// dies is for an engine that dies before it has kept its device's identity.
+	dies error
 }
 
 type device struct {
@@ -63,11 +71,28 @@ type device struct {
 	lost chan struct{}
 }
 
-func (d *devices) Attach(_ context.Context, how control.Attach, dev engine.Device) (enginepod.Device, error) {
+func (d *devices) Attach(_ context.Context, how control.Attach, dev engine.Device, last *string, keep func(string) error) (enginepod.Device, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.fail != nil {
 		return nil, d.fail
+	}
+	switch {
+	case d.there != "" && last != nil && *last != d.there:
+		d.revoked++
+		d.there = ""
+	case d.there != "":
+		d.taken++
+	}
+	if d.there == "" {
+		d.made++
+		d.there = fmt.Sprintf("device %s-%d", d.name, d.made)
+	}
+	if d.dies != nil {
+		return nil, d.dies
+	}
+	if err := keep(d.there); err != nil {
+		return nil, err
 	}
 	d.now = &device{Device: dev, node: d, how: how, lost: make(chan struct{})}
 	return d.now, nil
@@ -91,7 +116,7 @@ func (d *device) Detach(context.Context) error {
 	if d.busy {
 		return control.ErrDeviceInUse
 	}
-	d.node.now = nil
+	d.node.now, d.node.there = nil, ""
 	return nil
 }
 

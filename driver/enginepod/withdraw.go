@@ -90,7 +90,7 @@ func (p *Pod) deviceNow() (Device, error) {
 }
 
 // Fork implements control.Volume. It has the turn, so that no device comes
-// meanwhile.
+// meanwhile, and none that waits somewhere is taken over afterwards.
 func (p *Pod) Fork(ctx context.Context, at journal.Position, reason string) error {
 	if err := p.take(ctx); err != nil {
 		return err
@@ -105,6 +105,9 @@ func (p *Pod) Fork(ctx context.Context, at journal.Position, reason string) erro
 	}
 	eng, err := p.Engine()
 	if err != nil {
+		return err
+	}
+	if err := p.outdateDevices(); err != nil {
 		return err
 	}
 	return eng.ForkOnce(at, reason)

@@ -340,9 +340,12 @@ type device struct {
 	fallback error
 }
 
-func (p *process) Attach(_ context.Context, _ control.Attach, dev engine.Device) (enginepod.Device, error) {
+func (p *process) Attach(_ context.Context, _ control.Attach, dev engine.Device, _ *string, keep func(string) error) (enginepod.Device, error) {
 	if p.unfit != nil {
 		return nil, p.unfit
+	}
+	if err := keep("0123456789abcdef"); err != nil {
+		return nil, err
 	}
 	p.dev = &device{Device: dev, lost: make(chan struct{}), fallback: p.fallback}
 	return p.dev, nil

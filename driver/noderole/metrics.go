@@ -15,7 +15,7 @@ var (
 	nodeDevices  = prometheus.NewDesc("lockstep_node_devices", "Devices that are attached, by how their requests come from the kernel (dev-fuse, io-uring).", []string{"transport"}, nil)
 	nodeAttaches = prometheus.NewDesc("lockstep_node_attaches_total", "Devices made.", nil, nil)
 	takeovers    = prometheus.NewDesc("lockstep_node_takeovers_total", "Descriptors handed to another engine than the first.", nil, nil)
-	revoked      = prometheus.NewDesc("lockstep_node_revoked_total", "Devices taken away because their volumes were not attached to this node any more and no engine served them.", nil, nil)
+	revoked      = prometheus.NewDesc("lockstep_node_revoked_total", "Devices taken away because their volumes were not attached to this node any more, or had another device since, and no engine served them.", nil, nil)
 	restores     = prometheus.NewDesc("lockstep_node_restores_total", "Descriptors that engines brought back to this process, by outcome.", []string{"outcome"}, nil)
 )
 

@@ -1,0 +1,148 @@
+package enginepod_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/lockstep-csi/lockstep/engine/control"
+)
+
+// counts are what became of the devices of a node: how many were made, taken over by
+// the next engine, and taken away from who used them.
+type counts struct{ made, taken, revoked int }
+
+func (d *devices) expect(t *testing.T, want counts) {
+	t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if got := (counts{d.made, d.taken, d.revoked}); got != want {
+		t.Errorf("on node %q: %+v, want %+v", d.name, got, want)
+	}
+}
+
+// moveTo ends the engine, whose device stays where it is, and starts one on node.
+func (r *rig) moveTo(node *devices) {
+	r.t.Helper()
+	r.stop()
+	r.node = node
+	r.start()
+}
+
+// attachedOn is an engine that serves its device on a node, and the orders for that.
+func attachedOn(t *testing.T, node *devices) (r *rig, o control.Orders) {
+	t.Helper()
+	r = newRig(t, newNetwork(), 1)
+	r.moveTo(node)
+	o = r.primary(1, 1)
+	o.Attach = &control.Attach{BlockBytes: 512}
+	r.order(o)
+	return r, o
+}
+
+// However often its engine ends, a device is the same one.
+func TestTheNextEngineTakesItsDeviceOver(t *testing.T) {
+	here := &devices{name: "here"}
+	r, o := attachedOn(t, here)
+	for range 3 {
+		r.moveTo(here)
+		r.resumed(1)
+	}
+	o.Revision, o.Window = 2, 2*o.Window
+	r.order(o)
+	r.moveTo(here)
+	r.resumed(2)
+	here.expect(t, counts{made: 1, taken: 4})
+}
+
+// A device that a volume has left behind is not taken over when the volume comes back,
+// whatever has happened meanwhile.
+func TestADeviceThatWasLeftBehindIsNotTakenOver(t *testing.T) {
+	detach := func(r *rig) {
+		r.order(r.primary(1, 2))
+	}
+	for name, meanwhile := range map[string]func(r *rig){
+		"it was attached elsewhere": func(r *rig) {
+			r.resumed(1)
+			write(r.t, r.node.attached(), 0, 2)
+		},
+		"it was attached and detached elsewhere": func(r *rig) {
+			r.resumed(1)
+			detach(r)
+		},
+		"it was detached": detach,
+		"it was rewound": func(r *rig) {
+			detach(r)
+			if err := r.client.Fork(ctx, r.engine().Store().Tip(), "rewind 1"); err != nil {
+				r.t.Fatal(err)
+			}
+		},
+		"it was a replica": func(r *rig) {
+			o := r.primary(1, 2)
+			o.Role, o.Writable = control.Replica, false
+			r.order(o)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			here, elsewhere := &devices{name: "here"}, &devices{name: "elsewhere"}
+			r, o := attachedOn(t, here)
+			write(t, r.node.attached(), 0, 1)
+			if name != "it was attached elsewhere" && name != "it was attached and detached elsewhere" {
+				elsewhere.fail = errors.New("nothing is attached here")
+			}
+			r.moveTo(elsewhere)
+			meanwhile(r)
+			r.moveTo(here)
+			o.Revision = 3
+			r.order(o)
+			here.expect(t, counts{made: 2, revoked: 1})
+			r.moveTo(here)
+			r.resumed(3)
+			here.expect(t, counts{made: 2, taken: 1, revoked: 1})
+		})
+	}
+}
+
+// An engine that dies before it has kept the identity of its new device has served it
+// to nobody. The next one makes another, and that of the node before is not taken over
+// for it.
+func TestAnEngineDiesBeforeItKeepsItsDevice(t *testing.T) {
+	here, elsewhere := &devices{name: "here"}, &devices{name: "elsewhere"}
+	r, _ := attachedOn(t, here)
+	elsewhere.dies = errors.New("killed")
+	r.moveTo(elsewhere)
+	if s, _ := r.pod.State(); s.Device != "" {
+		t.Error("a device whose identity is not kept is served")
+	}
+	r.stop()
+	elsewhere.dies = nil
+	r.start()
+	r.resumed(1)
+	elsewhere.mu.Lock()
+	made, revoked := elsewhere.made, elsewhere.revoked
+	elsewhere.mu.Unlock()
+	if made != revoked+1 {
+		t.Errorf("%d devices were made, and %d that nobody had used went", made, revoked)
+	}
+	r.moveTo(here)
+	r.resumed(1)
+	here.expect(t, counts{made: 2, revoked: 1})
+}
+
+// A device that cannot be taken away, since somebody uses it, is the volume's still.
+func TestADetachThatIsRefusedKeepsTheDevice(t *testing.T) {
+	here := &devices{name: "here"}
+	r, o := attachedOn(t, here)
+	r.node.attached().busy = true
+	replica := r.primary(2, 1)
+	replica.Role, replica.Writable = control.Replica, false
+	for _, without := range []control.Orders{r.primary(1, 2), replica} {
+		if _, err := r.client.Order(ctx, without); !errors.Is(err, control.ErrDeviceInUse) {
+			t.Fatalf("detach a device in use: %v, want ErrDeviceInUse", err)
+		}
+	}
+	o.Term, o.Revision = 2, 2
+	r.order(o)
+	r.moveTo(here)
+	r.resumed(2)
+	here.expect(t, counts{made: 1, taken: 1})
+}
