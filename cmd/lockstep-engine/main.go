@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lockstep-csi/lockstep/cmd/roleflags"
 	"github.com/lockstep-csi/lockstep/driver/enginepod"
+	"github.com/lockstep-csi/lockstep/internal/endsignal"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -28,11 +27,7 @@ const (
 )
 
 func main() {
-	// A second signal kills: NotifyContext gives the default back once the
-	// first has been delivered and stop has been called.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	os.Exit(execute(ctx, os.Args[1:], os.Stdout, os.Stderr, enginepod.Run))
+	os.Exit(execute(endsignal.Context(), os.Args[1:], os.Stdout, os.Stderr, enginepod.Run))
 }
 
 // execute executes one command line with run in place of the engine, and

@@ -1,21 +1,15 @@
 package main
 
 import (
-	"context"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/cmd/lockstep/cluster"
+	"github.com/lockstep-csi/lockstep/internal/endsignal"
 )
 
 func main() {
-	// A second signal kills: NotifyContext gives the default back once the
-	// first has been delivered and stop has been called.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
 	a := &app{
 		name:   filepath.Base(os.Args[0]),
 		stdin:  os.Stdin,
@@ -33,5 +27,5 @@ func main() {
 
 		openCluster: cluster.Open,
 	}
-	os.Exit(a.run(ctx, os.Args[1:]))
+	os.Exit(a.run(endsignal.Context(), os.Args[1:]))
 }

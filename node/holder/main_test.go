@@ -22,6 +22,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
+	"github.com/lockstep-csi/lockstep/internal/endsignal"
 	"github.com/lockstep-csi/lockstep/node/holder"
 )
 
@@ -65,15 +66,13 @@ func playHolder(socket, dir, idle string, keep bool) error {
 	if err := os.WriteFile(filepath.Join(filepath.Dir(socket), "pid"), pid, 0o600); err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
 	config := holder.Config{Socket: socket, Dir: dir, IdleTimeout: timeout, Keep: keep}
 	if keep {
 		config.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 		config.Group = unprivilegedID
 		config.Transport = fuse.Transport(os.Getenv(transportEnv))
 	}
-	return holder.Run(ctx, config)
+	return holder.Run(endsignal.Context(), config)
 }
 
 // playEngine serves the file at path as volume until it is killed, and prints
