@@ -35,10 +35,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			transports[v.Transport]++
 		}
 		switch {
-		case v.Leased:
-			states["served"]++
 		case v.Away:
 			states["away"]++
+		case v.Leased:
+			states["served"]++
 		default:
 			states["waiting"]++
 		}

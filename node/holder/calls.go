@@ -81,6 +81,14 @@ func (h *Holder) refuseAway(ctx context.Context, id string) error {
 	if !unknown || v.mounted() {
 		return nil
 	}
+	// A descriptor may just be being taken back, of an engine that has died since.
+	if err := v.acquire(ctx); err != nil {
+		return err
+	}
+	defer v.unlock()
+	if v.mounted() {
+		return nil
+	}
 	if _, present, err := connectionAt(v.dir); err != nil || !present {
 		return err
 	}
@@ -395,12 +403,12 @@ func (h *Holder) list() []Volume {
 func (h *Holder) describe(v *volume) Volume {
 	v.mu.Lock()
 	attachment := v.rec.Attachment
+	away := v.conn == noDescriptor && v.rec.Volume != ""
 	v.mu.Unlock()
 	h.mu.Lock()
 	d := Volume{Attachment: attachment, ID: v.id, BlockBytes: v.blockBytes, ReadOnly: v.readOnly, Leased: v.lessee != nil}
 	h.mu.Unlock()
-	d.Transport = v.transport()
-	d.Away = !d.Leased && !v.mounted()
+	d.Transport, d.Away = v.transport(), away
 	if device, err := v.find(); err == nil && device != nil {
 		d.Device = device.Path()
 	}

@@ -116,7 +116,7 @@ func (n *node) awaitRestored(volume string) {
 	n.Helper()
 	n.await("the engine brings its descriptor back", func() bool {
 		v, found := n.describe(volume)
-		return found && v.Leased
+		return found && v.Leased && !v.Away
 	})
 }
 

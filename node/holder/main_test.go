@@ -42,6 +42,8 @@ func TestMain(m *testing.M) {
 		err = playHolder(os.Args[1], os.Args[2], os.Args[3], role == "keeping-holder")
 	case "keeping-engine":
 		err = playKeepingEngine(os.Args[1], os.Args[2], os.Args[3])
+	case "silent-engine":
+		err = playSilentEngine(os.Args[1], os.Args[2])
 	case "journal-engine":
 		err = playJournalEngine(os.Args[1], os.Args[2], os.Args[3])
 	case "engine":

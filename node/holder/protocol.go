@@ -88,7 +88,7 @@ type Volume struct {
 	// Transport is how the present mount's requests come; empty without one.
 	Transport fuse.Transport `json:"transport,omitempty"`
 	// Away: an earlier holder attached it, and its engine has not brought the
-	// descriptor back. While that engine lives the device works; without it the
+	// descriptor back, or is just doing so (and Leased). While that engine lives the device works; without it the
 	// device fails every request until the volume is attached again.
 	Away bool `json:"away,omitempty"`
 	// Attachment is what Attest was told; only in the holder's own process.

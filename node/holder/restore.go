@@ -45,10 +45,18 @@ func (h *Holder) tryRestore(ctx context.Context, c *connection, req request, giv
 		}
 		return reply{}, err
 	}
-	// Verified where it can be left behind: the kernel may have to ask the
-	// engine, and one that does not answer must not hold the holder.
-	err = v.leaveBehind(ctx, func() error { return v.takeBack(req, given) })
+	certain, err := v.identify(given)
+	offered := make(chan descriptor, 1)
+	offered <- given
+	if err == nil {
+		// Kept where it can be left behind: the kernel may have to ask the
+		// engine, and one that does not answer must not hold the holder.
+		err = v.leaveBehind(ctx, func() error { return v.takeBack(req, certain, offered) })
+	} else {
+		v.unlock()
+	}
 	if err != nil {
+		withdraw(offered)
 		h.endLease(c, req.Volume)
 		return reply{}, err
 	}
@@ -97,10 +105,40 @@ func (v *volume) matches(req request) error {
 	return nil
 }
 
-// takeBack verifies the descriptor and keeps it, or closes it. The caller has
-// the volume's token and its lease.
-func (v *volume) takeBack(req request, given descriptor) error {
-	err := v.verify(given)
+// withdraw closes what takeBack has not taken. It may wait for an engine that is dead,
+// which ends when nobody keeps the connection open any more.
+func withdraw(offered <-chan descriptor) {
+	select {
+	case given := <-offered:
+		given.close()
+	default:
+	}
+}
+
+// takeBack keeps the descriptor that is offered, if it is the volume's, which certain
+// says or the engine helps to find out. It takes it from the channel when it does not
+// have to wait any more; until then it can be withdrawn. The
+// caller has the volume's token and its lease.
+func (v *volume) takeBack(req request, certain bool, offered <-chan descriptor) error {
+	var name string
+	if !certain {
+		made, forget, err := v.makeName()
+		if err != nil {
+			return err
+		}
+		defer forget()
+		name = made
+	}
+	var given descriptor
+	select {
+	case given = <-offered:
+	default:
+		return fmt.Errorf("%w: the engine was not waited for", ErrClosed)
+	}
+	var err error
+	if !certain {
+		err = v.reaches(given, name)
+	}
 	if err == nil {
 		err = v.matches(req) // it may have been attached anew before the token was had
 	}
@@ -118,50 +156,55 @@ func (v *volume) takeBack(req request, given descriptor) error {
 	return nil
 }
 
-// verify reports ErrForeign unless given is a descriptor of the file system
+// identify reports ErrForeign for a descriptor that cannot be of the file system
 // that is mounted for the volume, and ErrNotAttached if there is none any more.
-func (v *volume) verify(given descriptor) error {
+// It is certain to be of it if the kernel tells a descriptor's connection; else
+// see makeName. Nobody is waited for.
+func (v *volume) identify(given descriptor) (certain bool, err error) {
 	number, mounted, err := connectionAt(v.dir)
 	switch {
 	case err != nil:
-		return err
+		return false, err
 	case v.removed || !mounted || number != v.rec.Connection:
-		return fmt.Errorf("%w: the file system of volume %s is not mounted any more", ErrNotAttached, v.id)
+		return false, fmt.Errorf("%w: the file system of volume %s is not mounted any more", ErrNotAttached, v.id)
 	case !given.isFuse():
-		return fmt.Errorf("%w: it is not of /dev/fuse", ErrForeign)
+		return false, fmt.Errorf("%w: it is not of /dev/fuse", ErrForeign)
 	}
 	found, known, err := given.connection()
 	switch {
 	case err != nil:
-		return err
+		return false, err
 	case known && found != number:
-		return fmt.Errorf("%w: it is of connection %d, volume %s has %d", ErrForeign, found, v.id, number)
+		return false, fmt.Errorf("%w: it is of connection %d, volume %s has %d", ErrForeign, found, v.id, number)
 	case known && !given.connected():
-		return fmt.Errorf("%w: the connection of volume %s was aborted", ErrNotAttached, v.id)
-	case known:
-		return nil
-	case !given.connected():
-		return fmt.Errorf("%w: nothing is mounted with it", ErrForeign)
+		return false, fmt.Errorf("%w: the connection of volume %s was aborted", ErrNotAttached, v.id)
+	case !known && !given.connected():
+		return false, fmt.Errorf("%w: nothing is mounted with it", ErrForeign)
 	}
-	return v.probe(given)
+	return known, nil
 }
 
-// probe verifies a descriptor where the kernel does not tell its connection. The
-// mount is asked for a file by a name that nobody else knows, which puts the name
-// into the name cache of its connection for as long as the file is open; then the
-// kernel is asked, through the descriptor, to expire that name, which it can do
-// only if the name is in the cache of the descriptor's connection. The mount is
+// makeName and reaches verify a descriptor where the kernel does not tell its
+// connection. The mount is asked for a file by a name that nobody else knows, which
+// puts the name into the name cache of its connection for as long as the file is open;
+// then the kernel is asked, through the descriptor, to expire that name, which it can
+// do only if the name is in the cache of the descriptor's connection. The mount is
 // not disturbed. It needs its engine, which is the one that gave the descriptor.
-func (v *volume) probe(given descriptor) error {
+func (v *volume) makeName() (name string, forget func(), err error) {
 	raw := make([]byte, 16)
 	_, _ = rand.Read(raw) // never fails, crypto/rand
-	name := fuse.FileName + "-probe-" + hex.EncodeToString(raw)
+	name = fuse.FileName + "-probe-" + hex.EncodeToString(raw)
 	file, err := unix.Open(filepath.Join(v.dir, name), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("probe file system of volume %s: %w", v.id, os.NewSyscallError("open", err))
+		return "", nil, fmt.Errorf("probe file system of volume %s: %w", v.id, os.NewSyscallError("open", err))
 	}
-	defer unix.Close(file) //nolint:errcheck // opened as a path only
-	err = fuse.ExpireName(int(given), name)
+	return name, func() { _ = unix.Close(file) }, nil // opened as a path only
+}
+
+// reaches reports ErrForeign unless the name is in the cache of the descriptor's
+// connection.
+func (v *volume) reaches(given descriptor, name string) error {
+	err := fuse.ExpireName(int(given), name)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w: it does not reach the mount of volume %s", ErrForeign, v.id)
 	}

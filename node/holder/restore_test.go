@@ -80,7 +80,8 @@ func TestVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer descriptor(null).close()
-	if number, known, err := v.conn.connection(); err != nil || known && number != v.rec.Connection {
+	number, known, err := v.conn.connection()
+	if err != nil || known && number != v.rec.Connection {
 		t.Errorf("the kernel says connection %d, %v; the mount has %d", number, err, v.rec.Connection)
 	}
 	for name, c := range map[string]struct {
@@ -94,13 +95,19 @@ func TestVerify(t *testing.T) {
 		"its own a second time": {v.conn, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := v.verify(c.given); !errors.Is(err, c.want) {
-				t.Errorf("verify: %v, want %v", err, c.want)
+			certain, err := v.identify(c.given)
+			if certain != (known && c.want == nil) || (certain || c.given == descriptor(null)) && !errors.Is(err, c.want) {
+				t.Errorf("identify: certain %t, %v, want %v", certain, err, c.want)
 			}
 			if c.given == descriptor(null) {
 				return // the probe is for descriptors of /dev/fuse
 			}
-			if err := v.probe(c.given); !errors.Is(err, c.want) {
+			name, forget, err := v.makeName()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer forget()
+			if err := v.reaches(c.given, name); !errors.Is(err, c.want) {
 				t.Errorf("probe: %v, want %v", err, c.want)
 			}
 		})
@@ -108,6 +115,80 @@ func TestVerify(t *testing.T) {
 	nonblocking, err := unix.FcntlInt(uintptr(v.conn), unix.F_GETFL, 0)
 	if err != nil || nonblocking&unix.O_NONBLOCK == 0 {
 		t.Errorf("flags %#x, %v: looking at a descriptor that is served made it blocking", nonblocking, err)
+	}
+}
+
+// mountAway mounts a volume of h that nobody serves, as an earlier holder may have left
+// it, and returns the only descriptor.
+func mountAway(t *testing.T, h *Holder, id string) (*volume, descriptor) {
+	t.Helper()
+	v := h.newVolume(id, 512, false)
+	if err := v.remount(t.Context(), fuse.TransportDevice); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(abort(v.dir), v.remove()); err != nil {
+			t.Error(err)
+		}
+	})
+	given := v.conn
+	v.conn = noDescriptor
+	h.volumes[id] = v
+	return v, given
+}
+
+// TestOfferIsWithdrawn: an engine that dies while it is asked about the descriptor that
+// it has brought. The holder's copy must not keep the connection open, or the question is
+// never answered and the volume is never attached again.
+func TestOfferIsWithdrawn(t *testing.T) {
+	v, given := mountAway(t, testHolder(t), "vol")
+	twin, err := given.copy() // the engine's, which answers nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	offered := make(chan descriptor, 1)
+	offered <- given
+	if err := v.acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	gaveUp, giveUp := context.WithCancel(t.Context())
+	giveUp()
+	if err := v.leaveBehind(gaveUp, func() error { return v.takeBack(request{}, false, offered) }); !errors.Is(err, context.Canceled) {
+		t.Fatalf("take back without an answer: %v", err)
+	}
+	withdraw(offered)
+	twin.close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := v.acquire(ctx); err != nil {
+		t.Errorf("the question is not over: %v", err)
+	}
+	if v.mounted() {
+		t.Error("what was withdrawn was kept")
+	}
+}
+
+// TestAttachAwaitsWhatIsTakenBack: an engine attaches while the descriptor of one that
+// has died since is being taken back.
+func TestAttachAwaitsWhatIsTakenBack(t *testing.T) {
+	h := testHolder(t)
+	v, given := mountAway(t, h, "vol")
+	if err := v.acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	refused := make(chan error, 1)
+	go func() { refused <- h.refuseAway(t.Context(), "vol") }()
+	select {
+	case err := <-refused:
+		t.Errorf("decided before the descriptor was there: %v", err)
+	case <-time.After(2 * aliveWait):
+	}
+	v.mu.Lock()
+	v.conn = given
+	v.mu.Unlock()
+	v.unlock()
+	if err := <-refused; err != nil {
+		t.Error(err)
 	}
 }
 

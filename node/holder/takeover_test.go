@@ -151,3 +151,35 @@ func TestAttachLoopWaitsForTheNextEngine(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// playSilentEngine is an engine process that has a descriptor and answers nothing. It
+// prints a line once it has it.
+func playSilentEngine(socket, volume string) error {
+	config := holder.KeeperConfig{Socket: socket, AttachConfig: holder.AttachConfig{Volume: volume, BlockBytes: 512}}
+	if _, err := holder.Keep(context.Background(), config); err != nil {
+		return err
+	}
+	fmt.Println("attached")
+	select {}
+}
+
+// TestEngineDiesAsItIsBack: an engine that dies while it gives its descriptor to the
+// next holder, or when that has it.
+func TestEngineDiesAsItIsBack(t *testing.T) {
+	n := startKeepingNode(t)
+	silent := n.startEngineAs("silent-engine", "vol", "", nil)
+	n.replaceHolder()
+	n.await("the engine brings its descriptor back", func() bool {
+		v, found := n.describe("vol")
+		return found && v.Leased
+	})
+	silent.kill()
+	engine := n.startKeepingEngine("vol", n.newFile(1<<20))
+	if err := awaitResult(t, readSector(t, engine.device)); err != nil {
+		t.Error(err)
+	}
+	engine.kill()
+	if err := n.client.Detach(testContext(t), "vol", false); err != nil {
+		t.Error(err)
+	}
+}
