@@ -173,18 +173,29 @@ func ended(pod *corev1.Pod) bool {
 // beginning's fault.
 const steady = 5 * time.Second
 
-// heldBack reports whether the kubelet makes a pod wait because its container
-// has ended before, although it had run well: killed twice, for example. It
+// heldBack reports whether the kubelet makes a pod wait, or is about to, because its
+// container has ended before, although it had run well: killed twice, for example. It
 // waits 10 s at first and 5 min at last, and I/O with it; a new pod need not.
 // An engine that ends as soon as it has begun is left to the kubelet.
 func heldBack(pod *corev1.Pod) bool {
 	for _, c := range pod.Status.ContainerStatuses {
-		if w, t := c.State.Waiting, c.LastTerminationState.Terminated; w != nil && t != nil && w.Reason == reasonBackOff {
-			return t.FinishedAt.Sub(t.StartedAt.Time) >= steady
+		before, end := c.LastTerminationState.Terminated, c.State.Terminated
+		switch w := c.State.Waiting; {
+		case before == nil:
+			continue
+		case w != nil && w.Reason == reasonBackOff:
+			end = before
+		case end == nil || end.FinishedAt.Sub(before.FinishedAt.Time) >= forgiven:
+			continue
 		}
+		return end.FinishedAt.Sub(end.StartedAt.Time) >= steady
 	}
 	return false
 }
+
+// forgiven is how long after an end the kubelet starts a container that ends again at
+// once, as it does the first time. It says that it waits some time after it has begun to.
+const forgiven = 10 * time.Minute
 
 // reasonBackOff is what the kubelet calls it.
 const reasonBackOff = "CrashLoopBackOff"

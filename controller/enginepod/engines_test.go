@@ -343,44 +343,77 @@ func TestAnEvictedEngineIsReplaced(t *testing.T) {
 // started again yet.
 func (r *rig) crash(ran time.Duration) {
 	r.t.Helper()
-	ended := metav1.Now()
 	r.status(func(s *corev1.PodStatus) {
 		s.ContainerStatuses = []corev1.ContainerStatus{{Name: "engine",
-			State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
-			LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
-				ExitCode: 137, StartedAt: metav1.NewTime(ended.Add(-ran)), FinishedAt: ended}}}}
+			State:                corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+			LastTerminationState: killedAfter(ran, time.Now())}}
+	})
+}
+
+// killedAfter is the end of a container that had run for a time.
+func killedAfter(ran time.Duration, ended time.Time) corev1.ContainerState {
+	return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+		ExitCode: 137, StartedAt: metav1.NewTime(ended.Add(-ran)), FinishedAt: metav1.NewTime(ended)}}
+}
+
+// endAgain is crash before the kubelet has said that it waits, of a container that had
+// ended a time before that.
+func (r *rig) endAgain(ran, since time.Duration) {
+	r.t.Helper()
+	r.status(func(s *corev1.PodStatus) {
+		s.ContainerStatuses = []corev1.ContainerStatus{{Name: "engine", RestartCount: 1,
+			State:                killedAfter(ran, time.Now()),
+			LastTerminationState: killedAfter(time.Hour, time.Now().Add(-since))}}
 	})
 }
 
 func TestAnEngineThatRanWellIsNotHeldBack(t *testing.T) {
-	r := newRig(t)
-	done := r.start(spec("node1"))
-	first := r.pod(exists)
-	r.run(first, "node1")
-	<-done
-	r.crash(time.Minute)
-	k := r.kubelet(first.Name)
-	k.set(k.kept, first.Name, true)
-	if _, err := r.engines.Run(r.ctx(), spec("node1")); err != nil {
-		t.Error(err)
+	for name, crash := range map[string]func(*rig){
+		"the kubelet waits":   func(r *rig) { r.crash(time.Minute) },
+		"it is about to wait": func(r *rig) { r.endAgain(time.Minute, time.Minute) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			done := r.start(spec("node1"))
+			first := r.pod(exists)
+			r.run(first, "node1")
+			<-done
+			crash(r)
+			k := r.kubelet(first.Name)
+			k.set(k.kept, first.Name, true)
+			if _, err := r.engines.Run(r.ctx(), spec("node1")); err != nil {
+				t.Error(err)
+			}
+			r.named(t, otherName, isRunning) // while the first one is not gone
+			k.set(k.kept, first.Name, false)
+			r.only(func(p *corev1.Pod) bool { return p.UID != first.UID })
+		})
 	}
-	r.named(t, otherName, isRunning) // while the first one is not gone
-	k.set(k.kept, first.Name, false)
-	r.only(func(p *corev1.Pod) bool { return p.UID != first.UID })
 }
 
-func TestAnEngineThatEndsAtOnceIsLeftToTheKubelet(t *testing.T) {
-	r := newRig(t)
-	done := r.start(spec("node1"))
-	first := r.pod(exists)
-	r.run(first, "node1")
-	<-done
-	r.crash(time.Second)
-	if _, err := r.engines.Run(briefly(t), spec("node1")); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "CrashLoopBackOff") {
-		t.Errorf("got %v, want a wait for the kubelet", err)
-	}
-	if now := r.pod(exists); now.UID != first.UID || now.DeletionTimestamp != nil {
-		t.Error("the pod was replaced")
+func TestAnEngineIsLeftToTheKubelet(t *testing.T) {
+	for name, c := range map[string]struct {
+		crash func(*rig)
+		says  string
+	}{
+		"ends at once":                 {func(r *rig) { r.crash(time.Second) }, "CrashLoopBackOff"},
+		"ends at once again":           {func(r *rig) { r.endAgain(time.Second, time.Minute) }, ""},
+		"ends again after a long time": {func(r *rig) { r.endAgain(time.Hour, 11*time.Minute) }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			done := r.start(spec("node1"))
+			first := r.pod(exists)
+			r.run(first, "node1")
+			<-done
+			c.crash(r)
+			if _, err := r.engines.Run(briefly(t), spec("node1")); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %v, want a wait for the kubelet", err)
+			}
+			if now := r.pod(exists); now.UID != first.UID || now.DeletionTimestamp != nil {
+				t.Error("the pod was replaced")
+			}
+		})
 	}
 }
 
