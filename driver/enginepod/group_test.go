@@ -17,6 +17,9 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
+// patience is a round's time where none of its members is to be late.
+const patience = 5 * time.Second
+
 func openPod(r *rig) (*enginepod.Pod, error) {
 	return enginepod.Open(enginepod.Config{Volume: r.id, Dir: "/backing", FS: r.fs})
 }
@@ -37,6 +40,9 @@ func newGroup(t *testing.T, n int, settings group.Settings) ([]*rig, *group.Coor
 		r.order(r.primary(1, 1))
 		rigs = append(rigs, r)
 		members = append(members, r.client)
+	}
+	if settings.BarrierTimeout == 0 {
+		settings.BarrierTimeout = patience
 	}
 	c := group.NewCoordinator("shop", settings.WithDefaults(), 0, time.Time{}, clock.Wall{})
 	c.SetMembers(members)
@@ -61,7 +67,7 @@ func points(t *testing.T, rigs []*rig) []group.Point {
 // members, is a prefix at every recovery point.
 func TestEveryPointHoldsAPrefixOfEveryChain(t *testing.T) {
 	const chains, rounds = 4, 10
-	rigs, c := newGroup(t, 3, group.Settings{BarrierTimeout: 5 * time.Second})
+	rigs, c := newGroup(t, 3, group.Settings{})
 	writing, stop := context.WithCancel(ctx)
 	var writers sync.WaitGroup
 	for chain := range chains {
@@ -153,6 +159,7 @@ func TestAMemberThatIsGoneCostsThePointAndNoWrites(t *testing.T) {
 	write(t, rigs[2].engine(), 0, 1)
 	rigs[1].start()
 	rigs[1].order(rigs[1].primary(1, 1))
+	c.Configure(group.Settings{BarrierTimeout: patience}.WithDefaults())
 	c.SetMembers([]group.Member{rigs[0].client, rigs[1].client, rigs[2].client})
 	taken, err := c.Take(ctx)
 	if err != nil {
