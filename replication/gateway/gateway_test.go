@@ -96,11 +96,10 @@ func TestRefusalPasses(t *testing.T) {
 func TestRouting(t *testing.T) {
 	r := newRig(t)
 	r.engines.set(volumeTwo, r.nobody())
-	gw := r.gateway("", r.nobody(), func(c *Config) { c.HelloTimeout = 50 * time.Millisecond })
-	client := replicationv1.NewReplicationClient(r.peer(gw.address))
+	client := replicationv1.NewReplicationClient(r.peer(r.gateway("", r.nobody(), nil).address))
 	for _, c := range []struct {
 		name    string
-		message *replicationv1.SourceMessage // nil: none
+		message *replicationv1.SourceMessage
 		code    codes.Code
 		text    string
 	}{
@@ -108,14 +107,11 @@ func TestRouting(t *testing.T) {
 		{"engine is gone", hello(volumeTwo), codes.Unavailable, "reach engine of volume " + volumeTwo.String()},
 		{"no hello", chunk(1, 1), codes.InvalidArgument, "does not open with hello"},
 		{"no volume", &replicationv1.SourceMessage{Message: &replicationv1.SourceMessage_Hello{Hello: &replicationv1.Hello{Volume: []byte("x")}}}, codes.InvalidArgument, "volume id"},
-		{"silence", nil, codes.DeadlineExceeded, "no first message"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			stream, err := client.Replicate(r.within())
 			must(t, err)
-			if c.message != nil {
-				must(t, stream.Send(c.message))
-			}
+			must(t, stream.Send(c.message))
 			_, err = stream.Recv()
 			if status.Code(err) != c.code || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("got %v, want %v and %q", err, c.code, c.text)
@@ -127,6 +123,17 @@ func TestRouting(t *testing.T) {
 	must(t, stream.CloseSend())
 	if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("stream without a message: %v, want InvalidArgument", err)
+	}
+}
+
+// TestSilence: a stream that says nothing is not kept.
+func TestSilence(t *testing.T) {
+	r := newRig(t)
+	gw := r.gateway("", r.nobody(), func(c *Config) { c.HelloTimeout = 50 * time.Millisecond })
+	stream, err := replicationv1.NewReplicationClient(r.peer(gw.address)).Replicate(r.within())
+	must(t, err)
+	if _, err := stream.Recv(); status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "no first message") {
+		t.Errorf("got %v, want DeadlineExceeded", err)
 	}
 }
 
