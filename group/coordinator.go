@@ -60,10 +60,12 @@ type Coordinator struct {
 	last     journal.CheckpointNumber
 	lastAt   time.Time // of the last checkpoint, never to be undercut
 	quietTo  time.Time // until here nothing changed since the last checkpoint
-	// changed is set while the newest checkpoint was taken of other members.
-	changed bool
-	kick    chan struct{}
-	stats   CoordinatorStats
+	// due is set while the newest checkpoint is not known to be a recovery point of the
+	// present members: others took part in it, or it did not come about, durably, in
+	// each of them. Those that hold it count as clean, so that nothing else would tell.
+	due   bool
+	kick  chan struct{}
+	stats CoordinatorStats
 }
 
 // CoordinatorStats counts rounds since the coordinator was made.
@@ -92,9 +94,11 @@ type Taken struct {
 
 // NewCoordinator makes a coordinator whose next checkpoint is numbered above
 // last and timed after lastAt. Its rounds are numbered from the present time,
-// so that a member never takes one for a round of an earlier coordinator.
+// so that a member never takes one for a round of an earlier coordinator. What became
+// of that one's last round is not known, so that the first automatic round takes a
+// checkpoint even if nothing was written.
 func NewCoordinator(name string, settings Settings, last journal.CheckpointNumber, lastAt time.Time, c clock.Clock) *Coordinator {
-	return &Coordinator{name: name, clock: c, settings: settings, last: last, lastAt: lastAt,
+	return &Coordinator{name: name, clock: c, settings: settings, last: last, lastAt: lastAt, due: true,
 		round: uint64(c.Now().UnixNano()), kick: make(chan struct{}, 1)}
 }
 
@@ -122,7 +126,7 @@ func (c *Coordinator) SetMembers(members []Member) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.members != nil && !slices.EqualFunc(c.members, members, func(a, b Member) bool { return a.Volume() == b.Volume() }) {
-		c.changed = true
+		c.due = true
 	}
 	c.members = members
 	c.quietTo = time.Time{}
@@ -198,7 +202,7 @@ func (c *Coordinator) take(ctx context.Context, force bool) (Taken, error) {
 	defer c.roundMu.Unlock()
 	c.mu.Lock()
 	members, settings, last, lastAt := c.members, c.settings, c.last, c.lastAt
-	force = force || c.changed
+	force = force || c.due
 	c.mu.Unlock()
 	asked := c.clock.Now()
 	if len(members) == 0 {
@@ -227,6 +231,9 @@ func (c *Coordinator) take(ctx context.Context, force bool) (Taken, error) {
 	if err := flushAll(ctx, members); err != nil {
 		return Taken{}, fmt.Errorf("make checkpoint %d of group %s durable: %w", taken.Number, c.name, err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.due = false
 	return taken, nil
 }
 
@@ -266,7 +273,7 @@ func (c *Coordinator) barrier(ctx context.Context, round uint64, members []Membe
 	stall := c.clock.Now().Sub(began)
 	if err != nil {
 		// Some members may hold the record. Without all it is no recovery
-		// point, and its number is not used again.
+		// point, its number is not used again, and another round is due.
 		return Taken{}, fmt.Errorf("%w: %w", ErrBarrier, err)
 	}
 	c.mu.Lock()
@@ -276,7 +283,7 @@ func (c *Coordinator) barrier(ctx context.Context, round uint64, members []Membe
 		c.stats.Stalls = slices.Delete(c.stats.Stalls, 0, maxStalls/2)
 	}
 	c.stats.Stalls = append(c.stats.Stalls, stall)
-	c.stats.LastError, c.changed = nil, false
+	c.stats.LastError = nil
 	return Taken{Number: point.Number, Time: point.Time, Stall: stall, Positions: positions}, nil
 }
 
@@ -348,7 +355,7 @@ func (c *Coordinator) nextCheckpoint(members []Member) journal.Checkpoint {
 		now = c.lastAt.Add(1) // the clock was set back: times still rise
 	}
 	c.last++
-	c.lastAt, c.quietTo = now, time.Time{}
+	c.lastAt, c.quietTo, c.due = now, time.Time{}, true
 	info := journal.CheckpointInfo{Group: c.name}
 	for _, m := range members {
 		info.Members = append(info.Members, m.Volume())

@@ -174,6 +174,78 @@ func TestAnIdleGroupTakesAPointOfItsNewMembers(t *testing.T) {
 	}
 }
 
+// A round that came about in some members only, or that was not made durable in all,
+// leaves them clean: what they hold is in no recovery point. The next automatic round
+// must not take that for a group in which nothing has changed.
+func TestAnIdleGroupMakesUpForARoundThatCameAboutInPart(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		set  func(m *member, err error)
+	}{
+		{"commit fails", func(m *member, err error) { m.failCommit = err }},
+		{"flush fails", func(m *member, err error) { m.failFlush = err }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ms := newMembers(t, 2)
+			s := settings()
+			s.CheckpointInterval = time.Millisecond
+			c := newCoordinator(ms, s)
+			if _, err := c.Take(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			write(t, ms[0], 7) // and nothing to the other one
+			tt.set(ms[1], errMember)
+			if _, err := c.Take(context.Background()); !errors.Is(err, errMember) {
+				t.Fatalf("take: %v, want the member's error", err)
+			}
+			tt.set(ms[1], nil)
+			runUntil(t, c, func() bool { st := c.Stats(); return st.Committed+st.Idle >= 3 })
+			points := group.Points("shop", asHistories(ms), nobody)
+			if newest := points[len(points)-1]; newest.Checkpoint != c.Last() || newest.Checkpoint < 3 {
+				t.Errorf("newest point is %d, the newest checkpoint %d: what was written last is in none", newest.Checkpoint, c.Last())
+			}
+		})
+	}
+}
+
+// A coordinator knows nothing of the last round of the one before it, which may have
+// ended in the middle.
+func TestANewCoordinatorMakesUpForARoundThatCameAboutInPart(t *testing.T) {
+	ms := newMembers(t, 2)
+	c := newCoordinator(ms, settings())
+	if _, err := c.Take(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	write(t, ms[0], 7)
+	ms[1].failCommit = errMember
+	if _, err := c.Take(context.Background()); !errors.Is(err, errMember) {
+		t.Fatalf("take: %v, want the member's error", err)
+	}
+	ms[1].failCommit = nil
+	s := settings()
+	s.CheckpointInterval = time.Millisecond
+	next := group.NewCoordinator("shop", s, 2, time.Time{}, clock.Wall{})
+	next.SetMembers(asMembers(ms))
+	runUntil(t, next, func() bool { st := next.Stats(); return st.Committed+st.Idle >= 2 })
+	points := group.Points("shop", asHistories(ms), nobody)
+	if newest := points[len(points)-1]; newest.Checkpoint != 3 || next.Last() != 3 {
+		t.Errorf("newest point is %d, the newest checkpoint %d, want 3 for both", newest.Checkpoint, next.Last())
+	}
+}
+
+// runUntil runs a coordinator until something has come about.
+func runUntil(t *testing.T, c *group.Coordinator, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- c.Run(ctx) }()
+	await(t, ok)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // await waits for what a coordinator does by itself.
 func await(t *testing.T, ok func() bool) {
 	t.Helper()

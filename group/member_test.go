@@ -24,6 +24,7 @@ type member struct {
 	failPrepare error
 	failCommit  error
 	failFork    error
+	failFlush   error
 	slow        chan struct{} // Drain waits for it; nil: it does not
 }
 
@@ -70,6 +71,13 @@ func (m *member) Commit(_ context.Context, round uint64, c journal.Checkpoint) (
 		return journal.Position{}, m.failCommit
 	}
 	return m.Engine.Commit(round, c)
+}
+
+func (m *member) Flush(ctx context.Context) error {
+	if m.failFlush != nil {
+		return m.failFlush
+	}
+	return m.Engine.Flush(ctx)
 }
 
 // Forker.
