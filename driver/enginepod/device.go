@@ -18,6 +18,9 @@ type Devices interface {
 	// called with the device's identity before anybody can use the device, and makes it
 	// durable; with its error there is no device. ctx bounds the call, not the device.
 	Attach(ctx context.Context, how control.Attach, dev engine.Device, last *string, keep func(identity string) error) (Device, error)
+	// Waiting tells how a device looks that waits on this node for an engine of this
+	// volume, of those that Attach would take over; nil: none does.
+	Waiting(ctx context.Context, last *string) (*control.Attach, error)
 }
 
 // Device is an attached block device.
@@ -102,9 +105,13 @@ func (p *Pod) outdateDevices() error {
 }
 
 // detach takes the device away and makes everything written to it durable. From then
-// on no device of before is taken over. No error if there is none. The turn must be
-// held.
+// on no device of before is taken over. One that waits here for its engine, which this
+// one is, is taken over first, so that whoever uses it is asked and loses nothing. No
+// error if there is none. The turn must be held, and the store be open if there is one.
 func (p *Pod) detach(ctx context.Context) error {
+	if err := p.findDevice(ctx); err != nil {
+		return err
+	}
 	p.mu.Lock()
 	device, eng := p.device, p.eng
 	p.mu.Unlock()
@@ -116,6 +123,29 @@ func (p *Pod) detach(ctx context.Context) error {
 	}
 	p.forgetDevice()
 	return errors.Join(p.outdateDevices(), eng.Flush(ctx))
+}
+
+// findDevice serves the volume's device if that waits on this node, as it does when
+// the process has just started. control.ErrDeviceInUse, so that the order is given
+// again, as long as it is not known, or what waits cannot be taken over. The turn must
+// be held.
+func (p *Pod) findDevice(ctx context.Context) error {
+	now := p.recordNow()
+	if p.isAttached() || now.devicesOutdated() || now.Store == "" || p.cfg.Devices == nil {
+		return nil
+	}
+	eng, err := p.Engine()
+	if err != nil {
+		return err
+	}
+	how, err := p.cfg.Devices.Waiting(ctx, now.Device)
+	if err == nil && how != nil {
+		err = p.attach(ctx, eng, *how)
+	}
+	if err != nil {
+		return fmt.Errorf("volume %s may have a device of the engine before this one: %w: %w", p.cfg.Volume, control.ErrDeviceInUse, err)
+	}
+	return nil
 }
 
 // forgetDevice is for a device that is gone.

@@ -28,6 +28,9 @@ var _ Devices = HolderDevices{}
 // it goes with the process, and the volume heals at the next stage.
 const releaseTimeout = 20 * time.Second
 
+// askTimeout bounds asking the holder what waits there: orders wait for it.
+const askTimeout = 5 * time.Second
+
 // reportTimeout bounds telling the holder why there is no device.
 const reportTimeout = 5 * time.Second
 
@@ -54,6 +57,30 @@ func (d HolderDevices) Attach(ctx context.Context, how control.Attach, dev engin
 		return nil, errors.Join(err, a.Release())
 	}
 	return a, nil
+}
+
+// Waiting implements Devices. A device that is away fails every request already, and is
+// nobody's to take over. That the holder did not draw an identity, or does not tell it,
+// Attach finds out.
+func (d HolderDevices) Waiting(ctx context.Context, last *string) (*control.Attach, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	client, err := holder.Dial(ctx, d.Socket)
+	if err != nil {
+		return nil, err
+	}
+	defer hangUp(client)
+	volumes, err := client.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range volumes {
+		known := last == nil || v.Identity == "" || *last == v.Identity
+		if v.ID == d.Volume.String() && known && !v.Away {
+			return &control.Attach{BlockBytes: v.BlockBytes, ReadOnly: v.ReadOnly}, nil
+		}
+	}
+	return nil, nil
 }
 
 // attached implements Device.

@@ -275,22 +275,15 @@ func (p *Pod) follow(ctx context.Context, o control.Orders) error {
 // followReplica stops writes and takes the device away.
 func (p *Pod) followReplica(ctx context.Context) error {
 	p.stopSending()
+	if err := p.openStore(); err != nil {
+		return err
+	}
 	if eng, err := p.Engine(); err == nil {
 		if err := eng.StopChanges(ctx); err != nil {
 			return err
 		}
 	}
-	if err := p.detach(ctx); err != nil {
-		return err
-	}
-	store := p.recordNow().Store
-	if store == "" {
-		return nil
-	}
-	p.storeTurn.Lock()
-	defer p.storeTurn.Unlock()
-	_, err := p.openEngine(store)
-	return err
+	return p.detach(ctx)
 }
 
 // Engine implements control.Volume.

@@ -32,7 +32,8 @@ type record struct {
 	// Device is the identity of the device that the volume has, on whatever node;
 	// empty: it has none, or one without an identity. It is written before anybody can
 	// use the device. A device with another identity that waits for an engine is older
-	// than what the volume holds. nil: never written, as by earlier versions.
+	// than what the volume holds. nil: never written, as by earlier versions; a new record
+	// has it empty.
 	Device *string `json:"device,omitempty"`
 }
 
@@ -51,6 +52,7 @@ func openDatabase(files vfs.FS, dir string, volume journal.VolumeID) (kv.DB, rec
 	err = db.View(func(tx kv.Tx) error {
 		raw := tx.Get(bucketEngine, []byte(recordKey))
 		if raw == nil {
+			r.Device = new(string)
 			return nil
 		}
 		if err := json.Unmarshal(raw, &r); err != nil {

@@ -57,9 +57,14 @@ type devices struct {
 	// there is the identity of the device that the volume has here, served or not;
 	// empty: none. What became of those before is counted.
 	there                string
+	how                  control.Attach
 	made, taken, revoked int
 	// dies is for an engine that dies before it has kept its device's identity.
 	dies error
+	// busy: somebody uses the device that is there, whichever engine serves it.
+	busy bool
+	// deaf: the node does not say what is there.
+	deaf error
 }
 
 type device struct {
@@ -86,7 +91,7 @@ func (d *devices) Attach(_ context.Context, how control.Attach, dev engine.Devic
 	}
 	if d.there == "" {
 		d.made++
-		d.there = fmt.Sprintf("device %s-%d", d.name, d.made)
+		d.there, d.how = fmt.Sprintf("device %s-%d", d.name, d.made), how
 	}
 	if d.dies != nil {
 		return nil, d.dies
@@ -96,6 +101,17 @@ func (d *devices) Attach(_ context.Context, how control.Attach, dev engine.Devic
 	}
 	d.now = &device{Device: dev, node: d, how: how, lost: make(chan struct{})}
 	return d.now, nil
+}
+
+// Waiting implements enginepod.Devices.
+func (d *devices) Waiting(_ context.Context, last *string) (*control.Attach, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.deaf != nil || d.there == "" || last != nil && *last != d.there {
+		return nil, d.deaf
+	}
+	how := d.how
+	return &how, nil
 }
 
 // attached is the device, or nil.
@@ -113,7 +129,7 @@ func (d *device) Lost() <-chan struct{}              { return d.lost }
 func (d *device) Detach(context.Context) error {
 	d.node.mu.Lock()
 	defer d.node.mu.Unlock()
-	if d.busy {
+	if d.busy || d.node.busy {
 		return control.ErrDeviceInUse
 	}
 	d.node.now, d.node.there = nil, ""

@@ -94,6 +94,18 @@ func (p *Pod) fill(ctx context.Context, im *journal.Import, from control.Fill, s
 	return errors.Join(err, conn.Close())
 }
 
+// openStore opens the store if there is one.
+func (p *Pod) openStore() error {
+	p.storeTurn.Lock()
+	defer p.storeTurn.Unlock()
+	store := p.recordNow().Store
+	if store == "" {
+		return nil
+	}
+	_, err := p.openEngine(store)
+	return err
+}
+
 // openEngine opens the store and begins to maintain it, unless it is open. It
 // admits no changes yet. storeTurn must be held.
 func (p *Pod) openEngine(name string) (*engine.Engine, error) {

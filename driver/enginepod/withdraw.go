@@ -78,12 +78,12 @@ func (p *Pod) checkUnused(ctx context.Context) error {
 	return device.Unused(ctx)
 }
 
-// deviceNow is the device, or nil where none is wanted. One that is wanted and not
-// there yet may be in use, as that of the engine before this one.
+// deviceNow is the device, or nil where there is none. One that is wanted, or was never
+// taken away, and is not served yet may be in use, as that of the engine before this one.
 func (p *Pod) deviceNow() (Device, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.device == nil && p.record.Orders.Attach != nil {
+	if p.device == nil && (p.record.Orders.Attach != nil || !p.record.devicesOutdated()) {
 		return nil, fmt.Errorf("device of volume %s is not served yet: %w", p.cfg.Volume, control.ErrDeviceInUse)
 	}
 	return p.device, nil

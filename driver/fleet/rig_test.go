@@ -351,6 +351,9 @@ func (p *process) Attach(_ context.Context, _ control.Attach, dev engine.Device,
 	return p.dev, nil
 }
 
+// Waiting implements enginepod.Devices: there is no node that would keep a device.
+func (p *process) Waiting(context.Context, *string) (*control.Attach, error) { return nil, nil }
+
 func (d *device) Path() string                       { return "/dev/test0" }
 func (d *device) Resize(context.Context) error       { return nil }
 func (d *device) Transport() (fuse.Transport, error) { return fuse.TransportDevice, d.fallback }

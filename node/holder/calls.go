@@ -402,11 +402,11 @@ func (h *Holder) list() []Volume {
 // waits for an engine.
 func (h *Holder) describe(v *volume) Volume {
 	v.mu.Lock()
-	attachment := v.rec.Attachment
+	attachment, identity := v.rec.Attachment, v.rec.Identity
 	away := v.conn == noDescriptor && v.rec.Volume != ""
 	v.mu.Unlock()
 	h.mu.Lock()
-	d := Volume{Attachment: attachment, ID: v.id, BlockBytes: v.blockBytes, ReadOnly: v.readOnly, Leased: v.lessee != nil}
+	d := Volume{Attachment: attachment, Identity: identity, ID: v.id, BlockBytes: v.blockBytes, ReadOnly: v.readOnly, Leased: v.lessee != nil}
 	h.mu.Unlock()
 	d.Transport, d.Away = v.transport(), away
 	if device, err := v.find(); err == nil && device != nil {

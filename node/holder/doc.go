@@ -100,7 +100,7 @@
 //	release      volume
 //	detach       volume, force
 //	withdraw     volume, look
-//	list         -> volumes
+//	list         -> volumes, with the identity of each one's mount
 //	shutdown
 //
 // An attach wishes for a transport, or leaves it to the holder's configuration, and

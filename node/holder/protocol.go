@@ -91,6 +91,9 @@ type Volume struct {
 	// descriptor back, or is just doing so (and Leased). While that engine lives the device works; without it the
 	// device fails every request until the volume is attached again.
 	Away bool `json:"away,omitempty"`
+	// Identity is that of its mount (Keeper.Identity); empty: it has none, or the holder
+	// is of a version that does not tell.
+	Identity string `json:"identity,omitempty"`
 	// Attachment is what Attest was told; only in the holder's own process.
 	Attachment string `json:"-"`
 }

@@ -97,7 +97,7 @@ func TestListFits(t *testing.T) {
 	for i := range MaxVolumes {
 		rep.Volumes = append(rep.Volumes, Volume{
 			ID: strings.Repeat("x", 125) + fmt.Sprint(100+i), BlockBytes: 4096,
-			ReadOnly: true, Leased: true, Device: "/dev/loop1048575",
+			ReadOnly: true, Leased: true, Away: true, Device: "/dev/loop1048575", Transport: fuse.TransportDevice, Identity: newIdentity(),
 		})
 	}
 	packet, err := json.Marshal(rep)
