@@ -494,6 +494,15 @@ func TestSmallDiskIsNamed(t *testing.T) {
 		if n := r.lines.count("is smaller than what is to be kept on it"); n != want {
 			t.Errorf("%d segments: named %d times, want %d", segments, n, want)
 		}
+		if got := r.s.ShortByBytes(); got != int64(want)*8*MinSegmentBytes {
+			t.Errorf("%d segments: short by %d bytes", segments, got)
+		}
+		for budget, want := range map[int64]int64{20 * MinSegmentBytes: max(0, 36-segments) * MinSegmentBytes, 0: 0} {
+			r.s.SetRetention(Retention{JournalBytes: budget})
+			if got := r.s.ShortByBytes(); got != want {
+				t.Errorf("%d segments, a budget of %d bytes: short by %d bytes, want %d", segments, budget, got, want)
+			}
+		}
 		mustClose(t, r.s)
 	}
 }

@@ -207,27 +207,48 @@ func (g *grumble) isDue(err error, now time.Time) bool {
 	return true
 }
 
-// warnOfSmallDisk says so when the store's file systems, or the quotas that they
-// show as their size, are smaller than what the volume and its history may come
-// to: then it is only a question of time.
-func (s *Store) warnOfSmallDisk() {
-	base, journal := s.SizeBytes(), s.cfg.JournalBytes
+// smallDisk is a file system, or a quota that it shows as its size, that is smaller than
+// what may come to be on it: when it will be full is only a question of time.
+type smallDisk struct {
+	dir                    string
+	totalBytes, wantsBytes int64
+}
+
+// smallDisks are those of the store's file systems that are too small for the volume and
+// its budget now. Without a budget there are none: history is as long as there is room.
+func (s *Store) smallDisks() []smallDisk {
+	base, journal := s.SizeBytes(), s.Retention().JournalBytes
 	if journal == 0 {
-		return // history is as long as there is room
+		return nil
 	}
-	for _, part := range []struct {
-		dir   string
-		needs int64
-	}{{s.cfg.Dir, base}, {s.cfg.JournalDir, journal}} {
-		if s.cfg.JournalDir == "" {
-			part.needs = base + journal
+	parts := []smallDisk{{dir: s.cfg.Dir, wantsBytes: base + journal}}
+	if s.cfg.JournalDir != "" {
+		parts = []smallDisk{{dir: s.cfg.Dir, wantsBytes: base}, {dir: s.cfg.JournalDir, wantsBytes: journal}}
+	}
+	var small []smallDisk
+	for _, part := range parts {
+		var err error
+		if part.totalBytes, _, err = s.cfg.FS.Space(part.dir); err == nil && part.totalBytes < part.wantsBytes {
+			small = append(small, part)
 		}
-		if part.dir == "" {
-			continue
-		}
-		if total, _, err := s.cfg.FS.Space(part.dir); err == nil && total < part.needs {
-			s.cfg.Log.Warn("backing volume is smaller than what is to be kept on it: history will be shorter, and writes may be refused",
-				"volume", s.volume, "directory", part.dir, "totalBytes", total, "wantedBytes", part.needs)
-		}
+	}
+	return small
+}
+
+// ShortByBytes is how much smaller the store's file systems are, or the quotas that they
+// show as their size, than what the volume and its budget may come to; 0: they are not,
+// or there is no budget. It asks the file systems.
+func (s *Store) ShortByBytes() (bytes int64) {
+	for _, disk := range s.smallDisks() {
+		bytes += disk.wantsBytes - disk.totalBytes
+	}
+	return bytes
+}
+
+// warnOfSmallDisk says so, once, when the store is opened.
+func (s *Store) warnOfSmallDisk() {
+	for _, disk := range s.smallDisks() {
+		s.cfg.Log.Warn("backing volume is smaller than what is to be kept on it: history will be shorter, and writes may be refused",
+			"volume", s.volume, "directory", disk.dir, "totalBytes", disk.totalBytes, "wantedBytes", disk.wantsBytes)
 	}
 }

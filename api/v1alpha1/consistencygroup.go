@@ -133,6 +133,9 @@ const (
 	GroupWindowAchieved = "WindowAchieved"
 	// GroupIntact: nothing of the members' stores is known to be damaged.
 	GroupIntact = "Intact"
+	// GroupBackingSufficient: the backing volumes, or the quotas that they show as
+	// their size, are as large as what the members and their journals may come to.
+	GroupBackingSufficient = "BackingSufficient"
 	// GroupSettingsAccepted: the spec's settings are in force, or will be when
 	// the group has a member.
 	GroupSettingsAccepted = "SettingsAccepted"
@@ -170,13 +173,20 @@ type ConsistencyGroupStatus struct {
 	// How far back the group can be opened now.
 	// +optional
 	AchievedWindow Duration `json:"achievedWindow,omitempty"`
+	// The recovery points by the tier of the history that they are in, the youngest
+	// first: one row for each tier of settings.history, or one for the window.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	History []HistoryTier `json:"history,omitempty"`
 	// How it stands with the peer; absent without one.
 	// +optional
 	Replication *GroupReplication `json:"replication,omitempty"`
 	// The rewind that can still be undone; absent when there is none.
 	// +optional
 	Rewind *OpenRewind `json:"rewind,omitempty"`
-	// Ready, Replicating, WindowAchieved, Intact, SettingsAccepted.
+	// Ready, Replicating, WindowAchieved, Intact, BackingSufficient,
+	// SettingsAccepted.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -226,6 +236,11 @@ type GroupMember struct {
 	// What the journal holds now, on disk.
 	// +optional
 	Journal *resource.Quantity `json:"journal,omitempty"`
+	// How much smaller its backing volumes are, or the quotas that they show as their
+	// size, than what the volume and its journal's budget may come to; absent: they
+	// are not.
+	// +optional
+	ShortBy *resource.Quantity `json:"shortBy,omitempty"`
 	// How far the replica is behind; on a replica without a time.
 	// +optional
 	Lag *Lag `json:"lag,omitempty"`
@@ -259,6 +274,25 @@ type RecoveryPoint struct {
 	// +optional
 	// +listType=set
 	Pins []string `json:"pins,omitempty"`
+}
+
+// HistoryTier is a tier of a group's history, and what it holds.
+type HistoryTier struct {
+	// Of each interval the first point is kept. Absent: every point is.
+	// +optional
+	Interval Duration `json:"interval,omitempty"`
+	// How old what the tier keeps is at most.
+	Age Duration `json:"age"`
+	// How many points are of its age, of the last tier also older ones that pins
+	// keep: as many as the member with the fewest holds.
+	Points int64 `json:"points"`
+	// When the oldest of them was taken.
+	// +optional
+	Oldest *metav1.MicroTime `json:"oldest,omitempty"`
+	// What its records take in the journals of all members: what is not thinned is
+	// the first tier's. What pins alone keep is of none.
+	// +optional
+	Journal *resource.Quantity `json:"journal,omitempty"`
 }
 
 // Lag is how far a replica is behind its primary.

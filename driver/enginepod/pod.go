@@ -50,6 +50,7 @@ type Pod struct {
 	attached *control.Attach          // guarded by mu; how device looks
 	unwatch  context.CancelFunc       // guarded by mu; of device's watcher
 	views    map[string]*journal.View // guarded by mu
+	counted  pointCount               // guarded by mu; the last one
 	changed  chan struct{}            // guarded by mu; closed and replaced at each change
 	fatal    chan error               // capacity 1; what ends the process
 }

@@ -166,11 +166,13 @@ type rig struct {
 	fs *vfs.Mem
 	// journal is where the journal's own backing volume is; empty: nowhere.
 	journal string
-	net     *network
-	node    *devices
-	pod     *enginepod.Pod
-	client  *control.Client
-	stop    func()
+	// clock is the machine's; nil: the real one.
+	clock  clock.Clock
+	net    *network
+	node   *devices
+	pod    *enginepod.Pod
+	client *control.Client
+	stop   func()
 }
 
 func newRig(t *testing.T, n *network, volume byte) *rig {
@@ -192,7 +194,7 @@ func (r *rig) start() {
 	r.t.Helper()
 	var err error
 	r.pod, err = enginepod.Open(enginepod.Config{Volume: r.id, Dir: "/backing", JournalDir: r.journal, Devices: r.node, DialEngine: r.net.dial,
-		SegmentBytes: journal.MinSegmentBytes, FS: r.fs})
+		SegmentBytes: journal.MinSegmentBytes, FS: r.fs, Clock: r.clock})
 	if err != nil {
 		r.t.Fatal(err)
 	}

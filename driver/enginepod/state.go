@@ -38,6 +38,7 @@ func (p *Pod) State() (control.State, <-chan struct{}) {
 	return s, p.changed
 }
 
+// storeState is called with mu held.
 func (p *Pod) storeState(store *journal.Store) *control.StoreState {
 	stats := store.Stats()
 	s := &control.StoreState{
@@ -50,6 +51,7 @@ func (p *Pod) storeState(store *journal.Store) *control.StoreState {
 			s.Damage = places[0].Error()
 		}
 	}
+	s.Points, s.ShortByBytes = p.countPointsLocked(store), store.ShortByBytes()
 	s.Oldest, s.Newest = store.OldestCheckpoint(), store.NewestCheckpoint()
 	if total, free, err := p.cfg.FS.Space(p.cfg.Dir); err == nil {
 		s.CapacityBytes, s.FreeBytes = total, free

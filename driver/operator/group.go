@@ -127,6 +127,7 @@ func (k *groupKeeper) ended(ctx context.Context, resource *v1alpha1.ConsistencyG
 	meta.RemoveStatusCondition(&status.Conditions, v1alpha1.GroupReplicating)
 	meta.RemoveStatusCondition(&status.Conditions, v1alpha1.GroupWindowAchieved)
 	meta.RemoveStatusCondition(&status.Conditions, v1alpha1.GroupIntact)
+	meta.RemoveStatusCondition(&status.Conditions, v1alpha1.GroupBackingSufficient)
 	meta.SetStatusCondition(&status.Conditions, metav1.Condition{Type: v1alpha1.GroupReady, Status: metav1.ConditionFalse, Reason: reasonNoMembers,
 		Message:            "no claim is in this group yet: annotate one, its workload or its namespace with " + AnnotationGroup + ": " + resource.Name,
 		ObservedGeneration: resource.Generation, LastTransitionTime: metav1.NewTime(k.clock.Now())})

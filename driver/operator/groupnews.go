@@ -26,13 +26,15 @@ var conditionNews = map[string]struct{ broken, mended, action string }{
 	v1alpha1.GroupWindowAchieved: {"WindowNotAchieved", "WindowAchieved", "Retain"},
 	v1alpha1.GroupReplicating:    {"ReplicationBroken", "ReplicationResumed", "Replicate"},
 	v1alpha1.GroupIntact:         {"Damaged", "DamageGone", "Check"},
+
+	v1alpha1.GroupBackingSufficient: {"BackingInsufficient", "BackingSufficient", "Retain"},
 }
 
 // newsOf is what a person wants to know of the change from one status of a group
 // to the next.
 func newsOf(old, now *v1alpha1.ConsistencyGroupStatus) []news {
 	var out []news
-	for _, kind := range []string{v1alpha1.GroupReady, v1alpha1.GroupWindowAchieved, v1alpha1.GroupReplicating, v1alpha1.GroupIntact} {
+	for _, kind := range []string{v1alpha1.GroupReady, v1alpha1.GroupWindowAchieved, v1alpha1.GroupReplicating, v1alpha1.GroupIntact, v1alpha1.GroupBackingSufficient} {
 		before, after := meta.FindStatusCondition(old.Conditions, kind), meta.FindStatusCondition(now.Conditions, kind)
 		if after == nil || before != nil && before.Status == after.Status && before.Reason == after.Reason {
 			continue

@@ -36,6 +36,8 @@ const (
 	reasonUnknown      = "Unknown"
 	reasonWhole        = "NoDamageKnown"
 	reasonDamaged      = "Damaged"
+	reasonFits         = "NoShortageKnown"
+	reasonShortBacking = "SmallerThanBudget"
 	reasonConnected    = "Connected"
 	reasonDisconnected = "Disconnected"
 	reasonSplit        = "SplitBrain"
@@ -79,6 +81,7 @@ func statusOf(v *view, old *v1alpha1.ConsistencyGroupStatus) v1alpha1.Consistenc
 	if st.Rewind != nil {
 		out.Rewind = &v1alpha1.OpenRewind{Started: metav1.NewTime(st.Rewind.Started), To: *pointOf(&st.Rewind.To), From: *pointOf(&st.Rewind.From)}
 	}
+	out.History = historyOf(v, old.History)
 	out.Replication = replicationOf(v, old.Replication)
 	setConditions(&out, v)
 	return out
@@ -134,6 +137,7 @@ func memberOf(v *fleet.Volume, lags map[journal.VolumeID]v1alpha1.Lag, old []v1a
 	if s := v.State.Store; s != nil {
 		out.Journal = quantity(s.JournalBytes)
 	}
+	out.ShortBy = shortBy(v, old)
 	if lag, ok := lags[v.ID]; ok {
 		out.Lag = &lag
 	}
@@ -202,6 +206,8 @@ func setConditions(out *v1alpha1.ConsistencyGroupStatus, v *view) {
 	set(v1alpha1.GroupWindowAchieved, status, reason, message)
 	status, reason, message = intact(out)
 	set(v1alpha1.GroupIntact, status, reason, message)
+	status, reason, message = sufficient(out)
+	set(v1alpha1.GroupBackingSufficient, status, reason, message)
 	if r := out.Replication; r == nil {
 		meta.RemoveStatusCondition(&out.Conditions, v1alpha1.GroupReplicating)
 	} else if r.State == v1alpha1.ReplicationOrphaned {

@@ -3,6 +3,7 @@ package site_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,6 +23,14 @@ func TestPointsByTier(t *testing.T) {
 		tiers, err := a.Groups().Tiers(context.Background(), "shop")
 		if err != nil || len(tiers) != len(want) {
 			t.Fatalf("%+v, %v; want %d tiers", tiers, err, len(want))
+		}
+		for _, id := range members {
+			if counted := a.store(id).PointsByTier("shop"); !slices.Equal(counted, tiers) {
+				t.Errorf("volume %s counts %+v, its group %+v", id, counted, tiers)
+			}
+			if counted := a.store(id).PointsByTier("bank"); counted[0].Points != 0 {
+				t.Errorf("volume %s counts %+v of another group", id, counted)
+			}
 		}
 		for i, w := range want {
 			var oldest time.Time

@@ -160,6 +160,9 @@ type StoreState struct {
 	Newest, Oldest           journal.Checkpoint // number 0: none
 	FreeBytes, CapacityBytes int64              // of the backing volume
 	Space                    journal.SpaceStats // of its lack of room
+	// ShortByBytes is Store.ShortByBytes: how much smaller the backing volumes are than
+	// what is to be kept on them.
+	ShortByBytes int64
 	// Damaged is how many places are known to be damaged, Unrepairable how many of
 	// them no peer could help with, and Damage what the first one is.
 	Damaged, Unrepairable int
@@ -167,6 +170,9 @@ type StoreState struct {
 	// Thinning travels as far as it tells what the journal is of and what was thinned
 	// away: ReadBytes, WrittenBytes and Tiers. The rest is for the engine's own metrics.
 	Thinning journal.ThinningStats
+	// Points are those of the group by the tiers that were ordered, as counted a few
+	// seconds ago; none from an engine of a version that does not count.
+	Points []journal.TierPoints
 }
 
 // ReplicationState is a primary's way to its peer.

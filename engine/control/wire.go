@@ -164,6 +164,23 @@ func decodeCheckpoint(m *enginev1.Checkpoint) (journal.Checkpoint, error) {
 	return c, nil
 }
 
+func encodePoints(tiers []journal.TierPoints) []*enginev1.TierPoints {
+	var out []*enginev1.TierPoints
+	for _, t := range tiers {
+		out = append(out, &enginev1.TierPoints{IntervalNanoseconds: int64(t.Interval), AgeNanoseconds: int64(t.Age), Points: int64(t.Points), Oldest: stamp(t.Oldest)})
+	}
+	return out
+}
+
+func decodePoints(tiers []*enginev1.TierPoints) []journal.TierPoints {
+	var out []journal.TierPoints
+	for _, m := range tiers {
+		out = append(out, journal.TierPoints{Tier: journal.Tier{Interval: time.Duration(m.GetIntervalNanoseconds()), Age: time.Duration(m.GetAgeNanoseconds())},
+			Points: int(m.GetPoints()), Oldest: unstamp(m.GetOldest())})
+	}
+	return out
+}
+
 func encodeState(s State) *enginev1.State {
 	out := &enginev1.State{Volume: s.Volume[:], Incarnation: s.Incarnation, Version: s.Version, Term: s.Term, Revision: s.Revision,
 		FencedBelow: s.FencedBelow, Leaving: s.Leaving, Device: s.Device, Transport: s.Transport, TransportFallback: s.TransportFallback, Error: s.Error, Reason: string(s.Reason)}
@@ -176,6 +193,7 @@ func encodeState(s State) *enginev1.State {
 			Refused: st.Space.Refused, GivenUpBytes: st.Space.GivenUpBytes,
 			Damaged: int64(st.Damaged), Unrepairable: int64(st.Unrepairable), Damage: st.Damage,
 			ThinnedBytes: st.Thinning.ReadBytes, ThinnedToBytes: st.Thinning.WrittenBytes,
+			Points: encodePoints(st.Points), ShortByBytes: st.ShortByBytes,
 		}
 		for _, tier := range st.Thinning.Tiers {
 			out.Store.Tiers = append(out.Store.Tiers, &enginev1.TierBytes{IntervalNanoseconds: int64(tier.Interval), Bytes: tier.Bytes})
@@ -206,6 +224,7 @@ func decodeState(m *enginev1.State) (State, error) {
 			Space:   journal.SpaceStats{ShortSince: unstamp(st.GetShortSince()), Refused: st.GetRefused(), GivenUpBytes: st.GetGivenUpBytes()},
 			Damaged: int(st.GetDamaged()), Unrepairable: int(st.GetUnrepairable()), Damage: st.GetDamage(),
 			Thinning: journal.ThinningStats{ReadBytes: st.GetThinnedBytes(), WrittenBytes: st.GetThinnedToBytes()},
+			Points:   decodePoints(st.GetPoints()), ShortByBytes: st.GetShortByBytes(),
 		}
 		for _, tier := range st.GetTiers() {
 			s.Store.Thinning.Tiers = append(s.Store.Thinning.Tiers, journal.TierBytes{Interval: time.Duration(tier.GetIntervalNanoseconds()), Bytes: tier.GetBytes()})

@@ -21,3 +21,15 @@ func TestThinningTravels(t *testing.T) {
 		t.Error("what is kept for pins alone is not known as that")
 	}
 }
+
+// So do the points that it has, and that it is to keep more than it has room for.
+func TestPointsAndShortageTravel(t *testing.T) {
+	want := StoreState{ShortByBytes: 1 << 30, Points: []journal.TierPoints{
+		{Tier: journal.Tier{Interval: time.Second, Age: time.Hour}, Points: 3600, Oldest: time.Unix(100, 5).UTC()},
+		{Tier: journal.Tier{Interval: time.Minute, Age: 24 * time.Hour}},
+	}}
+	got, err := decodeState(encodeState(State{Volume: journal.VolumeID{1}, Store: &want}))
+	if err != nil || !reflect.DeepEqual(got.Store.Points, want.Points) || got.Store.ShortByBytes != want.ShortByBytes {
+		t.Errorf("%+v, %v; want %+v", got.Store, err, want)
+	}
+}

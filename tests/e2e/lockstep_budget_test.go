@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
 )
 
@@ -80,4 +83,55 @@ func TestLockstepJournalBudgetWithoutExpansion(t *testing.T) {
 		}
 		return nil
 	})
+	ns.AwaitGroup("data", "to count its points by tier", countsPoints)
+	ns.AwaitGroup("data", "to have room enough", sufficient(metav1.ConditionTrue))
+}
+
+// countsPoints checks the history of a group with the default settings, which is young.
+func countsPoints(s *v1alpha1.ConsistencyGroupStatus) error {
+	if len(s.History) != 3 {
+		return fmt.Errorf("there are %d tiers: %+v", len(s.History), s.History)
+	}
+	young, last := s.History[0], s.History[2]
+	if young.Interval != "1s" || young.Age != "1h" || young.Points < 2 || young.Oldest == nil || young.Journal == nil || young.Journal.IsZero() {
+		return fmt.Errorf("the youngest tier is %+v", young)
+	}
+	if last.Interval != "1h" || last.Age != "7d" || last.Points != 0 || last.Oldest != nil {
+		return fmt.Errorf("the last tier is %+v", last)
+	}
+	return nil
+}
+
+// sufficient checks the condition of a group's backing volumes, and what the members say.
+func sufficient(want metav1.ConditionStatus) func(*v1alpha1.ConsistencyGroupStatus) error {
+	return func(s *v1alpha1.ConsistencyGroupStatus) error {
+		c := meta.FindStatusCondition(s.Conditions, v1alpha1.GroupBackingSufficient)
+		if c == nil || c.Status != want {
+			return fmt.Errorf("the condition is %+v", c)
+		}
+		for _, m := range s.Members {
+			if (m.ShortBy == nil) != (want == metav1.ConditionTrue) {
+				return fmt.Errorf("claim %s is short by %v", m.Claim, m.ShortBy)
+			}
+		}
+		return nil
+	}
+}
+
+// TestLockstepBackingTooSmall checks that a budget for which the backing volume has no
+// room, and will not have any, is told at once, and not when it is full.
+func TestLockstepBackingTooSmall(t *testing.T) {
+	t.Parallel()
+	backingClass(t, "backing-attachable")
+	lockstepOn(t, env.A)
+	ns := env.A.NewNamespace(t)
+	over := ns.Namespace + "-rigid"
+	ns.Apply(fmt.Sprintf(classText, over, "attachable.cluster.local", "WaitForFirstConsumer", false, "", "  {}\n"))
+	ns.CreateClaim(Claim{Name: "data", Class: ns.Class(Class{Over: over, NoExpansion: true, Parameters: map[string]string{"journalSize": "128Mi", "csi.storage.k8s.io/fstype": "xfs"}})})
+	ns.RunPod(Pod{Name: "user", Mounts: []Mount{{Claim: "data", Path: "/data"}}})
+	ns.AwaitGroup("data", "to have room enough", sufficient(metav1.ConditionTrue))
+	ns.setBudget("1Gi")
+	ns.AwaitGroup("data", "to have too little room", sufficient(metav1.ConditionFalse))
+	ns.setBudget("128Mi")
+	ns.AwaitGroup("data", "to have room again", sufficient(metav1.ConditionTrue))
 }
