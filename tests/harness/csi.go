@@ -8,6 +8,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+	"github.com/lockstep-csi/lockstep/node/loop"
 )
 
 // Volume is a volume made over CSI.
@@ -100,9 +101,15 @@ func (s *Site) noteDevices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	attached, err := loop.List()
+	if err != nil {
+		return err
+	}
 	for _, v := range status.GetVolumes() {
-		if v.GetDevice() != "" {
-			s.env.devices[v.GetDevice()] = true
+		for _, d := range attached {
+			if d.Path() == v.GetDevice() {
+				s.env.devices[d.Name()] = true
+			}
 		}
 	}
 	return nil

@@ -23,7 +23,8 @@ type Env struct {
 	Out io.Writer
 
 	undo []func() error // run in reverse order by Close
-	// devices are those that were attached here at any time; see loops.
+	// devices are those that were attached here at any time, by the names of their files,
+	// which nobody else's have; see loops.
 	devices map[string]bool
 }
 

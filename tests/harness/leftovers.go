@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/lockstep-csi/lockstep/node/loop"
 )
 
 // leftoversTimeout is how long processes that were told to end may take.
@@ -54,21 +56,16 @@ func (e *Env) mounts() ([]string, error) {
 }
 
 // loops finds devices by their backing files. The file of a volume whose mount
-// was taken away while the device was still in use is shown as /device-….
+// was taken away while the device was still in use is shown without its directory.
 func (e *Env) loops() ([]string, error) {
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	attached, err := loop.List()
 	if err != nil {
 		return nil, err
 	}
 	var found []string
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			continue // detached meanwhile
-		}
-		name, backing := "/dev/"+strings.Split(file, "/")[3], strings.TrimSpace(string(b))
-		if e.owns(backing) || strings.HasPrefix(backing, "/device-") && e.devices[name] {
-			found = append(found, "loop device "+name)
+	for _, d := range attached {
+		if e.owns(d.BackingFile) || e.devices[d.Name()] {
+			found = append(found, "loop device "+d.Path())
 		}
 	}
 	return found, nil
