@@ -94,8 +94,10 @@ type cluster struct {
 	run   func(ctx context.Context, spec fleet.EngineSpec) error
 	begin func(ctx context.Context, spec fleet.EngineSpec) error
 	// unfit, unless nil, is why engines cannot serve a device.
-	unfit  error
-	linger time.Duration
+	unfit error
+	// waiting, unless nil, is called by engines that ask what waits on their node.
+	waiting func() error
+	linger  time.Duration
 	// expect is the fleet's; 0: longer than any test.
 	expect time.Duration
 }
@@ -111,6 +113,7 @@ type process struct {
 	dev   *device
 	// fallback is that of its device, unfit why it gets none.
 	fallback, unfit error
+	waiting         func() error // see cluster
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -235,7 +238,7 @@ func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec, placed func(no
 			return fleet.Endpoint{}, err
 		}
 	}
-	p := &process{node: node, made: c.template, fallback: c.fallback, unfit: c.unfit}
+	p := &process{node: node, made: c.template, fallback: c.fallback, unfit: c.unfit, waiting: c.waiting}
 	fs := c.backing[spec.Volume]
 	if fs == nil {
 		return fleet.Endpoint{}, errors.New("no backing volume")
@@ -352,7 +355,12 @@ func (p *process) Attach(_ context.Context, _ control.Attach, dev engine.Device,
 }
 
 // Waiting implements enginepod.Devices: there is no node that would keep a device.
-func (p *process) Waiting(context.Context, *string) (*control.Attach, error) { return nil, nil }
+func (p *process) Waiting(context.Context, *string) (*control.Attach, error) {
+	if p.waiting != nil {
+		return nil, p.waiting()
+	}
+	return nil, nil
+}
 
 func (d *device) Path() string                       { return "/dev/test0" }
 func (d *device) Resize(context.Context) error       { return nil }
