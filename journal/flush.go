@@ -97,7 +97,19 @@ func (s *Store) syncJournal() error {
 	return nil
 }
 
-func (s *Store) syncSegment(g *segment) error { return s.syncFile(&g.syncMu, g.file, g.name) }
+func (s *Store) syncSegment(g *segment) error {
+	return s.syncFile(&g.syncMu, tailFile{g.file}, g.name)
+}
+
+// tailFile is a file with records, of which a sync that fails may take some away.
+type tailFile struct{ vfs.File }
+
+func (f tailFile) Sync() error {
+	if err := f.File.Sync(); err != nil {
+		return fmt.Errorf("%w: %w", ErrTailLost, err)
+	}
+	return nil
+}
 
 // syncBase makes the base and its checksums durable, in no order: what a crash
 // leaves of either alone is not read before it was written again.

@@ -226,7 +226,7 @@ func (s *Store) openUnsealed(c *candidate) (err error) {
 	if c.file, err = s.cfg.FS.Open(s.cfg.file(c.name)); err != nil {
 		return fmt.Errorf("open segment %s: %w", c.name, err)
 	}
-	if err := c.file.Sync(); err != nil {
+	if err := (tailFile{c.file}).Sync(); err != nil {
 		return fmt.Errorf("sync segment %s: %w", c.name, err)
 	}
 	c.file.DropCache()

@@ -223,10 +223,14 @@ func (s *Store) usable() error {
 
 // poison records the first failed write or sync and returns it. What is
 // durable is unknown from here on, so nothing more is acknowledged: a second
-// fsync after a failed one may succeed without having written the data.
+// fsync after a failed one may succeed without having written the data. Of
+// what fails later, beside it, only a lost tail is added.
 func (s *Store) poison(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.failed != nil && errors.Is(err, ErrTailLost) && !errors.Is(s.failed, ErrTailLost) {
+		s.failed = fmt.Errorf("%w; %w", s.failed, err)
+	}
 	if s.failed == nil {
 		s.failed = fmt.Errorf("%w: %w", ErrPoisoned, err)
 		s.cfg.Log.Error("store poisoned; close and reopen it to recover", "volume", s.volume, "error", err)

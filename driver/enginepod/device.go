@@ -41,6 +41,9 @@ type Device interface {
 	// are refused so by a node that cannot know.
 	Unused(ctx context.Context) error
 	Withdraw(ctx context.Context) error
+	// Abandon takes the device away from whoever uses it: all that is under way, and all
+	// that comes, is an I/O error. With an error that may be so or not, and Release follows.
+	Abandon(ctx context.Context) error
 	// Release stops serving; I/O waits for the next engine.
 	Release() error
 	// Lost is closed when another engine has the device: this one must end.
@@ -95,7 +98,7 @@ func (p *Pod) keepDevice(identity string) error {
 
 // outdateDevices makes durable that the volume has no device: one that waits somewhere
 // for an engine, with what the kernel keeps of it, must never meet what the volume is
-// to hold. The pod has no device, and the turn must be held.
+// to hold. The pod has no device, or one that is lost (outdateLost), and the turn must be held.
 func (p *Pod) outdateDevices() error {
 	if now := p.recordNow(); now.devicesOutdated() {
 		return nil

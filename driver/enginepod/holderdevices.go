@@ -137,6 +137,14 @@ func (a *attached) inUse(err error) error {
 	return err
 }
 
+// Abandon implements Device.
+func (a *attached) Abandon(ctx context.Context) error {
+	if err := a.keeper.Detach(ctx, true); err != nil {
+		return err
+	}
+	return a.Release()
+}
+
 func (a *attached) Release() error {
 	a.stop()
 	a.joined.Wait()

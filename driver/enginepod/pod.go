@@ -34,6 +34,7 @@ type Pod struct {
 	// the turn; a stream of replication takes them without it.
 	storeTurn  sync.Mutex
 	recordTurn sync.Mutex
+	tailLost   bool // guarded by storeTurn; see recoverStore
 	// streams takes what a peer sends; nil: nothing is taken.
 	streams *replication.StreamServer
 	sending *sending // what runs for a primary's peer; changes with the turn held
@@ -313,7 +314,7 @@ func (p *Pod) notify() {
 }
 
 // Close stops serving. An attached device stays with the holder, where I/O
-// waits for the next engine.
+// waits for the next engine; but see forsakeDevice.
 func (p *Pod) Close() error {
 	p.stop()
 	p.working.Wait()
@@ -323,6 +324,9 @@ func (p *Pod) Close() error {
 		errs = append(errs, p.streams.Close())
 	}
 	p.settle()
-	errs = append(errs, p.release(), p.closeViews(), p.closeEngine(), p.db.Close())
+	failure := p.failureOfStore()
+	errs = append(errs, p.forsakeDevice(), p.release(), p.closeViews(), p.closeEngine())
+	p.outdateLost(failure()) // what failed while the device was released, or after that
+	errs = append(errs, p.db.Close())
 	return errors.Join(errs...)
 }

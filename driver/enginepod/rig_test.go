@@ -64,7 +64,8 @@ type devices struct {
 	// busy: somebody uses the device that is there, whichever engine serves it.
 	busy bool
 	// deaf: the node does not say what is there.
-	deaf error
+	deaf  error
+	stuck error // a device cannot be abandoned
 }
 
 type device struct {
@@ -152,6 +153,17 @@ func (d *device) Withdraw(ctx context.Context) error {
 	return d.Detach(ctx)
 }
 
+func (d *device) Abandon(context.Context) error {
+	d.node.mu.Lock()
+	defer d.node.mu.Unlock()
+	if d.node.stuck != nil {
+		return d.node.stuck
+	}
+	d.node.now, d.node.there = nil, ""
+	d.node.revoked++
+	return nil
+}
+
 func (d *device) Release() error {
 	d.node.mu.Lock()
 	defer d.node.mu.Unlock()
@@ -164,6 +176,9 @@ type rig struct {
 	t  *testing.T
 	id journal.VolumeID
 	fs *vfs.Mem
+	// files is what the process sees of fs; nil: fs itself. faults is a part of it.
+	files  vfs.FS
+	faults *vfs.Fault
 	// journal is where the journal's own backing volume is; empty: nowhere.
 	journal string
 	// clock is the machine's; nil: the real one.
@@ -173,6 +188,7 @@ type rig struct {
 	pod    *enginepod.Pod
 	client *control.Client
 	stop   func()
+	end    func() error // stop where closing may fail
 }
 
 func newRig(t *testing.T, n *network, volume byte) *rig {
@@ -192,9 +208,13 @@ func newRig(t *testing.T, n *network, volume byte) *rig {
 // start starts the process: it opens the backing volume and serves.
 func (r *rig) start() {
 	r.t.Helper()
+	var files vfs.FS = r.fs
+	if r.files != nil {
+		files = r.files
+	}
 	var err error
 	r.pod, err = enginepod.Open(enginepod.Config{Volume: r.id, Dir: "/backing", JournalDir: r.journal, Devices: r.node, DialEngine: r.net.dial,
-		SegmentBytes: journal.MinSegmentBytes, FS: r.fs, Clock: r.clock})
+		SegmentBytes: journal.MinSegmentBytes, FS: files, Clock: r.clock})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -213,12 +233,15 @@ func (r *rig) start() {
 	r.client = control.NewClient(r.id, conn)
 	pod := r.pod
 	r.stop = func() {
-		r.stop = nil
-		srv.Stop()
-		serving.Wait()
-		if err := errors.Join(conn.Close(), pod.Close()); err != nil {
+		if err := r.end(); err != nil {
 			r.t.Error(err)
 		}
+	}
+	r.end = func() error {
+		r.stop, r.end = nil, nil
+		srv.Stop()
+		serving.Wait()
+		return errors.Join(conn.Close(), pod.Close())
 	}
 }
 

@@ -115,9 +115,9 @@ func (p *Pod) openEngine(name string) (*engine.Engine, error) {
 	if eng != nil {
 		return eng, nil
 	}
-	store, err := journal.Open(p.storeConfig(name))
+	store, err := p.recoverStore(name)
 	if err != nil {
-		return nil, fmt.Errorf("open store of volume %s: %w", p.cfg.Volume, err)
+		return nil, err
 	}
 	if store.Volume() != p.cfg.Volume {
 		return nil, errors.Join(fmt.Errorf("open store of volume %s: it is volume %s: %w", p.cfg.Volume, store.Volume(), journal.ErrForeign), store.Close())
@@ -144,6 +144,7 @@ func (p *Pod) openEngine(name string) (*engine.Engine, error) {
 // maintain runs the journal's upkeep. A journal that failed ends the process.
 func (p *Pod) maintain(ctx context.Context, store *journal.Store) {
 	if err := store.Run(ctx); err != nil && ctx.Err() == nil {
+		p.outdateLost(err)
 		p.die(fmt.Errorf("maintain journal of volume %s: %w", p.cfg.Volume, err))
 	}
 }
@@ -162,6 +163,7 @@ func (p *Pod) observe(ctx context.Context, store *journal.Store) {
 			return
 		}
 		if err != nil {
+			p.outdateLost(err)
 			p.die(fmt.Errorf("journal of volume %s: %w", p.cfg.Volume, err))
 			return
 		}

@@ -367,6 +367,10 @@ func (d *device) Resize(context.Context) error       { return nil }
 func (d *device) Transport() (fuse.Transport, error) { return fuse.TransportDevice, d.fallback }
 func (d *device) Lost() <-chan struct{}              { return d.lost }
 func (d *device) Release() error                     { return nil }
+func (d *device) Abandon(context.Context) error {
+	d.gone = true
+	return nil
+}
 func (d *device) Unused(ctx context.Context) error {
 	return d.Detach(ctx)
 }
