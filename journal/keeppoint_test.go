@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/internal/clock"
 )
 
 // TestKeepPoint: what KeepPoint keeps is there when the disk is full, and writes are
@@ -77,4 +80,26 @@ func TestKeepPointAtTheEndOfASegment(t *testing.T) {
 	}
 	r.hasKept(kept)
 	mustClose(t, r.s)
+}
+
+// A checkpoint that was dropped before it was to be kept does not come back by that: what
+// is there in its place is another moment.
+func TestKeepPointOfWhatIsGone(t *testing.T) {
+	r := newThinRig(t, clock.NewManual(time.Unix(1_000_000, 0)), nil)
+	r.seconds(40)
+	r.maintain()
+	gone := 0
+	for _, c := range r.points {
+		if _, err := r.s.View(c.Position); !errors.Is(err, ErrThinned) {
+			continue
+		}
+		gone++
+		r.s.KeepPoint(c.Position)
+		if v, err := r.s.View(c.Position); !errors.Is(err, ErrThinned) {
+			t.Fatalf("view of checkpoint %d, which was dropped: %v, want ErrThinned", c.Number, errors.Join(err, v.Close()))
+		}
+	}
+	if gone == 0 {
+		t.Fatal("nothing was dropped")
+	}
 }

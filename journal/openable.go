@@ -63,7 +63,8 @@ func (s *Store) isThinnedLocked(at Position) bool {
 		return false
 	}
 	_, found := slices.BinarySearchFunc(g.checkpoints, at.Seq, func(c Checkpoint, seq Seq) int { return cmp.Compare(c.Position.Seq, seq) })
-	return !found && !slices.Contains(s.anchorsLocked(at.Timeline), at.Seq)
+	s.eachExactLocked(func(exact Position) { found = found || exact == at })
+	return !found
 }
 
 // segmentOfLocked returns the segment that has a position's record.
@@ -89,13 +90,19 @@ func (s *Store) anchorsLocked(line TimelineID) (anchors []Seq) {
 }
 
 func (s *Store) eachAnchorLocked(fn func(Position)) {
+	s.eachExactLocked(fn)
+	if at := s.keptPoint(); at != (Position{}) {
+		fn(at)
+	}
+}
+
+// eachExactLocked are those of the anchors that could be opened when they came to be
+// ones, and so still can. KeepPoint asks nobody: what it keeps may have been dropped.
+func (s *Store) eachExactLocked(fn func(Position)) {
 	fn(s.state.Base)
 	fn(s.state.Horizon)
 	for _, t := range s.tree.timelines {
 		fn(t.Parent)
 	}
 	s.eachKeeperLocked(fn)
-	if at := s.keptPoint(); at != (Position{}) {
-		fn(at)
-	}
 }
