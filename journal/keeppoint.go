@@ -13,6 +13,8 @@ func (s *Store) KeepPoint(at Position) {
 		return
 	}
 	s.holdMu.Lock()
+	// A horizon that moves at this moment does not pass what was kept before, and what
+	// is kept from now on lies behind that.
 	delete(s.holds, s.kept)
 	s.kept, s.keptAt = nil, at
 	if at != (Position{}) {

@@ -23,7 +23,9 @@
 //     that marks a resent request;
 //   - a request may be applied twice (by the dead process and by its
 //     successor), so the dead one must be wholly gone before the successor
-//     reads. The holder's lease sees to that; Serve cannot check it;
+//     reads. The holder's lease sees to that; Serve cannot check it. A resent
+//     write can land behind another one to the same bytes only if that one was
+//     sent before the former was answered, and such have no order anyway;
 //   - a request is copied by the kernel into memory that is mapped, populated
 //     and locked. A process killed while the kernel copies into a page that is
 //     not there yet would turn that request into EIO instead of leaving it to
