@@ -1,13 +1,13 @@
 package driver
 
 import (
-	"context"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/lockstep-csi/lockstep/driver/groupmetrics"
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/driver/storemetrics"
+	"github.com/lockstep-csi/lockstep/internal/clock"
 )
 
 // siteCollector reads a site's figures when metrics are asked for.
@@ -15,15 +15,10 @@ type siteCollector struct{ site *site.Site }
 
 var (
 	volumeLabels = []string{"volume", "group"}
-	groupLabels  = []string{"group"}
 	forkLabels   = []string{"fork", "group"}
 	storeMetrics = storemetrics.New(volumeLabels)
 
 	volumeFailed   = prometheus.NewDesc("lockstep_volume_failed", "1 if an error stopped the volume.", volumeLabels, nil)
-	newestPoint    = prometheus.NewDesc("lockstep_group_newest_point_timestamp_seconds", "Newest moment that the group can be recovered to.", groupLabels, nil)
-	oldestPoint    = prometheus.NewDesc("lockstep_group_oldest_point_timestamp_seconds", "Oldest moment that the group can be recovered to: the achieved window's begin.", groupLabels, nil)
-	wantedWindow   = prometheus.NewDesc("lockstep_group_wanted_window_seconds", "How far back history is wanted.", groupLabels, nil)
-	checkpoints    = prometheus.NewDesc("lockstep_group_checkpoints_total", "Checkpoint rounds by outcome.", []string{"group", "outcome"}, nil)
 	lagSeconds     = prometheus.NewDesc("lockstep_volume_lag_seconds", "How far the replica is behind.", volumeLabels, nil)
 	lagRecords     = prometheus.NewDesc("lockstep_volume_lag_records", "Durable records that the replica does not hold.", volumeLabels, nil)
 	forkUsed       = prometheus.NewDesc("lockstep_fork_used_bytes", "What was written to a writable fork, of its quota.", forkLabels, nil)
@@ -36,14 +31,14 @@ var (
 
 func newRegistry(s *site.Site) *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(siteCollector{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(siteCollector{s}, groupmetrics.New(s.Groups(), clock.Wall{}), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 
 // Describe implements prometheus.Collector.
 func (c siteCollector) Describe(ch chan<- *prometheus.Desc) {
 	storeMetrics.Describe(ch)
-	for _, d := range []*prometheus.Desc{volumeFailed, newestPoint, oldestPoint, wantedWindow, checkpoints, lagSeconds, lagRecords, replicaPresent, forkUsed, forkQuota, forkHeld, forkExpires, forkGivenUp} {
+	for _, d := range []*prometheus.Desc{volumeFailed, lagSeconds, lagRecords, replicaPresent, forkUsed, forkQuota, forkHeld, forkExpires, forkGivenUp} {
 		ch <- d
 	}
 }
@@ -68,24 +63,11 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(forkGivenUp, truth(f.State == site.ForkGivenUp), f.Name, f.Group)
 	}
 	for _, name := range c.site.Groups().Groups() {
-		g, err := c.site.Groups().Summary(context.Background(), name)
-		if err != nil {
-			continue // ended meanwhile
-		}
-		if g.Newest != nil {
-			gauge(newestPoint, float64(g.Newest.ValidUntil.UnixNano())/1e9, name)
-		}
-		if g.Oldest != nil {
-			gauge(oldestPoint, float64(g.Oldest.Time.UnixNano())/1e9, name)
-		}
-		gauge(wantedWindow, g.State.Settings.Window.Seconds(), name)
-		for outcome, n := range map[string]uint64{"committed": g.Stats.Committed, "idle": g.Stats.Idle, "aborted": g.Stats.Aborted} {
-			ch <- prometheus.MustNewConstMetric(checkpoints, prometheus.CounterValue, float64(n), name, outcome)
-		}
-		if g.Sending == nil {
+		sending := c.site.Groups().Sending(name)
+		if sending == nil {
 			continue
 		}
-		for _, v := range g.Sending.Volumes {
+		for _, v := range sending.Volumes {
 			gauge(lagSeconds, v.LagTime.Seconds(), v.Volume.String(), name)
 			gauge(lagRecords, float64(v.LagRecords), v.Volume.String(), name)
 			gauge(replicaPresent, truth(v.Connected), v.Volume.String(), name)

@@ -191,6 +191,10 @@ func (s *standalone) serve(ctx context.Context) error {
 		s.site.Groups().TellEnds(ctx)
 		return nil
 	})
+	g.Go(func() error {
+		s.site.Groups().TellWindows(ctx)
+		return nil
+	})
 	if s.replicator != nil {
 		g.Go(func() error { return s.serveReplication(ctx) })
 	}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"k8s.io/client-go/kubernetes"
@@ -23,6 +24,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/adminserver"
 	"github.com/lockstep-csi/lockstep/driver/csiserver"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/driver/groupmetrics"
 	"github.com/lockstep-csi/lockstep/driver/operator"
 	"github.com/lockstep-csi/lockstep/driver/probes"
 	"github.com/lockstep-csi/lockstep/group"
@@ -182,7 +184,8 @@ func (r *role) serve(ctx context.Context) error {
 	group.Go(func() error { return r.serveAdmin(ctx) })
 	group.Go(func() error { return r.serveAnnouncements(ctx) })
 	group.Go(func() error {
-		return probes.Run(ctx, probes.Config{MetricsAddr: r.cfg.MetricsAddr, HealthAddr: r.cfg.HealthAddr, Ready: func() error { return ctx.Err() }})
+		return probes.Run(ctx, probes.Config{MetricsAddr: r.cfg.MetricsAddr, HealthAddr: r.cfg.HealthAddr, Ready: func() error { return ctx.Err() },
+			Metrics: []prometheus.Collector{groupmetrics.New(r.fleet.Groups(), clock.Wall{})}})
 	})
 	r.cfg.Log.Info("controller is serving", "site", r.cfg.Site, "namespace", r.cfg.Namespace, "version", r.cfg.Version)
 	err := group.Wait()

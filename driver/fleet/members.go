@@ -153,6 +153,14 @@ func (f members) Ends(st group.State) (oldest, newest []journal.CheckpointNumber
 	return oldest, newest
 }
 
+// Whole implements groups.Members.
+func (f members) Whole(st group.State) bool {
+	volumes := f.inGroup(st.Name, false)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !slices.ContainsFunc(volumes, func(v *volume) bool { return v.state.Store == nil || v.state.Store.Horizon.Seq > 0 })
+}
+
 // pinsOf are the pins that a volume's engine told of last.
 func (f *Fleet) pinsOf(v *volume) map[string]journal.Position {
 	f.mu.Lock()

@@ -55,3 +55,25 @@ func TestSummaryHasTheEndsOfTheList(t *testing.T) {
 	takePoint(t, f, "shop")
 	expectEnds(t, f, "shop")
 }
+
+// That nothing of a history was given up is told of engines that are known, alone.
+func TestSummaryKnowsAWholeHistory(t *testing.T) {
+	c := newCluster(t)
+	f := c.open()
+	defer closeFleet(t, f)
+	isWhole := func() bool {
+		t.Helper()
+		s, err := f.Groups().Summary(bounded(t), "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Whole
+	}
+	mustCreate(t, f, newVolume(1, "shop"))
+	if isWhole() {
+		t.Error("the history of a volume whose engine never ran is known")
+	}
+	mustAttach(t, f, 1, "node1")
+	takePoint(t, f, "shop")
+	until(t, "the engine to tell of its history", isWhole)
+}

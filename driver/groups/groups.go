@@ -40,6 +40,10 @@ type Groups struct {
 	reg   *group.Registry
 	fence Fencer
 
+	// short are the groups whose windows were short when they were looked at last;
+	// LookAtWindows' own.
+	short map[string]bool
+
 	mu      sync.Mutex
 	running map[string]*running // guarded by mu
 }

@@ -70,6 +70,9 @@ type Members interface {
 	// Ends returns the numbers of the oldest and of the newest checkpoint of
 	// the group that each of those holds, as far as they are known.
 	Ends(st group.State) (oldest, newest []journal.CheckpointNumber)
+	// Whole reports whether every member is known to hold its history from its
+	// beginning.
+	Whole(st group.State) bool
 	// Serving reports whether a primary group is to take checkpoints now. One
 	// of which nothing is in use rests: its newest point stays true.
 	Serving(st group.State) bool

@@ -16,6 +16,9 @@ type Summary struct {
 	// Newest and Oldest are the ends of its recovery points, pinned ones beyond
 	// its window apart; nil: there is none, or none that the members which are open can tell of.
 	Newest, Oldest *group.Point
+	// Whole: every member is known to hold its history from its beginning, as none
+	// of it was given up yet.
+	Whole bool
 	// Stats of the checkpoints since the group was started; zero on a replica
 	// and on a group at rest.
 	Stats group.CoordinatorStats
@@ -75,14 +78,6 @@ func (r *Receiving) SilentSince(now time.Time) time.Time {
 	return last
 }
 
-// AchievedWindow is how far back the group can be opened at a moment.
-func (s *Summary) AchievedWindow(now time.Time) time.Duration {
-	if s.Oldest == nil {
-		return 0
-	}
-	return now.Sub(s.Oldest.Time)
-}
-
 // spanNumbers is how many checkpoints are looked at at once for one that all
 // members hold: rounds that were given up leave numbers without a point.
 const spanNumbers = 64
@@ -95,7 +90,7 @@ func (g *Groups) Summary(ctx context.Context, name string) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	out := Summary{State: st, Sending: g.Sending(name), Receiving: g.receiving(st)}
+	out := Summary{State: st, Sending: g.Sending(name), Receiving: g.receiving(st), Whole: g.cfg.Members.Whole(st)}
 	out.Resting = st.Role == group.RolePrimary && !g.cfg.Members.Serving(st)
 	if r := g.runningOf(name); r != nil && r.coord != nil {
 		out.Stats, out.Started = r.coord.Stats(), true

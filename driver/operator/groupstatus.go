@@ -259,34 +259,17 @@ func orID(claim, volume string) string {
 	return "volume " + volume
 }
 
-// window tells whether history goes back far enough. A group that is younger
-// than its window holds all that it can: its first checkpoints are still there.
+// window tells whether history goes back far enough.
 func window(v *view) (metav1.ConditionStatus, string, string) {
-	oldest, wanted := v.summary.Oldest, v.summary.State.Settings.Window
-	if oldest == nil {
+	switch {
+	case v.summary.Oldest == nil:
 		return metav1.ConditionUnknown, reasonUnknown, "there is no point, or no engine that can tell of one"
-	}
-	achieved := v.summary.AchievedWindow(v.now)
-	// Segments leave the journal whole, and points come at intervals.
-	slack := max(wanted/20, 2*v.summary.State.Settings.CheckpointInterval)
-	if achieved+slack >= wanted || holdsAll(v) {
+	case !v.summary.IsWindowShort(v.now):
 		return metav1.ConditionTrue, reasonAchieved, ""
 	}
 	return metav1.ConditionFalse, reasonShort, fmt.Sprintf(
 		"history reaches back %s, wanted are %s: give the group more journalSize, or the backing volumes more room",
-		v1alpha1.DurationOf(achieved.Truncate(time.Second)), v1alpha1.DurationOf(wanted))
-}
-
-// holdsAll reports whether no member has given up history yet: nothing lies
-// before its horizon.
-func holdsAll(v *view) bool {
-	for i := range v.volumes {
-		s := v.volumes[i].State.Store
-		if s == nil || s.Horizon.Seq > 0 {
-			return false
-		}
-	}
-	return true
+		v1alpha1.DurationOf(v.summary.AchievedWindow(v.now).Truncate(time.Second)), v1alpha1.DurationOf(v.summary.State.Settings.Window))
 }
 
 // isUrgent reports whether a person waits for what has changed between two

@@ -55,7 +55,7 @@ func TestConditions(t *testing.T) {
 			v.summary.State.Settings.Window = 24 * time.Hour
 		}, "!" + reasonMissed, "!" + reasonShort, reasonConnected, v1alpha1.ReplicationSynced},
 		{"young", func(v *view) {
-			v.summary.State.Settings.Window, v.volumes[0].State.Store.Horizon = 24*time.Hour, journal.Position{}
+			v.summary.State.Settings.Window, v.summary.Whole = 24*time.Hour, true
 		}, reasonTaking, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
 		{"replica", func(v *view) {
 			fed(v)

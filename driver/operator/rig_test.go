@@ -293,6 +293,9 @@ func (p *plane) Summary(_ context.Context, name string) (groups.Summary, error) 
 	if points := p.points[name]; len(points) > 0 {
 		out.Oldest, out.Newest = &points[0], &points[len(points)-1]
 	}
+	out.Whole = !slices.ContainsFunc(p.volumes, func(v fleet.Volume) bool {
+		return v.Group == name && (v.State.Store == nil || v.State.Store.Horizon.Seq > 0)
+	})
 	return out, nil
 }
 

@@ -175,6 +175,17 @@ func (s members) Ends(st group.State) (oldest, newest []journal.CheckpointNumber
 	return oldest, newest
 }
 
+// Whole implements groups.Members.
+func (s members) Whole(st group.State) bool {
+	for _, id := range st.Members {
+		v, err := s.Volume(id)
+		if err != nil || !v.Open || v.Horizon.Seq > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // openStores are the stores of a group's members, and of its retired volumes,
 // that are open.
 func (s members) openStores(st group.State) []*journal.Store {

@@ -1,0 +1,46 @@
+package adminserver
+
+import (
+	"testing"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+)
+
+// noVolumes is a site of which only its groups matter.
+type noVolumes struct{ Site }
+
+func (noVolumes) Volumes() []Volume { return nil }
+
+// A history that is shorter than wanted is a condition, once some of it was given up.
+func TestShortHistoryIsACondition(t *testing.T) {
+	now := clock.NewManual(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC))
+	s := &Server{cfg: Config{Site: noVolumes{}, Clock: now}}
+	tests := []struct {
+		name     string
+		achieved time.Duration
+		whole    bool
+		want     bool
+	}{
+		{"long enough", 24 * time.Hour, false, false},
+		{"within a segment of it", 23 * time.Hour, false, false},
+		{"short", 22 * time.Hour, false, true},
+		{"young", 22 * time.Hour, true, false},
+	}
+	for _, tt := range tests {
+		point := &group.Point{Checkpoint: 1, Time: now.Now().Add(-tt.achieved)}
+		g := &groups.Summary{State: group.State{Name: "shop", Role: group.RolePrimary, Settings: group.Settings{Window: 24 * time.Hour}.WithDefaults()},
+			Oldest: point, Newest: point, Whole: tt.whole}
+		got := false
+		for _, c := range s.conditions(g) {
+			if c.GetType() == "WindowAchieved" {
+				got = !c.GetOk() && c.GetReason() == "HistoryTooShort" && c.GetMessage() != ""
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%s: told %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
