@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// confirmFlags guard a verb that cannot be taken back.
+// confirmFlags guard a verb that a person is asked about first.
 type confirmFlags struct {
 	yes    bool
 	dryRun bool
@@ -29,7 +29,7 @@ func (f *confirmFlags) asks() bool { return !f.yes && !f.dryRun }
 // validate refuses at once when a question is due and nobody is there.
 func (f *confirmFlags) validate(a *app, command *cobra.Command) error {
 	if f.asks() && (!a.terminals.stdin || !a.terminals.stderr) {
-		return misuse("`%s` cannot be taken back and no terminal is here to confirm it: pass --yes, or look first with --dry-run", command.CommandPath())
+		return misuse("`%s` asks before it acts, and no terminal is here to answer: pass --yes, or look first with --dry-run", command.CommandPath())
 	}
 	return nil
 }

@@ -76,27 +76,22 @@ type pointDocument struct {
 	Members    uint32   `json:"members"`
 }
 
-type positionDocument struct {
-	Timeline uint64 `json:"timeline"`
-	Seq      uint64 `json:"seq"`
-}
-
 type volumeDocument struct {
-	ID           string            `json:"id"`
-	Name         string            `json:"name"`
-	Group        string            `json:"group"`
-	SizeBytes    int64             `json:"sizeBytes"`
-	Role         string            `json:"role"`
-	Device       string            `json:"device"`
-	Tip          *positionDocument `json:"tip"`
-	Durable      *positionDocument `json:"durable"`
-	Horizon      *positionDocument `json:"horizon"`
-	JournalBytes int64             `json:"journalBytes"`
-	IndexExtents int64             `json:"indexExtents"`
-	IndexBytes   int64             `json:"indexBytes"`
-	Store        string            `json:"store"`
-	Lag          *lagDocument      `json:"lag"`
-	Error        string            `json:"error"`
+	ID           string       `json:"id"`
+	Name         string       `json:"name"`
+	Group        string       `json:"group"`
+	SizeBytes    int64        `json:"sizeBytes"`
+	Role         string       `json:"role"`
+	Device       string       `json:"device"`
+	Tip          *string      `json:"tip"`
+	Durable      *string      `json:"durable"`
+	Horizon      *string      `json:"horizon"`
+	JournalBytes int64        `json:"journalBytes"`
+	IndexExtents int64        `json:"indexExtents"`
+	IndexBytes   int64        `json:"indexBytes"`
+	Store        string       `json:"store"`
+	Lag          *lagDocument `json:"lag"`
+	Error        string       `json:"error"`
 	// Transport and its fallback are empty where they are not known.
 	Transport         string `json:"transport"`
 	TransportFallback string `json:"transportFallback"`
@@ -112,11 +107,11 @@ type volumeDocument struct {
 }
 
 type timelineDocument struct {
-	ID      uint64            `json:"id"`
-	Parent  *positionDocument `json:"parent"`
-	Created *string           `json:"created"`
-	Reason  string            `json:"reason"`
-	Active  bool              `json:"active"`
+	ID      string  `json:"id"`
+	Parent  *string `json:"parent"`
+	Created *string `json:"created"`
+	Reason  string  `json:"reason"`
+	Active  bool    `json:"active"`
 }
 
 type viewDocument struct {
@@ -231,13 +226,6 @@ func pointOf(m *adminv1.Point) *pointDocument {
 	}
 }
 
-func positionOf(m *adminv1.Position) *positionDocument {
-	if m == nil {
-		return nil
-	}
-	return &positionDocument{Timeline: m.GetTimeline(), Seq: m.GetSeq()}
-}
-
 func volumeOf(m *adminv1.Volume) volumeDocument {
 	return volumeDocument{
 		ID: m.GetId(), Name: m.GetName(), Group: m.GetGroup(), SizeBytes: m.GetSizeBytes(),
@@ -253,7 +241,7 @@ func volumeOf(m *adminv1.Volume) volumeDocument {
 
 func timelineOf(m *adminv1.Timeline) timelineDocument {
 	return timelineDocument{
-		ID: m.GetId(), Parent: positionOf(m.GetParent()), Created: timeText(m.GetCreated()),
+		ID: timelineName(m.GetId()), Parent: positionOf(m.GetParent()), Created: timeText(m.GetCreated()),
 		Reason: m.GetReason(), Active: m.GetActive(),
 	}
 }

@@ -66,7 +66,7 @@ func TestExitStatus(t *testing.T) {
 		{"fork create shop x --quota much", exitUsage, "want a size such as 20Gi"},
 		{"fork create shop x --max-age 0s", exitUsage, "want a time such as 4h"},
 		{"journal dump", exitUsage, "STORE is missing"},
-		{"journal dump d -o yaml", exitUsage, "want one of text, jsonl"},
+		{"journal dump d -o yaml", exitUsage, "want one of text, json, jsonl"},
 		{"journal dump d --from 9", exitUsage, "want TIMELINE/SEQ"},
 		{"journal export d", exitUsage, "TARGET is missing"},
 		{"journal export d t --at yesterday", exitUsage, "not understood"},

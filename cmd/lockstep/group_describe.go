@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -156,7 +155,7 @@ func (p *page) showConditions(conditions []*adminv1.Condition) {
 }
 
 func (p *page) showTimelines(timelines []*adminv1.Timeline) {
-	columns := []column{right("TIMELINE"), left("ACTIVE"), left("FORKED AT"), left("CREATED"), right("AGE"), left("REASON")}
+	columns := []column{left("TIMELINE"), left("ACTIVE"), left("FORKED AT"), left("CREATED"), right("AGE"), left("REASON")}
 	var rows [][]cell
 	for _, t := range timelines {
 		active := cell{"", tonePlain}
@@ -165,10 +164,10 @@ func (p *page) showTimelines(timelines []*adminv1.Timeline) {
 		}
 		parent := text("root")
 		if t.GetParent() != nil {
-			parent = text(positionText(t.GetParent()))
+			parent = text(positionName(t.GetParent()))
 		}
 		rows = append(rows, []cell{
-			number(t.GetId()), active, parent, text(moment(t.GetCreated())), text(age(p.now, t.GetCreated())), text(oneLine(t.GetReason())),
+			text(timelineName(t.GetId())), active, parent, text(moment(t.GetCreated())), text(age(p.now, t.GetCreated())), text(oneLine(t.GetReason())),
 		})
 	}
 	p.table("  ", columns, rows)
@@ -199,12 +198,4 @@ func (p *page) showRewindInProgress(rewind *adminv1.Rewind, undo, commit string)
 	} {
 		p.line("  %-7s   %s", f.name, f.value)
 	}
-}
-
-// positionText is TIMELINE:SEQ.
-func positionText(position *adminv1.Position) string {
-	if position == nil {
-		return unknown
-	}
-	return strconv.FormatUint(position.GetTimeline(), 10) + ":" + strconv.FormatUint(position.GetSeq(), 10)
 }

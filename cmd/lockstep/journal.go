@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -78,4 +79,12 @@ func storeDir(arg string) (string, error) {
 		return "", misuse("%s: %v", arg, err)
 	}
 	return dir, nil
+}
+
+// explainInUse adds what to do where a site has the store.
+func explainInUse(err error, instead string) error {
+	if errors.Is(err, journal.ErrInUse) {
+		return fmt.Errorf("%w: stop its site, or %s", err, instead)
+	}
+	return err
 }

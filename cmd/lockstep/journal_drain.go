@@ -86,8 +86,7 @@ func (a *app) drainJournal(ctx context.Context, cfg journal.Config, confirm *con
 		return document, err
 	}
 	if plan.Held() && !force {
-		return document, fmt.Errorf("store %s has %d pins (%s) and %d timelines with records of their own, which draining would give up: look with --dry-run, and drop them or pass --force",
-			cfg.Dir, len(document.Pins), strings.Join(document.Pins, ", "), len(document.Timelines))
+		return document, fmt.Errorf("store %s has %s, which draining would give up: look with --dry-run, and drop pins in the site or pass --force", cfg.Dir, heldText(&document))
 	}
 	if confirm.asks() {
 		if err := a.ask(ctx, "Drain "+cfg.Dir+"? "+lossOf(&document)); err != nil {
@@ -181,4 +180,16 @@ func drainResult(d drainDocument) result {
 			}
 		},
 	}
+}
+
+// heldText names what a drain without --force is refused for.
+func heldText(d *drainDocument) string {
+	var held []string
+	if n := len(d.Pins); n > 0 {
+		held = append(held, fmt.Sprintf("%d pins (%s)", n, strings.Join(d.Pins, ", ")))
+	}
+	if n := len(d.Timelines); n > 0 {
+		held = append(held, fmt.Sprintf("%d timelines with records that the present does not have", n))
+	}
+	return strings.Join(held, " and ")
 }

@@ -71,7 +71,7 @@ func TestJournalDrainAsks(t *testing.T) {
 	if err = errors.Join(err, open.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.run(t, "journal", "drain", store.dir, "--yes"); got.exit != exitFailed || !strings.Contains(got.stderr, "nightly") || !strings.Contains(got.stderr, "--force") {
+	if got := s.run(t, "journal", "drain", store.dir, "--yes"); got.exit != exitFailed || !strings.Contains(got.stderr, "has 1 pins (nightly)") || !strings.Contains(got.stderr, "--force") {
 		t.Errorf("with a pin: exit %d: %s", got.exit, got.stderr)
 	}
 	s.terminals = terminals{stdin: true, stderr: true}

@@ -13,6 +13,7 @@ import (
 const (
 	dumpText  = "text"
 	dumpJSONL = "jsonl"
+	dumpJSON  = "json" // the same, as the other commands call it
 )
 
 func (a *app) newJournalDumpCommand() *cobra.Command {
@@ -31,7 +32,7 @@ damaged is printed where it is met, and then the exit status is 1.`,
 			if err != nil {
 				return err
 			}
-			if err := wantOneOf("--output", form, dumpText, dumpJSONL); err != nil {
+			if err := wantOneOf("--output", form, dumpText, dumpJSON, dumpJSONL); err != nil {
 				return err
 			}
 			if options.From, err = positionFlag("--from", from); err != nil {
@@ -40,9 +41,10 @@ damaged is printed where it is met, and then the exit status is 1.`,
 			if options.To, err = positionFlag("--to", to); err != nil {
 				return err
 			}
-			options.JSON = form == dumpJSONL
+			options.JSON = form != dumpText
 			options.Records = options.Records || from != "" || to != ""
-			return a.roles.dumpJournal(command.Context(), store, a.stdout, options)
+			err = a.roles.dumpJournal(command.Context(), store, a.stdout, options)
+			return explainInUse(err, "ask that site: `lockstep timeline list GROUP`, `lockstep point list GROUP`")
 		}),
 	}
 	where.register(command)
@@ -50,7 +52,7 @@ damaged is printed where it is met, and then the exit status is 1.`,
 	flags.BoolVar(&options.Records, "records", false, "print the records as well")
 	flags.StringVar(&from, "from", "", "position of the first record, inclusive; default: the oldest kept")
 	flags.StringVar(&to, "to", "", "position of the last record, inclusive, on any timeline; default: the tip")
-	flags.StringVarP(&form, "output", "o", dumpText, "form of the output: text, jsonl (one object a line)")
+	flags.StringVarP(&form, "output", "o", dumpText, "form of the output: text, json or jsonl (one object a line)")
 	return command
 }
 

@@ -128,10 +128,7 @@ func (a *app) exportJournal(ctx context.Context, store, target string, f *export
 // openReadOnly says what to do when a site has the store.
 func openReadOnly(cfg journal.Config) (*journal.ReadOnly, error) {
 	r, err := journal.OpenReadOnly(cfg)
-	if errors.Is(err, journal.ErrInUse) {
-		return nil, fmt.Errorf("%w: stop its site, or have that site show the moment over NBD: `lockstep view open GROUP --at MOMENT`", err)
-	}
-	return r, err
+	return r, explainInUse(err, "have that site show the moment over NBD: `lockstep view open GROUP --at MOMENT`")
 }
 
 // validate refuses what cannot be meant, before anything is opened.

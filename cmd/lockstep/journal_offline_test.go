@@ -209,6 +209,12 @@ func TestJournalExportRefuses(t *testing.T) {
 	if got := s.run(t, "journal", "export", store.dir, filepath.Join(dir, "x")); got.exit != exitFailed || !strings.Contains(got.stderr, "lockstep view open") {
 		t.Errorf("a store in use: exit %d: %s", got.exit, got.stderr)
 	}
+	s = newJournalShell()
+	for verb, instead := range map[string]string{"verify": "lockstep volume scrub", "dump": "lockstep timeline list"} {
+		if got := s.run(t, "journal", verb, store.dir); got.exit != exitFailed || !strings.Contains(got.stderr, "stop its site, or") || !strings.Contains(got.stderr, instead) {
+			t.Errorf("%s of a store in use: exit %d: %s", verb, got.exit, got.stderr)
+		}
+	}
 	if err := open.Close(); err != nil {
 		t.Fatal(err)
 	}

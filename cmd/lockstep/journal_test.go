@@ -60,7 +60,11 @@ func TestJournalDump(t *testing.T) {
 	if got := s.must(t, "journal", "dump", dir, "--from", second.String()); strings.Count(got, "write") != 2 {
 		t.Errorf("want two writes from %s on:\n%s", second, got)
 	}
-	for line := range strings.Lines(s.must(t, "journal", "dump", dir, "--records", "-o", "jsonl")) {
+	lines := s.must(t, "journal", "dump", dir, "--records", "-o", "jsonl")
+	if json := s.must(t, "journal", "dump", dir, "--records", "-o", "json"); json != lines {
+		t.Errorf("json is not jsonl by another name:\n%s\n%s", json, lines)
+	}
+	for line := range strings.Lines(lines) {
 		if !json.Valid([]byte(line)) {
 			t.Errorf("not JSON: %s", line)
 		}

@@ -26,7 +26,7 @@ the last durable point is damaged, and names each damaged place.`,
 			report, err := a.roles.verifyJournal(command.Context(), store)
 			stop()
 			if err != nil {
-				return err
+				return explainInUse(err, "have that site check it: `lockstep volume scrub VOLUME`")
 			}
 			if err := a.print(&output, verifyResult(&report)); err != nil {
 				return err

@@ -23,7 +23,7 @@ type timelinesDocument struct {
 type volumeTimelinesDocument struct {
 	VolumeID   string                `json:"volumeID"`
 	VolumeName string                `json:"volumeName"`
-	Horizon    *positionDocument     `json:"horizon"`
+	Horizon    *string               `json:"horizon"`
 	Timelines  []timelineUseDocument `json:"timelines"`
 }
 
@@ -80,7 +80,7 @@ when the horizon has passed the position that it forked at.`,
 				}
 				for _, v := range answer.GetVolumes() {
 					for _, t := range v.GetTimelines() {
-						r.names = append(r.names, fmt.Sprintf("%s/%d", v.GetVolumeName(), t.GetId()))
+						r.names = append(r.names, v.GetVolumeName()+"/"+timelineName(t.GetId()))
 					}
 				}
 				return a.print(&output, r)
@@ -93,16 +93,16 @@ when the horizon has passed the position that it forked at.`,
 }
 
 func (p *page) showTimelineUses(volumes []*adminv1.VolumeTimelines) {
-	columns := []column{left("VOLUME"), right("TIMELINE"), left("FORKED AT"), right("LAST"), left("CREATED"), right("AGE"), right("TAKES"), left("KEPT BY"), left("REASON")}
+	columns := []column{left("VOLUME"), left("TIMELINE"), left("FORKED AT"), right("LAST"), left("CREATED"), right("AGE"), right("TAKES"), left("KEPT BY"), left("REASON")}
 	var rows [][]cell
 	for _, v := range volumes {
 		for _, t := range v.GetTimelines() {
 			parent := "root"
 			if t.GetParent() != nil {
-				parent = positionText(t.GetParent())
+				parent = positionName(t.GetParent())
 			}
 			rows = append(rows, []cell{
-				text(v.GetVolumeName()), number(t.GetId()), text(parent), number(t.GetLastSeq()), text(moment(t.GetCreated())), text(age(p.now, t.GetCreated())),
+				text(v.GetVolumeName()), text(timelineName(t.GetId())), text(parent), number(t.GetLastSeq()), text(moment(t.GetCreated())), text(age(p.now, t.GetCreated())),
 				text(iecSigned(t.GetBytes())), keptBy(t), text(oneLine(t.GetReason())),
 			})
 		}

@@ -194,7 +194,11 @@ func (s *Server) volume(v Volume) *adminv1.Volume {
 func timelines(v Volume) []*adminv1.Timeline {
 	var out []*adminv1.Timeline
 	for _, l := range v.Timelines {
-		out = append(out, &adminv1.Timeline{Id: uint64(l.ID), Parent: position(l.Parent), Created: stamp(l.Created), Reason: l.Reason, Active: l.ID == v.Tip.Timeline})
+		line := &adminv1.Timeline{Id: uint64(l.ID), Created: stamp(l.Created), Reason: l.Reason, Active: l.ID == v.Tip.Timeline}
+		if l.Parent.Timeline != 0 { // none: it is the root
+			line.Parent = position(l.Parent)
+		}
+		out = append(out, line)
 	}
 	return out
 }
