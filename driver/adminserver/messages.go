@@ -108,7 +108,7 @@ func (s *Server) conditions(g *groups.Summary) []*adminv1.Condition {
 		add("Ready", true, "RecoveryPoint", "recovery points are being taken")
 	}
 	if g.IsWindowShort(s.cfg.Clock.Now()) {
-		add("WindowAchieved", false, "HistoryTooShort", "history reaches back less far than wanted: give the group more journalSize, or the backing volumes more room")
+		add("WindowAchieved", false, "HistoryTooShort", "history reaches back less far than wanted: "+g.WindowAdvice())
 	}
 	for _, v := range s.cfg.Site.Volumes() {
 		if v.Group == g.State.Name && v.Journal.Space.IsShort() {

@@ -29,6 +29,15 @@ func (s *Summary) IsWindowShort(now time.Time) bool {
 	return s.AchievedWindow(now)+slack < wanted
 }
 
+// WindowAdvice is what to do about a window that is short.
+func (s *Summary) WindowAdvice() string {
+	advice := "give the group more journalSize, or the backing volumes more room"
+	if s.State.Role == group.RoleReplica {
+		advice += "; where a whole image was taken lately, history has begun with it and grows by itself"
+	}
+	return advice
+}
+
 // windowPause is between two looks at how far back the groups reach.
 const windowPause = time.Minute
 
@@ -61,16 +70,16 @@ func (g *Groups) LookAtWindows(ctx context.Context) {
 		}
 		now := g.cfg.Clock.Now()
 		short[st.Name] = s.IsWindowShort(now)
-		g.tellWindow(s.State, s.AchievedWindow(now), before, short[st.Name])
+		g.tellWindow(&s, s.AchievedWindow(now), before, short[st.Name])
 	}
 	g.short = short
 }
 
-func (g *Groups) tellWindow(st group.State, achieved time.Duration, before, short bool) {
-	log := g.cfg.Log.With("group", st.Name, "achieved", achieved.Truncate(time.Second), "wanted", st.Settings.Window)
+func (g *Groups) tellWindow(s *Summary, achieved time.Duration, before, short bool) {
+	log := g.cfg.Log.With("group", s.State.Name, "achieved", achieved.Truncate(time.Second), "wanted", s.State.Settings.Window)
 	switch {
 	case short && !before:
-		log.Warn("history is shorter than wanted: give the group more journalSize, or the backing volumes more room")
+		log.Warn("history is shorter than wanted: " + s.WindowAdvice())
 	case before && !short:
 		log.Info("history is as long as wanted again")
 	}

@@ -268,8 +268,8 @@ func window(v *view) (metav1.ConditionStatus, string, string) {
 		return metav1.ConditionTrue, reasonAchieved, ""
 	}
 	return metav1.ConditionFalse, reasonShort, fmt.Sprintf(
-		"history reaches back %s, wanted are %s: give the group more journalSize, or the backing volumes more room",
-		v1alpha1.DurationOf(v.summary.AchievedWindow(v.now).Truncate(time.Second)), v1alpha1.DurationOf(v.summary.State.Settings.Window))
+		"history reaches back %s, wanted are %s: %s",
+		v1alpha1.DurationOf(v.summary.AchievedWindow(v.now).Truncate(time.Second)), v1alpha1.DurationOf(v.summary.State.Settings.Window), v.summary.WindowAdvice())
 }
 
 // isUrgent reports whether a person waits for what has changed between two
