@@ -58,6 +58,10 @@ lint: ## Check formatting, vet, errors, import direction (.golangci.yml), and ge
 fuzz: ## Run each fuzz target for FUZZTIME (10s)
 	@tools/fuzz.sh $(FUZZTIME)
 
+.PHONY: corpus
+corpus: ## Keep below testdata/fuzz what fuzzing has found to reach new code
+	@tools/corpus.sh
+
 .PHONY: sanity
 sanity: setup ## Run csi-sanity, with nothing skipped
 	@tools/test.sh ./tests/sanity/...
