@@ -14,6 +14,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/loopback"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -72,7 +73,7 @@ func (r *rig) serve(site, address string) *gateway {
 	config, err := certs.ServerTLS(r.tlsDirs[site])
 	must(r.t, err)
 	if address == "" {
-		address = "127.0.0.1:0"
+		address = net.JoinHostPort(loopback.Host(), "0")
 	}
 	listener, err := net.Listen("tcp", address)
 	must(r.t, err)

@@ -24,6 +24,7 @@ import (
 
 	replicationv1 "github.com/lockstep-csi/lockstep/api/replication/v1"
 	"github.com/lockstep-csi/lockstep/internal/certs"
+	"github.com/lockstep-csi/lockstep/internal/loopback"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/replication"
 	"github.com/lockstep-csi/lockstep/replication/gateway"
@@ -208,10 +209,9 @@ func serve(t *testing.T, dir string) string {
 // free is an address that nobody listens at.
 func free(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := loopback.Free()
 	must(t, err)
-	defer listener.Close()
-	return listener.Addr().String()
+	return address
 }
 
 func port(t *testing.T, address string) int {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,6 +24,7 @@ import (
 	"github.com/lockstep-csi/lockstep/engine/frontend/conformance"
 	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/internal/csikeys"
+	"github.com/lockstep-csi/lockstep/internal/loopback"
 	"github.com/lockstep-csi/lockstep/node/holder"
 )
 
@@ -63,12 +63,11 @@ func startPlugin(t *testing.T) *plugin {
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := loopback.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return address
 }
 
 // start runs the role and waits until it is ready.

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/lockstep-csi/lockstep/internal/loopback"
 )
 
 // startTimeout is how long one program may take to be ready, on a machine that
@@ -125,11 +126,11 @@ func (s *Server) run() error {
 func (s *Server) runEtcd() (string, error) {
 	var urls [2]string
 	for i := range urls {
-		port, err := freePort()
+		address, err := loopback.Free()
 		if err != nil {
 			return "", err
 		}
-		urls[i] = fmt.Sprintf("http://127.0.0.1:%d", port)
+		urls[i] = "http://" + address
 	}
 	_, err := s.start("etcd", "--data-dir="+s.path("etcd"), "--unsafe-no-fsync", "--log-level=warn",
 		"--listen-client-urls="+urls[0], "--advertise-client-urls="+urls[0],
@@ -140,13 +141,13 @@ func (s *Server) runEtcd() (string, error) {
 
 func (s *Server) runAPIServer(etcd string) error {
 	var err error
-	if s.port, err = freePort(); err != nil {
+	if s.port, err = loopback.FreePort(); err != nil {
 		return err
 	}
 	// The service account plugin would refuse pods in namespaces for which no
 	// controller has made the default account yet.
 	p, err := s.start("kube-apiserver", "--etcd-servers="+etcd,
-		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", s.port),
+		"--bind-address="+loopback.Host(), fmt.Sprintf("--secure-port=%d", s.port),
 		"--tls-cert-file="+s.path("tls.crt"), "--tls-private-key-file="+s.path("tls.key"),
 		"--service-cluster-ip-range=10.0.0.0/24", "--authorization-mode=RBAC", "--token-auth-file="+s.path("tokens.csv"),
 		"--disable-admission-plugins=ServiceAccount", "--service-account-issuer=https://kubernetes.default.svc",
@@ -191,7 +192,7 @@ func (s *Server) StartControllers(t testing.TB, names string) {
 // Config is how an administrator reaches the server. It may be changed.
 func (s *Server) Config() *rest.Config {
 	return &rest.Config{
-		Host:            fmt.Sprintf("https://127.0.0.1:%d", s.port),
+		Host:            fmt.Sprintf("https://%s:%d", loopback.Host(), s.port),
 		BearerToken:     s.token,
 		TLSClientConfig: rest.TLSClientConfig{CAFile: s.CAFile()},
 		QPS:             -1, // no limit
@@ -237,15 +238,6 @@ func (s *Server) stop() {
 }
 
 func (s *Server) path(name string) string { return filepath.Join(s.dir, name) }
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
 
 // Kubectl runs kubectl as an administrator and returns what it printed.
 func (s *Server) Kubectl(t testing.TB, args ...string) (string, error) {

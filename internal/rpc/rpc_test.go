@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lockstep-csi/lockstep/internal/certs"
+	"github.com/lockstep-csi/lockstep/internal/loopback"
 	"github.com/lockstep-csi/lockstep/internal/rpc"
 )
 
@@ -33,7 +34,7 @@ func TestDialReconnectsAndIsVerified(t *testing.T) {
 	must(t, err)
 	address := ""
 	serve := func() (stop func()) {
-		l, err := net.Listen("tcp", firstOf(address, "127.0.0.1:0"))
+		l, err := net.Listen("tcp", firstOf(address, net.JoinHostPort(loopback.Host(), "0")))
 		must(t, err)
 		address = l.Addr().String()
 		srv := grpc.NewServer(rpc.ServerOptions(config)...)

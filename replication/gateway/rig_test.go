@@ -20,6 +20,7 @@ import (
 	replicationv1 "github.com/lockstep-csi/lockstep/api/replication/v1"
 	"github.com/lockstep-csi/lockstep/internal/certs"
 	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/internal/loopback"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/replication"
 )
@@ -119,7 +120,7 @@ type process struct {
 func (r *rig) start(address string, options []grpc.ServerOption, register func(*grpc.Server), closed func()) *process {
 	r.t.Helper()
 	if address == "" {
-		address = "127.0.0.1:0"
+		address = net.JoinHostPort(loopback.Host(), "0")
 	}
 	listener, err := net.Listen("tcp", address)
 	must(r.t, err)
@@ -209,10 +210,8 @@ func (r *rig) script(role string, s *scripted) *process {
 // nobody is an address at which nobody listens.
 func (r *rig) nobody() string {
 	r.t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := loopback.Free()
 	must(r.t, err)
-	address := listener.Addr().String()
-	must(r.t, listener.Close())
 	return address
 }
 

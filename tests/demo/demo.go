@@ -7,6 +7,7 @@ import (
 	"time"
 
 	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+	"github.com/lockstep-csi/lockstep/internal/loopback"
 	"github.com/lockstep-csi/lockstep/tests/harness"
 )
 
@@ -46,18 +47,18 @@ func (d *demo) lockstep(ctx context.Context, s *harness.Site, args ...string) (s
 // startSites is step 1.
 func (d *demo) startSites(ctx context.Context) error {
 	tls := d.env.Path("tls")
-	certs := []string{"certs", "--out", tls, "--site", "a=127.0.0.1", "--site", "b=127.0.0.1"}
+	certs := []string{"certs", "--out", tls, "--site", "a=" + loopback.Host(), "--site", "b=" + loopback.Host()}
 	d.command(append([]string{"lockstep"}, certs...)...)
 	if _, err := d.env.Lockstep(ctx, certs...); err != nil {
 		return err
 	}
 	addresses := map[string]string{}
 	for _, name := range []string{"a", "b"} {
-		port, err := harness.FreePort()
+		address, err := loopback.Free()
 		if err != nil {
 			return err
 		}
-		addresses[name] = "127.0.0.1:" + strconv.Itoa(port)
+		addresses[name] = address
 	}
 	for _, s := range []struct {
 		name, peer string

@@ -2,7 +2,8 @@ package harness
 
 import (
 	"context"
-	"strconv"
+
+	"github.com/lockstep-csi/lockstep/internal/loopback"
 )
 
 // Pair is two sites, a and b, that reach each other only through proxies.
@@ -15,18 +16,17 @@ type Pair struct {
 // StartPair makes certificates and runs both sites.
 func (e *Env) StartPair(ctx context.Context) (*Pair, error) {
 	tls := e.Path("tls")
-	if _, err := e.Lockstep(ctx, "certs", "--out", tls, "--site", "a=127.0.0.1", "--site", "b=127.0.0.1"); err != nil {
+	if _, err := e.Lockstep(ctx, "certs", "--out", tls, "--site", "a="+loopback.Host(), "--site", "b="+loopback.Host()); err != nil {
 		return nil, err
 	}
 	p := &Pair{}
 	var listen, metrics [2]string
 	for i, proxy := range []**Proxy{&p.ToA, &p.ToB} {
 		for _, address := range []*string{&listen[i], &metrics[i]} {
-			port, err := FreePort()
-			if err != nil {
+			var err error
+			if *address, err = loopback.Free(); err != nil {
 				return nil, err
 			}
-			*address = "127.0.0.1:" + strconv.Itoa(port)
 		}
 		var err error
 		if *proxy, err = e.StartProxy(listen[i]); err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -16,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lockstep-csi/lockstep/internal/loopback"
 )
 
 // postgresUser is whom the server runs as: it refuses to run as root.
@@ -28,7 +29,7 @@ const Database = "shop"
 // caller wants them, each below a mount point. fsync and full_page_writes are
 // on, as they are by default.
 type Postgres struct {
-	Port int // on 127.0.0.1, and in the name of the socket
+	Port int // on loopback.Host, and in the name of the socket
 
 	env        *Env
 	bin        string // directory of the programs
@@ -124,7 +125,7 @@ func (e *Env) newPostgres(name string) (*Postgres, error) {
 		env: e, bin: bin, credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)},
 		sockets: e.Path(name + "-sock"), log: e.Path(name + ".log"),
 	}
-	if p.Port, err = FreePort(); err != nil {
+	if p.Port, err = loopback.FreePort(); err != nil {
 		return nil, err
 	}
 	return p, p.mkdir(p.sockets, 0o700)
@@ -137,15 +138,6 @@ func (p *Postgres) mkdir(dir string, mode os.FileMode) error {
 	return os.Chown(dir, int(p.credential.Uid), int(p.credential.Gid))
 }
 
-// FreePort returns a TCP port of the loopback address that nobody listens on.
-func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
-}
-
 // Start runs the server and waits until it answers; crash recovery is part of
 // that.
 func (p *Postgres) Start(ctx context.Context) error {
@@ -155,7 +147,7 @@ func (p *Postgres) Start(ctx context.Context) error {
 	}
 	defer log.Close()
 	p.server = p.command(context.Background(), "postgres", "-D", p.data, "-p", strconv.Itoa(p.Port), "-k", p.sockets,
-		"-c", "listen_addresses=127.0.0.1", "-c", "fsync=on", "-c", "full_page_writes=on", "-c", "shared_buffers=64MB",
+		"-c", "listen_addresses="+loopback.Host(), "-c", "fsync=on", "-c", "full_page_writes=on", "-c", "shared_buffers=64MB",
 		"-c", "max_connections=40", "-c", "logging_collector=off")
 	p.server.Stdout, p.server.Stderr = log, log
 	if err := p.server.Start(); err != nil {

@@ -7,6 +7,8 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+
+	"github.com/lockstep-csi/lockstep/internal/loopback"
 )
 
 // Proxy is a TCP connection between two sites that can be cut. Traffic passes
@@ -24,10 +26,10 @@ type Proxy struct {
 	conns map[net.Conn]struct{}
 }
 
-// StartProxy listens on the loopback address and passes on to target. The
+// StartProxy listens at loopback.Host and passes on to target. The
 // target need not listen yet.
 func (e *Env) StartProxy(target string) (*Proxy, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", net.JoinHostPort(loopback.Host(), "0"))
 	if err != nil {
 		return nil, fmt.Errorf("start proxy: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lockstep-csi/lockstep/internal/loopback"
 	"github.com/lockstep-csi/lockstep/tests/harness"
 )
 
@@ -34,8 +35,8 @@ type thinned struct {
 
 func newThinned(ctx context.Context, t *testing.T, env *harness.Env) *thinned {
 	t.Helper()
-	metrics := must(harness.FreePort())(t)
-	site := must(env.StartSite(ctx, harness.SiteConfig{Name: "c", Metrics: fmt.Sprintf("127.0.0.1:%d", metrics)}))(t)
+	metrics := must(loopback.Free())(t)
+	site := must(env.StartSite(ctx, harness.SiteConfig{Name: "c", Metrics: metrics}))(t)
 	volumes := newBlockVolumes(ctx, t, site, 1, soakBytes, map[string]string{
 		"group": groupName, "checkpointInterval": "500ms", "history": soakHistory, "journalSize": fmt.Sprint(soakThinJournal),
 	})
