@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
@@ -190,6 +191,8 @@ type meetingFS struct {
 	vfs.FS
 	direct, cached, most *atomic.Int64
 	met                  *atomic.Bool
+	// expected is set when direct writes are going to be under way together.
+	expected *atomic.Bool
 }
 
 func (m meetingFS) Open(name string) (vfs.File, error) {
@@ -205,8 +208,12 @@ type meetingFile struct {
 	of meetingFS
 }
 
-// linger lets others come.
-func linger() {
+// linger lets others come, and waits for the first that is expected: it may get no
+// processor for a long time.
+func (f meetingFile) linger() {
+	for began := time.Now(); f.of.expected.Load() && f.of.most.Load() < 2 && time.Since(began) < 20*time.Second; {
+		runtime.Gosched()
+	}
 	for range 2000 {
 		runtime.Gosched()
 	}
@@ -217,7 +224,7 @@ func (f meetingFile) WriteDirectAt(p []byte, off int64) (int, error) {
 	for most := f.of.most.Load(); n > most && !f.of.most.CompareAndSwap(most, n); most = f.of.most.Load() {
 	}
 	defer f.of.direct.Add(-1)
-	linger()
+	f.linger()
 	if f.of.cached.Load() > 0 {
 		f.of.met.Store(true)
 	}
@@ -247,11 +254,12 @@ func (f meetingFile) PunchHole(off, length int64) error {
 
 // TestDirectAndCachedWritesDoNotMeet, while direct ones do, up to their number.
 func TestDirectAndCachedWritesDoNotMeet(t *testing.T) {
-	m := meetingFS{nil, new(atomic.Int64), new(atomic.Int64), new(atomic.Int64), new(atomic.Bool)}
+	m := meetingFS{nil, new(atomic.Int64), new(atomic.Int64), new(atomic.Int64), new(atomic.Bool), new(atomic.Bool)}
 	d := newDirectRig(t, func(fs vfs.FS) vfs.FS {
 		m.FS = fs
 		return m
 	})
+	m.expected.Store(true) // the volume begins with long runs, one beside the other
 	destageAll(t, d.s)
 	mustClose(t, d.s)
 	d.checkBaseOf(t, d.mem)
@@ -269,7 +277,7 @@ func TestVolumeThatFitsInMemoryIsCached(t *testing.T) {
 		cacheBytes int64
 		direct     bool
 	}{{0, false}, {directRigBytes, false}, {directRigBytes - 1, true}} {
-		m := meetingFS{nil, new(atomic.Int64), new(atomic.Int64), new(atomic.Int64), new(atomic.Bool)}
+		m := meetingFS{nil, new(atomic.Int64), new(atomic.Int64), new(atomic.Int64), new(atomic.Bool), new(atomic.Bool)}
 		d := newDirectRig(t, func(fs vfs.FS) vfs.FS {
 			m.FS = fs
 			return m
