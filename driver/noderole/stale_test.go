@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -195,7 +196,7 @@ func TestStaleDevice(t *testing.T) {
 	must(t, err)
 	api.await(t, 1) // which is whether the volume is attached
 	e.die()
-	read := readSector(t, target)
+	read := readWaiting(t, target)
 	api.await(t, api.count()+3)
 	api.fail(true)
 	api.await(t, api.count()+3)
@@ -211,7 +212,7 @@ func TestStaleDevice(t *testing.T) {
 	}
 
 	e.die()
-	read = readSector(t, target) // for which the device is there: nobody can be asked yet
+	read = readWaiting(t, target) // for which the device is there: nobody can be asked yet
 	api.await(t, api.count()+3)
 	api.fail(false)
 	if err := awaitRead(t, read); err == nil || !strings.Contains(err.Error(), "Input/output error") {
@@ -247,6 +248,27 @@ func readSector(t *testing.T, device string) <-chan error {
 		result <- err
 	}()
 	return result
+}
+
+// readWaiting is readSector of a device that nobody serves, and returns once the read
+// has reached it.
+func readWaiting(t *testing.T, device string) <-chan error {
+	t.Helper()
+	var node unix.Stat_t
+	must(t, unix.Stat(device, &node))
+	// Reads and writes under way, see the kernel's Documentation/block/stat.rst.
+	inFlight := fmt.Sprintf("/sys/dev/block/%d:%d/inflight", unix.Major(node.Rdev), unix.Minor(node.Rdev))
+	result := readSector(t, device)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		text, err := os.ReadFile(inFlight)
+		must(t, err)
+		if fields := strings.Fields(string(text)); len(fields) == 2 && fields[0] != "0" {
+			return result
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no read reaches the device")
+		}
+	}
 }
 
 // awaitRead is what came of a read.
