@@ -146,7 +146,7 @@ func TestAnOutdatedDeviceIsTakenAway(t *testing.T) {
 			}
 			expectBlocks(t, file, 2, 2, 2)
 			if !t.Failed() {
-				n.awaitDetached(engine.device)
+				n.awaitDetached(engine)
 			}
 			n.endWith(again)
 		})
@@ -293,7 +293,7 @@ func TestAnOutdatedDeviceGoesInItsTurn(t *testing.T) {
 		t.Errorf("a device of identity %q, takeover %t", now, keeper.Session().Takeover)
 	}
 	if !t.Failed() {
-		n.awaitDetached(engine.device)
+		n.awaitDetached(engine)
 	}
 	if err := keeper.Detach(testContext(t), true); err != nil {
 		t.Error(err)

@@ -138,33 +138,20 @@ func TestHolderKilledUnderVerify(t *testing.T) {
 	n := startKeepingNode(t)
 	file := n.newFile(64 << 20)
 	engine := n.startKeepingEngine("vol", file)
-	fio, report := n.verify(t, engine.device, "12")
-	holders, engines := 0, 0
-	for running := true; running; {
-		select {
-		case err := <-fio:
-			if err != nil {
-				t.Fatalf("after %d holders and %d engines: %v", holders, engines, err)
-			}
-			running = false
-		default:
-			n.replaceHolder()
-			n.awaitRestored("vol")
-			holders++
-			if holders%2 == 0 {
-				engine.kill()
-				engine = n.startKeepingEngine("vol", file)
-				engines++
-			}
+	fio := n.startVerify(engine.device, "--bs=4k", "--iodepth=32")
+	holders := 4 * killsEachRound * testRounds(t)
+	for k := range holders {
+		fio.awaitProgress(engine.device)
+		n.replaceHolder()
+		n.awaitRestored("vol")
+		if k%2 == 1 {
+			engine.kill()
+			engine = n.startKeepingEngine("vol", file)
 		}
 	}
-	if failed := fioErrors(t, report); failed != 0 {
-		t.Errorf("fio counted %d errors", failed)
-	}
-	if holders < 20 || engines < 10 {
-		t.Fatalf("only %d holders and %d engines were killed", holders, engines)
-	}
-	t.Logf("%d holders and %d engines killed, no error", holders, engines)
+	fio.awaitProgress(engine.device)
+	fio.finish()
+	t.Logf("%d holders and %d engines killed, no error", holders, holders/2)
 	if err := n.client.Detach(testContext(t), "vol", true); !errors.Is(err, holder.ErrLeased) {
 		t.Errorf("detach of what another client serves: %v, want ErrLeased", err)
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 	"github.com/lockstep-csi/lockstep/internal/endsignal"
 	"github.com/lockstep-csi/lockstep/node/holder"
+	"github.com/lockstep-csi/lockstep/node/loop"
 )
 
 // roleEnv makes the test binary play a holder or an engine process, so that
@@ -230,7 +231,12 @@ func (n *node) startHolder(idle string) {
 		}
 		config.Exe, config.Args = "unshare", append([]string{"--mount", "--propagation", n.unshare, exe}, config.Args...)
 	}
-	client, err := holder.Start(testContext(n), config)
+	ctx := testContext(n)
+	client, err := holder.Start(ctx, config)
+	// One that stays for a moment only may end before its client has come.
+	for errors.Is(err, holder.ErrClosed) && ctx.Err() == nil {
+		client, err = holder.Start(ctx, config)
+	}
 	if err != nil {
 		n.Fatal(err)
 	}
@@ -364,6 +370,8 @@ type engineProcess struct {
 	cmd    *exec.Cmd
 	out    io.Reader
 	device string
+	// attached is the device itself: its path is another's once it is gone.
+	attached loop.Device
 }
 
 // startEngine starts one and waits until it serves and has its block device.
@@ -415,6 +423,10 @@ func (n *node) awaitDevice(e *engineProcess) {
 			n.Fatal("engine process ended before it served")
 		}
 		e.device = strings.TrimSpace(text)
+		var err error
+		if e.attached, err = loop.Get(atoi(n, strings.TrimPrefix(e.device, "/dev/loop"))); err != nil {
+			n.Fatal(err)
+		}
 	case <-testContext(n).Done():
 		n.Fatal("engine process does not serve")
 	}

@@ -86,20 +86,16 @@ func (n *innerNode) unserved() holder.Unserved {
 	return found[0]
 }
 
-// awaitDetached waits until a device is attached to nothing.
-func (n *innerNode) awaitDetached(device string) {
+// awaitDetached waits until the device of an engine is gone. Its number may be
+// another device's by then, of whoever attaches one.
+func (n *innerNode) awaitDetached(e *engineProcess) {
 	n.Helper()
-	n.await(device+" goes with its last user", func() bool {
-		devices, err := loop.List()
-		if err != nil {
+	n.await(e.device+" goes with its last user", func() bool {
+		now, err := loop.Get(e.attached.Number)
+		if err != nil && !errors.Is(err, loop.ErrNotFound) {
 			n.Fatal(err)
 		}
-		for _, d := range devices {
-			if d.Path() == device {
-				return false
-			}
-		}
-		return true
+		return err != nil || now.Seq != e.attached.Seq || now.Name() != e.attached.Name()
 	})
 }
 
@@ -164,7 +160,7 @@ func TestRevoke(t *testing.T) {
 	if err := user.Close(); err != nil {
 		t.Error(err)
 	}
-	n.awaitDetached(engine.device)
+	n.awaitDetached(engine)
 	point = mountAt(t, again.device, n.dir)
 	if got, err := os.ReadFile(filepath.Join(point, "kept")); err != nil || !bytes.Equal(got, []byte("yes")) {
 		t.Errorf("on the new device: %q, %v", got, err)
@@ -176,7 +172,7 @@ func TestRevoke(t *testing.T) {
 	if err := n.holder.Revoke(testContext(t), n.unserved()); err != nil {
 		t.Error(err)
 	}
-	n.awaitDetached(again.device)
+	n.awaitDetached(again)
 }
 
 // TestRevokeSparesEngines: what was seen before an engine came counts no more, also
@@ -272,7 +268,7 @@ func TestRevokeInTheTurnOnly(t *testing.T) {
 	if err := n.holder.Revoke(testContext(t), n.unserved()); err != nil {
 		t.Error(err)
 	}
-	n.awaitDetached(engine.device)
+	n.awaitDetached(engine)
 }
 
 // TestUnservedOverHolders: a volume whose engine lives is not unserved for the next
