@@ -112,16 +112,27 @@ func guard[R any](ctx context.Context, fn func(context.Context) (R, error)) (val
 	return fn(ctx)
 }
 
-// enter takes a slot and the locks, waiting no longer than LockWait.
+// enter takes a slot and the locks, waiting no longer than LockWait for those that
+// others have.
 func (s *Server) enter(ctx context.Context, keys []string) (release func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	wait, cancel := context.WithTimeoutCause(ctx, s.cfg.LockWait, ErrBusy)
 	defer cancel()
 	select {
 	case s.ops.slots <- struct{}{}:
-	case <-wait.Done():
-		return nil, fmt.Errorf("wait for one of %d operations to end: %w", maxOperations, context.Cause(wait))
+	default:
+		select {
+		case s.ops.slots <- struct{}{}:
+		case <-wait.Done():
+			return nil, fmt.Errorf("wait for one of %d operations to end: %w", maxOperations, context.Cause(wait))
+		}
 	}
-	unlock, err := s.locks.Lock(wait, keys...)
+	unlock, free := s.locks.TryLock(keys...)
+	if !free {
+		unlock, err = s.locks.Lock(wait, keys...)
+	}
 	if err != nil {
 		<-s.ops.slots
 		if cause := context.Cause(wait); errors.Is(cause, ErrBusy) {

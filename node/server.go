@@ -161,8 +161,14 @@ func (s *Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRe
 	return out, nil
 }
 
-// lock takes a volume's turn, waiting no longer than LockWait.
+// lock takes a volume's turn, waiting no longer than LockWait for who has it.
 func (s *Server) lock(ctx context.Context, volume string) (unlock func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if unlock, free := s.locks.TryLock(volume); free {
+		return unlock, nil
+	}
 	wait, cancel := context.WithTimeoutCause(ctx, s.cfg.LockWait, ErrBusy)
 	defer cancel()
 	unlock, err = s.locks.Lock(wait, volume)

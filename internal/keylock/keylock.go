@@ -30,6 +30,27 @@ func (s *Set) Lock(ctx context.Context, keys ...string) (unlock func(), err erro
 	return sync.OnceFunc(func() { s.unlock(keys) }), nil
 }
 
+// TryLock takes every key if nobody has any of them, and waits for none. It is for
+// callers whose waits are bounded in time: what needs no wait is not to fail
+// because its process got no processor for that long.
+func (s *Set) TryLock(keys ...string) (unlock func(), free bool) {
+	keys = slices.Compact(slices.Sorted(slices.Values(keys)))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range keys {
+		if _, inUse := s.held[key]; inUse {
+			return nil, false
+		}
+	}
+	if s.held == nil {
+		s.held = make(map[string][]chan struct{})
+	}
+	for _, key := range keys {
+		s.held[key] = nil
+	}
+	return sync.OnceFunc(func() { s.unlock(keys) }), true
+}
+
 func (s *Set) lock(ctx context.Context, key string) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -68,6 +68,38 @@ func TestLockHonoursContext(t *testing.T) {
 	}
 }
 
+func TestTryLockTakesAllOrNothing(t *testing.T) {
+	var set Set
+	unlock, free := set.TryLock("a", "b", "a")
+	if !free {
+		t.Fatal("nobody has the keys")
+	}
+	if _, free := set.TryLock("c", "b"); free {
+		t.Error("took a key that somebody has")
+	}
+	other, free := set.TryLock("c")
+	if !free {
+		t.Fatal("a try in vain kept a key")
+	}
+	turn := make(chan error)
+	go func() {
+		unlock, err := set.Lock(context.Background(), "a")
+		if err == nil {
+			unlock()
+		}
+		turn <- err
+	}()
+	unlock()
+	unlock()
+	other()
+	if err := <-turn; err != nil {
+		t.Error(err)
+	}
+	if len(set.held) != 0 {
+		t.Errorf("%d keys left behind", len(set.held))
+	}
+}
+
 func TestLockServesInOrder(t *testing.T) {
 	var set Set
 	unlock, _ := set.Lock(context.Background(), "a")
