@@ -407,9 +407,7 @@ func TestAnEngineIsLeftToTheKubelet(t *testing.T) {
 			r.run(first, "node1")
 			<-done
 			c.crash(r)
-			if _, err := r.engines.Run(briefly(t), spec("node1")); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("got %v, want a wait for the kubelet", err)
-			}
+			r.expectRunWaits(spec("node1"), context.DeadlineExceeded, c.says)
 			if now := r.pod(exists); now.UID != first.UID || now.DeletionTimestamp != nil {
 				t.Error("the pod was replaced")
 			}

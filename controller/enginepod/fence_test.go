@@ -93,19 +93,35 @@ func (r *rig) serve(s enginepod.Spec) {
 	r.check((<-done).err)
 }
 
-// briefly bounds a wait that a test expects to be in vain.
-func briefly(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	t.Cleanup(cancel)
-	return ctx
+// expectWait makes a call that waits in vain, and is to end with want and name what
+// it waits for once its time is over. On a busy machine that may be before it has
+// come to the wait: then it gets longer.
+func (r *rig) expectWait(want error, what string, call func(context.Context) error) {
+	r.t.Helper()
+	for patience := 300 * time.Millisecond; ; patience *= 2 {
+		ctx, cancel := context.WithTimeout(r.ctx(), patience)
+		err := call(ctx)
+		cancel()
+		switch {
+		case errors.Is(err, want) && strings.Contains(err.Error(), what):
+			return
+		case patience > 10*time.Second || !errors.Is(err, context.DeadlineExceeded):
+			r.t.Fatalf("got %v, want %v that names %q", err, want, what)
+		}
+	}
 }
 
 func (r *rig) expectStopWaits(what string) {
 	r.t.Helper()
-	err := r.engines.Stop(briefly(r.t), volume)
-	if !errors.Is(err, enginepod.ErrNotFenced) || !strings.Contains(err.Error(), what) {
-		r.t.Fatalf("got %v, want ErrNotFenced that names %q", err, what)
-	}
+	r.expectWait(enginepod.ErrNotFenced, what, func(ctx context.Context) error { return r.engines.Stop(ctx, volume) })
+}
+
+func (r *rig) expectRunWaits(s enginepod.Spec, want error, what string) {
+	r.t.Helper()
+	r.expectWait(want, what, func(ctx context.Context) error {
+		_, err := r.engines.Run(ctx, s)
+		return err
+	})
 }
 
 // The rows of the fence, in their order.
@@ -129,10 +145,7 @@ func TestStopWaitsForEachPartOfTheFence(t *testing.T) {
 func TestNoEngineWhileAnotherNodeHasTheVolume(t *testing.T) {
 	r := newRig(t)
 	detach := r.attach(r.node("old"))
-	_, err := r.engines.Run(briefly(t), spec(r.node("n1")))
-	if !errors.Is(err, enginepod.ErrNotFenced) || !strings.Contains(err.Error(), r.node("old")) {
-		t.Fatalf("got %v, want ErrNotFenced that names the node", err)
-	}
+	r.expectRunWaits(spec(r.node("n1")), enginepod.ErrNotFenced, r.node("old"))
 	if _, err := r.client.CoreV1().Pods(r.ns).Get(r.ctx(), enginepod.Name(volume), metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Fatalf("get pod: %v, want that there is none", err)
 	}
@@ -180,9 +193,7 @@ func TestNoEngineWhileAnotherNodeHasTheJournal(t *testing.T) {
 		Spec:       storagev1.VolumeAttachmentSpec{Attacher: "x", NodeName: r.ns + "-n2", Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &pv}},
 	}, metav1.CreateOptions{})
 	r.check(err)
-	if _, err := r.engines.Run(briefly(t), s); !errors.Is(err, enginepod.ErrNotFenced) || !strings.Contains(err.Error(), pv) {
-		t.Errorf("got %v, want ErrNotFenced that names %s", err, pv)
-	}
+	r.expectRunWaits(s, enginepod.ErrNotFenced, pv)
 	r.check(attachments.Delete(r.ctx(), "csi-journal-"+r.ns, metav1.DeleteOptions{}))
 	r.serve(s)
 }
