@@ -7,11 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -26,6 +27,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/enginepod"
 	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/internal/certs"
+	"github.com/lockstep-csi/lockstep/internal/loopback"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/node/holder"
 )
@@ -119,12 +121,11 @@ func (n *node) keep(name string) (socket string) {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := loopback.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return address
 }
 
 // start starts the engine's process.
@@ -195,6 +196,25 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
+// completed is how many requests a device has completed; see the kernel's
+// Documentation/block/stat.rst.
+func completed(t *testing.T, device string) (n int) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(device), "stat"))
+	fields := strings.Fields(string(text))
+	if err != nil || len(fields) < 5 {
+		t.Fatalf("requests of %s: %q, %v", device, text, err)
+	}
+	for _, field := range []string{fields[0], fields[4]} { // reads and writes
+		k, err := strconv.Atoi(field)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += k
+	}
+	return n
+}
+
 // An engine process that is killed under verified I/O is replaced by another
 // one that nobody orders anything: fio sees pauses and no errors.
 func TestAnEngineProcessIsReplacedUnderIO(t *testing.T) {
@@ -217,7 +237,10 @@ func TestAnEngineProcessIsReplacedUnderIO(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- fio.Wait() }()
-	kills := 0
+	const between = 4000 // requests, from kill to kill
+	kills, last := 0, completed(t, state.Device)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
 	for running := true; running; {
 		select {
 		case err := <-done:
@@ -225,10 +248,12 @@ func TestAnEngineProcessIsReplacedUnderIO(t *testing.T) {
 				t.Errorf("fio: %v\n%s", err, said.String())
 			}
 			running = false
-		case <-time.After(time.Second): // load between two kills
-			n.kill()
-			kills++
-			n.start()
+		case <-tick.C:
+			if now := completed(t, state.Device); now >= last+between {
+				n.kill()
+				n.start()
+				kills, last = kills+1, now
+			}
 		}
 	}
 	if kills < 3 {
