@@ -2,6 +2,7 @@ package holder_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -10,13 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openDirect opens a block device past the page cache.
+// openDirect opens a device, or the file below it, for direct I/O. Go's poller does not
+// get to know it: at that the kernel asks the server of a FUSE file, in a call for which
+// the runtime gives no processor away. Where this process is the server, and has no
+// other processor or the runtime stops the world meanwhile, both wait for ever.
 func openDirect(t testing.TB, device string) *os.File {
 	t.Helper()
-	f, err := os.OpenFile(device, os.O_RDWR|unix.O_DIRECT, 0)
+	fd, err := unix.Open(device, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	for errors.Is(err, unix.EINTR) {
+		fd, err = unix.Open(device, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	f := os.NewFile(uintptr(fd), device)
 	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
