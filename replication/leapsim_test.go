@@ -225,7 +225,7 @@ func (w *leapWorld) breakDisk(v int) {
 	if w.rng.IntN(2) == 0 {
 		op, err = vfs.OpWrite, vfs.ErrNoSpace
 	}
-	m.fault.FailAt(m.fault.Count(op)+1, err, op)
+	m.fault.FailAfter(1, err, op)
 }
 
 // damage repeats, exchanges, drops or damages messages under way.

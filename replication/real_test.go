@@ -230,7 +230,7 @@ func (s *realStore) breakNext(flush bool) {
 	if flush {
 		op = vfs.OpSync
 	}
-	s.fault.FailAt(s.fault.Count(op)+1, errDisk, op)
+	s.fault.FailAfter(1, errDisk, op)
 }
 
 // heal is a wasted operation of each kind, which takes the fault.

@@ -147,7 +147,7 @@ func TestReopenUnderADevice(t *testing.T) {
 	if err := a.write(f, 1); err != nil {
 		t.Fatal(err)
 	}
-	a.fault.FailAt(a.fault.Count(vfs.OpSync)+1, errors.New("disk says no"), vfs.OpSync)
+	a.fault.FailAfter(1, errors.New("disk says no"), vfs.OpSync)
 	if err := a.write(f, 2); err == nil {
 		t.Fatal("a write was acknowledged that could not be synced")
 	}
@@ -192,7 +192,7 @@ func TestReopenUnderADevice(t *testing.T) {
 func TestDetachOfAVolumeThatDoesNotOpen(t *testing.T) {
 	a := attach(t)
 	f := a.open()
-	a.fault.FailAt(a.fault.Count(vfs.OpSync)+1, errors.New("disk says no"), vfs.OpSync)
+	a.fault.FailAfter(1, errors.New("disk says no"), vfs.OpSync)
 	if err := a.write(f, 2); err == nil {
 		t.Fatal("a write was acknowledged that could not be synced")
 	}

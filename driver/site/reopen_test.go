@@ -31,7 +31,7 @@ func TestReopenOfAPoisonedVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	dev := s.exports.device(volumeA)
-	fault.FailAt(fault.Count(vfs.OpSync)+1, errors.New("disk says no"), vfs.OpSync)
+	fault.FailAfter(1, errors.New("disk says no"), vfs.OpSync)
 	if err := dev.WriteAt(ctx, bytes.Repeat([]byte{3}, 512), 0, true); err == nil {
 		t.Fatal("a write was acknowledged that could not be synced")
 	}
@@ -209,7 +209,7 @@ func TestANewPrimaryEndsAnUnfinishedOperation(t *testing.T) {
 		mem := vfs.NewMem()
 		fault := vfs.NewFault(mem)
 		s := prepared(t, fault)
-		fault.FailAt(fault.Count(vfs.OpCommit)+k, errors.New("disk says no"), vfs.OpCommit)
+		fault.FailAfter(k, errors.New("disk says no"), vfs.OpCommit)
 		_, err := s.Groups().StartRewind(ctx, "shop", "pin:before", false)
 		if g, descErr := s.Groups().Summary(context.Background(), "shop"); descErr != nil || g.State.Pending == nil {
 			_ = s.Close() // its database may be the one that failed

@@ -94,7 +94,8 @@ func (f *Fault) count(kinds []Op) int64 {
 // Mem loses what it should have made durable as Linux does, so that a Sync
 // after it succeeds and helps nothing. Several may be armed.
 //
-// FailAt(f.Count(OpSync)+1, err, OpSync) fails the next Sync.
+// One that has begun already does not fail: where others may be at work, see
+// FailAfter.
 func (f *Fault) FailAt(k int64, err error, kinds ...Op) {
 	f.arm(rule{at: k, kinds: kinds, err: err})
 }
@@ -104,19 +105,29 @@ func (f *Fault) FailFrom(k int64, err error, kinds ...Op) {
 	f.arm(rule{at: k, onward: true, kinds: kinds, err: err})
 }
 
+// FailAfter is FailAt for the k-th operation from now on.
+//
+// FailAfter(1, err, OpSync) fails the next Sync.
+func (f *Fault) FailAfter(k int64, err error, kinds ...Op) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rules = append(f.rules, rule{at: f.count(kinds) + k, kinds: kinds, err: err})
+}
+
 // CrashAt makes the k-th operation of the given kinds, or of all if none is
-// given, and after it every call of whatever kind fail with ErrCrashed.
+// given, and after it every call of whatever kind fail with ErrCrashed. If the
+// k-th has begun already it is the next one.
 // Nothing of the operation is done. The file system below is not touched: the
 // test goes on with Mem.Crash or Mem.KillClone.
 func (f *Fault) CrashAt(k int64, kinds ...Op) {
-	f.arm(rule{at: k, kinds: kinds, err: ErrCrashed})
+	f.arm(rule{at: k, onward: true, kinds: kinds, err: ErrCrashed})
 }
 
 // CrashTornAt is CrashAt, but of the operation a part may be done before the
 // crash, as rng decides: of a write any number of its first bytes, of anything
 // else all or nothing. Only one crash may be armed.
 func (f *Fault) CrashTornAt(k int64, rng *rand.Rand, kinds ...Op) {
-	f.arm(rule{at: k, kinds: kinds, err: ErrCrashed})
+	f.arm(rule{at: k, onward: true, kinds: kinds, err: ErrCrashed})
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.torn = rng

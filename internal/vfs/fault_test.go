@@ -229,6 +229,24 @@ func TestTornCrash(t *testing.T) {
 	}
 }
 
+// What a test arms by a number that others pass meanwhile comes nevertheless.
+func TestWhatIsArmedLate(t *testing.T) {
+	f := vfs.NewFault(memWith(t, "/store"))
+	count := f.Count()
+	file, err := f.Create("/store/a") // somebody else
+	must(t, err, f.SyncDir("/store"))
+	f.FailAfter(2, errInjected, vfs.OpSync)
+	must(t, file.Sync())
+	if err := file.Sync(); !errors.Is(err, errInjected) {
+		t.Errorf("the second sync from then on: %v, want the injected error", err)
+	}
+	must(t, file.Sync())
+	f.CrashAt(count + 1)
+	if err := file.Sync(); !errors.Is(err, vfs.ErrCrashed) || !f.Crashed() {
+		t.Errorf("after a crash that was to be before: %v, want ErrCrashed", err)
+	}
+}
+
 // Whoever repeats a failed Sync and believes it loses data here as on Linux.
 func TestSyncAfterAFailedSyncHelpsNothing(t *testing.T) {
 	m := memWith(t, "/store")
@@ -239,7 +257,7 @@ func TestSyncAfterAFailedSyncHelpsNothing(t *testing.T) {
 	must(t, err, file.Sync())
 	_, err = file.WriteAt(sectors("bb"), 0)
 	must(t, err)
-	f.FailAt(f.Count(vfs.OpSync)+1, errInjected, vfs.OpSync)
+	f.FailAfter(1, errInjected, vfs.OpSync)
 	if err := file.Sync(); !errors.Is(err, errInjected) {
 		t.Fatalf("got %v, want the injected error", err)
 	}
