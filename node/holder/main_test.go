@@ -423,9 +423,11 @@ func (n *node) awaitDevice(e *engineProcess) {
 			n.Fatal("engine process ended before it served")
 		}
 		e.device = strings.TrimSpace(text)
-		var err error
-		if e.attached, err = loop.Get(atoi(n, strings.TrimPrefix(e.device, "/dev/loop"))); err != nil {
-			n.Fatal(err)
+		if number, isLoop := strings.CutPrefix(e.device, "/dev/loop"); isLoop {
+			var err error
+			if e.attached, err = loop.Get(atoi(n, number)); err != nil {
+				n.Fatal(err)
+			}
 		}
 	case <-testContext(n).Done():
 		n.Fatal("engine process does not serve")
