@@ -31,27 +31,28 @@ func (f *Fleet) newHandover(ctx context.Context, v *volume) *handover {
 }
 
 // consider begins a handover if the engine was told to end, or is to be
-// upgraded, unless one is under way.
-func (h *handover) consider(spec EngineSpec) {
+// upgraded, unless one is under way. Only an engine that is wanted although it
+// leaves gets a successor: one that has said so since the plan was made is
+// looked at again.
+func (h *handover) consider(p plan) {
 	if h.stop != nil {
 		return
 	}
 	f := h.fleet
 	f.mu.Lock()
-	state, outdated := h.v.state, h.v.outdated
-	answers := h.v.client != nil
+	outdated, answers := h.v.outdated, h.v.client != nil
 	f.mu.Unlock()
-	leaves := state.Leaving && h.leaving != state.Incarnation
+	leaves := p.leaving != "" && h.leaving != p.leaving
 	if !answers || !leaves && !outdated {
 		return
 	}
 	do := f.cfg.Engines.Upgrade
 	if h.upgrade = !leaves; leaves {
-		h.leaving, do = state.Incarnation, f.cfg.Engines.HandOver
+		h.leaving, do = p.leaving, f.cfg.Engines.HandOver
 	}
 	ctx, stop := context.WithTimeout(h.ctx, handoverTimeout)
 	h.stop, h.began = stop, true
-	f.joined.Go(func() { h.done <- do(ctx, spec) })
+	f.joined.Go(func() { h.done <- do(ctx, p.spec) })
 }
 
 // ended takes the outcome of a handover.

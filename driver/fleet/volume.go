@@ -97,6 +97,9 @@ type plan struct {
 	spec EngineSpec
 	// again is when to look again without being woken; zero: never.
 	again time.Time
+	// leaving is the incarnation of the engine that was told to end by somebody else
+	// when this was decided; empty: there was none.
+	leaving string
 }
 
 // plan decides whether an engine is wanted, and where.
@@ -119,13 +122,16 @@ func (f *Fleet) plan(v *volume) plan {
 	case st.Role == group.RoleReplica, st.Pending != nil, f.attachedLocked(st.Name), f.owesLocked(v, st):
 		p.run = true
 	}
+	if v.leavesLocked() {
+		p.leaving = v.state.Incarnation
+	}
 	now := f.cfg.Clock.Now()
 	if !p.run && known && !r.Retired && !v.gone && !v.abandoned && now.Before(v.expectedUntil) {
 		p.run, p.again = true, v.expectedUntil
 	}
 	if p.run {
 		v.until = now.Add(f.cfg.Linger)
-	} else if v.leavesLocked() {
+	} else if p.leaving != "" {
 		v.until = now // it was kept long enough
 	} else if v.running && now.Before(v.until) && !v.gone {
 		p.run, p.again = true, v.until
@@ -318,7 +324,7 @@ func (f *Fleet) serve(v *volume, p plan) {
 			}
 		}
 		p = next
-		h.consider(p.spec)
+		h.consider(p)
 	}
 }
 
