@@ -65,6 +65,7 @@ func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error
 		return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
 	}
 	if n.Fill != nil {
+		defer f.hold(v)() // what has filled it is what it is going to be attached to
 		if err := f.fill(ctx, v, *n.Fill); err != nil {
 			return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
 		}
