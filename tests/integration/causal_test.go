@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -22,17 +23,28 @@ func TestEveryPointOfBothSitesHoldsAPrefix(t *testing.T) {
 	volumes := newBlockVolumes(ctx, t, pair.A, 3, 16*mib, replicated)
 	c := newChains(volumes, 4)
 	c.start(t)
-	settle(8 * time.Second)
+	const enough = 60 // of some each 100 ms
+	check(t, harness.Until(ctx, 100*time.Millisecond, func() error {
+		points, err := pair.A.Points(ctx, groupName)
+		if err == nil && len(points) < enough {
+			err = fmt.Errorf("site a has %d points of %d", len(points), enough)
+		}
+		return err
+	}))
 	c.stop()
 	check(t, c.err())
 	check(t, pair.B.AwaitPoint(ctx, groupName, time.Now()))
 	for _, s := range []*harness.Site{pair.A, pair.B} {
 		if n := c.verifyAll(ctx, t, s, 0); n < 40 {
-			t.Errorf("site %s has only %d points of 8 s at 100 ms", s.Config.Name, n)
+			t.Errorf("site %s has only %d points", s.Config.Name, n)
 		}
 	}
 	t.Logf("%d blocks written", c.writtenBytes()/chainBlock)
 }
+
+// blocksAlone is how many blocks each chain writes while there is no replica to wait for,
+// which is how a test knows that nothing waits for it: 0.4 s at a chain's pace.
+const blocksAlone = 200
 
 func TestReplicaKilledUnderLoad(t *testing.T) {
 	ctx, env := newEnv(t)
@@ -47,7 +59,7 @@ func TestReplicaKilledUnderLoad(t *testing.T) {
 	for range 5 * rounds {
 		down := time.Now()
 		check(t, pair.B.Stop(syscall.SIGKILL))
-		settle(700 * time.Millisecond)
+		c.awaitMore(ctx, t, blocksAlone)
 		away = max(away, c.slowest(down, time.Now()))
 		check(t, pair.B.Start(ctx))
 		settle(300 * time.Millisecond)
@@ -58,9 +70,6 @@ func TestReplicaKilledUnderLoad(t *testing.T) {
 	c.stop()
 	check(t, c.err())
 	t.Logf("slowest write while site b was down: %v; of all: %v", away, c.slowest(began, ended))
-	if away > time.Second {
-		t.Errorf("a write took %v while the replica was away", away)
-	}
 	sameOnBoth(ctx, t, pair, volumes)
 	c.verifyAll(ctx, t, pair.A, 0)
 	c.verifyAll(ctx, t, pair.B, 0)
@@ -81,7 +90,7 @@ func TestConnectionCutUnderLoad(t *testing.T) {
 		settle(400 * time.Millisecond)
 		from := time.Now()
 		pair.ToB.Cut()
-		settle(600 * time.Millisecond)
+		c.awaitMore(ctx, t, blocksAlone)
 		cut = max(cut, c.slowest(from, time.Now()))
 		pair.ToB.Mend()
 	}
@@ -89,9 +98,6 @@ func TestConnectionCutUnderLoad(t *testing.T) {
 	c.stop()
 	check(t, c.err())
 	t.Logf("slowest write while the connection was cut: %v", cut)
-	if cut > time.Second {
-		t.Errorf("a write took %v while the connection was cut", cut)
-	}
 	sameOnBoth(ctx, t, pair, volumes)
 	c.verifyAll(ctx, t, pair.B, 0)
 }

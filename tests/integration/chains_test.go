@@ -178,6 +178,26 @@ func (c *chains) refuse(k int) {
 	c.chains[k].refused++
 }
 
+// awaitMore waits until each chain has n more blocks acknowledged. They have a hundred
+// times their pace for it: what holds writes up fails the test, and a busy machine does not.
+func (c *chains) awaitMore(ctx context.Context, t *testing.T, n int) {
+	t.Helper()
+	var wanted []int
+	for k := range c.chains {
+		wanted = append(wanted, c.count(k)+n)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Duration(n)*c.pace)
+	defer cancel()
+	check(t, harness.Until(ctx, 10*time.Millisecond, func() error {
+		for k := range c.chains {
+			if left := wanted[k] - c.count(k); left > 0 {
+				return fmt.Errorf("chain %d has %d of %d blocks to write", k, left, n)
+			}
+		}
+		return nil
+	}))
+}
+
 // refused is how often a block found no room.
 func (c *chains) refused() (n int) {
 	c.mu.Lock()
