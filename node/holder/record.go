@@ -1,12 +1,16 @@
 package holder
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 )
@@ -44,17 +48,41 @@ func recordPath(dir, volume string) string {
 	return filepath.Join(dir, recordsDir, volume+recordSuffix)
 }
 
-// save replaces the record of its volume.
+// save replaces the record of its volume. Where there is no room for another file it is
+// written over the one that there is, or a device could not be taken over on a full disk.
 func (r record) save(dir string) error {
 	r.Version = recordVersion
 	content, err := json.Marshal(r)
 	if err == nil {
-		err = replaceFile(recordPath(dir, r.Volume), append(content, '\n'))
+		content = append(content, '\n')
+		err = replaceFile(recordPath(dir, r.Volume), content)
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		_ = os.Remove(recordPath(dir, r.Volume) + ".new") // the beginning of one
+		if overwrite(recordPath(dir, r.Volume), content) == nil {
+			err = nil
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("record volume %s: %w", r.Volume, err)
 	}
 	return nil
+}
+
+// overwrite writes content over a file that is there, with spaces behind it as far as the
+// file goes: nothing that reads it minds them. It is one write within a block, which a
+// process that is killed does whole or not at all.
+func overwrite(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		padding := max(info.Size()-int64(len(content)), 0)
+		_, err = f.WriteAt(append(slices.Clone(content), bytes.Repeat([]byte{' '}, int(padding))...), 0)
+	}
+	return errors.Join(err, f.Close())
 }
 
 func removeRecord(dir, volume string) error {
