@@ -2,7 +2,8 @@
 # Usage: tools/e2e.sh [go test arguments, such as -run '^TestKit']
 #        tools/e2e.sh external [DRIVER.yaml [flags of the suite]]
 #
-# Runs the tests of tests/e2e in real clusters, prints what they say as they say it, and ends with
+# Runs the tests of tests/e2e in real clusters, prints what they say as they say it, and ends with why those failed
+# that did, and the line
 #
 #     N passed, N failed, N skipped
 #

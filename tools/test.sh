@@ -2,7 +2,8 @@
 # Usage: tools/test.sh [go test arguments, or packages]
 #
 # Runs the tests with a temporary directory of their own, looks afterwards
-# whether anything was left behind, and ends with the line
+# whether anything was left behind, and ends with why those failed that did, and
+# the line
 #
 #     N passed, N failed, N skipped
 #

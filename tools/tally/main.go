@@ -10,7 +10,7 @@ import (
 )
 
 func main() {
-	summary := flag.String("summary", "", "file for the last line; empty: standard output")
+	summary := flag.String("summary", "", "file for the last lines; empty: standard output")
 	live := flag.Bool("live", false, "print what tests say as they say it")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -23,19 +23,19 @@ func main() {
 	}
 }
 
-// run tallies in, reports to out as it goes, and writes the last line to the
-// file named summary, or to out if that is empty.
+// run tallies in, reports to out as it goes, and writes why tests failed and the
+// last line to the file named summary, or to out if that is empty.
 func run(in io.Reader, out io.Writer, summary string, live bool) error {
 	t := newTally(out)
 	t.live = live
 	readErr := feed(in, t)
 	t.finish()
-	line := t.line() + "\n"
+	last := t.reasons.String() + t.line() + "\n"
 	if summary == "" {
-		if _, err := io.WriteString(out, line); err != nil {
+		if _, err := io.WriteString(out, last); err != nil {
 			return fmt.Errorf("write result: %w", err)
 		}
-	} else if err := os.WriteFile(summary, []byte(line), 0o644); err != nil {
+	} else if err := os.WriteFile(summary, []byte(last), 0o644); err != nil {
 		return fmt.Errorf("write result: %w", err)
 	}
 	switch {

@@ -24,20 +24,27 @@ type name struct{ pkg, test string }
 // tally counts tests.
 type tally struct {
 	out                     io.Writer
-	live                    bool                      // print output as it comes
-	running                 map[name]*strings.Builder // output of tests that have not ended
-	parents                 map[name]bool             // tests with subtests
-	failedBelow             map[name]bool             // parents with a subtest that failed
-	pending                 map[string]string         // output of packages outside of tests
-	counts                  map[string]int            // tests counted, by package
-	failures                map[string]int            // of them failed, by package
-	built                   map[string]string         // output of builds, by import path
+	live                    bool               // print output as it comes
+	running                 map[name]*progress // tests that have not ended
+	parents                 map[name]bool      // tests with subtests
+	failedBelow             map[name]bool      // parents with a subtest that failed
+	pending                 map[string]string  // output of packages outside of tests
+	counts                  map[string]int     // tests counted, by package
+	failures                map[string]int     // of them failed, by package
+	built                   map[string]string  // output of builds, by import path
+	reasons                 strings.Builder    // why what failed did, to be repeated at the end
 	passed, failed, skipped int
+}
+
+// progress is a test that has not ended.
+type progress struct {
+	output   strings.Builder // empty when it was printed as it came
+	messages said
 }
 
 func newTally(out io.Writer) *tally {
 	return &tally{
-		out: out, running: map[name]*strings.Builder{}, parents: map[name]bool{}, failedBelow: map[name]bool{},
+		out: out, running: map[name]*progress{}, parents: map[name]bool{}, failedBelow: map[name]bool{},
 		pending: map[string]string{}, counts: map[string]int{}, failures: map[string]int{}, built: map[string]string{},
 	}
 }
@@ -62,10 +69,11 @@ func (t *tally) add(e event) {
 		t.built[e.ImportPath] += e.Output
 	case e.Action == "build-fail":
 		t.print("%s", t.built[e.ImportPath])
+		fmt.Fprintf(&t.reasons, "failed: build of %s\n%s", e.ImportPath, ending(t.built[e.ImportPath]))
 	case e.Test == "":
 		t.addPackage(e)
 	case e.Action == "run":
-		t.running[n] = &strings.Builder{}
+		t.running[n] = &progress{}
 		if t.live {
 			t.print("---- %s\n", e.Test)
 		}
@@ -75,10 +83,12 @@ func (t *tally) add(e event) {
 	case e.Action == "output":
 		if t.live && !strings.HasPrefix(e.Output, "=== ") {
 			t.print("%s", e.Output)
-			return
 		}
-		if b := t.running[n]; b != nil {
-			b.WriteString(e.Output)
+		if p := t.running[n]; p != nil {
+			p.messages.add(e.Output)
+			if !t.live {
+				p.output.WriteString(e.Output)
+			}
 		}
 	case e.Action == "pass", e.Action == "fail", e.Action == "skip":
 		t.end(n, e.Action)
@@ -96,15 +106,21 @@ func (n name) parent() (name, bool) {
 
 // end counts a test that ended, unless its subtests count in its place.
 func (t *tally) end(n name, outcome string) {
-	text := ""
-	if b := t.running[n]; b != nil {
-		text = b.String()
+	text, messages := "", ""
+	if p := t.running[n]; p != nil {
+		text, messages = p.output.String(), p.messages.text()
 	}
 	delete(t.running, n)
+	if t.live {
+		text = messages // the rest has been printed, and it may be long
+	}
 	if t.parents[n] && (outcome != "fail" || t.failedBelow[n]) {
 		if outcome == "fail" {
 			t.blame(n)
 			t.print("%s", text) // what it logged itself may tell why
+			if messages != "" {
+				t.repeat(n, messages)
+			}
 		}
 		return
 	}
@@ -123,7 +139,19 @@ func (t *tally) end(n name, outcome string) {
 		t.failures[n.pkg]++
 		t.blame(n)
 		t.print("FAIL %s %s\n%s", n.pkg, n.test, text)
+		t.repeat(n, messages)
 	}
+}
+
+// repeat notes what a failed test said, for the end. Of one of very many its name is
+// enough.
+func (t *tally) repeat(n name, messages string) {
+	if t.reasons.Len() > maxReasonBytes {
+		messages = "    see above\n"
+	} else if messages == "" {
+		messages = "    it did not say why\n"
+	}
+	fmt.Fprintf(&t.reasons, "failed: %s (%s)\n%s", n.test, n.pkg, messages)
 }
 
 // blame notes that the parents of n failed because of it.
@@ -151,7 +179,6 @@ func (t *tally) addPackage(e event) {
 	case "output":
 		if t.live {
 			t.print("%s", e.Output)
-			return
 		}
 		t.pending[e.Package] += e.Output
 	case "pass", "skip":
@@ -166,7 +193,10 @@ func (t *tally) addPackage(e event) {
 			died = true // or did not build
 		}
 		if died {
-			t.print("%s", t.pending[e.Package])
+			if !t.live {
+				t.print("%s", t.pending[e.Package])
+			}
+			fmt.Fprintf(&t.reasons, "failed: %s\n%s", e.Package, ending(t.pending[e.Package]))
 		}
 		t.print("FAIL %s: %d of %d tests failed in %.1f s\n", e.Package, t.failures[e.Package], t.counts[e.Package], e.Elapsed)
 		delete(t.pending, e.Package)

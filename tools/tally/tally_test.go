@@ -102,7 +102,8 @@ func TestSummaryFile(t *testing.T) {
 	}
 }
 
-// TestLive checks that what a test says is printed before it ends, and once.
+// TestLive checks that what a test says is printed before it ends, and once; what it
+// said when it failed is repeated after all that it printed.
 func TestLive(t *testing.T) {
 	const begun = `{"Action":"start","Package":"p"}
 {"Action":"run","Package":"p","Test":"A"}
@@ -124,8 +125,9 @@ func TestLive(t *testing.T) {
 	if err := feed(strings.NewReader(rest), live); err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(out.String(), "halfway"); n != 1 || !strings.Contains(out.String(), "--- FAIL: A (2.00s)") {
-		t.Errorf("what the test said is printed %d times, want once, with how it ended:\n%s", n, out.String())
+	want := "---- A\n    a_test.go:1: halfway\n--- FAIL: A (2.00s)\nFAIL p A\n    a_test.go:1: halfway\nFAIL p: 1 of 1 tests failed in 0.0 s\n"
+	if out.String() != want {
+		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
 	}
 	if want := "0 passed, 1 failed, 0 skipped"; live.line() != want {
 		t.Errorf("last line is %q, want %q", live.line(), want)
