@@ -25,8 +25,6 @@ const (
 	release = "lockstep"
 	// provisioner is the driver's name that values-kit.yaml leaves at its default.
 	provisioner = "csi.lockstep.dev"
-	// volumeLabel is on everything that a volume has in SystemNamespace.
-	volumeLabel = "lockstep.dev/volume"
 )
 
 // releases are the installations that this run made, and takes away again.
