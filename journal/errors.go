@@ -36,9 +36,10 @@ var (
 	ErrPoisoned = errors.New("store poisoned by an earlier I/O error")
 	// ErrTailLost: a sync of the journal failed, and records that were appended, and
 	// acknowledged, without having been flushed may have gone with it: the system takes
-	// what it could not write for written, and tells so once. A store that fails so is
-	// poisoned, too; Open fails so, once, where nobody else was told. Who relies on what was
-	// appended, as the users of a device do, has to be told before the next Open.
+	// what it could not write for written, and tells so once. One that was not tried
+	// (vfs.ErrRefused) takes nothing. A store that fails so is poisoned, too; Open fails
+	// so, once, where nobody else was told. Who relies on what was appended, as the users
+	// of a device do, has to be told before the next Open.
 	ErrTailLost = errors.New("records that were not flushed may be lost")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("store is closed")

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -101,14 +102,16 @@ func (s *Store) syncSegment(g *segment) error {
 	return s.syncFile(&g.syncMu, tailFile{g.file}, g.name)
 }
 
-// tailFile is a file with records, of which a sync that fails may take some away.
+// tailFile is a file with records, of which a sync that fails may take some away. One
+// that was refused was not tried, and takes nothing.
 type tailFile struct{ vfs.File }
 
 func (f tailFile) Sync() error {
-	if err := f.File.Sync(); err != nil {
+	err := f.File.Sync()
+	if err != nil && !errors.Is(err, vfs.ErrRefused) {
 		return fmt.Errorf("%w: %w", ErrTailLost, err)
 	}
-	return nil
+	return err
 }
 
 // syncBase makes the base and its checksums durable, in no order: what a crash

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 
@@ -45,6 +46,37 @@ func TestTailLost(t *testing.T) {
 		// A sync of the journal that was under way.
 		if err := s.poison(tailFile{failingFile{err: disk}}.Sync()); !errors.Is(err, ErrPoisoned) || !errors.Is(s.Err(), ErrTailLost) {
 			t.Errorf("a sync beside it: %v, want ErrPoisoned and ErrTailLost", err)
+		}
+	})
+	// A lease that is lost refuses what nobody has tried: the system has it all still, and
+	// this machine's next Open finds it.
+	t.Run("a flush is refused", func(t *testing.T) {
+		mem := vfs.NewMem()
+		var refused error
+		cfg := Config{FS: vfs.Gated{FS: mem, Pass: func() error { return refused }}, Dir: "/store", SegmentBytes: MinSegmentBytes}
+		if err := Create(cfg, Spec{Volume: VolumeID{1}, SizeBytes: 1 << 20}); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := bytes.Repeat([]byte("x"), SectorBytes)
+		if _, err := s.Write(want, 0); err != nil {
+			t.Fatal(err)
+		}
+		refused = errors.New("the lease is lost")
+		if err := s.Flush(t.Context()); !errors.Is(err, ErrPoisoned) || !errors.Is(err, refused) || errors.Is(err, ErrTailLost) {
+			t.Errorf("flush: %v, want ErrPoisoned and not ErrTailLost", err)
+		}
+		_ = s.Close() // it has failed
+		cfg.FS = mem
+		if s, err = Open(cfg); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, SectorBytes)
+		if err := errors.Join(s.ReadAt(got, 0), s.Close()); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("the next Open reads %.8q, %v, want what was written", got, err)
 		}
 	})
 	t.Run("an open fails", func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/engine/lease"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 )
@@ -137,6 +138,42 @@ func TestADeviceIsNotTakenOverAfterASyncThatFailsAtTheNextStart(t *testing.T) {
 				t.Fatal("nothing was synced")
 			}
 			here.expect(t, counts{made: 2, revoked: 1})
+		})
+	}
+}
+
+// An engine that has lost its lease may not sync any more, whatever it has in its journal.
+// That is not a disk that failed: an engine that follows on this machine finds it all, and
+// one elsewhere has a device of its own.
+func TestADeviceIsTakenOverAfterASyncThatTheLeaseRefused(t *testing.T) {
+	for name, act := range map[string]func(d *device) error{
+		"a flush":    func(d *device) error { return d.Flush(ctx) },
+		"a write":    func(d *device) error { return d.WriteAt(ctx, make([]byte, 512), 512, false) },
+		"at the end": func(*device) error { return engine.ErrPoisoned },
+	} {
+		t.Run(name, func(t *testing.T) {
+			here := &devices{name: "here"}
+			r := newRig(t, newNetwork(), 1)
+			r.stop()
+			var lost atomic.Bool
+			r.node, r.files = here, vfs.Gated{FS: r.fs, Pass: func() error {
+				if lost.Load() {
+					return lease.ErrLost
+				}
+				return nil
+			}}
+			r.start()
+			o := r.primary(1, 1)
+			o.Attach = &control.Attach{BlockBytes: 512}
+			r.order(o)
+			write(t, here.attached(), 0, 1)
+			lost.Store(true)
+			if err := act(here.attached()); !errors.Is(err, engine.ErrPoisoned) {
+				t.Fatalf("%v, want ErrPoisoned", err)
+			}
+			r.replaced()
+			here.expect(t, counts{made: 1, taken: 1})
+			expect(t, here.attached(), 0, 1)
 		})
 	}
 }

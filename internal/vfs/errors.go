@@ -24,6 +24,9 @@ var (
 	ErrNoDirect = errors.New("the file system has no such direct writes")
 	// ErrClosed: the file, lock or database was closed before the call.
 	ErrClosed = errors.New("file is closed")
+	// ErrRefused: a Gated had no permission for a change, which was not tried. It is
+	// wrapped around the reason.
+	ErrRefused = errors.New("the change is not permitted")
 	// ErrCrashed: a simulated file system lost its power, or its process,
 	// before or during the call. Nothing is known of what the call did.
 	ErrCrashed = errors.New("file system has crashed")

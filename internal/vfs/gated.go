@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"fmt"
 	"io"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
@@ -8,8 +9,8 @@ import (
 
 // Gated is a file system that changes nothing without permission: each call
 // that would change a file, a name or a database first asks Pass, which waits
-// until the permission is there, and fails for good with its error. Reads go
-// through. It is for a process that may only write while it holds a lease.
+// until the permission is there, and fails for good with ErrRefused and its error.
+// Reads go through. It is for a process that may only write while it holds a lease.
 //
 // A call that was let pass is not taken back; whoever gives permission leaves
 // room for it.
@@ -22,9 +23,17 @@ type Gated struct {
 
 var _ FS = Gated{}
 
+// pass is Pass, whose error says that nothing was tried.
+func (g Gated) pass() error {
+	if err := g.Pass(); err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return nil
+}
+
 // Create implements FS.
 func (g Gated) Create(name string) (File, error) {
-	if err := g.Pass(); err != nil {
+	if err := g.pass(); err != nil {
 		return nil, err
 	}
 	return g.file(g.FS.Create(name))
@@ -37,12 +46,12 @@ func (g Gated) file(f File, err error) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return gatedFile{f, g.Pass}, nil
+	return gatedFile{f, g.pass}, nil
 }
 
 // Remove implements FS.
 func (g Gated) Remove(name string) error {
-	if err := g.Pass(); err != nil {
+	if err := g.pass(); err != nil {
 		return err
 	}
 	return g.FS.Remove(name)
@@ -50,7 +59,7 @@ func (g Gated) Remove(name string) error {
 
 // RemoveAll implements FS.
 func (g Gated) RemoveAll(name string) error {
-	if err := g.Pass(); err != nil {
+	if err := g.pass(); err != nil {
 		return err
 	}
 	return g.FS.RemoveAll(name)
@@ -58,7 +67,7 @@ func (g Gated) RemoveAll(name string) error {
 
 // Rename implements FS.
 func (g Gated) Rename(oldname, newname string) error {
-	if err := g.Pass(); err != nil {
+	if err := g.pass(); err != nil {
 		return err
 	}
 	return g.FS.Rename(oldname, newname)
@@ -66,7 +75,7 @@ func (g Gated) Rename(oldname, newname string) error {
 
 // Link implements FS.
 func (g Gated) Link(oldname, newname string) error {
-	if err := g.Pass(); err != nil {
+	if err := g.pass(); err != nil {
 		return err
 	}
 	return g.FS.Link(oldname, newname)
@@ -74,7 +83,7 @@ func (g Gated) Link(oldname, newname string) error {
 
 // MkdirAll implements FS.
 func (g Gated) MkdirAll(name string) error {
-	if err := g.Pass(); err != nil {
+	if err := g.pass(); err != nil {
 		return err
 	}
 	return g.FS.MkdirAll(name)
@@ -82,7 +91,7 @@ func (g Gated) MkdirAll(name string) error {
 
 // Lock implements FS: the lock's file may have to be made.
 func (g Gated) Lock(name string) (io.Closer, error) {
-	if err := g.Pass(); err != nil {
+	if err := g.pass(); err != nil {
 		return nil, err
 	}
 	return g.FS.Lock(name)
@@ -90,14 +99,14 @@ func (g Gated) Lock(name string) (io.Closer, error) {
 
 // OpenDB implements FS.
 func (g Gated) OpenDB(name string) (kv.DB, error) {
-	if err := g.Pass(); err != nil {
+	if err := g.pass(); err != nil {
 		return nil, err
 	}
 	db, err := g.FS.OpenDB(name)
 	if err != nil {
 		return nil, err
 	}
-	return gatedDB{db, g.Pass}, nil
+	return gatedDB{db, g.pass}, nil
 }
 
 // gatedFile is an open file of a Gated.

@@ -57,8 +57,8 @@ func TestGatedChangesNothingWithoutPermission(t *testing.T) {
 		"Update":        func() error { return db.Update(func(kv.Tx) error { t.Error("an update ran"); return nil }) },
 	}
 	for name, change := range changes {
-		if err := change(); !errors.Is(err, errShut) {
-			t.Errorf("%s: %v, want to be refused", name, err)
+		if err := change(); !errors.Is(err, errShut) || !errors.Is(err, vfs.ErrRefused) {
+			t.Errorf("%s: %v, want ErrRefused with its reason", name, err)
 		}
 	}
 	before := asked
