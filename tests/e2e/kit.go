@@ -24,7 +24,8 @@ type Kit struct {
 	cluster *Cluster
 }
 
-// run runs a command of the kit and returns what it printed.
+// run runs a command of the kit and returns what it printed; an error has what it
+// complained of.
 func (k *Kit) run(ctx context.Context, args ...string) (string, error) {
 	return k.runWithin(ctx, kitTimeout, args...)
 }
@@ -37,9 +38,11 @@ func (k *Kit) runWithin(ctx context.Context, timeout time.Duration, args ...stri
 	cmd.WaitDelay = 5 * time.Second
 	// What the kit starts outlives the run, and must not pass for something that the run left behind.
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "TMPDIR=") })
-	out, err := cmd.CombinedOutput()
+	var complaints strings.Builder
+	cmd.Stderr = &complaints
+	out, err := cmd.Output()
 	if err != nil {
-		return string(out), fmt.Errorf("cluster %s: %w: %s", strings.Join(args, " "), err, out)
+		return string(out), fmt.Errorf("cluster %s: %w: %s%s", strings.Join(args, " "), err, out, complaints.String())
 	}
 	return string(out), nil
 }

@@ -20,18 +20,21 @@ import (
 // waits then, and some more on a busy machine.
 const staleTimeout = 4 * time.Minute
 
-// onNode runs a shell's command in the namespaces of a node, which may be cut off.
+// onNode runs a shell's command in the namespaces of a node, which may be cut off. It may
+// take as long as the node needs to be back, its volumes to move, and all that is left to go.
 func (k *Kit) onNode(ctx context.Context, node, command string) (string, error) {
 	number, _ := strings.CutPrefix(node, fmt.Sprintf("site%d-node", k.Site))
-	return k.runWithin(ctx, staleTimeout, "node", "exec", "--site", strconv.Itoa(k.Site), "--node", number, "--", "sh", "-c", command)
+	return k.runWithin(ctx, nodeTimeout+fenceTimeout+staleTimeout, "node", "exec", "--site", strconv.Itoa(k.Site), "--node", number, "--", "sh", "-c", command)
 }
 
 // leftDevice is the device that a node has of a volume which is about to move.
 type leftDevice struct {
 	kit     *Kit
 	node    string
+	volume  string
 	device  string        // /dev/loopN
 	file    string        // its name, of this node and this attachment alone
+	since   time.Time     // when it was found
 	reading <-chan string // what ended reading it
 }
 
@@ -40,13 +43,13 @@ type leftDevice struct {
 func (k *Kit) leaveDevice(t *testing.T, node, volume string) *leftDevice {
 	t.Helper()
 	// Nodes of the kit have one kernel: a device is a node's by the directory of its plugin.
-	find := `id=$(cat /var/lib/kubelet/plugins/csi.lockstep.dev/devices/.id); for b in /sys/block/loop*/loop/backing_file; do case $(cat $b) in *device-$id-*-` + volume + `*) echo $b $(cat $b);; esac; done`
+	find := `id=$(cat /var/lib/kubelet/plugins/csi.lockstep.dev/devices/.id); cd /sys/block; for b in loop*; do f=$(cat $b/loop/backing_file 2>/dev/null); case $f in *device-$id-*-` + volume + `*) echo $b $f;; esac; done`
 	out, err := k.onNode(t.Context(), node, find)
 	words := strings.Fields(out)
 	if err != nil || len(words) < 2 {
 		t.Fatalf("device of volume %s on node %s: %q, %v", volume, node, out, err)
 	}
-	left := &leftDevice{kit: k, node: node, device: "/dev/" + strings.Split(words[0], "/")[3], file: path.Base(words[1])}
+	left := &leftDevice{kit: k, node: node, volume: volume, device: "/dev/" + words[0], file: path.Base(words[1]), since: time.Now()}
 	reading := make(chan string, 1)
 	left.reading = reading
 	go func() {
@@ -58,7 +61,8 @@ func (k *Kit) leaveDevice(t *testing.T, node, volume string) *leftDevice {
 }
 
 // check waits until the device is gone from its node, which is back, with all that
-// had been mounted of the volumes of pod, and reports how long that took since then.
+// had been mounted of the volumes of pod, and reports how long that took since then. It
+// is the node plugin that takes it away, which tells of it.
 func (l *leftDevice) check(t *testing.T, back time.Time, pod *corev1.Pod, over string) {
 	t.Helper()
 	select {
@@ -79,23 +83,32 @@ func (l *leftDevice) check(t *testing.T, back time.Time, pod *corev1.Pod, over s
 		return err
 	})
 	Report(t, Figure{Name: "node that was cut off back to stale device gone, journaled " + over, Got: time.Since(back).Seconds(), Unit: "s"})
-	if text := l.pluginLog(t); !strings.Contains(text, "not attached to this node any more is taken away") || !strings.Contains(text, l.device) {
-		t.Errorf("the node plugin does not tell of it: %s", text)
-	}
+	// It tells of it when it has done it, which is seen before.
+	WaitFor(t, podTimeout, "the node plugin of "+l.node+" to tell of "+l.device, func(ctx context.Context) error {
+		text, err := l.pluginLog(ctx)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(text) {
+			if strings.Contains(line, "not attached to this node any more is taken away") && strings.Contains(line, l.volume) && strings.Contains(line, l.device) {
+				return nil
+			}
+		}
+		return fmt.Errorf("it tells of %q", endOfLog(text, logLines))
+	})
 }
 
-// pluginLog is the end of what the node plugin of the device's node has logged.
-func (l *leftDevice) pluginLog(t *testing.T) string {
-	t.Helper()
-	pods := env.A.Client.CoreV1().Pods(SystemNamespace)
-	list, err := pods.List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=node", FieldSelector: "spec.nodeName=" + l.node})
-	if err != nil || len(list.Items) != 1 {
-		t.Fatalf("node plugin of %s: %d pods, %v", l.node, len(list.Items), err)
-	}
-	lines := int64(500)
-	text, err := pods.GetLogs(list.Items[0].Name, &corev1.PodLogOptions{Container: "node", TailLines: &lines}).DoRaw(t.Context())
+// pluginLog is what the node plugin of the device's node has logged since the device was
+// found.
+func (l *leftDevice) pluginLog(ctx context.Context) (string, error) {
+	plugins, err := env.A.nodePlugins(ctx)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	return string(text)
+	pod, found := plugins[l.node]
+	if !found {
+		return "", fmt.Errorf("there is no node plugin on %s", l.node)
+	}
+	text, err := env.A.Client.CoreV1().Pods(SystemNamespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: "node", SinceTime: &metav1.Time{Time: l.since}}).DoRaw(ctx)
+	return string(text), err
 }
