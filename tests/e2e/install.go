@@ -17,7 +17,7 @@ import (
 
 // installTimeout is how long each workload of an installation may take to be
 // ready.
-const installTimeout = 3 * time.Minute
+const installTimeout = 5 * time.Minute
 
 // helmTimeout bounds a run of Helm, its compilation included.
 const helmTimeout = 10 * time.Minute

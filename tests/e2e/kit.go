@@ -13,7 +13,7 @@ import (
 )
 
 // kitTimeout bounds one command of the kit; the longest boots a node.
-const kitTimeout = 3 * time.Minute
+const kitTimeout = 5 * time.Minute
 
 // Kit is the power over one site that tests/cluster made. What a test
 // switches off is switched on again at its end.

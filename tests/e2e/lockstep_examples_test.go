@@ -49,7 +49,7 @@ func TestLockstepExamples(t *testing.T) {
 	ns.sql("shop-0", "CREATE TABLE orders (id int PRIMARY KEY); INSERT INTO orders VALUES (1)")
 
 	ns.applyExample("snapshot.yaml")
-	ns.Kubectl("", "wait", "--for=jsonpath={.status.readyToUse}=true", "--timeout=90s", "volumesnapshot/shop-marker", "volumegroupsnapshot/shop-all")
+	ns.Kubectl("", "wait", "--for=jsonpath={.status.readyToUse}=true", "--timeout="+volumeTimeout.String(), "volumesnapshot/shop-marker", "volumegroupsnapshot/shop-all")
 	ns.sql("shop-0", "INSERT INTO orders VALUES (2)")
 	ns.AwaitPoint("shop", time.Now())
 	moment := time.Now().Truncate(time.Second).Add(time.Second)

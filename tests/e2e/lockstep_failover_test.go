@@ -23,7 +23,7 @@ const (
 	failoverLoad = 4 * time.Second
 	// returnTimeout is how long a site whose nodes were off may take to run its
 	// pods again and to follow the other one.
-	returnTimeout = 3 * time.Minute
+	returnTimeout = 5 * time.Minute
 )
 
 // disaster is two sites with two groups: "shop", PostgreSQL on two claims, and
@@ -136,7 +136,7 @@ func (d *disaster) prefix(even, odd int) {
 // lose takes the power of all of a's nodes away under load.
 func (d *disaster) lose() {
 	d.t.Helper()
-	go func() { _, _ = d.onA.Pgbench(d.t.Context(), 2, pluginTimeout) }() // ends with its node
+	go func() { _, _ = d.onA.Pgbench(d.t.Context(), 2, loadTimeout) }() // ends with its node
 	WaitFor(d.t, podTimeout, "transactions of pgbench", func(ctx context.Context) error {
 		done, err := d.onA.Query(ctx, "SELECT count(*) FROM pgbench_history")
 		if err == nil && done == "0" {

@@ -20,7 +20,7 @@ const (
 	// controllerMemory is what it may have with them, in MiB.
 	controllerMemory = 128
 	// manyTimeout covers making, or removing, all of them on a busy machine.
-	manyTimeout = 5 * time.Minute
+	manyTimeout = 8 * time.Minute
 )
 
 // TestLockstepManyVolumes measures the controller's memory with 100 volumes, each

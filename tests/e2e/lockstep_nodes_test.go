@@ -30,7 +30,7 @@ var movable = []string{"backing-attachable", "backing-shared"}
 // another one: Kubernetes removes the lost pods after 20 s to 40 s, a lease is
 // taken over 40 s after it was last renewed, and the controller may have to
 // start anew.
-const fenceTimeout = 3 * time.Minute
+const fenceTimeout = 5 * time.Minute
 
 // countScript writes a counter to the first sector of a device, and prints each
 // value when it is durable.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 )
 
 // TestLockstepSnapshotAtRest takes a snapshot of a group that no pod uses, whose
@@ -42,7 +41,7 @@ func TestLockstepSnapshotAtRest(t *testing.T) {
 // awaitRest waits until volumes have no engines.
 func (n *Namespace) awaitRest(volumes ...string) {
 	n.t.Helper()
-	WaitFor(n.t, 2*time.Minute, "engines that nothing uses to stop", func(ctx context.Context) error {
+	WaitFor(n.t, volumeTimeout, "engines that nothing uses to stop", func(ctx context.Context) error {
 		for _, volume := range volumes {
 			pod, err := n.EnginePod(ctx, volume)
 			if err != nil {

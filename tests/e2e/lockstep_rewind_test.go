@@ -40,7 +40,7 @@ func TestLockstepRewind(t *testing.T) {
 	r.p.CreateDatabase(1)
 	r.orders = r.p.StartLedger("orders", 2)
 	go func() {
-		_, err := r.p.Pgbench(t.Context(), 2, pluginTimeout) // until its pod is stopped
+		_, err := r.p.Pgbench(t.Context(), 2, loadTimeout) // until its pod is stopped
 		r.load <- err
 	}()
 	r.await(20)

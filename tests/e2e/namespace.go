@@ -53,11 +53,13 @@ func (c *Cluster) newNamespace(t testing.TB, object metav1.ObjectMeta) *Namespac
 	}
 	n := &Namespace{Cluster: c, Namespace: made.Name, t: t}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*cleanTimeout)
-		defer cancel()
 		if t.Failed() {
+			ctx, cancel := context.WithTimeout(context.Background(), dumpTimeout)
+			defer cancel()
 			c.Dump(ctx, t.Output(), n.Namespace)
 		}
+		ctx, cancel := context.WithTimeout(context.Background(), podTimeout+volumeTimeout+cleanTimeout)
+		defer cancel()
 		if err := n.remove(ctx); err != nil {
 			t.Errorf("clean up: %v", err)
 		}

@@ -20,7 +20,7 @@ const binary = "../../bin/lockstep"
 
 // pluginTimeout bounds a command of the plugin; the longest waits for pods to
 // stop.
-const pluginTimeout = 3 * time.Minute
+const pluginTimeout = 5 * time.Minute
 
 // Plugin runs `kubectl lockstep` against the cluster and returns what it
 // printed; an error has what it complained of.
@@ -158,7 +158,7 @@ func (n *Namespace) AwaitGroup(name, what string, ok func(*v1alpha1.ConsistencyG
 
 // groupTimeout is how long a group may take to get into a state; its status is
 // written every 10 s when nothing but figures changes.
-const groupTimeout = 90 * time.Second
+const groupTimeout = 4 * time.Minute
 
 // AwaitPoint waits until a group can be recovered to a moment that is not before
 // t, as its controller says.

@@ -10,22 +10,29 @@ import (
 	"github.com/lockstep-csi/lockstep/tests/harness"
 )
 
+// The limits are for a machine that is several times slower than the usual one, and
+// busy. Nothing is measured by them: figures tell how long a thing takes.
 const (
 	// pollEvery is how often a condition is looked at, and so the resolution
 	// of figures that end with one.
 	pollEvery = 50 * time.Millisecond
 	// podTimeout is how long a pod may take to be scheduled, get its volumes
-	// and start, on a busy machine.
-	podTimeout = 90 * time.Second
+	// and start. A kubelet that finds a volume not attached yet looks again after
+	// twice as long each time, up to two minutes.
+	podTimeout = 4 * time.Minute
 	// volumeTimeout is how long a volume may take to be made or taken away.
-	volumeTimeout = 90 * time.Second
+	volumeTimeout = 4 * time.Minute
 	// nodeTimeout is how long Kubernetes may take to notice that a node is
 	// gone (20 to 25 s in the kit, 40 to 50 s elsewhere) or is back.
-	nodeTimeout = 2 * time.Minute
+	nodeTimeout = 3 * time.Minute
 	// execTimeout is how long a script in a pod may run.
-	execTimeout = time.Minute
-	// cleanTimeout is how long a namespace may take to be taken away.
-	cleanTimeout = 2 * time.Minute
+	execTimeout = 2 * time.Minute
+	// loadTimeout is more than a test needs to end a load that it has started.
+	loadTimeout = 10 * time.Minute
+	// cleanTimeout is how long a namespace, or what a test has made, may take to be taken away.
+	cleanTimeout = 4 * time.Minute
+	// dumpTimeout is how long a dump of a cluster may take.
+	dumpTimeout = time.Minute
 )
 
 // final is an error that waiting longer does not change.
