@@ -118,6 +118,9 @@ func (f *Fleet) wantAttached(ctx context.Context, v *volume, want Attachment) er
 	if err := f.change(ctx, v, func(r *record) { r.Attach = &want }); err != nil {
 		return err
 	}
+	f.mu.Lock()
+	v.abandoned = false // by a detach that was given up: an engine that is being stopped has a successor
+	f.mu.Unlock()
 	f.expectNothing(v)
 	f.pokeGroup(r.Group)
 	return nil

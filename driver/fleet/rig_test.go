@@ -93,6 +93,8 @@ type cluster struct {
 	// when the engine has been given its node and has not started.
 	run   func(ctx context.Context, spec fleet.EngineSpec) error
 	begin func(ctx context.Context, spec fleet.EngineSpec) error
+	// stop, unless nil, is called by each Stop before it does anything.
+	stop func(ctx context.Context) error
 	// unfit, unless nil, is why engines cannot serve a device.
 	unfit error
 	// waiting, unless nil, is called by engines that ask what waits on their node.
@@ -290,7 +292,15 @@ func (c *cluster) Template() (template string, manual bool, err error) {
 }
 
 // Stop implements fleet.Engines.
-func (c *cluster) Stop(_ context.Context, id journal.VolumeID) error {
+func (c *cluster) Stop(ctx context.Context, id journal.VolumeID) error {
+	c.mu.Lock()
+	stop := c.stop
+	c.mu.Unlock()
+	if stop != nil {
+		if err := stop(ctx); err != nil {
+			return err
+		}
+	}
 	c.kill(id)
 	return nil
 }
