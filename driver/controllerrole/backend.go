@@ -144,7 +144,7 @@ func toController(err error) error {
 		{fleet.ErrExhausted, controller.ErrExhausted}, {journal.ErrFull, controller.ErrExhausted}, {engine.ErrNoSpace, controller.ErrExhausted},
 		{fleet.ErrExists, controller.ErrExists}, {journal.ErrExists, controller.ErrExists}, {journal.ErrPinExists, controller.ErrExists},
 		{groups.ErrInUse, controller.ErrInUse}, {journal.ErrHeld, controller.ErrInUse},
-		{group.ErrRole, controller.ErrNotPrimary}, {group.ErrNoPoint, controller.ErrNoPoint}, {group.ErrBadSelector, controller.ErrInvalid},
+		{group.ErrRole, controller.ErrNotPrimary}, {groups.ErrAbsent, controller.ErrPrecondition}, {group.ErrNoPoint, controller.ErrNoPoint}, {group.ErrBadSelector, controller.ErrInvalid},
 		{group.ErrBarrier, controller.ErrBarrier}, {group.ErrBusy, controller.ErrBusy}, {journal.ErrHorizon, controller.ErrPointGone},
 		{journal.ErrCorrupt, controller.ErrDamaged}, {fleet.ErrClosed, controller.ErrClosed}, {fleet.ErrNoEngine, controller.ErrUnavailable},
 	} {

@@ -13,7 +13,7 @@ import (
 
 // Attach provides the volume's block device on a node and returns its path
 // there. Idempotent; groups.ErrInUse if it is attached elsewhere or with other
-// options. An engine on another node is stopped first, and this one starts
+// options, groups.ErrAbsent if nothing of it ever arrived here. An engine on another node is stopped first, and this one starts
 // only when that can write no more.
 //
 // It does not wait for an engine that has been given its node and has yet to start,
@@ -106,6 +106,9 @@ func (f *Fleet) wantAttached(ctx context.Context, v *volume, want Attachment) er
 	defer unlock()
 	if st, err := f.groups.State(r.Group); err != nil || st.Role != group.RolePrimary {
 		return fmt.Errorf("attach %s: site %s is not primary for group %s: fail over first: %w", r.title(), f.cfg.Site, r.Group, group.ErrRole)
+	}
+	if f.isAbsent(v) {
+		return fmt.Errorf("attach %s: %w: the site that was the primary has it", r.title(), groups.ErrAbsent)
 	}
 	if a := r.Attach; a != nil {
 		if a.Node != want.Node || a.Attach != want.Attach {

@@ -24,6 +24,9 @@ type Volume struct {
 	State      control.State
 	Err        error // why the engine does not answer; nil if it is not wanted
 	Trouble    error // why a backing volume is smaller than it should be
+	// Absent: nothing of it had arrived when this site became primary for its group.
+	// Of a replica it says nothing.
+	Absent bool
 }
 
 // Volumes describes all volumes, by id.
@@ -52,7 +55,7 @@ func (f *Fleet) Volume(id journal.VolumeID) (Volume, error) {
 func describe(v *volume) Volume {
 	r := v.record
 	out := Volume{ID: r.ID, Name: r.Name, Group: r.Group, SizeBytes: r.SizeBytes, Claim: r.Backing.Claim, Retired: r.Retired,
-		Placement: r.Placement, Attach: r.Attach, Attributes: r.Attributes, Connected: v.client != nil, State: v.state, Trouble: v.trouble}
+		Placement: r.Placement, Attach: r.Attach, Attributes: r.Attributes, Connected: v.client != nil, State: v.state, Trouble: v.trouble, Absent: v.isAbsentLocked()}
 	if v.running {
 		out.Node, out.Err = v.node, v.failure
 	}

@@ -89,6 +89,9 @@ func (m member) Pin(ctx context.Context, name string, at journal.Position) error
 }
 
 func (m member) Unpin(ctx context.Context, name string) error {
+	if m.fleet.isAbsent(m.v) {
+		return nil
+	}
 	c, err := m.client()
 	if err != nil {
 		return err
@@ -105,6 +108,9 @@ func (m member) Hold(ctx context.Context, name string, at journal.Position, d ti
 }
 
 func (m member) SetWritable(ctx context.Context, writable bool) error {
+	if m.fleet.isAbsent(m.v) {
+		return nil // nobody can write to it
+	}
 	if writable {
 		m.setWithdrawn(false)
 	}
@@ -113,6 +119,9 @@ func (m member) SetWritable(ctx context.Context, writable bool) error {
 }
 
 func (m member) SetRetention(ctx context.Context, _ group.Settings) error {
+	if m.fleet.isAbsent(m.v) {
+		return nil // it has nothing to keep
+	}
 	_, err := m.fleet.reorder(ctx, m.v, nil)
 	return err
 }
@@ -121,6 +130,9 @@ func (m member) SetRetention(ctx context.Context, _ group.Settings) error {
 // and did not live to make durable counts as well. So does one of a group that
 // the volume was in before: within a store numbers rise.
 func (m member) Newest(ctx context.Context) (journal.Checkpoint, error) {
+	if m.fleet.isAbsent(m.v) {
+		return journal.Checkpoint{}, fmt.Errorf("%s: %w", members{m.fleet}.Title(m.id), groups.ErrAbsent)
+	}
 	c, err := m.client()
 	if err != nil {
 		return journal.Checkpoint{}, err

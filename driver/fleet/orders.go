@@ -34,9 +34,9 @@ func (f *Fleet) send(ctx context.Context, v *volume, edit func(*control.Orders),
 	}
 	defer unlock()
 	f.mu.Lock()
-	r, client, failure, withdrawn := v.record, v.client, v.failure, v.withdrawn
+	r, client, failure, withdrawn, store := v.record, v.client, v.failure, v.withdrawn, v.state.Store
 	f.mu.Unlock()
-	next, err := f.ordersFor(r)
+	next, err := f.ordersFor(r, store)
 	if err != nil {
 		return control.State{}, err
 	}
@@ -83,8 +83,8 @@ func orUnknown(err error) error {
 }
 
 // ordersFor are a volume's orders as its record and its group say, with the
-// revision and the writability of the last ones.
-func (f *Fleet) ordersFor(r record) (control.Orders, error) {
+// revision and the writability of the last ones. store is what its engine has told.
+func (f *Fleet) ordersFor(r record, store *control.StoreState) (control.Orders, error) {
 	o := control.Orders{Volume: r.ID, Group: r.Group, Revision: r.Orders.Revision, Writable: r.Orders.Writable, SizeBytes: r.SizeBytes, Term: 1, Role: control.Primary}
 	if r.Attach != nil && !r.Attach.Leaving {
 		how := r.Attach.Attach
@@ -101,6 +101,9 @@ func (f *Fleet) ordersFor(r record) (control.Orders, error) {
 		if r.Backing.JournalClass != "" { // the budget grows behind the claim
 			o.JournalBytes = min(journalBytes(st.Settings, r.SizeBytes), r.Backing.JournalBytes)
 		}
+	}
+	if !mayMake(r, store) {
+		o.SizeBytes = 0
 	}
 	if o.Role == control.Primary && r.Fill != nil {
 		if o.Fill, err = f.fillOf(*r.Fill); err != nil {

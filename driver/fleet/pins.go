@@ -72,7 +72,7 @@ func (f *Fleet) UnpinPoint(ctx context.Context, name, pin string) error {
 // unpin drops a pin from a volume once its engine has opened the store: before
 // that it knows of none.
 func (f *Fleet) unpin(ctx context.Context, v *volume, pin string) error {
-	if _, err := f.served(ctx, v); err != nil {
+	if err := f.awake(ctx, v); err != nil || f.isAbsent(v) {
 		return err
 	}
 	client, err := f.connected(ctx, v)

@@ -34,7 +34,7 @@ func (f *Fleet) wake(ctx context.Context, name string, volumes []*volume) (relea
 	starting, waiting := errgroup.WithContext(ctx)
 	for _, v := range volumes {
 		holds = append(holds, f.hold(v))
-		starting.Go(func() error { _, err := f.served(waiting, v); return err })
+		starting.Go(func() error { return f.awake(waiting, v) })
 	}
 	if err := starting.Wait(); err != nil {
 		release()
@@ -51,6 +51,16 @@ func (f *Fleet) wake(ctx context.Context, name string, volumes []*volume) (relea
 		return nil, err
 	}
 	return release, nil
+}
+
+// awake is served for one of several: a volume of which nothing has arrived does not
+// keep its group.
+func (f *Fleet) awake(ctx context.Context, v *volume) error {
+	_, err := f.served(ctx, v)
+	if errors.Is(err, control.ErrNoStore) && f.isAbsent(v) {
+		return nil
+	}
+	return err
 }
 
 // served waits until a volume's engine answers and has its orders carried out.

@@ -191,14 +191,18 @@ func (g *Groups) startPrimary(ctx, runCtx context.Context, r *running, st group.
 }
 
 // admit lets the members that are there take writes, and makes them the
-// coordinator's.
+// coordinator's. One of which there is nothing is in no checkpoint: nobody has
+// written to it here.
 func (g *Groups) admit(ctx context.Context, coord *group.Coordinator, st group.State) {
 	members, newest := make([]group.Member, len(st.Members)), make([]journal.Checkpoint, len(st.Members))
 	var admitting sync.WaitGroup
 	for i, id := range st.Members {
 		admitting.Go(func() {
 			var err error
-			if members[i], newest[i], err = g.admitMember(ctx, id); err != nil {
+			if members[i], newest[i], err = g.admitMember(ctx, id); errors.Is(err, ErrAbsent) {
+				g.cfg.Log.Warn("a group does without a member", "group", st.Name, "volume", id, "error", err)
+				members[i] = nil
+			} else if err != nil {
 				g.cfg.Log.Warn("a member does not take part: its group takes no recovery points", "group", st.Name, "volume", id, "error", err)
 				members[i] = absentMember{id, err}
 			}
@@ -208,7 +212,7 @@ func (g *Groups) admit(ctx context.Context, coord *group.Coordinator, st group.S
 	for _, c := range newest {
 		coord.Raise(c.Number, c.Time)
 	}
-	coord.SetMembers(members)
+	coord.SetMembers(slices.DeleteFunc(members, func(m group.Member) bool { return m == nil }))
 }
 
 // admitMember lets one member take writes. It may have to attach its device.

@@ -15,6 +15,10 @@ import (
 // ErrInUse means that a device is still open, mounted for example.
 var ErrInUse = errors.New("device is in use")
 
+// ErrAbsent means that a member has nothing at this site, and never had: the site
+// became the primary before anything of it arrived.
+var ErrAbsent = errors.New("nothing of the volume had arrived when this site became the primary")
+
 // Member is one volume of a group as the group's operations need it. Its
 // methods may be called concurrently and repeated.
 type Member interface {
@@ -30,7 +34,7 @@ type Member interface {
 	// Members), under a name: journal.Store's. journal.ErrHorizon, journal.ErrUnknownPosition.
 	Hold(ctx context.Context, name string, at journal.Position, d time.Duration) error
 	// Newest is the newest durable checkpoint of the member; number 0 if it
-	// has none.
+	// has none. ErrAbsent.
 	Newest(ctx context.Context) (journal.Checkpoint, error)
 	// CheckUnused returns ErrInUse while the member's device is open, and
 	// otherwise sees to it that nothing of its content is cached any more.

@@ -237,6 +237,22 @@ func TestAFailoverFindsWhatIsThere(t *testing.T) {
 	}
 }
 
+// A volume of which nothing had arrived gets no claim, which would be one of nothing, and
+// the recovery says that it has left it out.
+func TestAFailoverLeavesOutWhatHadNotArrived(t *testing.T) {
+	s := newReplica(t)
+	s.plane.volume(s.ids[1], func(v *fleet.Volume) { v.Absent = true })
+	s.want()
+	st, err := s.failover(newRecoverer(t, s.server.Config(), s.plane), 0)
+	if err != nil || st.Phase != v1alpha1.PhaseCompleted || len(st.Claims) != 1 || st.Claims[0].Claim != "data" || !strings.Contains(st.Message, s.namespace+"/log") {
+		t.Errorf("%+v, %v", st, err)
+	}
+	var claim corev1.PersistentVolumeClaim
+	if err := s.Get(t.Context(), client.ObjectKey{Namespace: s.namespace, Name: "log"}, &claim); !apierrors.IsNotFound(err) {
+		t.Errorf("claim of a volume that is not there: %v", err)
+	}
+}
+
 // Two failovers of one group that are made at once take turns: the first is done,
 // and the second says that there is nothing left to do.
 func TestTwoFailoversAtOnce(t *testing.T) {

@@ -30,7 +30,8 @@ const provisionedBy = "pv.kubernetes.io/provisioned-by"
 const volumePrefix = "lockstep-"
 
 // publish makes the members usable here: known to CSI, then a PersistentVolume
-// and a claim for each, bound to each other.
+// and a claim for each, bound to each other. There is nothing to use of a volume that
+// had not arrived; a recovery that has left one out says so to its end.
 func (r *recoverer) publish(ctx context.Context, rec *v1alpha1.Recovery) error {
 	st, ok := r.state(rec)
 	if !ok {
@@ -40,8 +41,12 @@ func (r *recoverer) publish(ctx context.Context, rec *v1alpha1.Recovery) error {
 	if err != nil {
 		return err
 	}
-	var unbound []string
+	var unbound, absent []string
 	for _, v := range r.members(st) {
+		if v.Absent {
+			absent = append(absent, v.Title())
+			continue
+		}
 		made, bound, err := r.publishVolume(ctx, rec, &v, st, existing[v.ID.String()])
 		if err != nil {
 			return err
@@ -63,6 +68,10 @@ func (r *recoverer) publish(ctx context.Context, rec *v1alpha1.Recovery) error {
 		return waitFor("claims are not bound yet: %s", strings.Join(unbound, ", "))
 	}
 	r.enter(rec, v1alpha1.PhaseCompleted)
+	if len(absent) > 0 {
+		rec.Status.Message = fmt.Sprintf("nothing had arrived of %s: the site that was the primary has it", strings.Join(absent, ", "))
+		r.events.warn(rec, "MemberAbsent", string(rec.Spec.Action), "%s", rec.Status.Message)
+	}
 	return nil
 }
 

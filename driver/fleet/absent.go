@@ -1,0 +1,38 @@
+package fleet
+
+import (
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/group"
+)
+
+// A member that joins a group at its primary is announced to the replica at once, and
+// its first image takes as long as it takes. A failover meanwhile makes a site primary
+// of a volume of which it has nothing. That volume is absent here: no store is made
+// for it, because one of zeroes would be taken by its users for theirs, and would
+// take the place of the image that the old primary has. The group does without it,
+// and what the old primary has of it stays as it is.
+
+// mayMake reports whether an engine may be told to make a volume's store, or has one:
+// not if the volume came from a peer, by its newest orders, and its engine has told of
+// no store since. Only who has made a volume says how large its store is to be.
+func mayMake(r record, told *control.StoreState) bool {
+	return r.Orders.Term == 0 || r.Orders.SizeBytes != 0 || told != nil
+}
+
+// isAbsent reports whether this site is primary for a volume of which nothing has ever
+// arrived here.
+func (f *Fleet) isAbsent(v *volume) bool {
+	st, err := f.groups.State(f.recordOf(v).Group)
+	if err != nil || st.Role != group.RolePrimary {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return v.isAbsentLocked()
+}
+
+// isAbsentLocked is isAbsent for a volume of a group that this site is primary for.
+// Fleet.mu is held.
+func (v *volume) isAbsentLocked() bool {
+	return !v.record.Retired && !mayMake(v.record, v.state.Store)
+}
