@@ -28,8 +28,9 @@ type Adoption struct {
 
 // Adopt records a volume whose store the backend has already, so that callers
 // can publish it here under the id that it has on every site. Idempotent; the
-// record is durable on return. ErrExists if the name or the id is taken by
-// another volume.
+// record is durable on return. One that was deleted here while another site was its
+// primary, and that a snapshot has kept the record of, is there again. ErrExists if
+// the name or the id is taken by another volume, ErrBusy while it is being deleted.
 func (s *Server) Adopt(ctx context.Context, a Adoption) error {
 	if err := requireName("name", a.Name); err != nil {
 		return err
@@ -77,6 +78,10 @@ func adopt(tx *catalog.Tx, a Adoption) error {
 		v = catalog.Volume{ID: a.ID, Name: a.Name, State: catalog.StateReady, BlockBytes: a.BlockBytes, FSType: a.FSType}
 	case err != nil:
 		return err
+	case v.Name == a.Name && (v.State == catalog.StateRetiring || v.State == catalog.StateDeleting):
+		return fmt.Errorf("it is being deleted: %w", ErrBusy)
+	case v.Name == a.Name && v.State == catalog.StateRetired:
+		v.State = catalog.StateReady
 	case v.State != catalog.StateReady || v.Name != a.Name:
 		return fmt.Errorf("%w: the id belongs to volume %q in state %s", ErrExists, v.Name, v.State)
 	}

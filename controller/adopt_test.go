@@ -45,6 +45,31 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// TestAdoptWhatWasRetired fails back: the claim of a volume was deleted here while the
+// other site was the primary, and a snapshot that is here kept its record. The store was
+// not retired then. It is used again, and goes on when the snapshot goes.
+func TestAdoptWhatWasRetired(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	id := s.createVolume("data", map[string]string{"group": "shop"}).GetVolumeId()
+	snapshot := s.createSnapshot("monday", id, "").GetSnapshotId()
+	s.backend.SetReplica(parseID(t, id), true)
+	must[*csi.DeleteVolumeResponse](t)(s.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id}))
+	s.backend.SetReplica(parseID(t, id), false)
+	adoption := controller.Adoption{ID: parseID(t, id), Name: "data", SizeBytes: s.backend.Stores()[parseID(t, id)].Spec.SizeBytes, Group: "shop", Settings: group.Settings{}.WithDefaults(), BlockBytes: 512}
+	if err := errors.Join(s.MayAdopt(adoption), s.Adopt(ctx, adoption)); err != nil {
+		t.Fatal(err)
+	}
+	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability(""))))
+	s.deleteSnapshot(snapshot)
+	if _, there := s.backend.Stores()[parseID(t, id)]; !there {
+		t.Error("the store went with the snapshot")
+	}
+	must[*csi.ControllerUnpublishVolumeResponse](t)(s.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id}))
+	s.createSnapshot("tuesday", id, "")
+	checkAgreement(t, s)
+}
+
 // TestForget forgets a volume whose replica is to be removed, unless something
 // here needs it, and leaves its store alone.
 func TestForget(t *testing.T) {

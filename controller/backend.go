@@ -37,12 +37,14 @@ type Backend interface {
 	// RetireStore takes a detached volume, complete or not, out of its group but
 	// keeps its store: pins that were taken before can still be restored from
 	// it, and later ones do not list it. A group without members ends. No error
-	// if there is no such store.
+	// if there is no such store. A store that another site is the primary of stays
+	// as it is, and is no error: it protects that one.
 	RetireStore(ctx context.Context, id journal.VolumeID) error
 
 	// DeleteStore removes everything that CreateStore, or a part of it, left.
 	// RetireStore has been called before, and no pin lists the volume any more.
-	// No error if there is nothing.
+	// No error if there is nothing. A store that RetireStore left as it is stays,
+	// also if this site has become the primary of it since: a failover wants it.
 	DeleteStore(ctx context.Context, id journal.VolumeID) error
 
 	// ExpandStore makes a volume, attached or not, at least sizeBytes big; its

@@ -49,12 +49,22 @@ func (s *Server) removeVolume(ctx context.Context, v catalog.Volume) error {
 }
 
 // finishDelete removes the store and the record of a volume in state deleting
-// or of a retired one that is not needed any more.
+// or of a retired one that is not needed any more. One that Adopt has brought back
+// since it was looked at stays; its store is one that RetireStore had left as it was.
 func (s *Server) finishDelete(ctx context.Context, v catalog.Volume) error {
 	if err := s.cfg.Backend.DeleteStore(ctx, v.ID); err != nil {
 		return fmt.Errorf("delete store of volume %s: %w", v.ID, err)
 	}
-	return s.cfg.Catalog.Update(func(tx *catalog.Tx) error { return tx.DeleteVolume(v) })
+	return s.cfg.Catalog.Update(func(tx *catalog.Tx) error {
+		now, err := tx.Volume(v.ID)
+		if err == nil && now.State == catalog.StateReady || errors.Is(err, catalog.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return tx.DeleteVolume(v)
+	})
 }
 
 // isPinned reports whether a pin holds an image of v, or may turn out to.

@@ -51,8 +51,12 @@ func (b *backend) RetireStore(ctx context.Context, id journal.VolumeID) error {
 	return toController(b.site.RetireVolume(ctx, id))
 }
 
-// DeleteStore implements controller.Backend.
+// DeleteStore implements controller.Backend. A volume that is not retired was another
+// site's replica when it was to be, and is the copy in use if this site is the primary now.
 func (b *backend) DeleteStore(ctx context.Context, id journal.VolumeID) error {
+	if v, err := b.site.Volume(id); err == nil && !v.Retired {
+		return nil
+	}
 	return toController(b.site.DeleteVolume(ctx, id))
 }
 

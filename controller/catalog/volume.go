@@ -108,6 +108,9 @@ func (t *Tx) PutVolume(v Volume) error {
 		}
 		return t.freeName(v)
 	}
+	if err := t.tx.Delete(bucketRetired, []byte(v.ID.String())); err != nil {
+		return err
+	}
 	return put(t, bucketVolumeNames, v.Name, v.ID)
 }
 

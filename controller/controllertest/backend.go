@@ -16,12 +16,14 @@ import (
 
 // Store is a volume as the backend has it.
 type Store struct {
-	Spec     controller.StoreSpec
-	Content  string // stands for the image; copied from the source
-	Retired  bool
-	Attached *controller.AttachOptions
-	Node     string // that it was attached to last
-	Open     bool   // by a user: it cannot be detached
+	Spec    controller.StoreSpec
+	Content string // stands for the image; copied from the source
+	Retired bool
+	// Replica: another site is the primary. Spared: it was when the store was to be retired.
+	Replica, Spared bool
+	Attached        *controller.AttachOptions
+	Node            string // that it was attached to last
+	Open            bool   // by a user: it cannot be detached
 }
 
 // pinned is a pin with the images that it keeps.
@@ -155,7 +157,11 @@ func (b *Backend) RetireStore(ctx context.Context, id journal.VolumeID) error {
 		if store.Attached != nil {
 			return fmt.Errorf("broken promise: %s is attached", id)
 		}
-		store.Retired = true
+		if store.Replica {
+			store.Spared = true
+			return nil
+		}
+		store.Retired, store.Spared = true, false
 		b.dropEmptyGroup(store.Spec.Group)
 		return nil
 	})
@@ -166,6 +172,9 @@ func (b *Backend) DeleteStore(ctx context.Context, id journal.VolumeID) error {
 	return b.change(ctx, "DeleteStore", func() error {
 		store, ok := b.stores[id]
 		if !ok {
+			return nil
+		}
+		if store.Spared {
 			return nil
 		}
 		if store.Attached != nil || !store.Retired {
@@ -340,6 +349,13 @@ func (b *Backend) Write(id journal.VolumeID, content string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.stores[id].Content = content
+}
+
+// SetReplica says whether another site is the primary of a volume.
+func (b *Backend) SetReplica(id journal.VolumeID, replica bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stores[id].Replica = replica
 }
 
 // SetOpen says whether a volume's device is in use.

@@ -102,7 +102,7 @@ func TestOperationsAreRepeatedAfterACrashAtEveryCommit(t *testing.T) {
 		}, undoRewind,
 			func(t *testing.T, c *cluster, f *fleet.Fleet) { expectBoth(t, c, f, 2) }},
 		{"delete", func(t *testing.T, _ *cluster, f *fleet.Fleet) { mustCreate(t, f, newVolume(1, "shop")) },
-			func(t *testing.T, f *fleet.Fleet) error { return f.DeleteVolume(bounded(t), id(1)) },
+			func(t *testing.T, f *fleet.Fleet) error { return deleteVolume(t, f, 1) },
 			func(t *testing.T, c *cluster, f *fleet.Fleet) {
 				if len(f.Volumes()) != 0 || len(c.backing) != 0 || len(f.Groups().Groups()) != 0 {
 					t.Errorf("left: volumes %v, %d backing volumes, groups %v", f.Volumes(), len(c.backing), f.Groups().Groups())

@@ -222,15 +222,23 @@ func (f *Fleet) leaveFormer(ctx context.Context, v *volume) error {
 	return nil
 }
 
-// DeleteVolume removes a detached volume with everything it has. No error if
-// there is no such volume. A replica stays as it is: deleting the claim that it
-// had here before must not take the copy away that protects the primary. See
+// DeleteVolume removes a detached volume that RetireVolume has retired, with
+// everything it has. No error if there is no such volume. A replica stays as it is:
+// deleting the claim that it had here before must not take the copy away that
+// protects the primary. So does one that was a replica when it was to be retired:
+// this site has become the primary since, and it is the copy in use. See
 // RemoveReplica.
 func (f *Fleet) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
 	if f.IsReplica(id) {
 		return nil
 	}
-	return f.withDetached(ctx, id, func(v *volume) error { return f.remove(ctx, v) })
+	return f.withDetached(ctx, id, func(v *volume) error {
+		if r := f.recordOf(v); !r.Retired {
+			f.cfg.Log.Warn("a volume stays that was another site's replica when its claim was deleted here", "volume", id, "group", r.Group)
+			return nil
+		}
+		return f.remove(ctx, v)
+	})
 }
 
 // remove takes a detached volume away. Its key is held.

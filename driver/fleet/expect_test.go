@@ -79,7 +79,7 @@ func TestAnExpectationMayBeWrong(t *testing.T) {
 	v.Expected = "node3"
 	mustCreate(t, f, v)
 	until(t, "the engine to run", func() bool { return c.node(id(5)) == "node3" })
-	if err := f.DeleteVolume(bounded(t), id(5)); err != nil || c.node(id(5)) != "" {
+	if err := deleteVolume(t, f, 5); err != nil || c.node(id(5)) != "" {
 		t.Errorf("deleted: %v, its engine is on %q", err, c.node(id(5)))
 	}
 }

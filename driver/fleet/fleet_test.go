@@ -210,12 +210,12 @@ func TestAVolumeIsDeletedWithItsEngine(t *testing.T) {
 	defer closeFleet(t, f)
 	mustCreate(t, f, newVolume(1, "shop"))
 	mustAttach(t, f, 1, "node1")
-	if err := f.DeleteVolume(bounded(t), id(1)); !errors.Is(err, groups.ErrInUse) {
+	if err := deleteVolume(t, f, 1); !errors.Is(err, groups.ErrInUse) {
 		t.Errorf("delete an attached volume: %v, want ErrInUse", err)
 	}
 	mustDetach(t, f, 1)
 	for range 2 {
-		if err := f.DeleteVolume(bounded(t), id(1)); err != nil {
+		if err := deleteVolume(t, f, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -248,7 +248,7 @@ func TestAPinIsDroppedThoughAMemberIsDeleted(t *testing.T) {
 	unpinned := make(chan error, 1)
 	go func() { unpinned <- f.UnpinPoint(bounded(t), "shop", "marker") }()
 	until(t, "engines to be asked", func() bool { return c.node(id(1)) != "" && c.node(id(2)) != "" })
-	if err := f.DeleteVolume(bounded(t), id(2)); err != nil {
+	if err := deleteVolume(t, f, 2); err != nil {
 		t.Fatal(err)
 	}
 	hear(false)
@@ -265,7 +265,7 @@ func TestABackingVolumeThatFindsNoRoomLeavesNothing(t *testing.T) {
 	if _, err := f.CreateVolume(bounded(t), newVolume(1, "shop")); !errors.Is(err, fleet.ErrExhausted) {
 		t.Fatalf("create: %v, want ErrExhausted", err)
 	}
-	if err := f.DeleteVolume(bounded(t), id(1)); err != nil {
+	if err := deleteVolume(t, f, 1); err != nil {
 		t.Fatal(err)
 	}
 	if vs := f.Volumes(); len(vs) != 0 {

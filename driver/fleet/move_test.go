@@ -213,7 +213,7 @@ func TestAVolumeThatMovedAndWasDeletedIsMissedByNoPoint(t *testing.T) {
 	old := takePoint(t, f, "shop")
 	mustMove(t, f, 1, "bank")
 	mustDetach(t, f, 1)
-	if err := f.DeleteVolume(bounded(t), id(1)); err != nil {
+	if err := deleteVolume(t, f, 1); err != nil {
 		t.Fatal(err)
 	}
 	if p, err := f.Groups().Select(bounded(t), "shop", number(old)); err != nil || len(p.Members) != 1 {

@@ -39,9 +39,18 @@ func isOrphaned(t *testing.T, f *fleet.Fleet) bool {
 func mustDelete(t *testing.T, f *fleet.Fleet, n byte) {
 	t.Helper()
 	mustDetach(t, f, n)
-	if err := f.DeleteVolume(bounded(t), id(n)); err != nil {
+	if err := deleteVolume(t, f, n); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// deleteVolume deletes a volume as the controller does.
+func deleteVolume(t *testing.T, f *fleet.Fleet, n byte) error {
+	t.Helper()
+	if err := f.RetireVolume(bounded(t), id(n)); err != nil {
+		return err
+	}
+	return f.DeleteVolume(bounded(t), id(n))
 }
 
 // A group that is deleted at its primary stays at its replica, which says so, and
@@ -180,7 +189,7 @@ func TestWhatIsNotDeliveredKeepsItsEngine(t *testing.T) {
 // A claim of a volume that this site is the replica of may be deleted here, as
 // after a failover to the other site. The replica stays, and is fed.
 func TestDeletingAReplicasClaimLeavesTheReplica(t *testing.T) {
-	a, _, fa, fb := newPair(t)
+	a, b, fa, fb := newPair(t)
 	defer closeFleet(t, fa)
 	replicated(t, a, fa, fb, 1)
 	if err := errors.Join(fb.RetireVolume(bounded(t), id(1)), fb.DeleteVolume(bounded(t), id(1))); err != nil {
@@ -192,7 +201,16 @@ func TestDeletingAReplicasClaimLeavesTheReplica(t *testing.T) {
 		points, err := fb.Groups().Points(bounded(t), "shop")
 		return err == nil && len(points) > 1 && points[len(points)-1].Checkpoint >= p.Checkpoint
 	})
-
+	// The last snapshot of before goes when this site is the primary, and what was kept
+	// for its sake is deleted then: it is the copy in use.
+	if _, err := fb.Groups().Failover(bounded(t), "shop", "latest", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := fb.DeleteVolume(bounded(t), id(1)); err != nil {
+		t.Fatal(err)
+	}
+	mustAttach(t, fb, 1, "node9")
+	expect(t, b.device(id(1)), 5)
 }
 
 // A volume that nobody has used has nothing to send, and no engine that would be
