@@ -47,7 +47,13 @@ func (g standings) Follow(ctx context.Context, peer string, a replication.Announ
 	if st.Term > a.Term || st.Term == a.Term && st.Claimed() == group.RolePrimary {
 		return &replication.TermError{Kind: replication.ErrStaleTerm, Group: a.Group, Offered: a.Term, Held: st.Term, Owner: standingOf(st).Owner(g.cfg.Site)}
 	}
+	if err := g.mayTake(a); err != nil {
+		return err
+	}
 	if err := g.giveUpPrimary(ctx, st); err != nil {
+		return err
+	}
+	if err := g.stopTaken(ctx, left, a); err != nil {
 		return err
 	}
 	if st.Pending != nil { // it is given up with what follows
@@ -61,7 +67,7 @@ func (g standings) Follow(ctx context.Context, peer string, a replication.Announ
 			return err
 		}
 	}
-	if err := g.leaveFor(ctx, left, a); err != nil {
+	if err := g.leaveFor(ctx, peer, left, a); err != nil {
 		return err
 	}
 	r := g.runningOf(a.Group)
@@ -77,16 +83,56 @@ func (g standings) Follow(ctx context.Context, peer string, a replication.Announ
 	return nil
 }
 
-// leftFor names the other groups of a peer that hold announced members: at the
-// peer they have moved, and nobody announces a group that ended with that.
+// leftFor names the other groups that announced members are in here and leave: those
+// of the peer, where they have moved, and nobody announces a group that ended with
+// that; and those that this site was the primary of until the peer was promoted over
+// what the members were in before.
 func (g standings) leftFor(peer string, a replication.Announcement) []string {
 	var names []string
 	for _, st := range g.reg.List() {
-		if st.Name != a.Group && st.Role == group.RoleReplica && st.Source == peer && slices.ContainsFunc(st.Members, isAnnounced(a)) {
+		if st.Name != a.Group && mayLeaveFor(st, peer, a) && slices.ContainsFunc(st.Members, isAnnounced(a)) {
 			names = append(names, st.Name)
 		}
 	}
 	return names
+}
+
+func mayLeaveFor(st group.State, peer string, a replication.Announcement) bool {
+	if st.Claimed() == group.RolePrimary {
+		return st.Term < a.Term
+	}
+	return st.Source == peer
+}
+
+// mayTake refuses an announcement of a volume that is a member of another group which
+// this site is the primary of at the same term or a higher one: the peer has moved it
+// there as what it is no more, the primary for it. A move keeps a volume's term or
+// raises it, so that of two groups with one volume the terms can be compared as of one.
+func (g standings) mayTake(a replication.Announcement) error {
+	for _, st := range g.reg.List() {
+		if st.Name != a.Group && st.Claimed() == group.RolePrimary && st.Term >= a.Term && slices.ContainsFunc(st.Members, isAnnounced(a)) {
+			g.cfg.Log.Debug("a peer has a volume in another group, and this site is the primary for it", "group", st.Name, "term", st.Term, "at-the-peer", a.Group, "its-term", a.Term)
+			return &replication.TermError{Kind: replication.ErrSplitBrain, Group: a.Group, Offered: a.Term, Held: st.Term, Owner: g.cfg.Site}
+		}
+	}
+	return nil
+}
+
+// stopTaken stops writes to announced members of groups that this site was the primary
+// of, before they become replicas.
+func (g standings) stopTaken(ctx context.Context, left []string, a replication.Announcement) error {
+	for _, name := range left {
+		st, err := g.reg.Get(name)
+		if err != nil || st.Role != group.RolePrimary {
+			continue
+		}
+		taken := slices.DeleteFunc(slices.Clone(st.Members), func(id journal.VolumeID) bool { return !isAnnounced(a)(id) })
+		g.cfg.Log.Warn("site gives up volumes of a group to a newer primary, which has them in another one", "group", name, "term", st.Term, "there", a.Group, "its-term", a.Term)
+		if err := g.stopWrites(ctx, taken); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func isAnnounced(a replication.Announcement) func(journal.VolumeID) bool {
@@ -97,10 +143,10 @@ func isAnnounced(a replication.Announcement) func(journal.VolumeID) bool {
 
 // leaveFor takes announced members out of the groups that they have left, whose
 // keys are held: a failover of those must not fork them.
-func (g standings) leaveFor(ctx context.Context, left []string, a replication.Announcement) error {
+func (g standings) leaveFor(ctx context.Context, peer string, left []string, a replication.Announcement) error {
 	for _, name := range left {
 		st, err := g.reg.Get(name)
-		if err != nil || st.Role != group.RoleReplica {
+		if err != nil || !mayLeaveFor(st, peer, a) {
 			continue // ended, or failed over, since
 		}
 		for _, id := range st.Members {

@@ -1,0 +1,71 @@
+package fleet_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+// A site that does not know yet that the other one has failed over moves a volume to
+// another group. When they see each other again the volume stays the new primary's, and
+// the old one gives it up.
+func TestAVolumeIsNotTakenFromANewerPrimary(t *testing.T) {
+	a, b, fa, fb := newPair(t)
+	defer closeFleet(t, fa)
+	replicated(t, a, fa, fb, 1)
+	replicated(t, a, fa, fb, 2)
+	toA, toB := b.peers["a"], a.peers["b"]
+	link := func(there, here fleet.Peer) {
+		t.Helper()
+		a.setPeer("b", there)
+		b.setPeer("a", here)
+		if err := errors.Join(fa.PeerChanged(bounded(t), "b"), fb.PeerChanged(bounded(t), "a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link(fleet.Peer{}, fleet.Peer{})
+	out, err := fb.Groups().Failover(bounded(t), "shop", "latest", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustAttach(t, fb, 1, "node9")
+	write(t, b.device(id(1)), 7)
+	settings := newVolume(1, "other").Settings
+	settings.ReplicateTo = "b"
+	if err := fa.MoveVolume(bounded(t), id(1), "other", settings); err != nil {
+		t.Fatal(err)
+	}
+
+	link(toB, fleet.Peer{}) // the old primary is the first to speak
+	until(t, "the old primary to be refused", func() bool {
+		s, err := fa.Groups().Summary(bounded(t), "other")
+		return err == nil && s.Sending != nil && errors.Is(s.Sending.LastError, replication.ErrSplitBrain)
+	})
+	expectMembers(t, fb, "shop", 1, 2)
+	if v, err := fb.Volume(id(1)); err != nil || v.Group != "shop" || fb.IsReplica(id(1)) {
+		t.Fatalf("volume %+v, %v", v, err)
+	}
+	write(t, b.device(id(1)), 8)
+	link(toB, toA)
+	until(t, "the old primary to follow with both", func() bool {
+		st, err := fa.Groups().State("shop")
+		return err == nil && st.Role == group.RoleReplica && st.Term == out.Term && fa.IsReplica(id(1))
+	})
+	if _, err := fa.Groups().State("other"); !errors.Is(err, group.ErrNotFound) {
+		t.Errorf("the group that the volume was moved to is there still: %v", err)
+	}
+	if err := a.device(id(1)).WriteAt(ctx, make([]byte, 512), 0, false); err == nil {
+		t.Error("the old primary takes writes")
+	}
+	mustDetach(t, fa, 1)
+	mustDetach(t, fa, 2)
+	write(t, b.device(id(1)), 9)
+	p := takePoint(t, fb, "shop")
+	until(t, "the old primary to hold a point of the new one", func() bool {
+		points, err := fa.Groups().Points(bounded(t), "shop")
+		return err == nil && len(points) > 0 && points[len(points)-1].Checkpoint >= p.Checkpoint
+	})
+}
