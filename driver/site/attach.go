@@ -38,8 +38,9 @@ func (s *Site) Attach(ctx context.Context, id journal.VolumeID, blockBytes int, 
 		return "", err
 	}
 	defer unlock()
-	if st, err := s.groups.State(v.record.Group); err != nil || st.Role != group.RolePrimary {
-		return "", fmt.Errorf("attach volume %s: site %s is not primary for group %s: fail over first: %w", id, s.cfg.Name, v.record.Group, group.ErrRole)
+	name := s.recordOf(v).Group
+	if st, err := s.groups.State(name); err != nil || st.Role != group.RolePrimary {
+		return "", fmt.Errorf("attach volume %s: site %s is not primary for group %s: fail over first: %w", id, s.cfg.Name, name, group.ErrRole)
 	}
 	config := holder.AttachConfig{Volume: id.String(), BlockBytes: blockBytes, ReadOnly: readOnly}
 	if a := v.attachment; a != nil {
@@ -57,7 +58,7 @@ func (s *Site) attach(ctx context.Context, v *volume, config holder.AttachConfig
 	if s.cfg.Holder == nil {
 		return "", ErrNoHolder
 	}
-	eng, err := s.engineOf(v.record.ID)
+	eng, err := s.engineOf(s.recordOf(v).ID)
 	if err != nil {
 		return "", err
 	}
@@ -72,7 +73,7 @@ func (s *Site) attach(ctx context.Context, v *volume, config holder.AttachConfig
 	a.joined.Go(func() {
 		a.ended = fuse.Serve(serving, session, eng, fuse.Options{Log: s.cfg.Log})
 		if a.ended != nil && !errors.Is(a.ended, fuse.ErrUnmounted) {
-			s.cfg.Log.Error("frontend ended", "volume", v.record.ID, "error", a.ended)
+			s.cfg.Log.Error("frontend ended", "volume", config.Volume, "error", a.ended)
 		}
 	})
 	s.setAttachment(v, a)
@@ -134,7 +135,7 @@ func (s *Site) detachKept(ctx context.Context, v *volume) error {
 		return err
 	}
 	if err := s.cfg.Holder.Detach(ctx, config.Volume, false); errors.Is(err, holder.ErrBusy) {
-		return fmt.Errorf("detach volume %s: its device is still open or mounted: %w", v.record.ID, groups.ErrInUse)
+		return fmt.Errorf("detach volume %s: its device is still open or mounted: %w", config.Volume, groups.ErrInUse)
 	} else if err != nil {
 		return err
 	}

@@ -70,27 +70,28 @@ func (s *Site) makeStore(ctx context.Context, n NewVolume, settings group.Settin
 		s.volumes[n.ID] = v
 		s.mu.Unlock()
 	}
+	r := s.recordOf(v)
 	if v.eng != nil {
-		if v.record.Group != n.Group || v.store().SizeBytes() < n.SizeBytes {
-			return nil, fmt.Errorf("volume %s exists in group %s with %d bytes: %w", n.ID, v.record.Group, v.store().SizeBytes(), journal.ErrExists)
+		if r.Group != n.Group || v.store().SizeBytes() < n.SizeBytes {
+			return nil, fmt.Errorf("volume %s exists in group %s with %d bytes: %w", n.ID, r.Group, v.store().SizeBytes(), journal.ErrExists)
 		}
 		return v, nil
 	}
-	if v.record.Store == "" {
+	if r.Store == "" {
 		return nil, fmt.Errorf("volume %s is a replica that holds nothing yet: %w", n.ID, group.ErrRole)
 	}
-	if err := s.fillStore(ctx, v, n); err != nil && !errors.Is(err, journal.ErrExists) {
+	if err := s.fillStore(ctx, r, n); err != nil && !errors.Is(err, journal.ErrExists) {
 		return nil, fmt.Errorf("create volume %s: %w", n.ID, err)
 	}
 	return v, s.openStore(v, settings)
 }
 
 // fillStore creates the store with its first content.
-func (s *Site) fillStore(ctx context.Context, v *volume, n NewVolume) error {
+func (s *Site) fillStore(ctx context.Context, r record, n NewVolume) error {
 	if err := s.makeVolumeDir(n.ID); err != nil {
 		return err
 	}
-	cfg := s.storeConfig(n.ID, v.record.Store, v.record.OwnJournal)
+	cfg := s.storeConfig(n.ID, r.Store, r.OwnJournal)
 	im, err := journal.NewImport(cfg, journal.Spec{Volume: n.ID, SizeBytes: n.SizeBytes}, journal.Position{}, nil)
 	if err != nil {
 		return err
@@ -161,10 +162,10 @@ func (s *Site) RetireVolume(ctx context.Context, id journal.VolumeID) error {
 				return err
 			}
 		}
-		if err := s.groups.Leave(ctx, v.record.Group, id, false); err != nil {
+		next := s.recordOf(v)
+		if err := s.groups.Leave(ctx, next.Group, id, false); err != nil {
 			return err
 		}
-		next := v.record
 		next.Retired = true
 		return s.setRecord(id, next)
 	})
@@ -181,11 +182,12 @@ func (s *Site) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
 
 // remove takes a detached volume away. Its keys are held.
 func (s *Site) remove(ctx context.Context, v *volume) error {
-	id := s.recordOf(v).ID
-	if err := s.checkReach(s.recordOf(v)); err != nil {
+	r := s.recordOf(v)
+	id := r.ID
+	if err := s.checkReach(r); err != nil {
 		return err
 	}
-	if err := s.groups.Leave(ctx, v.record.Group, id, true); err != nil {
+	if err := s.groups.Leave(ctx, r.Group, id, true); err != nil {
 		return err
 	}
 	if err := s.closeStore(v); err != nil {

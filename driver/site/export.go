@@ -16,9 +16,9 @@ func (s *Site) export(v *volume, eng *engine.Engine) {
 		defer s.mu.Unlock()
 		return v.attachment != nil
 	}
-	dev := engine.Guarded{Device: eng, Blocked: attached}
-	if err := s.cfg.Exports.Add(v.record.ID.String(), dev, "live volume "+v.record.Name); err != nil {
-		s.cfg.Log.Warn("volume is not shown to tools", "volume", v.record.ID, "error", err)
+	dev, r := engine.Guarded{Device: eng, Blocked: attached}, s.recordOf(v)
+	if err := s.cfg.Exports.Add(r.ID.String(), dev, "live volume "+r.Name); err != nil {
+		s.cfg.Log.Warn("volume is not shown to tools", "volume", r.ID, "error", err)
 	}
 }
 
@@ -26,7 +26,8 @@ func (s *Site) unexport(v *volume) {
 	if s.cfg.Exports == nil {
 		return
 	}
-	if err := s.cfg.Exports.Remove(context.Background(), v.record.ID.String()); err != nil {
-		s.cfg.Log.Warn("ending a volume's export failed", "volume", v.record.ID, "error", err)
+	id := s.recordOf(v).ID
+	if err := s.cfg.Exports.Remove(context.Background(), id.String()); err != nil {
+		s.cfg.Log.Warn("ending a volume's export failed", "volume", id, "error", err)
 	}
 }

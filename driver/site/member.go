@@ -247,7 +247,7 @@ func (s members) Describe(ids []journal.VolumeID) ([]replication.Member, error) 
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, replication.Member{Volume: id, Name: v.record.Name, SizeBytes: eng.SizeBytes()})
+		all = append(all, replication.Member{Volume: id, Name: s.recordOf(v).Name, SizeBytes: eng.SizeBytes()})
 	}
 	return all, nil
 }

@@ -54,7 +54,8 @@ func (s *Site) reopen(ctx context.Context, v *volume, name string) error {
 	if err != nil && !errors.Is(err, group.ErrNotFound) {
 		return err
 	}
-	member := slices.Contains(st.Members, v.record.ID)
+	id := s.recordOf(v).ID
+	member := slices.Contains(st.Members, id)
 	if member { // its coordinator and its sender use the store
 		s.groups.Stop(name)
 	}
@@ -68,9 +69,9 @@ func (s *Site) reopen(ctx context.Context, v *volume, name string) error {
 		err = errors.Join(err, s.resumeDevice(ctx, v, config))
 	}
 	if err != nil {
-		return fmt.Errorf("reopen volume %s: %w", v.record.ID, err)
+		return fmt.Errorf("reopen volume %s: %w", id, err)
 	}
-	s.cfg.Log.Info("volume reopened", "volume", v.record.ID, "group", name)
+	s.cfg.Log.Info("volume reopened", "volume", id, "group", name)
 	return nil
 }
 
@@ -122,8 +123,9 @@ func (s *Site) keptDevice(ctx context.Context, v *volume) (config holder.AttachC
 	if err != nil {
 		return config, false, err
 	}
+	id := s.recordOf(v).ID.String()
 	for _, k := range kept {
-		if k.ID == v.record.ID.String() {
+		if k.ID == id {
 			return holder.AttachConfig{Volume: k.ID, BlockBytes: k.BlockBytes, ReadOnly: k.ReadOnly}, true, nil
 		}
 	}
@@ -138,8 +140,8 @@ func (s *Site) resumeDevice(ctx context.Context, v *volume, config holder.Attach
 		_, err = s.cfg.Holder.Resize(ctx, config.Volume)
 	}
 	if err != nil {
-		return fmt.Errorf("take over the device of volume %s, whose I/O waits: %w", v.record.ID, err)
+		return fmt.Errorf("take over the device of volume %s, whose I/O waits: %w", config.Volume, err)
 	}
-	s.cfg.Log.Info("device taken over", "volume", v.record.ID, "device", device)
+	s.cfg.Log.Info("device taken over", "volume", config.Volume, "device", device)
 	return nil
 }

@@ -49,7 +49,7 @@ func (s replicas) Replica(_ context.Context, name string, id journal.VolumeID) (
 	if err != nil || !slices.Contains(st.Members, id) {
 		return nil, fmt.Errorf("volume %s of group %s: %w", id, name, replication.ErrUnknownMember)
 	}
-	if v.record.Store == "" {
+	if s.recordOf(v).Store == "" {
 		return nil, fmt.Errorf("volume %s: %w", id, replication.ErrNoReplica)
 	}
 	return s.replicaStore(id)

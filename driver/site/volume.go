@@ -14,7 +14,7 @@ import (
 // volume is one volume of the site. record, eng and failed are guarded by
 // Site.mu and change only under the volume's key in Site.locks.
 type volume struct {
-	record record
+	record record         // guarded by Site.mu: a stream's announcement changes it with the group's key alone
 	eng    *engine.Engine // nil while there is no store, or it failed to open
 	failed error          // why the store is not open, or stopped
 
@@ -30,10 +30,10 @@ func (v *volume) store() *journal.Store { return v.eng.Store() }
 // openStore opens the volume's store and begins to maintain it. A store that
 // does not open leaves the volume in failed state; others are not affected.
 func (s *Site) openStore(v *volume, settings group.Settings) error {
-	if v.record.Store == "" || v.eng != nil {
+	r := s.recordOf(v)
+	if r.Store == "" || v.eng != nil {
 		return nil
 	}
-	r := v.record
 	store, err := journal.Open(s.storeConfig(r.ID, r.Store, r.OwnJournal))
 	if err != nil {
 		s.mu.Lock()
@@ -60,7 +60,7 @@ func (s *Site) serveStore(v *volume, store *journal.Store) {
 	s.export(v, eng)
 	v.joined.Go(func() {
 		if err := store.Run(ctx); err != nil {
-			s.cfg.Log.Error("journal maintenance ended", "volume", v.record.ID, "error", err)
+			s.cfg.Log.Error("journal maintenance ended", "volume", s.recordOf(v).ID, "error", err)
 			s.mu.Lock()
 			v.failed = err
 			s.mu.Unlock()
