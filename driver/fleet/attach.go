@@ -33,6 +33,7 @@ func (f *Fleet) Attach(ctx context.Context, id journal.VolumeID, node string, ho
 	if err := f.wantAttached(ctx, v, Attachment{Node: node, Attach: how}); err != nil {
 		return "", err
 	}
+	defer f.hold(v)() // an engine that serves it already is not upgraded meanwhile
 	for {
 		f.mu.Lock()
 		client, at, placed, changed := v.client, v.node, v.placed, v.changed

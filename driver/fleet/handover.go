@@ -40,7 +40,7 @@ func (h *handover) consider(p plan) {
 	}
 	f := h.fleet
 	f.mu.Lock()
-	outdated, answers := h.v.outdated, h.v.client != nil
+	outdated, answers := f.outdatedLocked(h.v), h.v.client != nil
 	f.mu.Unlock()
 	leaves := p.leaving != "" && h.leaving != p.leaving
 	if !answers || !leaves && !outdated {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -199,6 +200,52 @@ func TestAHandoverIsGivenUpForADetach(t *testing.T) {
 		return err == nil && v.Connected && v.State.Device != ""
 	})
 	expect(t, c.device(id(1)), 0)
+}
+
+// That an engine is to be upgraded does not befall its successor, which is of the
+// present template: whoever attaches the volume would find it gone.
+func TestASuccessorIsNotUpgradedForItsPredecessor(t *testing.T) {
+	c := newCluster(t)
+	now := clock.NewManual(time.Now())
+	c.clock, c.upgradeEvery, c.template = now, time.Second, "old"
+	f := c.open()
+	t.Cleanup(func() { closeFleet(t, f) })
+	mustCreate(t, f, newVolume(1, "g"))
+	mustAttach(t, f, 1, "node1")
+	begun := make(chan struct{}, 100)
+	c.handOver = func(ctx context.Context, _ fleet.EngineSpec) error {
+		begun <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	c.mu.Lock()
+	pod := c.engines[id(1)].pod
+	c.mu.Unlock()
+	pod.Leave()
+	<-begun
+	// While the engine is being handed over its upgrade is decided, and waits.
+	c.setTemplate("new", false)
+	for range 2 { // the second look begins when the first is over
+		c.mu.Lock()
+		seen := c.looks
+		c.mu.Unlock()
+		now.Advance(time.Second)
+		until(t, "a look at the template", func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.looks > seen
+		})
+	}
+	mustDetach(t, f, 1)
+	mustAttach(t, f, 1, "node2")
+	mustDetach(t, f, 1)
+	until(t, "the engine to be stopped", func() bool {
+		now.Advance(c.linger) // of which the engine knows when its plan is another one
+		return c.node(id(1)) == ""
+	})
+	if len(begun) > 0 {
+		t.Errorf("%d handovers of an engine of the present template", len(begun))
+	}
 }
 
 // An engine that is kept although nothing wants it any more is not replaced when

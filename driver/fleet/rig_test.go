@@ -85,8 +85,10 @@ type cluster struct {
 	// template is what engines are made of, manual that those that run keep
 	// theirs. handOver, unless nil, is called by each handover before it does
 	// anything; handed are the volumes of those that were done.
+	// looks counts who asked for the template.
 	template string
 	manual   bool
+	looks    int
 	handOver func(ctx context.Context, spec fleet.EngineSpec) error
 	handed   []journal.VolumeID
 	// run, unless nil, is called by each Run before it does anything, and begin
@@ -288,6 +290,7 @@ func (c *cluster) Upgrade(ctx context.Context, spec fleet.EngineSpec) error {
 func (c *cluster) Template() (template string, manual bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.looks++
 	return c.template, c.manual, nil
 }
 

@@ -76,6 +76,21 @@ func (f *Fleet) upgradeNext() {
 	}
 }
 
+// outdatedLocked reports whether a volume's engine, which answers, is to be upgraded. That
+// was decided for one that was outdated and that nobody used: its successor, which has
+// come for another reason, is left alone, and so is what an operation has begun to use
+// since. The latter is looked at again when the others have been. Fleet.mu is held.
+func (f *Fleet) outdatedLocked(v *volume) bool {
+	u := &f.upgrades
+	if !v.outdated || v.client == nil {
+		return false
+	}
+	if v.holds > 0 || v.template != u.from {
+		v.outdated, u.under = false, nil
+	}
+	return v.outdated
+}
+
 // upgraded takes the outcome of the upgrade of a volume's engine.
 func (f *Fleet) upgraded(v *volume, err error) {
 	f.mu.Lock()
