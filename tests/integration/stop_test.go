@@ -21,14 +21,19 @@ func TestReplicatingSitesStopAtOnce(t *testing.T) {
 	check(t, pair.B.AwaitPoint(ctx, groupName, time.Now()))
 	for _, s := range []*harness.Site{pair.B, pair.A} {
 		began := time.Now()
-		check(t, s.Stop(syscall.SIGTERM))
+		plain := must(env.Beside(func() error { return s.Stop(syscall.SIGTERM) }))(t)
 		took := time.Since(began)
-		t.Logf("site %s stopped in %v", s.Config.Name, took)
-		if took > 5*time.Second {
-			t.Errorf("site %s took %v to stop", s.Config.Name, took)
+		t.Logf("site %s stopped in %v, the longest write to a plain file beside it took %v", s.Config.Name, took, plain)
+		if limit := longestStop(plain); took > limit {
+			t.Errorf("site %s took %v to stop, and was to take %v at most", s.Config.Name, took, limit)
 		}
 	}
 }
+
+// longestStop is how long a site may take to stop: 5 s on a machine that has nothing else
+// to do, half of what it gives calls to end and many times what it needs, and on another
+// one what that makes of some twenty syncs in a row.
+func longestStop(plain time.Duration) time.Duration { return 5*time.Second + 20*plain }
 
 // TestReplicaOfAnIdleGroupHasAPoint: a replica that is filled after the last
 // write must be able to fail over nevertheless.
