@@ -182,7 +182,7 @@ func TestADeviceIsTakenOverAfterASyncThatTheLeaseRefused(t *testing.T) {
 func TestADeviceIsTakenOverAfterAnErrorThatLosesNothing(t *testing.T) {
 	here := &devices{name: "here"}
 	r, _ := failingRig(t, here)
-	r.faults.FailAt(r.faults.Count(vfs.OpWriteVec)+1, errDisk, vfs.OpWriteVec)
+	r.faults.FailAfter(1, errDisk, vfs.OpWriteVec)
 	if err := here.attached().WriteAt(ctx, make([]byte, 512), 512, false); !errors.Is(err, engine.ErrPoisoned) {
 		t.Fatalf("write: %v, want ErrPoisoned", err)
 	}

@@ -31,7 +31,8 @@ func TestReopenOfAPoisonedVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	dev := s.exports.device(volumeA)
-	fault.FailAfter(1, errors.New("disk says no"), vfs.OpSync)
+	// Each sync: the next one may be that of a segment which is made ready meanwhile.
+	fault.FailFrom(fault.Count(vfs.OpSync)+1, errors.New("disk says no"), vfs.OpSync)
 	if err := dev.WriteAt(ctx, bytes.Repeat([]byte{3}, 512), 0, true); err == nil {
 		t.Fatal("a write was acknowledged that could not be synced")
 	}
@@ -45,6 +46,7 @@ func TestReopenOfAPoisonedVolume(t *testing.T) {
 	if err == nil { // else the poisoned store refuses it
 		t.Fatalf("view %s of a poisoned volume", view.ID)
 	}
+	fault.Mend()
 	if done, err := s.ReopenVolume(ctx, volumeA); !done || err != nil {
 		t.Fatalf("reopen: %v, %v", done, err)
 	}

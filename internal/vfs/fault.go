@@ -114,6 +114,14 @@ func (f *Fault) FailAfter(k int64, err error, kinds ...Op) {
 	f.rules = append(f.rules, rule{at: f.count(kinds) + k, kinds: kinds, err: err})
 }
 
+// Mend takes back every failure that is armed, so that operations succeed again, as
+// those of a disk that was mended. What has crashed stays so.
+func (f *Fault) Mend() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rules = nil
+}
+
 // CrashAt makes the k-th operation of the given kinds, or of all if none is
 // given, and after it every call of whatever kind fail with ErrCrashed. If the
 // k-th has begun already it is the next one.

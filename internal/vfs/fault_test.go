@@ -127,6 +127,9 @@ func TestFailFromFailsFromThenOn(t *testing.T) {
 	if got := namesIn(m); got != "a=a" {
 		t.Errorf("a failing write was done: %s", got)
 	}
+	f.Mend()
+	_, err = file.WriteAt([]byte("b"), 0)
+	must(t, err, file.Allocate(0, 10))
 }
 
 func TestCrashAtEndsEverything(t *testing.T) {
