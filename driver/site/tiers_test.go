@@ -45,23 +45,38 @@ func TestPointsByTier(t *testing.T) {
 	expect(row{agingPoints, 0}, row{0, -1})
 	a.leaves(a.points[4], time.Second)
 	expect(row{15, 5}, row{1, 0}) // the first of its hour
-	a.leaves(a.points[13], time.Second)
-	expect(row{6, 14}, row{3, 0})
-	if _, err := a.Groups().PinPoint(context.Background(), "shop", "kept", number(a.points[11])); err != nil {
+	if _, err := a.Groups().PinPoint(context.Background(), "shop", "kept", number(a.points[2])); err != nil {
 		t.Fatal(err)
 	}
-	expect(row{6, 14}, row{4, 0})
+	expect(row{15, 5}, row{2, 0})
 	if _, err := a.Groups().Tiers(context.Background(), "bank"); !errors.Is(err, group.ErrNotFound) {
 		t.Errorf("of no group: %v, want ErrNotFound", err)
 	}
 
+	// A window alone keeps all that is there, which is everything: the stores thin by
+	// themselves, and so far nothing is due.
+	st, err := a.Groups().State("shop")
+	if err != nil {
+		t.Fatal(err)
+	}
 	settings := group.Settings{CheckpointInterval: 24 * time.Hour, BarrierTimeout: 5 * time.Second, Window: 48 * time.Hour}.WithDefaults()
 	if err := a.Groups().Modify(context.Background(), "shop", settings); err != nil {
 		t.Fatal(err)
 	}
-	expect(row{agingPoints, 0}) // a window alone keeps all that is there
+	expect(row{agingPoints, 0})
 	tiers, err := a.Groups().Tiers(context.Background(), "shop")
 	if err != nil || tiers[0].Age != 48*time.Hour || tiers[0].Interval != 0 {
 		t.Errorf("a window alone is %+v, %v", tiers, err)
 	}
+	if err := a.Groups().Modify(context.Background(), "shop", st.Settings); err != nil {
+		t.Fatal(err)
+	}
+	expect(row{15, 5}, row{2, 0})
+
+	a.leaves(a.points[13], time.Second)
+	expect(row{6, 14}, row{4, 0}) // three hours, and what is pinned
+	for _, id := range members {
+		a.thin(id)
+	}
+	expect(row{6, 14}, row{4, 0})
 }
