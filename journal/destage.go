@@ -153,6 +153,9 @@ func (s *Store) isHeldLocked(to Position) bool {
 	s.holdMu.Lock()
 	defer s.holdMu.Unlock()
 	for h := range s.holds {
+		if h.point && s.yielding {
+			continue
+		}
 		if blocked(h.at) && !(h.yields && strained) {
 			return true
 		}

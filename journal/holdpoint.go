@@ -59,6 +59,7 @@ func (s *Store) Release(name string) {
 
 // endHolds ends those that nobody has released in time.
 func (s *Store) endHolds() {
+	s.endKeptPoint()
 	now := s.cfg.Clock.Now()
 	s.endHoldsThat(func(_ string, h namedHold) bool { return now.After(h.until) })
 }

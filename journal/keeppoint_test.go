@@ -10,36 +10,6 @@ import (
 	"github.com/lockstep-csi/lockstep/internal/clock"
 )
 
-// TestKeepPoint: what KeepPoint keeps is there when the disk is full, and writes are
-// refused; once it keeps something newer, they go on.
-func TestKeepPoint(t *testing.T) {
-	r := newFullRig(t, 12, nil)
-	const hot = 2 * MinSegmentBytes
-	r.mustWrite(3, hot, 1)
-	if err := errors.Join(r.checkpoint(), r.s.Flush(context.Background())); err != nil {
-		t.Fatal(err)
-	}
-	kept := r.s.NewestCheckpoint()
-	r.s.KeepPoint(kept.Position)
-	var err error
-	for i := 0; i < 200 && err == nil; i++ {
-		err = r.write(2, int64(i)*(32<<10)%hot)
-	}
-	if !errors.Is(err, ErrFull) {
-		t.Fatalf("writes find room beside what is kept: %v", err)
-	}
-	r.hasKept(kept)
-
-	if err := r.s.Flush(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	r.s.KeepPoint(r.s.Durable())
-	r.mustWrite(1, hot, 3)
-	r.s.KeepPoint(Position{})
-	r.mustWrite(20, hot, 4)
-	mustClose(t, r.s)
-}
-
 // hasKept makes sure that a checkpoint of the time when all was 1 is listed and can be
 // opened.
 func (r *fullRig) hasKept(kept Checkpoint) {
@@ -69,10 +39,10 @@ func TestKeepPointAtTheEndOfASegment(t *testing.T) {
 		t.Fatal(err)
 	}
 	kept := r.s.NewestCheckpoint()
-	r.s.KeepPoint(kept.Position)
+	r.s.KeepPoint(kept.Position, 0)
 	mustClose(t, r.s) // which seals it
 	r.s = mustOpen(t, r.cfg)
-	r.s.KeepPoint(kept.Position)
+	r.s.KeepPoint(kept.Position, 0)
 	r.s.SetRetention(Retention{JournalBytes: 1})
 	r.mustWrite(4, 2*MinSegmentBytes, 2)
 	if err := r.s.Maintain(context.Background()); err != nil {
@@ -94,12 +64,35 @@ func TestKeepPointOfWhatIsGone(t *testing.T) {
 			continue
 		}
 		gone++
-		r.s.KeepPoint(c.Position)
+		r.s.KeepPoint(c.Position, 0)
 		if v, err := r.s.View(c.Position); !errors.Is(err, ErrThinned) {
 			t.Fatalf("view of checkpoint %d, which was dropped: %v, want ErrThinned", c.Number, errors.Join(err, v.Close()))
 		}
 	}
 	if gone == 0 {
 		t.Fatal("nothing was dropped")
+	}
+}
+
+// What is kept for a while is let go of when nobody has said for as long that it is
+// still to be kept.
+func TestKeepPointEnds(t *testing.T) {
+	c := clock.NewManual(time.Unix(1_000_000, 0))
+	r := newThinRig(t, c, nil)
+	r.seconds(2)
+	at := r.points[0].Position
+	r.s.KeepPoint(at, time.Hour)
+	for _, step := range []struct {
+		again bool
+		want  Position
+	}{{false, at}, {true, at}, {false, at}, {false, Position{}}} {
+		if step.again {
+			r.s.KeepPoint(at, time.Hour)
+		}
+		if got := r.s.KeptPoint(); got != step.want {
+			t.Errorf("%v is kept, want %v", got, step.want)
+		}
+		c.Advance(40 * time.Minute)
+		r.s.endHolds()
 	}
 }

@@ -137,6 +137,7 @@ func (s *Store) beginLeapSegment(r *Record) error {
 		return fmt.Errorf("make segment %s: %w", g.name, mapFull(err))
 	}
 	s.nextID++
+	s.tookSegment.Store(true)
 	l.segments = append(l.segments, g)
 	l.writer = newLeapWriter(s, g, l.from.Seq)
 	return nil

@@ -131,6 +131,9 @@ func (s *Store) Maintain(ctx context.Context) error {
 func (s *Store) destageDue(ctx context.Context) error {
 	s.maintainMu.Lock()
 	defer s.maintainMu.Unlock()
+	defer s.rushed.Store(false)
+	refused, took := s.wasRefused.Swap(false), s.tookSegment.Swap(false)
+	s.needed = refused || took
 	s.endHolds()
 	// A file that cannot be made for lack of space may be there once something
 	// has been destaged.
@@ -149,7 +152,7 @@ func (s *Store) destageDue(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !more {
+		if !more && !s.yieldPoint(refused) {
 			break
 		}
 		s.watchRoom()

@@ -91,7 +91,7 @@ func (s *Store) anchorsLocked(line TimelineID) (anchors []Seq) {
 
 func (s *Store) eachAnchorLocked(fn func(Position)) {
 	s.eachExactLocked(fn)
-	if at := s.keptPoint(); at != (Position{}) {
+	if at := s.KeptPoint(); at != (Position{}) {
 		fn(at)
 	}
 }

@@ -72,7 +72,7 @@ func (s *Store) duty() float64 {
 	s.mu.RLock()
 	total, budget := s.historyBytesLocked(), s.cfg.JournalBytes
 	s.mu.RUnlock()
-	if s.pressed.Load() || s.roomShort.Load() > 0 {
+	if s.pressed.Load() || s.rushed.Load() || s.roomShort.Load() > 0 {
 		return 1
 	}
 	return dutyOf(total, budget)

@@ -130,6 +130,7 @@ func (w *wanderer) steps() []step {
 		{24, (*world).write}, {6, (*world).discard}, {1, (*world).resize}, {3, (*world).checkpoint}, {4, (*world).flush},
 		{3, on(w.tidy)}, {1, on(w.rewind)}, {1, on(w.undoRewind)}, {2, (*world).pin}, {2, (*world).unpin},
 		{1, on(w.reopenAll)}, {3, (*world).hold}, {6, on(w.follow)}, {4, (*world).scrub},
+		{2, (*world).keepPoint}, {1, (*world).maintainKept},
 	}
 }
 
@@ -194,6 +195,7 @@ func (w *wanderer) live(seed uint64) {
 	if err := w.closeViews(); err != nil {
 		w.t.Fatalf("seed %d: %v", seed, err)
 	}
+	w.s.KeepPoint(Position{}, 0)
 	checkNothingHeld(w.t, w.s)
 	mustClose(w.t, w.s)
 	report, err := Verify(context.Background(), w.cfg)

@@ -28,6 +28,7 @@ func (s *Store) Reclaim(ctx context.Context) (int64, error) {
 	if s.reclaims.Load() != turn {
 		return 0, nil
 	}
+	s.needed = true
 	freed, err := s.makeRoom(ctx)
 	if err != nil {
 		return freed, fmt.Errorf("reclaim journal space of volume %s: %w", s.volume, err)
@@ -47,7 +48,8 @@ const roomBatchSegments = keepFree
 //  3. the oldest history that nobody holds. What the base has to grow for that
 //     is taken from the reserve (see prepareReserve), and a segment at a time
 //     if need be;
-//  4. the history that a replica has yet to read, which then takes an image.
+//  4. what KeepPoint keeps, and the history that is there for it;
+//  5. the history that a replica has yet to read, which then takes an image.
 //
 // Views, pins and what they hold are never given up: somebody has asked for them
 // by name. ErrFull is not an error here. maintainMu must be held.
@@ -71,14 +73,14 @@ func (s *Store) makeRoom(ctx context.Context) (freed int64, err error) {
 	}
 	if s.appendFull.Swap(false) { // there is a segment, and no room to write to it
 		s.giveUpReserve()
-		for _, giveUp := range []func(context.Context) (bool, error){s.giveUpRuns, s.giveUpHistory} {
+		for _, giveUp := range []func(context.Context) (bool, error){s.giveUpRuns, s.giveUpPoint} { // which begins with other history, if there is any
 			if _, err := giveUp(ctx); err != nil {
 				return 0, err
 			}
 		}
 	}
 	lack := s.prepareSpare()
-	for _, giveUp := range []func(context.Context) (bool, error){s.giveUpRuns, s.giveUpHistory, s.giveUpUnread} {
+	for _, giveUp := range []func(context.Context) (bool, error){s.giveUpRuns, s.giveUpHistory, s.giveUpPoint, s.giveUpUnread} {
 		for errors.Is(lack, ErrFull) {
 			gained, err := giveUp(ctx)
 			if err != nil {
@@ -128,10 +130,11 @@ func (s *Store) giveUpHistory(ctx context.Context) (gained bool, err error) {
 	return gained, err
 }
 
-// giveUpUnread is the fourth one: a batch, readers or no readers.
+// giveUpUnread is the fifth one: a batch, readers or no readers, which may have stood
+// before the point that is kept.
 func (s *Store) giveUpUnread(ctx context.Context) (gained bool, err error) {
 	s.lastResort.Store(true)
-	return s.giveUpHistory(ctx)
+	return s.giveUpPoint(ctx)
 }
 
 // destageTightly is destageBatch where there may be no room for what the base

@@ -13,6 +13,20 @@ const (
 	lowRoomPart     = 8
 )
 
+// lowRoom is below which free bytes a file system of so many is nearly full.
+func (s *Store) lowRoom(total int64) int64 {
+	return min(total/lowRoomPart, lowRoomSegments*s.cfg.SegmentBytes)
+}
+
+// isNearlyFull reports whether the journal's file system is, as far as that can be told.
+// Files that are kept for reuse are free.
+func (s *Store) isNearlyFull() bool {
+	total, free, err := s.cfg.FS.Space(s.cfg.file(journalDir))
+	s.spareMu.Lock()
+	defer s.spareMu.Unlock()
+	return err == nil && free+int64(len(s.free))*s.cfg.SegmentBytes < s.lowRoom(total)
+}
+
 // watchRoom looks how much a journal of its own is short of room. What cannot be
 // told is as good as enough: an append that finds none says so.
 func (s *Store) watchRoom() {
@@ -27,7 +41,7 @@ func (s *Store) watchRoom() {
 	s.spareMu.Lock()
 	free += int64(len(s.free)) * s.cfg.SegmentBytes
 	s.spareMu.Unlock()
-	short := max(0, min(total/lowRoomPart, lowRoomSegments*s.cfg.SegmentBytes)-free)
+	short := max(0, s.lowRoom(total)-free)
 	if before := s.roomShort.Swap(short); short > 0 && before == 0 {
 		s.cfg.Log.Warn("the journal's file system is nearly full: the oldest history is given up", "volume", s.volume, "freeBytes", free, "totalBytes", total)
 		s.wakeRun()

@@ -48,6 +48,9 @@ type SpaceStats struct {
 	ShortSince   time.Time // zero: there is room
 	Refused      uint64    // appends, since Open, that found no room
 	GivenUpBytes int64     // of journal, since Open, that were given up for room before their time
+	// PointsGivenUp is how often, since Open, what KeepPoint kept was given up for want of
+	// room: a group may have had no other recovery point on this site.
+	PointsGivenUp uint64
 }
 
 // IsShort reports whether there is too little room.
@@ -77,6 +80,7 @@ func (s *Store) noteShort() {
 // noteRefused counts an append that found no room, and has Run make some.
 func (s *Store) noteRefused() {
 	s.noteShort()
+	s.wasRefused.Store(true)
 	if s.hopeless() == nil {
 		s.wakeRun()
 	}
@@ -166,7 +170,7 @@ func (s *Store) watchShortage() {
 		return
 	}
 	total, free, err := s.cfg.FS.Space(s.cfg.file(journalDir))
-	if err != nil || free < min(total/lowRoomPart, lowRoomSegments*s.cfg.SegmentBytes) {
+	if err != nil || free < s.lowRoom(total) {
 		return
 	}
 	x.mu.Lock()

@@ -49,6 +49,8 @@ type Store struct {
 	futileAt   uint64     // when so many records were appended; guarded by maintainMu
 	stuck      bool       // damage stopped the last batch of destage; guarded by maintainMu
 	batchLimit int        // segments of a batch of destage, 0: maxBatchSegments; guarded by maintainMu
+	needed     bool       // an append has taken room, or was refused some: the point of KeepPoint may go; guarded by maintainMu
+	yielding   bool       // what KeepPoint keeps does not count: see givePointUp; guarded by maintainMu
 	sealMu     sync.Mutex // one sealing, or dropping, of segments at a time
 
 	// appendMu orders appends. Its holder alone changes the tip.
@@ -104,6 +106,9 @@ type Store struct {
 	streaming    atomic.Bool   // see noteStreaming
 	pressed      atomic.Bool   // room is being made: destage whatever is not held
 	lastResort   atomic.Bool   // and readers must give way
+	rushed       atomic.Bool   // destage takes all the time it can get: see yieldPoint
+	tookSegment  atomic.Bool   // since destageDue looked last
+	wasRefused   atomic.Bool   // since then
 	catalogFull  atomic.Bool   // its last commit found no room
 	copies       atomic.Bool   // the file system was seen not to write in place: see noteCopies
 	appendFull   atomic.Bool   // and an append found no room because of that
@@ -140,10 +145,9 @@ type Store struct {
 	thinned       ThinningStats
 
 	holdMu sync.Mutex
-	holds  map[*hold]struct{}
-	kept   *hold                // of KeepPoint; nil: none. Guarded by holdMu, as the next ones are
-	keptAt Position             // what KeepPoint was given
-	named  map[string]namedHold // of Hold
+	holds  map[*hold]struct{} // guarded by holdMu
+	kept   keptPoint
+	named  map[string]namedHold // of Hold, guarded by holdMu
 }
 
 // hold keeps the horizon from passing a position. One that yields does so
@@ -151,7 +155,8 @@ type Store struct {
 type hold struct {
 	at     Position
 	yields bool
-	// point is that of KeepPoint: what lies behind it is not there for its sake.
+	// point is that of KeepPoint: what lies behind it is not there for its sake, and it
+	// gives way for want of room.
 	point bool
 }
 

@@ -71,6 +71,7 @@ func (s *Store) room(r *Record) error {
 		wake(s.wakeRuns)
 	}
 	s.active = g
+	s.tookSegment.Store(true)
 	wake(s.wakeSupply)
 	return nil
 }

@@ -54,7 +54,7 @@ func (s *Store) TimelineUses() []TimelineUse {
 	}
 	s.holdMu.Lock()
 	for h := range s.holds {
-		if u := uses[h.at.Timeline]; u != nil {
+		if u := uses[h.at.Timeline]; u != nil && !h.point {
 			u.Views++
 		}
 	}

@@ -384,6 +384,10 @@ var workloads = []struct {
 		{12, (*world).fillSegment}, {8, (*world).checkpoint}, {3, (*world).flush}, {8, (*world).maintain}, {1, (*world).fork}, {4, (*world).pin}, {2, (*world).unpinAny},
 		{1, (*world).reopen},
 	}},
+	{"keep a point", shortJournal, []step{
+		{16, onFull((*world).fillSegment)}, {6, onFull((*world).checkpoint)}, {4, onFull((*world).flush)}, {4, (*world).keepPoint}, {2, (*world).crowd},
+		{6, onFull((*world).maintainKept)}, {1, onFull((*world).fork)}, {1, onFull((*world).pin)}, {2, onFull((*world).unpinAny)},
+	}},
 	{"everything", quickScrub, []step{
 		{16, (*world).write}, {4, (*world).discard}, {1, (*world).resize}, {2, (*world).checkpoint}, {2, (*world).flush}, {2, (*world).maintain},
 		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpin}, {1, (*world).reopen}, {1, (*world).hold}, {2, (*world).scrub},

@@ -7,6 +7,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/clock"
+	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // noVolumes is a site of which only its groups matter.
@@ -41,6 +42,40 @@ func TestShortHistoryIsACondition(t *testing.T) {
 		}
 		if got != tt.want {
 			t.Errorf("%s: told %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// oneVolume is a site with a volume of which only the lack of room matters.
+type oneVolume struct {
+	Site
+	space journal.SpaceStats
+}
+
+func (o oneVolume) Volumes() []Volume {
+	return []Volume{{ID: journal.VolumeID{1}, Group: "shop", Journal: journal.Stats{Space: o.space}}}
+}
+
+// A replica that has no point any more, because a member gave it up, says so and who.
+func TestAPointThatWasGivenUpIsACondition(t *testing.T) {
+	now := clock.NewManual(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC))
+	tests := []struct {
+		name    string
+		givenUp uint64
+		newest  *group.Point
+		want    string
+	}{
+		{"never had one", 0, nil, "NoRecoveryPoint"},
+		{"gave it up", 1, nil, "PointGivenUp"},
+		{"has another", 1, &group.Point{Checkpoint: 1, Time: now.Now()}, "RecoveryPoint"},
+	}
+	for _, tt := range tests {
+		s := &Server{cfg: Config{Site: oneVolume{space: journal.SpaceStats{PointsGivenUp: tt.givenUp}}, Clock: now}}
+		g := &groups.Summary{State: group.State{Name: "shop", Role: group.RoleReplica, Settings: group.Settings{}.WithDefaults()}, Newest: tt.newest}
+		for _, c := range s.conditions(g) {
+			if c.GetType() == "Ready" && (c.GetReason() != tt.want || c.GetOk() != (tt.newest != nil)) {
+				t.Errorf("%s: %v, want %s", tt.name, c, tt.want)
+			}
 		}
 	}
 }

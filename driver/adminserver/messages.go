@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -90,6 +91,18 @@ func (s *Server) group(g *groups.Summary) *adminv1.Group {
 	return out
 }
 
+// pointGivenUpBy are the members of a replica that have given up, for want of room, what
+// they kept of its newest point; empty: none has.
+func (s *Server) pointGivenUpBy(g *groups.Summary) string {
+	var by []string
+	for _, v := range s.cfg.Site.Volumes() {
+		if g.State.Role == group.RoleReplica && v.Group == g.State.Name && v.Journal.Space.PointsGivenUp > 0 {
+			by = append(by, v.ID.String())
+		}
+	}
+	return strings.Join(by, ", ")
+}
+
 func (s *Server) conditions(g *groups.Summary) []*adminv1.Condition {
 	var out []*adminv1.Condition
 	add := func(kind string, ok bool, reason, message string) {
@@ -102,6 +115,9 @@ func (s *Server) conditions(g *groups.Summary) []*adminv1.Condition {
 		add("Ready", false, "CheckpointMissed", g.Stats.LastError.Error())
 	case g.Newest == nil && g.Resting:
 		add("Ready", true, "Resting", "no volume of the group is in use: its newest point stays true")
+	case g.Newest == nil && s.pointGivenUpBy(g) != "":
+		add("Ready", false, "PointGivenUp", "the newest recovery point that all members had was given up for want of room, on volumes "+s.pointGivenUpBy(g)+
+			": there is one again when all members have been fed as far; give the file system more room")
 	case g.Newest == nil:
 		add("Ready", false, "NoRecoveryPoint", "no recovery point exists yet: wait for the first checkpoint")
 	default:

@@ -41,7 +41,7 @@ func (s *Site) keepPoints(ctx context.Context) {
 func (s *Site) keepPoint(ctx context.Context, st group.State) error {
 	if st.Role != group.RoleReplica {
 		for _, store := range (members{s}).openStores(st) {
-			store.KeepPoint(journal.Position{})
+			store.KeepPoint(journal.Position{}, 0)
 		}
 		return nil
 	}
@@ -51,7 +51,7 @@ func (s *Site) keepPoint(ctx context.Context, st group.State) error {
 	}
 	for id, at := range newest.Members {
 		if eng, err := s.engineOf(id); err == nil {
-			eng.Store().KeepPoint(at)
+			eng.Store().KeepPoint(at, 0)
 		}
 	}
 	return nil
@@ -64,5 +64,5 @@ func (s *Site) keepAll(store *journal.Store, name string) {
 	if errors.Is(err, group.ErrNotFound) || st.Role != group.RoleReplica {
 		return
 	}
-	store.KeepPoint(store.Horizon())
+	store.KeepPoint(store.Horizon(), 0)
 }

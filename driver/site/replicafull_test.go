@@ -55,8 +55,8 @@ func TestAnImageWithoutRoomWaitsForRoom(t *testing.T) {
 }
 
 // TestAReplicaKeepsItsNewestPoint: a member of a replica that is fed while another one is
-// stuck does not give up, for want of room, the newest point that both have. A restart in
-// between changes nothing.
+// stuck does not give up, for its budget, the newest point that both have. A restart in
+// between changes nothing. Where there is no room it does, and takes all that it is sent.
 func TestAReplicaKeepsItsNewestPoint(t *testing.T) {
 	ctx := context.Background()
 	fs := vfs.NewMem()
@@ -74,31 +74,53 @@ func TestAReplicaKeepsItsNewestPoint(t *testing.T) {
 	demoted(t, s)
 	mustClose(t, s)
 	s = mustOpen(t, fs)
-	store, err := s.Replicas().Replica(ctx, "shop", volumeA)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fs.SetCapacity(1)
+	store := fedMember(t, s)
 	line := journal.Timeline{ID: 99, Parent: store.Tip(), Reason: "failover"}
 	if err := store.Adopt(line); err != nil {
 		t.Fatal(err)
 	}
-	if !feedUntilFull(t, store, 99) {
-		t.Fatal("the member takes all that it is sent")
-	}
+	feed(t, store, line.ID)
 	s.hasPoint(t, newest.Checkpoint)
 	mustClose(t, s)
 	s = mustOpen(t, fs)
-	if store, err = s.Replicas().Replica(ctx, "shop", volumeA); err != nil {
+	store = fedMember(t, s)
+	feed(t, store, line.ID)
+	s.hasPoint(t, newest.Checkpoint)
+	if n := s.pointsGivenUp(); n != 0 {
+		t.Errorf("%d points were given up although there is room", n)
+	}
+
+	total, free, err := fs.Space("/root")
+	if err != nil {
 		t.Fatal(err)
 	}
-	feedUntilFull(t, store, 99)
-	s.hasPoint(t, newest.Checkpoint)
+	fs.SetCapacity(total - free + 4*journal.MinSegmentBytes)
+	feed(t, store, line.ID)
+	if p, err := s.Groups().NewestPoint(ctx, "shop"); err != nil || p != nil {
+		t.Errorf("the newest point is %+v (%v), on a disk that has no room for it", p, err)
+	}
+	if n := s.pointsGivenUp(); n == 0 {
+		t.Error("nobody can tell that a point was given up")
+	}
 	mustClose(t, s)
 }
 
-// feedUntilFull sends a member writes as its primary would, until it finds no room.
-func feedUntilFull(t *testing.T, store replication.ReplicaStore, line journal.TimelineID) bool {
+// smallBudget is far less than what feed sends.
+const smallBudget = 4 * journal.MinSegmentBytes
+
+// fedMember is the store of a replica's member, with a small budget.
+func fedMember(t *testing.T, s *opened) replication.ReplicaStore {
+	t.Helper()
+	store, err := s.Replicas().Replica(context.Background(), "shop", volumeA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.(interface{ SetRetention(journal.Retention) }).SetRetention(journal.Retention{JournalBytes: smallBudget})
+	return store
+}
+
+// feed sends a member writes as its primary would, and has it maintained. All are taken.
+func feed(t *testing.T, store replication.ReplicaStore, line journal.TimelineID) {
 	t.Helper()
 	for i := range 200 {
 		p := bytes.Repeat([]byte{byte(i)}, 64<<10)
@@ -111,14 +133,21 @@ func feedUntilFull(t *testing.T, store replication.ReplicaStore, line journal.Ti
 			}
 			err = store.AppendRecords([]journal.Record{r})
 		}
-		if errors.Is(err, journal.ErrFull) {
-			return true
-		}
 		if err := errors.Join(err, store.Flush(context.Background())); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return false
+	if err := store.(interface{ Maintain(context.Context) error }).Maintain(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pointsGivenUp is how often a member has given up what it kept of the newest point.
+func (o *opened) pointsGivenUp() (n uint64) {
+	for _, v := range o.Volumes() {
+		n += v.Stats.Space.PointsGivenUp
+	}
+	return n
 }
 
 // hasPoint makes sure that a checkpoint is the group's newest point.

@@ -21,7 +21,7 @@ type Metrics struct {
 	scrubRatio, scrubLast, scrubBytes, unsummed   *prometheus.Desc
 	checkpoints, historyBytes, replaced, written  *prometheus.Desc
 	thinningUnderwayBytes, thinningDoneBytes      *prometheus.Desc
-	short, refused, givenUp                       *prometheus.Desc
+	short, refused, givenUp, points               *prometheus.Desc
 }
 
 // New names the figures of stores with labels, whose values are given in the same
@@ -52,6 +52,7 @@ func New(labels []string) *Metrics {
 	m.short = desc("lockstep_volume_space_short", "1 while the file system below has too little room: history is given up, or writes are refused.")
 	m.refused = desc("lockstep_volume_space_refused_total", "Appends that found no room at first.")
 	m.givenUp = desc("lockstep_volume_space_given_up_bytes_total", "Journal that was given up for room before its time.")
+	m.points = desc("lockstep_volume_space_points_given_up_total", "Times that what a replica kept for the newest recovery point of its group was given up for room.")
 	return m
 }
 
@@ -89,6 +90,7 @@ func (m *Metrics) Space(ch chan<- prometheus.Metric, space *journal.SpaceStats, 
 	value(ch, m.short, prometheus.GaugeValue, short, of...)
 	value(ch, m.refused, prometheus.CounterValue, float64(space.Refused), of...)
 	value(ch, m.givenUp, prometheus.CounterValue, float64(space.GivenUpBytes), of...)
+	value(ch, m.points, prometheus.CounterValue, float64(space.PointsGivenUp), of...)
 }
 
 // Checks gives the figures of what is looked for in a store, and found.
