@@ -42,6 +42,7 @@ type Pod struct {
 	mu       sync.Mutex
 	record   record                   // guarded by mu; changes with the turn held
 	done     control.Orders           // guarded by mu; carried out last
+	keeps    *journal.Store           // guarded by mu; see keepAll
 	failure  error                    // guarded by mu; why orders are not carried out
 	filling  bool                     // guarded by mu
 	leaving  bool                     // guarded by mu; told to end, and waits for a successor
@@ -248,6 +249,7 @@ func (p *Pod) follow(ctx context.Context, o control.Orders) error {
 	if err != nil {
 		return err
 	}
+	p.keepNothing(eng.Store())
 	if err := p.sendTo(o); err != nil {
 		return err
 	}
@@ -284,6 +286,7 @@ func (p *Pod) followReplica(ctx context.Context) error {
 		if err := eng.StopChanges(ctx); err != nil {
 			return err
 		}
+		p.keepAll(eng.Store())
 	}
 	return p.detach(ctx)
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// Config is what a Fleet needs. All but Linger, Expect, UpgradeEvery, Clock and Log is required.
+// Config is what a Fleet needs. All but Linger, Expect, UpgradeEvery, KeepPointEvery, Clock
+// and Log is required.
 type Config struct {
 	Site    string
 	DB      kv.DB // stays the caller's
@@ -38,8 +39,11 @@ type Config struct {
 	// UpgradeEvery is the time between two looks for engines of an old template;
 	// 0: DefaultUpgradeEvery.
 	UpgradeEvery time.Duration
-	Clock        clock.Clock  // nil: the machine's
-	Log          *slog.Logger // nil: discarded
+	// KeepPointEvery is the time between two looks at what replicas' members have to
+	// keep; 0: DefaultKeepPointEvery.
+	KeepPointEvery time.Duration
+	Clock          clock.Clock  // nil: the machine's
+	Log            *slog.Logger // nil: discarded
 }
 
 // Peer is another site.
@@ -60,6 +64,10 @@ const DefaultExpect = 15 * time.Second
 // DefaultUpgradeEvery is how soon a changed template counts.
 const DefaultUpgradeEvery = 2 * time.Second
 
+// DefaultKeepPointEvery is how far what a replica's members keep may lie behind what they
+// could.
+const DefaultKeepPointEvery = 5 * time.Second
+
 func (c *Config) validate() error {
 	if c.Site == "" || c.DB == nil || c.Backing == nil || c.Engines == nil || c.Dial == nil || c.Peer == nil || c.ReplicaBacking == nil {
 		return errors.New("fleet configuration: a required field is missing")
@@ -72,6 +80,9 @@ func (c *Config) validate() error {
 	}
 	if c.UpgradeEvery == 0 {
 		c.UpgradeEvery = DefaultUpgradeEvery
+	}
+	if c.KeepPointEvery == 0 {
+		c.KeepPointEvery = DefaultKeepPointEvery
 	}
 	if c.Clock == nil {
 		c.Clock = clock.Wall{}

@@ -63,6 +63,7 @@ func Open(cfg Config) (*Fleet, error) {
 	}
 	f.joined.Go(func() { f.groups.TellEnds(f.ctx) })
 	f.joined.Go(f.keepUpgraded)
+	f.joined.Go(f.keepPoints)
 	for _, st := range f.groups.States() {
 		if st.Role == group.RoleReplica {
 			if err := f.groups.Start(f.ctx, st.Name); err != nil {

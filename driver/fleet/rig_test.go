@@ -80,7 +80,7 @@ type cluster struct {
 	// connections are those that engines took so far.
 	connections int
 	clock       clock.Clock
-	// upgradeEvery is the fleet's; 0: 5 ms.
+	// upgradeEvery is the fleet's, and its keepPointEvery; 0: 5 ms, and 20 ms.
 	upgradeEvery time.Duration
 	// template is what engines are made of, manual that those that run keep
 	// theirs. handOver, unless nil, is called by each handover before it does
@@ -452,7 +452,7 @@ func (c *cluster) open() *fleet.Fleet {
 			}
 			return fleet.BackingClass{Class: "of-" + site, JournalClass: c.journalClass}, nil
 		},
-		Clock: c.clock, Linger: c.linger, Expect: cmp.Or(c.expect, time.Hour), UpgradeEvery: cmp.Or(c.upgradeEvery, 5*time.Millisecond), Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+		Clock: c.clock, Linger: c.linger, Expect: cmp.Or(c.expect, time.Hour), UpgradeEvery: cmp.Or(c.upgradeEvery, 5*time.Millisecond), KeepPointEvery: cmp.Or(c.upgradeEvery, 20*time.Millisecond), Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
 	if err != nil {
 		c.t.Fatal(err)
 	}

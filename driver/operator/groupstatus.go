@@ -31,6 +31,7 @@ const (
 	reasonFull         = "BackingFull"
 	reasonMissed       = "CheckpointMissed"
 	reasonNoPoint      = "NoPointYet"
+	reasonPointGivenUp = "PointGivenUp"
 	reasonAchieved     = "Achieved"
 	reasonShort        = "HistoryTooShort"
 	reasonUnknown      = "Unknown"
@@ -240,6 +241,9 @@ func ready(out *v1alpha1.ConsistencyGroupStatus, v *view) (metav1.ConditionStatu
 	switch {
 	case len(broken) > 0:
 		return metav1.ConditionFalse, reasonEngine, strings.Join(broken, "; ")
+	case v.summary.State.Role == group.RoleReplica && v.summary.Newest == nil && pointGivenUpBy(v) != "":
+		return metav1.ConditionFalse, reasonPointGivenUp, "the newest recovery point that all members had was given up for want of room, by " + pointGivenUpBy(v) +
+			": there is one again when all members have been fed as far; give the backing volume more room"
 	case v.summary.State.Role == group.RoleReplica:
 		return metav1.ConditionTrue, reasonFed, "site " + v.summary.State.Source + " is primary"
 	case !v.summary.Started:
@@ -250,6 +254,18 @@ func ready(out *v1alpha1.ConsistencyGroupStatus, v *view) (metav1.ConditionStatu
 		return metav1.ConditionFalse, reasonNoPoint, "no checkpoint has been taken yet"
 	}
 	return metav1.ConditionTrue, reasonTaking, ""
+}
+
+// pointGivenUpBy are the members that have given up, for want of room, what they kept of
+// the group's newest point; empty: none has.
+func pointGivenUpBy(v *view) string {
+	var by []string
+	for _, m := range v.volumes {
+		if s := m.State.Store; s != nil && s.Space.PointsGivenUp > 0 {
+			by = append(by, "volume "+m.ID.String())
+		}
+	}
+	return strings.Join(by, ", ")
 }
 
 func orID(claim, volume string) string {

@@ -60,6 +60,15 @@ func TestConditions(t *testing.T) {
 		{"replica", func(v *view) {
 			fed(v)
 		}, reasonFed, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
+		{"replica that gave a point up and has another", func(v *view) {
+			fed(v)
+			v.volumes[0].State.Store.Space.PointsGivenUp = 1
+		}, reasonFed, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
+		{"replica that gave its point up", func(v *view) {
+			fed(v)
+			v.summary.Newest, v.summary.Oldest = nil, nil
+			v.volumes[0].State.Store.Space.PointsGivenUp = 1
+		}, "!" + reasonPointGivenUp, "!" + reasonUnknown, reasonConnected, v1alpha1.ReplicationSynced},
 		{"replica of nobody heard of", func(v *view) {
 			fed(v).Heard = v.now.Add(-time.Minute)
 		}, reasonFed, reasonAchieved, "!" + reasonDisconnected, v1alpha1.ReplicationDisconnected},

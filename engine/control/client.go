@@ -182,6 +182,15 @@ func (c *Client) Release(ctx context.Context, name string) error {
 	return c.fail(err)
 }
 
+// KeepPoint is Volume's. An engine of an older version keeps nothing, and that is no error.
+func (c *Client) KeepPoint(ctx context.Context, at journal.Position, d time.Duration) error {
+	_, err := c.rpc.KeepPoint(ctx, &enginev1.KeepPointRequest{At: encodePosition(at), For: durationpb.New(d)})
+	if status.Code(err) == codes.Unimplemented {
+		return nil
+	}
+	return c.fail(err)
+}
+
 func (c *Client) checkpoints(ctx context.Context, req *enginev1.CheckpointsRequest) ([]journal.Checkpoint, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -43,7 +43,7 @@ func FuzzState(f *testing.F) {
 	seed, err := proto.Marshal(encodeState(State{Volume: journal.VolumeID{1}, Incarnation: "x", Version: "1", Store: &StoreState{SizeBytes: 1 << 20, Tip: at, Durable: at, Horizon: at,
 		Timelines: []journal.Timeline{{ID: 7, Created: time.Unix(1, 0).UTC()}}, Pins: map[string]journal.Position{"p": at}, Newest: checkpoint, Oldest: checkpoint,
 		Thinning: journal.ThinningStats{ReadBytes: 1 << 30, WrittenBytes: 1 << 20, Tiers: []journal.TierBytes{{Bytes: 1 << 26}, {Interval: time.Minute, Bytes: 1 << 20}, {Interval: math.MaxInt64, Bytes: 5}}},
-		Points:   []journal.TierPoints{{Tier: journal.Tier{Interval: time.Second, Age: time.Hour}, Points: 3600, Oldest: time.Unix(1, 0).UTC()}, {Tier: journal.Tier{Interval: time.Minute, Age: 24 * time.Hour}}}, ShortByBytes: 7},
+		Points:   []journal.TierPoints{{Tier: journal.Tier{Interval: time.Second, Age: time.Hour}, Points: 3600, Oldest: time.Unix(1, 0).UTC()}, {Tier: journal.Tier{Interval: time.Minute, Age: 24 * time.Hour}}}, ShortByBytes: 7, Space: journal.SpaceStats{Refused: 3, GivenUpBytes: 1 << 26, PointsGivenUp: 1}},
 		Replication: &ReplicationState{Peer: "b", LagTime: time.Second}}))
 	if err != nil {
 		f.Fatal(err)

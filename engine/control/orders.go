@@ -209,6 +209,9 @@ type Volume interface {
 	Engine() (*engine.Engine, error)
 	// State describes the volume; changed is closed when that has changed.
 	State() (s State, changed <-chan struct{})
+	// KeepPoint is Store.KeepPoint for a member of a replica; with the zero position of
+	// what it keeps now. A member of a primary keeps nothing.
+	KeepPoint(at journal.Position, d time.Duration) error
 	// OpenView shows the image at a position under an export name, until
 	// CloseView; ErrNoView.
 	OpenView(ctx context.Context, id string, at journal.Position) (export string, err error)

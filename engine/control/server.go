@@ -220,6 +220,15 @@ func (s *Server) Release(_ context.Context, req *enginev1.ReleaseRequest) (*engi
 	})
 }
 
+// KeepPoint implements the RPC.
+func (s *Server) KeepPoint(_ context.Context, req *enginev1.KeepPointRequest) (*enginev1.KeepPointResponse, error) {
+	lasts := req.GetFor().AsDuration()
+	if lasts <= 0 || lasts > longestHold {
+		return nil, invalid("a point kept for %v: want at most %v", lasts, longestHold)
+	}
+	return &enginev1.KeepPointResponse{}, toStatus(s.volume.KeepPoint(decodePosition(req.GetAt()), lasts))
+}
+
 // Pin implements the RPC.
 func (s *Server) Pin(_ context.Context, req *enginev1.PinRequest) (*enginev1.PinResponse, error) {
 	return on(s, func(e *engine.Engine) (*enginev1.PinResponse, error) {

@@ -22,14 +22,15 @@ func TestThinningTravels(t *testing.T) {
 	}
 }
 
-// So do the points that it has, and that it is to keep more than it has room for.
+// So do the points that it has, that it is to keep more than it has room for, and what
+// came of that.
 func TestPointsAndShortageTravel(t *testing.T) {
-	want := StoreState{ShortByBytes: 1 << 30, Points: []journal.TierPoints{
+	want := StoreState{ShortByBytes: 1 << 30, Space: journal.SpaceStats{Refused: 3, GivenUpBytes: 1 << 26, PointsGivenUp: 2}, Points: []journal.TierPoints{
 		{Tier: journal.Tier{Interval: time.Second, Age: time.Hour}, Points: 3600, Oldest: time.Unix(100, 5).UTC()},
 		{Tier: journal.Tier{Interval: time.Minute, Age: 24 * time.Hour}},
 	}}
 	got, err := decodeState(encodeState(State{Volume: journal.VolumeID{1}, Store: &want}))
-	if err != nil || !reflect.DeepEqual(got.Store.Points, want.Points) || got.Store.ShortByBytes != want.ShortByBytes {
+	if err != nil || !reflect.DeepEqual(got.Store.Points, want.Points) || got.Store.ShortByBytes != want.ShortByBytes || got.Store.Space != want.Space {
 		t.Errorf("%+v, %v; want %+v", got.Store, err, want)
 	}
 }

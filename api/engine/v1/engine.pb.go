@@ -179,7 +179,7 @@ func (x Failure_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Reason.Descriptor instead.
 func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{51, 0}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{53, 0}
 }
 
 type Position struct {
@@ -612,7 +612,10 @@ type Store struct {
 	Points []*TierPoints `protobuf:"bytes,24,rep,name=points,proto3" json:"points,omitempty"`
 	// How much smaller the backing volumes are, or the quotas that they show as their
 	// size, than what the volume and its journal's budget may come to; 0: they are not.
-	ShortByBytes  int64 `protobuf:"varint,25,opt,name=short_by_bytes,json=shortByBytes,proto3" json:"short_by_bytes,omitempty"`
+	ShortByBytes int64 `protobuf:"varint,25,opt,name=short_by_bytes,json=shortByBytes,proto3" json:"short_by_bytes,omitempty"`
+	// How often, since the store was opened, what KeepPoint kept was given up for want of
+	// room.
+	PointsGivenUp uint64 `protobuf:"varint,26,opt,name=points_given_up,json=pointsGivenUp,proto3" json:"points_given_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -811,6 +814,13 @@ func (x *Store) GetPoints() []*TierPoints {
 func (x *Store) GetShortByBytes() int64 {
 	if x != nil {
 		return x.ShortByBytes
+	}
+	return 0
+}
+
+func (x *Store) GetPointsGivenUp() uint64 {
+	if x != nil {
+		return x.PointsGivenUp
 	}
 	return 0
 }
@@ -2224,6 +2234,94 @@ func (*ReleaseResponse) Descriptor() ([]byte, []int) {
 	return file_engine_v1_engine_proto_rawDescGZIP(), []int{31}
 }
 
+type KeepPointRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            *Position              `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`   // unset: what is kept now, for longer
+	For           *durationpb.Duration   `protobuf:"bytes,2,opt,name=for,proto3" json:"for,omitempty"` // above zero, a week at most
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepPointRequest) Reset() {
+	*x = KeepPointRequest{}
+	mi := &file_engine_v1_engine_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepPointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepPointRequest) ProtoMessage() {}
+
+func (x *KeepPointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepPointRequest.ProtoReflect.Descriptor instead.
+func (*KeepPointRequest) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *KeepPointRequest) GetAt() *Position {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *KeepPointRequest) GetFor() *durationpb.Duration {
+	if x != nil {
+		return x.For
+	}
+	return nil
+}
+
+type KeepPointResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepPointResponse) Reset() {
+	*x = KeepPointResponse{}
+	mi := &file_engine_v1_engine_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepPointResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepPointResponse) ProtoMessage() {}
+
+func (x *KeepPointResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepPointResponse.ProtoReflect.Descriptor instead.
+func (*KeepPointResponse) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{33}
+}
+
 type CheckpointsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Checkpoints   []*Checkpoint          `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
@@ -2234,7 +2332,7 @@ type CheckpointsResponse struct {
 
 func (x *CheckpointsResponse) Reset() {
 	*x = CheckpointsResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[32]
+	mi := &file_engine_v1_engine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2246,7 +2344,7 @@ func (x *CheckpointsResponse) String() string {
 func (*CheckpointsResponse) ProtoMessage() {}
 
 func (x *CheckpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[32]
+	mi := &file_engine_v1_engine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2259,7 +2357,7 @@ func (x *CheckpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointsResponse.ProtoReflect.Descriptor instead.
 func (*CheckpointsResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{32}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CheckpointsResponse) GetCheckpoints() []*Checkpoint {
@@ -2292,7 +2390,7 @@ type Outline struct {
 
 func (x *Outline) Reset() {
 	*x = Outline{}
-	mi := &file_engine_v1_engine_proto_msgTypes[33]
+	mi := &file_engine_v1_engine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2402,7 @@ func (x *Outline) String() string {
 func (*Outline) ProtoMessage() {}
 
 func (x *Outline) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[33]
+	mi := &file_engine_v1_engine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2415,7 @@ func (x *Outline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outline.ProtoReflect.Descriptor instead.
 func (*Outline) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{33}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Outline) GetNumbers() []int64 {
@@ -2351,7 +2449,7 @@ type OutlineMembers struct {
 
 func (x *OutlineMembers) Reset() {
 	*x = OutlineMembers{}
-	mi := &file_engine_v1_engine_proto_msgTypes[34]
+	mi := &file_engine_v1_engine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2363,7 +2461,7 @@ func (x *OutlineMembers) String() string {
 func (*OutlineMembers) ProtoMessage() {}
 
 func (x *OutlineMembers) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[34]
+	mi := &file_engine_v1_engine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2376,7 +2474,7 @@ func (x *OutlineMembers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutlineMembers.ProtoReflect.Descriptor instead.
 func (*OutlineMembers) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{34}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *OutlineMembers) GetCheckpoints() uint32 {
@@ -2405,7 +2503,7 @@ type ForkRequest struct {
 
 func (x *ForkRequest) Reset() {
 	*x = ForkRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[35]
+	mi := &file_engine_v1_engine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2515,7 @@ func (x *ForkRequest) String() string {
 func (*ForkRequest) ProtoMessage() {}
 
 func (x *ForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[35]
+	mi := &file_engine_v1_engine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2528,7 @@ func (x *ForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForkRequest.ProtoReflect.Descriptor instead.
 func (*ForkRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{35}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ForkRequest) GetAt() *Position {
@@ -2455,7 +2553,7 @@ type ForkResponse struct {
 
 func (x *ForkResponse) Reset() {
 	*x = ForkResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[36]
+	mi := &file_engine_v1_engine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2467,7 +2565,7 @@ func (x *ForkResponse) String() string {
 func (*ForkResponse) ProtoMessage() {}
 
 func (x *ForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[36]
+	mi := &file_engine_v1_engine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2480,7 +2578,7 @@ func (x *ForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForkResponse.ProtoReflect.Descriptor instead.
 func (*ForkResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{36}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{38}
 }
 
 type PinRequest struct {
@@ -2493,7 +2591,7 @@ type PinRequest struct {
 
 func (x *PinRequest) Reset() {
 	*x = PinRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[37]
+	mi := &file_engine_v1_engine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2505,7 +2603,7 @@ func (x *PinRequest) String() string {
 func (*PinRequest) ProtoMessage() {}
 
 func (x *PinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[37]
+	mi := &file_engine_v1_engine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2518,7 +2616,7 @@ func (x *PinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinRequest.ProtoReflect.Descriptor instead.
 func (*PinRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{37}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PinRequest) GetName() string {
@@ -2543,7 +2641,7 @@ type PinResponse struct {
 
 func (x *PinResponse) Reset() {
 	*x = PinResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[38]
+	mi := &file_engine_v1_engine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +2653,7 @@ func (x *PinResponse) String() string {
 func (*PinResponse) ProtoMessage() {}
 
 func (x *PinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[38]
+	mi := &file_engine_v1_engine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +2666,7 @@ func (x *PinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinResponse.ProtoReflect.Descriptor instead.
 func (*PinResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{38}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{40}
 }
 
 type UnpinRequest struct {
@@ -2580,7 +2678,7 @@ type UnpinRequest struct {
 
 func (x *UnpinRequest) Reset() {
 	*x = UnpinRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[39]
+	mi := &file_engine_v1_engine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2592,7 +2690,7 @@ func (x *UnpinRequest) String() string {
 func (*UnpinRequest) ProtoMessage() {}
 
 func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[39]
+	mi := &file_engine_v1_engine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2605,7 +2703,7 @@ func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinRequest.ProtoReflect.Descriptor instead.
 func (*UnpinRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{39}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *UnpinRequest) GetName() string {
@@ -2623,7 +2721,7 @@ type UnpinResponse struct {
 
 func (x *UnpinResponse) Reset() {
 	*x = UnpinResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[40]
+	mi := &file_engine_v1_engine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2635,7 +2733,7 @@ func (x *UnpinResponse) String() string {
 func (*UnpinResponse) ProtoMessage() {}
 
 func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[40]
+	mi := &file_engine_v1_engine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2648,7 +2746,7 @@ func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinResponse.ProtoReflect.Descriptor instead.
 func (*UnpinResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{40}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{42}
 }
 
 type SizeAtRequest struct {
@@ -2660,7 +2758,7 @@ type SizeAtRequest struct {
 
 func (x *SizeAtRequest) Reset() {
 	*x = SizeAtRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[41]
+	mi := &file_engine_v1_engine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2672,7 +2770,7 @@ func (x *SizeAtRequest) String() string {
 func (*SizeAtRequest) ProtoMessage() {}
 
 func (x *SizeAtRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[41]
+	mi := &file_engine_v1_engine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2685,7 +2783,7 @@ func (x *SizeAtRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizeAtRequest.ProtoReflect.Descriptor instead.
 func (*SizeAtRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{41}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SizeAtRequest) GetAt() *Position {
@@ -2704,7 +2802,7 @@ type SizeAtResponse struct {
 
 func (x *SizeAtResponse) Reset() {
 	*x = SizeAtResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[42]
+	mi := &file_engine_v1_engine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +2814,7 @@ func (x *SizeAtResponse) String() string {
 func (*SizeAtResponse) ProtoMessage() {}
 
 func (x *SizeAtResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[42]
+	mi := &file_engine_v1_engine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +2827,7 @@ func (x *SizeAtResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizeAtResponse.ProtoReflect.Descriptor instead.
 func (*SizeAtResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{42}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SizeAtResponse) GetSizeBytes() int64 {
@@ -2748,7 +2846,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[43]
+	mi := &file_engine_v1_engine_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +2858,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[43]
+	mi := &file_engine_v1_engine_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +2871,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{43}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ResizeRequest) GetSizeBytes() int64 {
@@ -2792,7 +2890,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[44]
+	mi := &file_engine_v1_engine_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2804,7 +2902,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[44]
+	mi := &file_engine_v1_engine_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2817,7 +2915,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{44}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ResizeResponse) GetSizeBytes() int64 {
@@ -2840,7 +2938,7 @@ type ReadImageRequest struct {
 
 func (x *ReadImageRequest) Reset() {
 	*x = ReadImageRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[45]
+	mi := &file_engine_v1_engine_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2852,7 +2950,7 @@ func (x *ReadImageRequest) String() string {
 func (*ReadImageRequest) ProtoMessage() {}
 
 func (x *ReadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[45]
+	mi := &file_engine_v1_engine_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2865,7 +2963,7 @@ func (x *ReadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadImageRequest.ProtoReflect.Descriptor instead.
 func (*ReadImageRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{45}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReadImageRequest) GetOf() isReadImageRequest_Of {
@@ -2921,7 +3019,7 @@ type ImageChunk struct {
 
 func (x *ImageChunk) Reset() {
 	*x = ImageChunk{}
-	mi := &file_engine_v1_engine_proto_msgTypes[46]
+	mi := &file_engine_v1_engine_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2933,7 +3031,7 @@ func (x *ImageChunk) String() string {
 func (*ImageChunk) ProtoMessage() {}
 
 func (x *ImageChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[46]
+	mi := &file_engine_v1_engine_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2946,7 +3044,7 @@ func (x *ImageChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageChunk.ProtoReflect.Descriptor instead.
 func (*ImageChunk) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{46}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ImageChunk) GetSizeBytes() int64 {
@@ -2987,7 +3085,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[47]
+	mi := &file_engine_v1_engine_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3097,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[47]
+	mi := &file_engine_v1_engine_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3110,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{47}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *OpenViewRequest) GetId() string {
@@ -3038,7 +3136,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[48]
+	mi := &file_engine_v1_engine_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3050,7 +3148,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[48]
+	mi := &file_engine_v1_engine_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3063,7 +3161,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{48}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *OpenViewResponse) GetExport() string {
@@ -3082,7 +3180,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[49]
+	mi := &file_engine_v1_engine_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3192,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[49]
+	mi := &file_engine_v1_engine_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3205,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{49}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -3125,7 +3223,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[50]
+	mi := &file_engine_v1_engine_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3235,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[50]
+	mi := &file_engine_v1_engine_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3248,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{50}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{52}
 }
 
 // Failure tells an error that callers act on from the others.
@@ -3163,7 +3261,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_engine_v1_engine_proto_msgTypes[51]
+	mi := &file_engine_v1_engine_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3175,7 +3273,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[51]
+	mi := &file_engine_v1_engine_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3188,7 +3286,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{51}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Failure) GetReason() Failure_Reason {
@@ -3234,7 +3332,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\ffenced_below\x18\v \x01(\x04R\vfencedBelow\x12\x18\n" +
 	"\aleaving\x18\f \x01(\bR\aleaving\x12\x1c\n" +
 	"\ttransport\x18\r \x01(\tR\ttransport\x12-\n" +
-	"\x12transport_fallback\x18\x0e \x01(\tR\x11transportFallback\"\xe8\b\n" +
+	"\x12transport_fallback\x18\x0e \x01(\tR\x11transportFallback\"\x90\t\n" +
 	"\x05Store\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\x12.\n" +
@@ -3264,7 +3362,8 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\rthinned_bytes\x18\x16 \x01(\x03R\fthinnedBytes\x12(\n" +
 	"\x10thinned_to_bytes\x18\x17 \x01(\x03R\x0ethinnedToBytes\x126\n" +
 	"\x06points\x18\x18 \x03(\v2\x1e.lockstep.engine.v1.TierPointsR\x06points\x12$\n" +
-	"\x0eshort_by_bytes\x18\x19 \x01(\x03R\fshortByBytes\x1aU\n" +
+	"\x0eshort_by_bytes\x18\x19 \x01(\x03R\fshortByBytes\x12&\n" +
+	"\x0fpoints_given_up\x18\x1a \x01(\x04R\rpointsGivenUp\x1aU\n" +
 	"\tPinsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
 	"\x05value\x18\x02 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x05value:\x028\x01\"\xb4\x01\n" +
@@ -3357,7 +3456,11 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\fHoldResponse\"$\n" +
 	"\x0eReleaseRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x11\n" +
-	"\x0fReleaseResponse\"\x8e\x01\n" +
+	"\x0fReleaseResponse\"m\n" +
+	"\x10KeepPointRequest\x12,\n" +
+	"\x02at\x18\x01 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x02at\x12+\n" +
+	"\x03for\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03for\"\x13\n" +
+	"\x11KeepPointResponse\"\x8e\x01\n" +
 	"\x13CheckpointsResponse\x12@\n" +
 	"\vcheckpoints\x18\x01 \x03(\v2\x1e.lockstep.engine.v1.CheckpointR\vcheckpoints\x125\n" +
 	"\aoutline\x18\x02 \x01(\v2\x1b.lockstep.engine.v1.OutlineR\aoutline\"w\n" +
@@ -3443,7 +3546,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x10\n" +
-	"\fROLE_REPLICA\x10\x022\xc9\f\n" +
+	"\fROLE_REPLICA\x10\x022\xa3\r\n" +
 	"\x06Engine\x12F\n" +
 	"\x05Watch\x12 .lockstep.engine.v1.WatchRequest\x1a\x19.lockstep.engine.v1.State0\x01\x12D\n" +
 	"\x05Order\x12 .lockstep.engine.v1.OrderRequest\x1a\x19.lockstep.engine.v1.State\x12J\n" +
@@ -3456,7 +3559,8 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x05Flush\x12 .lockstep.engine.v1.FlushRequest\x1a!.lockstep.engine.v1.FlushResponse\x12`\n" +
 	"\vCheckpoints\x12&.lockstep.engine.v1.CheckpointsRequest\x1a'.lockstep.engine.v1.CheckpointsResponse0\x01\x12I\n" +
 	"\x04Hold\x12\x1f.lockstep.engine.v1.HoldRequest\x1a .lockstep.engine.v1.HoldResponse\x12R\n" +
-	"\aRelease\x12\".lockstep.engine.v1.ReleaseRequest\x1a#.lockstep.engine.v1.ReleaseResponse\x12I\n" +
+	"\aRelease\x12\".lockstep.engine.v1.ReleaseRequest\x1a#.lockstep.engine.v1.ReleaseResponse\x12X\n" +
+	"\tKeepPoint\x12$.lockstep.engine.v1.KeepPointRequest\x1a%.lockstep.engine.v1.KeepPointResponse\x12I\n" +
 	"\x04Fork\x12\x1f.lockstep.engine.v1.ForkRequest\x1a .lockstep.engine.v1.ForkResponse\x12F\n" +
 	"\x03Pin\x12\x1e.lockstep.engine.v1.PinRequest\x1a\x1f.lockstep.engine.v1.PinResponse\x12L\n" +
 	"\x05Unpin\x12 .lockstep.engine.v1.UnpinRequest\x1a!.lockstep.engine.v1.UnpinResponse\x12O\n" +
@@ -3479,7 +3583,7 @@ func file_engine_v1_engine_proto_rawDescGZIP() []byte {
 }
 
 var file_engine_v1_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_engine_v1_engine_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.engine.v1.Role
 	(Failure_Reason)(0),           // 1: lockstep.engine.v1.Failure.Reason
@@ -3515,34 +3619,36 @@ var file_engine_v1_engine_proto_goTypes = []any{
 	(*HoldResponse)(nil),          // 31: lockstep.engine.v1.HoldResponse
 	(*ReleaseRequest)(nil),        // 32: lockstep.engine.v1.ReleaseRequest
 	(*ReleaseResponse)(nil),       // 33: lockstep.engine.v1.ReleaseResponse
-	(*CheckpointsResponse)(nil),   // 34: lockstep.engine.v1.CheckpointsResponse
-	(*Outline)(nil),               // 35: lockstep.engine.v1.Outline
-	(*OutlineMembers)(nil),        // 36: lockstep.engine.v1.OutlineMembers
-	(*ForkRequest)(nil),           // 37: lockstep.engine.v1.ForkRequest
-	(*ForkResponse)(nil),          // 38: lockstep.engine.v1.ForkResponse
-	(*PinRequest)(nil),            // 39: lockstep.engine.v1.PinRequest
-	(*PinResponse)(nil),           // 40: lockstep.engine.v1.PinResponse
-	(*UnpinRequest)(nil),          // 41: lockstep.engine.v1.UnpinRequest
-	(*UnpinResponse)(nil),         // 42: lockstep.engine.v1.UnpinResponse
-	(*SizeAtRequest)(nil),         // 43: lockstep.engine.v1.SizeAtRequest
-	(*SizeAtResponse)(nil),        // 44: lockstep.engine.v1.SizeAtResponse
-	(*ResizeRequest)(nil),         // 45: lockstep.engine.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 46: lockstep.engine.v1.ResizeResponse
-	(*ReadImageRequest)(nil),      // 47: lockstep.engine.v1.ReadImageRequest
-	(*ImageChunk)(nil),            // 48: lockstep.engine.v1.ImageChunk
-	(*OpenViewRequest)(nil),       // 49: lockstep.engine.v1.OpenViewRequest
-	(*OpenViewResponse)(nil),      // 50: lockstep.engine.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 51: lockstep.engine.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 52: lockstep.engine.v1.CloseViewResponse
-	(*Failure)(nil),               // 53: lockstep.engine.v1.Failure
-	nil,                           // 54: lockstep.engine.v1.Store.PinsEntry
-	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 56: google.protobuf.Duration
+	(*KeepPointRequest)(nil),      // 34: lockstep.engine.v1.KeepPointRequest
+	(*KeepPointResponse)(nil),     // 35: lockstep.engine.v1.KeepPointResponse
+	(*CheckpointsResponse)(nil),   // 36: lockstep.engine.v1.CheckpointsResponse
+	(*Outline)(nil),               // 37: lockstep.engine.v1.Outline
+	(*OutlineMembers)(nil),        // 38: lockstep.engine.v1.OutlineMembers
+	(*ForkRequest)(nil),           // 39: lockstep.engine.v1.ForkRequest
+	(*ForkResponse)(nil),          // 40: lockstep.engine.v1.ForkResponse
+	(*PinRequest)(nil),            // 41: lockstep.engine.v1.PinRequest
+	(*PinResponse)(nil),           // 42: lockstep.engine.v1.PinResponse
+	(*UnpinRequest)(nil),          // 43: lockstep.engine.v1.UnpinRequest
+	(*UnpinResponse)(nil),         // 44: lockstep.engine.v1.UnpinResponse
+	(*SizeAtRequest)(nil),         // 45: lockstep.engine.v1.SizeAtRequest
+	(*SizeAtResponse)(nil),        // 46: lockstep.engine.v1.SizeAtResponse
+	(*ResizeRequest)(nil),         // 47: lockstep.engine.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 48: lockstep.engine.v1.ResizeResponse
+	(*ReadImageRequest)(nil),      // 49: lockstep.engine.v1.ReadImageRequest
+	(*ImageChunk)(nil),            // 50: lockstep.engine.v1.ImageChunk
+	(*OpenViewRequest)(nil),       // 51: lockstep.engine.v1.OpenViewRequest
+	(*OpenViewResponse)(nil),      // 52: lockstep.engine.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 53: lockstep.engine.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 54: lockstep.engine.v1.CloseViewResponse
+	(*Failure)(nil),               // 55: lockstep.engine.v1.Failure
+	nil,                           // 56: lockstep.engine.v1.Store.PinsEntry
+	(*timestamppb.Timestamp)(nil), // 57: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 58: google.protobuf.Duration
 }
 var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 0: lockstep.engine.v1.Timeline.parent:type_name -> lockstep.engine.v1.Position
-	55, // 1: lockstep.engine.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	55, // 2: lockstep.engine.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
+	57, // 1: lockstep.engine.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	57, // 2: lockstep.engine.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
 	2,  // 3: lockstep.engine.v1.Checkpoint.position:type_name -> lockstep.engine.v1.Position
 	7,  // 4: lockstep.engine.v1.State.store:type_name -> lockstep.engine.v1.Store
 	10, // 5: lockstep.engine.v1.State.replication:type_name -> lockstep.engine.v1.Replication
@@ -3550,81 +3656,85 @@ var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 7: lockstep.engine.v1.Store.durable:type_name -> lockstep.engine.v1.Position
 	2,  // 8: lockstep.engine.v1.Store.horizon:type_name -> lockstep.engine.v1.Position
 	3,  // 9: lockstep.engine.v1.Store.timelines:type_name -> lockstep.engine.v1.Timeline
-	54, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
+	56, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
 	4,  // 11: lockstep.engine.v1.Store.newest:type_name -> lockstep.engine.v1.Checkpoint
 	4,  // 12: lockstep.engine.v1.Store.oldest:type_name -> lockstep.engine.v1.Checkpoint
-	55, // 13: lockstep.engine.v1.Store.short_since:type_name -> google.protobuf.Timestamp
+	57, // 13: lockstep.engine.v1.Store.short_since:type_name -> google.protobuf.Timestamp
 	9,  // 14: lockstep.engine.v1.Store.tiers:type_name -> lockstep.engine.v1.TierBytes
 	8,  // 15: lockstep.engine.v1.Store.points:type_name -> lockstep.engine.v1.TierPoints
-	55, // 16: lockstep.engine.v1.TierPoints.oldest:type_name -> google.protobuf.Timestamp
-	56, // 17: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
-	56, // 18: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
+	57, // 16: lockstep.engine.v1.TierPoints.oldest:type_name -> google.protobuf.Timestamp
+	58, // 17: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
+	58, // 18: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
 	0,  // 19: lockstep.engine.v1.OrderRequest.role:type_name -> lockstep.engine.v1.Role
 	11, // 20: lockstep.engine.v1.OrderRequest.settings:type_name -> lockstep.engine.v1.Settings
 	13, // 21: lockstep.engine.v1.OrderRequest.attach:type_name -> lockstep.engine.v1.Attach
 	14, // 22: lockstep.engine.v1.OrderRequest.peer:type_name -> lockstep.engine.v1.Peer
 	15, // 23: lockstep.engine.v1.OrderRequest.fill:type_name -> lockstep.engine.v1.Fill
 	12, // 24: lockstep.engine.v1.WithdrawRequest.orders:type_name -> lockstep.engine.v1.OrderRequest
-	56, // 25: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
+	58, // 25: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
 	4,  // 26: lockstep.engine.v1.CommitRequest.checkpoint:type_name -> lockstep.engine.v1.Checkpoint
 	2,  // 27: lockstep.engine.v1.CommitResponse.position:type_name -> lockstep.engine.v1.Position
 	2,  // 28: lockstep.engine.v1.HoldRequest.at:type_name -> lockstep.engine.v1.Position
-	56, // 29: lockstep.engine.v1.HoldRequest.for:type_name -> google.protobuf.Duration
-	4,  // 30: lockstep.engine.v1.CheckpointsResponse.checkpoints:type_name -> lockstep.engine.v1.Checkpoint
-	35, // 31: lockstep.engine.v1.CheckpointsResponse.outline:type_name -> lockstep.engine.v1.Outline
-	36, // 32: lockstep.engine.v1.Outline.members:type_name -> lockstep.engine.v1.OutlineMembers
-	2,  // 33: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 34: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 35: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 36: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 37: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
-	1,  // 38: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
-	2,  // 39: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
-	5,  // 40: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
-	12, // 41: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
-	16, // 42: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
-	17, // 43: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
-	19, // 44: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
-	21, // 45: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
-	23, // 46: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
-	25, // 47: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
-	27, // 48: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
-	29, // 49: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
-	30, // 50: lockstep.engine.v1.Engine.Hold:input_type -> lockstep.engine.v1.HoldRequest
-	32, // 51: lockstep.engine.v1.Engine.Release:input_type -> lockstep.engine.v1.ReleaseRequest
-	37, // 52: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
-	39, // 53: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
-	41, // 54: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
-	43, // 55: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
-	45, // 56: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
-	47, // 57: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
-	49, // 58: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
-	51, // 59: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
-	6,  // 60: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
-	6,  // 61: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
-	6,  // 62: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
-	18, // 63: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
-	20, // 64: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
-	22, // 65: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
-	24, // 66: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
-	26, // 67: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
-	28, // 68: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
-	34, // 69: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
-	31, // 70: lockstep.engine.v1.Engine.Hold:output_type -> lockstep.engine.v1.HoldResponse
-	33, // 71: lockstep.engine.v1.Engine.Release:output_type -> lockstep.engine.v1.ReleaseResponse
-	38, // 72: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
-	40, // 73: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
-	42, // 74: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
-	44, // 75: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
-	46, // 76: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
-	48, // 77: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
-	50, // 78: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
-	52, // 79: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
-	60, // [60:80] is the sub-list for method output_type
-	40, // [40:60] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	58, // 29: lockstep.engine.v1.HoldRequest.for:type_name -> google.protobuf.Duration
+	2,  // 30: lockstep.engine.v1.KeepPointRequest.at:type_name -> lockstep.engine.v1.Position
+	58, // 31: lockstep.engine.v1.KeepPointRequest.for:type_name -> google.protobuf.Duration
+	4,  // 32: lockstep.engine.v1.CheckpointsResponse.checkpoints:type_name -> lockstep.engine.v1.Checkpoint
+	37, // 33: lockstep.engine.v1.CheckpointsResponse.outline:type_name -> lockstep.engine.v1.Outline
+	38, // 34: lockstep.engine.v1.Outline.members:type_name -> lockstep.engine.v1.OutlineMembers
+	2,  // 35: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 36: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 37: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 38: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 39: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
+	1,  // 40: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
+	2,  // 41: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
+	5,  // 42: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
+	12, // 43: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
+	16, // 44: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
+	17, // 45: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
+	19, // 46: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
+	21, // 47: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
+	23, // 48: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
+	25, // 49: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
+	27, // 50: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
+	29, // 51: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
+	30, // 52: lockstep.engine.v1.Engine.Hold:input_type -> lockstep.engine.v1.HoldRequest
+	32, // 53: lockstep.engine.v1.Engine.Release:input_type -> lockstep.engine.v1.ReleaseRequest
+	34, // 54: lockstep.engine.v1.Engine.KeepPoint:input_type -> lockstep.engine.v1.KeepPointRequest
+	39, // 55: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
+	41, // 56: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
+	43, // 57: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
+	45, // 58: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
+	47, // 59: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
+	49, // 60: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
+	51, // 61: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
+	53, // 62: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
+	6,  // 63: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
+	6,  // 64: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
+	6,  // 65: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
+	18, // 66: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
+	20, // 67: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
+	22, // 68: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
+	24, // 69: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
+	26, // 70: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
+	28, // 71: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
+	36, // 72: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
+	31, // 73: lockstep.engine.v1.Engine.Hold:output_type -> lockstep.engine.v1.HoldResponse
+	33, // 74: lockstep.engine.v1.Engine.Release:output_type -> lockstep.engine.v1.ReleaseResponse
+	35, // 75: lockstep.engine.v1.Engine.KeepPoint:output_type -> lockstep.engine.v1.KeepPointResponse
+	40, // 76: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
+	42, // 77: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
+	44, // 78: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
+	46, // 79: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
+	48, // 80: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
+	50, // 81: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
+	52, // 82: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
+	54, // 83: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
+	63, // [63:84] is the sub-list for method output_type
+	42, // [42:63] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_engine_v1_engine_proto_init() }
@@ -3632,7 +3742,7 @@ func file_engine_v1_engine_proto_init() {
 	if File_engine_v1_engine_proto != nil {
 		return
 	}
-	file_engine_v1_engine_proto_msgTypes[45].OneofWrappers = []any{
+	file_engine_v1_engine_proto_msgTypes[47].OneofWrappers = []any{
 		(*ReadImageRequest_Pin)(nil),
 		(*ReadImageRequest_At)(nil),
 	}
@@ -3642,7 +3752,7 @@ func file_engine_v1_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_v1_engine_proto_rawDesc), len(file_engine_v1_engine_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   53,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

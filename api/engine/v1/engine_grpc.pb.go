@@ -38,6 +38,7 @@ const (
 	Engine_Checkpoints_FullMethodName = "/lockstep.engine.v1.Engine/Checkpoints"
 	Engine_Hold_FullMethodName        = "/lockstep.engine.v1.Engine/Hold"
 	Engine_Release_FullMethodName     = "/lockstep.engine.v1.Engine/Release"
+	Engine_KeepPoint_FullMethodName   = "/lockstep.engine.v1.Engine/KeepPoint"
 	Engine_Fork_FullMethodName        = "/lockstep.engine.v1.Engine/Fork"
 	Engine_Pin_FullMethodName         = "/lockstep.engine.v1.Engine/Pin"
 	Engine_Unpin_FullMethodName       = "/lockstep.engine.v1.Engine/Unpin"
@@ -87,6 +88,12 @@ type EngineClient interface {
 	// then. HORIZON if it is not there any more.
 	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
 	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
+	// KeepPoint keeps the newest recovery point that all members of a replica's group
+	// have, in place of the one that was kept before, beyond window and budget as long as
+	// there is room. It is let go of after a while, unless that is repeated, and as soon as
+	// the member is a primary's, which keeps none. A replica's store that was opened keeps
+	// all that it has for such a while, until it is told.
+	KeepPoint(ctx context.Context, in *KeepPointRequest, opts ...grpc.CallOption) (*KeepPointResponse, error)
 	// Fork begins a timeline at a position. DEVICE_IN_USE while the engine has a
 	// device, or orders to have one.
 	Fork(ctx context.Context, in *ForkRequest, opts ...grpc.CallOption) (*ForkResponse, error)
@@ -249,6 +256,16 @@ func (c *engineClient) Release(ctx context.Context, in *ReleaseRequest, opts ...
 	return out, nil
 }
 
+func (c *engineClient) KeepPoint(ctx context.Context, in *KeepPointRequest, opts ...grpc.CallOption) (*KeepPointResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(KeepPointResponse)
+	err := c.cc.Invoke(ctx, Engine_KeepPoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *engineClient) Fork(ctx context.Context, in *ForkRequest, opts ...grpc.CallOption) (*ForkResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ForkResponse)
@@ -377,6 +394,12 @@ type EngineServer interface {
 	// then. HORIZON if it is not there any more.
 	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
+	// KeepPoint keeps the newest recovery point that all members of a replica's group
+	// have, in place of the one that was kept before, beyond window and budget as long as
+	// there is room. It is let go of after a while, unless that is repeated, and as soon as
+	// the member is a primary's, which keeps none. A replica's store that was opened keeps
+	// all that it has for such a while, until it is told.
+	KeepPoint(context.Context, *KeepPointRequest) (*KeepPointResponse, error)
 	// Fork begins a timeline at a position. DEVICE_IN_USE while the engine has a
 	// device, or orders to have one.
 	Fork(context.Context, *ForkRequest) (*ForkResponse, error)
@@ -436,6 +459,9 @@ func (UnimplementedEngineServer) Hold(context.Context, *HoldRequest) (*HoldRespo
 }
 func (UnimplementedEngineServer) Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Release not implemented")
+}
+func (UnimplementedEngineServer) KeepPoint(context.Context, *KeepPointRequest) (*KeepPointResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method KeepPoint not implemented")
 }
 func (UnimplementedEngineServer) Fork(context.Context, *ForkRequest) (*ForkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Fork not implemented")
@@ -684,6 +710,24 @@ func _Engine_Release_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Engine_KeepPoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(KeepPointRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).KeepPoint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_KeepPoint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).KeepPoint(ctx, req.(*KeepPointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Engine_Fork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ForkRequest)
 	if err := dec(in); err != nil {
@@ -867,6 +911,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Release",
 			Handler:    _Engine_Release_Handler,
+		},
+		{
+			MethodName: "KeepPoint",
+			Handler:    _Engine_KeepPoint_Handler,
 		},
 		{
 			MethodName: "Fork",
