@@ -102,10 +102,11 @@ func (r *FioRun) AwaitWrites(n int) {
 func (r *FioRun) AwaitMore(n int) {
 	t := r.ns.t
 	t.Helper()
-	written, err := r.written(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	written := 0
+	WaitFor(t, podTimeout, "what fio in pod "+r.pod+" has written", func(ctx context.Context) (err error) {
+		written, err = r.written(ctx)
+		return err
+	})
 	r.await(written+n, podTimeout)
 }
 

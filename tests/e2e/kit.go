@@ -60,12 +60,12 @@ func (k *Kit) node(ctx context.Context, verb, name string) error {
 // gone on return. Kubernetes learns of it by itself, later.
 func (k *Kit) StopNode(t testing.TB, name string) {
 	t.Helper()
-	k.must(t, "stop", name)
-	t.Cleanup(func() {
+	t.Cleanup(func() { // also of one that was stopped halfway
 		if err := k.boot(context.Background(), name); err != nil {
 			t.Errorf("switch on the node that the test had stopped: %v", err)
 		}
 	})
+	k.must(t, "stop", name)
 }
 
 // StartNode boots a node that StopNode stopped; it is Ready on return.
@@ -87,7 +87,6 @@ func (k *Kit) boot(ctx context.Context, name string) error {
 // CutNode pulls a node's network cable. Its processes and pods go on.
 func (k *Kit) CutNode(t testing.TB, name string) {
 	t.Helper()
-	k.must(t, "cut", name)
 	t.Cleanup(func() {
 		ctx := context.Background()
 		if err := k.node(ctx, "mend", name); err != nil {
@@ -96,6 +95,7 @@ func (k *Kit) CutNode(t testing.TB, name string) {
 			t.Error(err)
 		}
 	})
+	k.must(t, "cut", name)
 }
 
 // MendNode undoes CutNode; the node is Ready on return.

@@ -122,19 +122,24 @@ func TestLockstepLostNode(t *testing.T) {
 	}
 }
 
-// controllerNode returns the node that the controller runs on, and another.
+// controllerNode returns the node that the controller runs on, and another. A test
+// before may have moved it.
 func controllerNode(t *testing.T) (with, without string) {
 	t.Helper()
-	pod, err := env.A.Client.CoreV1().Pods(SystemNamespace).Get(t.Context(), release+"-controller-0", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	WaitFor(t, podTimeout, "the controller to be ready", func(ctx context.Context) error {
+		pod, err := env.A.Client.CoreV1().Pods(SystemNamespace).Get(ctx, release+"-controller-0", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		with = pod.Spec.NodeName
+		return podReady(pod)
+	})
 	for _, node := range env.A.Nodes(t, 2) {
-		if node != pod.Spec.NodeName {
+		if node != with {
 			without = node
 		}
 	}
-	return pod.Spec.NodeName, without
+	return with, without
 }
 
 // follow runs countScript in a pod and returns the last count that it is known

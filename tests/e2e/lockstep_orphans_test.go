@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -79,36 +80,37 @@ func TestLockstepOrphans(t *testing.T) {
 	ns.Apply(of(status.GetSite()))
 	claim := "PersistentVolumeClaim/lockstep-" + volume
 	WaitFor(t, volumeTimeout, "what holds no data to be swept", func(ctx context.Context) error {
-		if got := ns.orphans(ctx, t, own); !slices.Equal(got, []string{claim}) {
-			return fmt.Errorf("there are %v", got)
+		got, err := ns.orphans(ctx, own)
+		if err == nil && !slices.Equal(got, []string{claim}) {
+			err = fmt.Errorf("there are %v", got)
 		}
-		return nil
+		return err
 	})
 	ns.Sh("user", "echo alive > /data/f; sync /data/f") // nothing of it was swept
-	if got := ns.orphans(t.Context(), t, own, "--remove", "--yes"); !slices.Equal(got, []string{claim}) {
-		t.Errorf("removed are %v, want %s", got, claim)
+	if got, err := ns.orphans(t.Context(), own, "--remove", "--yes"); err != nil || !slices.Equal(got, []string{claim}) {
+		t.Errorf("removed are %v (%v), want %s", got, err, claim)
 	}
 	WaitFor(t, volumeTimeout, "the claim to go", func(ctx context.Context) error {
-		if got := ns.orphans(ctx, t, own); len(got) != 0 {
-			return fmt.Errorf("there are %v", got)
+		got, err := ns.orphans(ctx, own)
+		if err == nil && len(got) != 0 {
+			err = fmt.Errorf("there are %v", got)
 		}
-		return ns.objectsOf(ctx, volume)
+		return errors.Join(err, ns.objectsOf(ctx, volume))
 	})
 }
 
 // orphans are what `kubectl lockstep orphans` prints of some volumes, as
 // KIND/NAME.
-func (c *Cluster) orphans(ctx context.Context, t *testing.T, of []string, args ...string) []string {
-	t.Helper()
+func (c *Cluster) orphans(ctx context.Context, of []string, args ...string) ([]string, error) {
 	out, err := c.Plugin(ctx, append([]string{"orphans", "-o", "json"}, args...)...)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	var document struct {
 		Orphans []struct{ Kind, Name, VolumeID string }
 	}
 	if err := json.Unmarshal([]byte(out), &document); err != nil {
-		t.Fatalf("parse %q: %v", out, err)
+		return nil, fmt.Errorf("parse %q: %w", out, err)
 	}
 	var names []string
 	for _, o := range document.Orphans {
@@ -116,5 +118,5 @@ func (c *Cluster) orphans(ctx context.Context, t *testing.T, of []string, args .
 			names = append(names, o.Kind+"/"+o.Name)
 		}
 	}
-	return names
+	return names, nil
 }

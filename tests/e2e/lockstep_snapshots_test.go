@@ -156,13 +156,14 @@ func TestLockstepGroupSnapshot(t *testing.T) {
 	ns.label("data", "wal")
 	Report(t, Figure{Name: "group snapshot ready", Got: ns.GroupSnapshot("both", snapshotClass, "shop").Seconds(), Target: 1, Unit: "s"})
 	ns.Sh("user", "rm /data/f /wal/f; sync /data /wal")
-	list, err := ns.Dynamic.Resource(snapshots).Namespace(ns.Namespace).List(t.Context(), metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(list.Items) != 2 {
-		t.Fatalf("the group snapshot has %d snapshots, want 2", len(list.Items))
-	}
+	var list *unstructured.UnstructuredList
+	WaitFor(t, volumeTimeout, "the group snapshot to have two snapshots", func(ctx context.Context) (err error) {
+		list, err = ns.Dynamic.Resource(snapshots).Namespace(ns.Namespace).List(ctx, metav1.ListOptions{})
+		if err == nil && len(list.Items) != 2 {
+			err = fmt.Errorf("it has %d", len(list.Items))
+		}
+		return err
+	})
 	own := ns.Class(Class{Over: env.BackingClasses[0]})
 	var mounts []Mount
 	for _, s := range list.Items {

@@ -186,11 +186,14 @@ func (n *Namespace) DeletePod(name string) {
 }
 
 // ForgetPod deletes a pod from the API server without waiting for its node,
-// as one does when the node is known to be gone.
+// as one does when the node is known to be gone. Kubernetes may have done so.
 func (n *Namespace) ForgetPod(name string) {
 	n.t.Helper()
 	now := int64(0)
-	n.deletePod(name, metav1.DeleteOptions{GracePeriodSeconds: &now})
+	err := n.Client.CoreV1().Pods(n.Namespace).Delete(n.t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &now})
+	if err != nil && !apierrors.IsNotFound(err) {
+		n.t.Fatalf("delete pod %s: %v", name, err)
+	}
 	n.AwaitPodGone(name)
 }
 
