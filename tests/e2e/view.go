@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/tests/harness"
 )
@@ -26,7 +27,9 @@ type openView struct {
 // until close.
 func (n *Namespace) openView(t testing.TB, group, at string) *openView {
 	t.Helper()
-	cmd, err := n.pluginCommand(context.WithoutCancel(t.Context()), "--namespace", n.Namespace, "view", "open", group, "--at", at, "--forward", "-o", "json")
+	ctx, giveUp := context.WithCancel(context.WithoutCancel(t.Context()))
+	defer time.AfterFunc(pluginTimeout, giveUp).Stop() // it is to print the view within that, and lives on
+	cmd, err := n.pluginCommand(ctx, "--namespace", n.Namespace, "view", "open", group, "--at", at, "--forward", "-o", "json")
 	if err != nil {
 		t.Fatal(err)
 	}
