@@ -138,7 +138,7 @@ power_off() {
     init=$(<"/proc/$pid/task/$pid/children")
     # shellcheck disable=SC2086 # one number and a space
     kill -9 ${init:-$pid} 2>/dev/null || true
-    for ((i = 0; i < 200; i++)); do
+    for ((i = 0; i < 1200; i++)); do # a minute; a process may wait for a disk
       alive "node$NODE_NUMBER" || break
       sleep 0.05
     done
