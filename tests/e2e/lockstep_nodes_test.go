@@ -205,6 +205,7 @@ func TestLockstepCutNode(t *testing.T) {
 	if err != nil || stale == nil {
 		t.Fatalf("engine of volume %s: %v", volume, err)
 	}
+	kit.awaitAttested(t, cut, volume)
 	kit.CutNode(t, cut)
 	if err := env.A.AwaitNode(t.Context(), cut, false); err != nil {
 		t.Fatal(err)

@@ -20,11 +20,27 @@ import (
 // waits then, and some more on a busy machine.
 const staleTimeout = 4 * time.Minute
 
+// devicesDir is where the node plugin keeps its devices, on a node of the kit.
+const devicesDir = "/var/lib/kubelet/plugins/csi.lockstep.dev/devices"
+
 // onNode runs a shell's command in the namespaces of a node, which may be cut off. It may
 // take as long as the node needs to be back, its volumes to move, and all that is left to go.
 func (k *Kit) onNode(ctx context.Context, node, command string) (string, error) {
 	number, _ := strings.CutPrefix(node, fmt.Sprintf("site%d-node", k.Site))
 	return k.runWithin(ctx, nodeTimeout+fenceTimeout+staleTimeout, "node", "exec", "--site", strconv.Itoa(k.Site), "--node", number, "--", "sh", "-c", command)
+}
+
+// awaitAttested waits until the node plugin has been told what attaches a volume to its
+// node, and has noted it: only then does it take the device away when that is gone.
+func (k *Kit) awaitAttested(t *testing.T, node, volume string) {
+	t.Helper()
+	WaitFor(t, podTimeout, "the attachment of volume "+volume+" to be known on node "+node, func(ctx context.Context) error {
+		record, err := k.onNode(ctx, node, "cat "+devicesDir+"/.volumes/"+volume+".json")
+		if err == nil && !strings.Contains(record, `"attachment":"`) {
+			err = fmt.Errorf("its record is %s", record)
+		}
+		return err
+	})
 }
 
 // leftDevice is the device that a node has of a volume which is about to move.
@@ -43,7 +59,7 @@ type leftDevice struct {
 func (k *Kit) leaveDevice(t *testing.T, node, volume string) *leftDevice {
 	t.Helper()
 	// Nodes of the kit have one kernel: a device is a node's by the directory of its plugin.
-	find := `id=$(cat /var/lib/kubelet/plugins/csi.lockstep.dev/devices/.id); cd /sys/block; for b in loop*; do f=$(cat $b/loop/backing_file 2>/dev/null); case $f in *device-$id-*-` + volume + `*) echo $b $f;; esac; done`
+	find := `id=$(cat ` + devicesDir + `/.id); cd /sys/block; for b in loop*; do f=$(cat $b/loop/backing_file 2>/dev/null); case $f in *device-$id-*-` + volume + `*) echo $b $f;; esac; done`
 	out, err := k.onNode(t.Context(), node, find)
 	words := strings.Fields(out)
 	if err != nil || len(words) < 2 {
