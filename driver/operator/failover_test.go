@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"context"
 	"strings"
 	"testing"
 
@@ -86,10 +85,7 @@ func newReplica(t *testing.T) *replica {
 	s.plane.edit(s.group(), func(st *group.State) { st.Role, st.Source, st.Term = group.RoleReplica, "there", 3 })
 	t.Cleanup(func() {
 		for _, n := range s.ids {
-			pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: volumePrefix + id(n).String()}}
-			if err := s.Delete(context.Background(), pv); client.IgnoreNotFound(err) != nil {
-				t.Error(err)
-			}
+			s.removePV(volumePrefix + id(n).String())
 		}
 	})
 	return s
