@@ -24,13 +24,16 @@ func TestEveryPointOfBothSitesHoldsAPrefix(t *testing.T) {
 	c := newChains(volumes, 4)
 	c.start(t)
 	const enough = 60 // of some each 100 ms
-	check(t, harness.Until(ctx, 100*time.Millisecond, func() error {
-		points, err := pair.A.Points(ctx, groupName)
-		if err == nil && len(points) < enough {
-			err = fmt.Errorf("site a has %d points of %d", len(points), enough)
-		}
-		return err
-	}))
+	// The replica has none of before its image.
+	for _, s := range []*harness.Site{pair.A, pair.B} {
+		check(t, harness.Until(ctx, 100*time.Millisecond, func() error {
+			points, err := s.Points(ctx, groupName)
+			if err == nil && len(points) < enough {
+				err = fmt.Errorf("site %s has %d points of %d", s.Config.Name, len(points), enough)
+			}
+			return err
+		}))
+	}
 	c.stop()
 	check(t, c.err())
 	check(t, pair.B.AwaitPoint(ctx, groupName, time.Now()))

@@ -179,14 +179,15 @@ func (c *chains) refuse(k int) {
 }
 
 // awaitMore waits until each chain has n more blocks acknowledged. They have a hundred
-// times their pace for it: what holds writes up fails the test, and a busy machine does not.
+// times their pace for it, and not less than two hundred blocks would have: what holds
+// writes up fails the test, and a busy machine does not.
 func (c *chains) awaitMore(ctx context.Context, t *testing.T, n int) {
 	t.Helper()
 	var wanted []int
 	for k := range c.chains {
 		wanted = append(wanted, c.count(k)+n)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 100*time.Duration(n)*c.pace)
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Duration(max(n, blocksAlone))*c.pace)
 	defer cancel()
 	check(t, harness.Until(ctx, 10*time.Millisecond, func() error {
 		for k := range c.chains {

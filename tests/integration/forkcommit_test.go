@@ -130,7 +130,9 @@ func TestCommitKilledInTheMiddle(t *testing.T) {
 	site := must(env.StartSite(ctx, harness.SiteConfig{Name: "a"}))(t)
 	volumes := newBlockVolumes(ctx, t, site, 3, 64*mib, map[string]string{"group": groupName})
 	committed, stayed := 0, 0
-	for round := range 8 * rounds {
+	kills := 8 * rounds
+	for round := 0; round < kills || committed == 0 && round < kills+laterKills; round++ {
+		ctx := roundContext(t)
 		for _, v := range volumes {
 			fillWithNoise(t, v, 8*mib)
 		}
@@ -149,7 +151,7 @@ func TestCommitKilledInTheMiddle(t *testing.T) {
 			before[v.ID] = must(view.Digest(v.ID))(t)
 		}
 		check(t, view.Close(ctx))
-		if killDuringCommit(ctx, t, site, time.Duration(round)*60*time.Millisecond) {
+		if killDuringCommit(ctx, t, site, killAfter(round, kills, 60*time.Millisecond)) {
 			committed++
 		} else {
 			stayed++

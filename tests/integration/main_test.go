@@ -82,6 +82,14 @@ func newEnv(t *testing.T) (context.Context, *harness.Env) {
 	return ctx, env
 }
 
+// roundContext is for what one round of a test waits for, where a busy machine decides how
+// many there are and how long each takes.
+func roundContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // must fails the test on an error and returns the value; it is called as
 // must(f())(t).
 func must[T any](value T, err error) func(t *testing.T) T {

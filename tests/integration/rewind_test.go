@@ -133,21 +133,23 @@ func TestRewindKilledInTheMiddle(t *testing.T) {
 	volumes := newBlockVolumes(ctx, t, site, 3, 16*mib, map[string]string{"group": groupName})
 	c := newChains(volumes, 2)
 	rewound, stayed := 0, 0
-	for round := range 12 * rounds {
+	kills := 12 * rounds
+	for round := 0; round < kills || rewound == 0 && round < kills+laterKills; round++ {
+		ctx := roundContext(t)
 		c.start(t)
-		settle(100 * time.Millisecond)
+		c.awaitMore(ctx, t, 40)
 		c.stop()
 		at := takePoint(ctx, t, site)
 		there := chainsAt(ctx, t, c, site, at)
 		c.start(t)
-		settle(100 * time.Millisecond)
+		c.awaitMore(ctx, t, 40)
 		c.stop()
 		check(t, c.err())
 		now := chainsAt(ctx, t, c, site, takePoint(ctx, t, site))
 		if slices.Equal(there, now) {
 			t.Fatal("nothing was written between the points")
 		}
-		if killDuringRewind(ctx, t, site, at, time.Duration(round)*2*time.Millisecond) {
+		if killDuringRewind(ctx, t, site, at, killAfter(round, kills, 2*time.Millisecond)) {
 			rewound++
 			c.resume(there, volumes)
 			lockstep(ctx, t, env, site, "rewind", "commit", groupName, "--yes")
@@ -163,6 +165,19 @@ func TestRewindKilledInTheMiddle(t *testing.T) {
 	if rewound == 0 {
 		t.Error("no kill came after the rewind had begun")
 	}
+}
+
+// laterKills is how many rounds there are beyond those of a test while all kills have come too
+// early: as many as make the last one come after hundreds of times its moment.
+const laterKills = 8
+
+// killAfter is how long after its beginning a round kills what it has begun: a step later
+// each time, and twice as late each time in the rounds beyond.
+func killAfter(round, rounds int, step time.Duration) time.Duration {
+	if round < rounds {
+		return time.Duration(round) * step
+	}
+	return time.Duration(rounds) * step << (round - rounds)
 }
 
 // killDuringRewind starts a rewind, kills the site after a delay and restarts
