@@ -22,8 +22,10 @@ type DB struct {
 	version string
 	slots   []slot
 	index   map[string]int // slot of a bucket and key
-	// doubt is the commit whose fate is not known; it poisons the database.
-	doubt error
+	// doubt is the commit whose fate is not known; it poisons the database. doubted
+	// is closed then.
+	doubt   error
+	doubted chan struct{}
 
 	mu     sync.Mutex // guards closed; taken with writer held, too
 	closed error      // why nothing is served any more; nil while open
@@ -55,7 +57,7 @@ func (db *DB) View(fn func(kv.Tx) error) error {
 // Update implements kv.DB. It returns nil when the commit is written; its
 // entries may follow in a later Update. While the API server does not say
 // whether it carried a commit out, Update waits, for Config.Patience at most
-// or until Close. After that the database is poisoned (kv.ErrPoisoned).
+// or until Close. After that the database is poisoned (kv.ErrPoisoned), and Run ends.
 //
 // ErrFenced closes the database for good. After any other error nothing was
 // changed, and the database can be used.

@@ -26,7 +26,7 @@ func Open(ctx context.Context, config Config) (*DB, error) {
 	if err := config.complete(); err != nil {
 		return nil, err
 	}
-	db := &DB{config: config, memory: kv.NewMemory(), index: map[string]int{}}
+	db := &DB{config: config, memory: kv.NewMemory(), index: map[string]int{}, doubted: make(chan struct{})}
 	db.life, db.end = context.WithCancel(context.Background())
 	if err := db.open(ctx); err != nil {
 		db.end()

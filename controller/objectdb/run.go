@@ -3,6 +3,7 @@ package objectdb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,12 +12,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/lockstep-csi/lockstep/internal/kv"
 )
 
 // Run watches the objects until ctx ends. An entry that somebody else edits or
 // deletes is said (Config.Log, Config.OnEdit) and written again. It returns
 // ErrFenced as soon as another process has the database or the commit object
-// was changed, and otherwise ctx's error. Call it once.
+// was changed, kv.ErrPoisoned when the database is, which only the next process
+// gets over, and otherwise ctx's error. Call it once.
 func (db *DB) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -29,6 +33,10 @@ func (db *DB) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-db.doubted:
+			db.writer.Lock()
+			defer db.writer.Unlock()
+			return fmt.Errorf("database %s: %w: %w", db.config.Name, kv.ErrPoisoned, db.doubt)
 		case <-seen.wake:
 		}
 		if err := db.judge(ctx, seen.take()); err != nil {

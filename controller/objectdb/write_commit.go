@@ -34,6 +34,7 @@ func (db *DB) writeCommit(next commit) error {
 		db.config.Log.Warn("outcome of a catalog commit is unknown, trying again", "database", db.config.Name, "error", err)
 		if !tries.next(db.life) {
 			db.doubt = fmt.Errorf("outcome of commit %d is unknown: %w", next.sequence, err)
+			close(db.doubted) // once: no other commit is begun
 			return db.doubt
 		}
 	}
