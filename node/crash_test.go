@@ -127,3 +127,25 @@ func TestInterruptedFormat(t *testing.T) {
 		t.Errorf("a finished format was repeated: %v", err)
 	}
 }
+
+// TestAnOldMarkFormatsNothing has a volume come back to a node on which its mkfs was
+// interrupted, from another one that has formatted it and that it was used on.
+func TestAnOldMarkFormatsNothing(t *testing.T) {
+	needRoot(t)
+	for fsType, size := range map[string]int64{"ext4": 16 * mib, "xfs": 320 * mib} {
+		t.Run(fsType, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.attach("a", size)
+			c := mountCapability(fsType)
+			ok(t, v.stage(m.Server, c))
+			ok(t, os.WriteFile(filepath.Join(v.staging, "file"), []byte("content"), 0o600))
+			ok(t, v.unstage(m.Server), m.mark(v.id), v.stage(m.Server, c))
+			if _, err := os.Stat(filepath.Join(v.staging, "file")); err != nil {
+				t.Errorf("what was written is gone: %v", err)
+			}
+			if marked, err := m.isMarked(v.id); marked || err != nil {
+				t.Errorf("marked %t, %v", marked, err)
+			}
+		})
+	}
+}

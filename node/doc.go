@@ -8,11 +8,12 @@
 // call looks there first and does what is missing. The one thing kept beside
 // it is a marker file for each volume that is being formatted: it makes an
 // interrupted mkfs repeatable, and it is gone, durably, before the file system
-// is mounted for the first time.
+// is mounted for the first time on this node. Other nodes do not know of it, and
+// the volume may have been formatted and used there since.
 //
 // A device is formatted only if it is blank: no signature known to blkid, and
-// zeroes at both ends. Anything else that is not the wanted file system is
-// refused.
+// zeroes at both ends; or if it has a marker and nothing that was ever mounted.
+// Anything else that is not the wanted file system is refused.
 //
 // Calls for one volume take turns; calls for different volumes do not wait for
 // each other. The package does not attach devices: its Devices does.

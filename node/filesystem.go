@@ -14,17 +14,16 @@ import (
 // its type: it formats a blank device, and checks, repairs and grows what is
 // there. Where the request names no type, what is there is right.
 func (s *Server) prepare(ctx context.Context, volume string, device Device, a access) (fsType string, err error) {
-	formatting, err := s.isMarked(volume)
-	if err != nil {
-		return "", err
-	}
-	if formatting && !device.ReadOnly {
-		// mkfs was interrupted, and nothing was mounted since.
-		return a.fsType, s.format(ctx, volume, device, a.fsType)
-	}
 	found, err := s.probe(ctx, device)
 	if err != nil {
 		return "", err
+	}
+	again, err := s.wasInterrupted(volume, device, found)
+	if err != nil {
+		return "", err
+	}
+	if again {
+		return a.fsType, s.format(ctx, volume, device, a.fsType)
 	}
 	if !a.named && supported(found) {
 		a.fsType = found
@@ -168,8 +167,28 @@ func (s *Server) resizeExt4(ctx context.Context, device Device) error {
 	return fmt.Errorf("run resize2fs: exit code %d: %s", code, output)
 }
 
-// A marker says that a volume was blank when mkfs was begun, and that mkfs has
-// not ended. Making and removing it is durable on return.
+// A marker says that a volume was blank when mkfs was begun on this node, and that mkfs
+// has not ended here. Making and removing it is durable on return. It says nothing of
+// what became of the volume on other nodes.
+
+// wasInterrupted reports whether mkfs is to be run again because it was interrupted
+// here, and nothing was written to the volume since, here or elsewhere. A marker that
+// does not mean that any more is removed. found is what blkid has found on the device.
+func (s *Server) wasInterrupted(volume string, device Device, found string) (bool, error) {
+	marked, err := s.isMarked(volume)
+	if err != nil || !marked || device.ReadOnly {
+		return false, err
+	}
+	if found == "" {
+		return true, nil // whatever has been mounted has a signature
+	}
+	fresh, err := s.host.Fresh(device.Path, found)
+	if err != nil || fresh {
+		return fresh, err
+	}
+	s.log.Warn("mkfs was interrupted on this node, and the volume has a file system: it is left alone", "volume", volume, "device", device.Path, "found", found)
+	return false, s.unmark(volume)
+}
 
 func (s *Server) markerPath(volume string) string {
 	return filepath.Join(s.cfg.StateDir, "formatting-"+volume)

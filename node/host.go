@@ -28,6 +28,10 @@ type Host interface {
 	Run(ctx context.Context, tool string, args ...string) (output string, code int, err error)
 	// Blank reports whether both ends of a device hold nothing but zeroes.
 	Blank(path string) (bool, error)
+	// Fresh reports whether a file system, which is not mounted, is as mkfs has left
+	// it, whole or not: nobody can have written to it. It is false for a type that it
+	// does not know. Of xfs it is known only until mkfs is done.
+	Fresh(path, fsType string) (bool, error)
 	// Ext4Bytes returns the size of the ext4 file system on a device, mounted
 	// or not.
 	Ext4Bytes(path string) (int64, error)

@@ -214,14 +214,9 @@ const (
 )
 
 func (linux) Ext4Bytes(path string) (int64, error) {
-	file, err := os.Open(path)
+	super, err := readSuper(path, ext4SuperOffset, ext4SuperBytes)
 	if err != nil {
 		return 0, err
-	}
-	defer file.Close() //nolint:errcheck // opened for reading only
-	super := make([]byte, ext4SuperBytes)
-	if _, err := file.ReadAt(super, ext4SuperOffset); err != nil {
-		return 0, fmt.Errorf("read superblock of %s: %w", path, err)
 	}
 	le := binary.LittleEndian
 	logBlock := le.Uint32(super[ext4LogBlockSize:])
