@@ -97,6 +97,7 @@ type Store struct {
 	closed   bool
 	forks    uint64        // counts changes of the active timeline
 	changed  chan struct{} // closed and replaced when durable, forks, failed or closed change
+	tailLost chan struct{} // closed when failed has become ErrTailLost
 
 	durableSeq atomic.Uint64 // equals durable.Seq
 	syncs      atomic.Uint64 // of the journal, that made records durable
@@ -233,7 +234,8 @@ func (s *Store) usable() error {
 func (s *Store) poison(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.failed != nil && errors.Is(err, ErrTailLost) && !errors.Is(s.failed, ErrTailLost) {
+	lost := errors.Is(err, ErrTailLost) && !errors.Is(s.failed, ErrTailLost)
+	if s.failed != nil && lost {
 		s.failed = fmt.Errorf("%w; %w", s.failed, err)
 	}
 	if s.failed == nil {
@@ -241,8 +243,15 @@ func (s *Store) poison(err error) error {
 		s.cfg.Log.Error("store poisoned; close and reopen it to recover", "volume", s.volume, "error", err)
 		s.announceLocked()
 	}
+	if lost {
+		close(s.tailLost)
+	}
 	return s.failed
 }
+
+// TailLost is closed once a sync of the journal has failed, and Err is ErrTailLost: whoever
+// relies on what was appended has to begin anew.
+func (s *Store) TailLost() <-chan struct{} { return s.tailLost }
 
 // announceLocked wakes everyone who waits for the store to change.
 func (s *Store) announceLocked() {

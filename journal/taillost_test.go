@@ -36,6 +36,7 @@ func TestTailLost(t *testing.T) {
 		if err := s.Flush(t.Context()); !errors.Is(err, ErrPoisoned) || !errors.Is(err, ErrTailLost) || !errors.Is(err, disk) {
 			t.Errorf("flush: %v, want ErrPoisoned and ErrTailLost", err)
 		}
+		<-s.TailLost()
 	})
 	t.Run("a write fails", func(t *testing.T) {
 		_, fault, s := open(t)
@@ -43,10 +44,16 @@ func TestTailLost(t *testing.T) {
 		if _, err := s.Write(make([]byte, SectorBytes), 0); !errors.Is(err, ErrPoisoned) || errors.Is(err, ErrTailLost) {
 			t.Errorf("write: %v, want ErrPoisoned and not ErrTailLost", err)
 		}
+		select {
+		case <-s.TailLost():
+			t.Error("a write that failed has lost the tail")
+		default:
+		}
 		// A sync of the journal that was under way.
 		if err := s.poison(tailFile{failingFile{err: disk}}.Sync()); !errors.Is(err, ErrPoisoned) || !errors.Is(s.Err(), ErrTailLost) {
 			t.Errorf("a sync beside it: %v, want ErrPoisoned and ErrTailLost", err)
 		}
+		<-s.TailLost()
 	})
 	// A lease that is lost refuses what nobody has tried: the system has it all still, and
 	// this machine's next Open finds it.
