@@ -51,7 +51,7 @@ func (a adminSite) Volume(id journal.VolumeID) (adminserver.Volume, error) {
 }
 
 func (a adminSite) volume(v site.Volume) adminserver.Volume {
-	out := adminserver.Volume{ID: v.ID, Name: v.Name, Group: v.Group, SizeBytes: v.SizeBytes, Device: v.Device, Transport: string(v.Transport), Fallback: v.Fallback, Store: v.StoreDir, Err: v.Err,
+	out := adminserver.Volume{ID: v.ID, Name: v.Name, Group: v.Group, SizeBytes: v.SizeBytes, Device: v.Device, Transport: string(v.Transport), Fallback: v.Fallback, DeviceErr: v.DeviceErr, Store: v.StoreDir, Err: v.Err,
 		Tip: v.Tip, Durable: v.Durable, Horizon: v.Horizon, Journal: v.Stats}
 	out.Orphaned = a.site.CheckOrphaned(v.ID) == nil && a.known.MayForget(v.ID) == nil
 	if lines, _, err := a.site.Timelines(v.ID); err == nil {

@@ -132,6 +132,8 @@ func (b *backend) Health(_ context.Context, id journal.VolumeID) ([]controller.C
 		return nil, toController(err)
 	}
 	switch {
+	case v.Err == nil && v.DeviceErr != nil:
+		return []controller.Condition{{Severity: controller.Inaccessible, Reason: "DeviceNotServed", Message: v.DeviceErr.Error()}}, nil
 	case v.Err == nil:
 		return nil, nil
 	case errors.Is(v.Err, journal.ErrCorrupt):

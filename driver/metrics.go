@@ -19,6 +19,7 @@ var (
 	storeMetrics = storemetrics.New(volumeLabels)
 
 	volumeFailed   = prometheus.NewDesc("lockstep_volume_failed", "1 if an error stopped the volume.", volumeLabels, nil)
+	deviceUnserved = prometheus.NewDesc("lockstep_volume_device_unserved", "1 if the volume is attached and its device not served: I/O on it waits, or fails.", volumeLabels, nil)
 	lagSeconds     = prometheus.NewDesc("lockstep_volume_lag_seconds", "How far the replica is behind.", volumeLabels, nil)
 	lagRecords     = prometheus.NewDesc("lockstep_volume_lag_records", "Durable records that the replica does not hold.", volumeLabels, nil)
 	forkUsed       = prometheus.NewDesc("lockstep_fork_used_bytes", "What was written to a writable fork, of its quota.", forkLabels, nil)
@@ -38,7 +39,7 @@ func newRegistry(s *site.Site) *prometheus.Registry {
 // Describe implements prometheus.Collector.
 func (c siteCollector) Describe(ch chan<- *prometheus.Desc) {
 	storeMetrics.Describe(ch)
-	for _, d := range []*prometheus.Desc{volumeFailed, lagSeconds, lagRecords, replicaPresent, forkUsed, forkQuota, forkHeld, forkExpires, forkGivenUp} {
+	for _, d := range []*prometheus.Desc{volumeFailed, deviceUnserved, lagSeconds, lagRecords, replicaPresent, forkUsed, forkQuota, forkHeld, forkExpires, forkGivenUp} {
 		ch <- d
 	}
 }
@@ -51,6 +52,7 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, v := range c.site.Volumes() {
 		id := v.ID.String()
 		gauge(volumeFailed, truth(v.Err != nil), id, v.Group)
+		gauge(deviceUnserved, truth(v.DeviceErr != nil), id, v.Group)
 		storeMetrics.Journal(ch, v.Stats.JournalBytes, v.Stats.IndexExtents, &v.Stats.Thinning, id, v.Group)
 		storeMetrics.Space(ch, &v.Stats.Space, id, v.Group)
 		storeMetrics.Checks(ch, &v.Stats, &v.Scrub, id, v.Group)

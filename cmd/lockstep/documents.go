@@ -95,6 +95,8 @@ type volumeDocument struct {
 	// Transport and its fallback are empty where they are not known.
 	Transport         string `json:"transport"`
 	TransportFallback string `json:"transportFallback"`
+	// DeviceError is why the volume is attached and its device not served.
+	DeviceError string `json:"deviceError"`
 	// Damaged is the number of places, Unrepairable how many of them the peer could not help with.
 	Damaged      uint32 `json:"damaged"`
 	Unrepairable uint32 `json:"unrepairable"`
@@ -233,7 +235,7 @@ func volumeOf(m *adminv1.Volume) volumeDocument {
 		Tip: positionOf(m.GetTip()), Durable: positionOf(m.GetDurable()), Horizon: positionOf(m.GetHorizon()),
 		JournalBytes: m.GetJournalBytes(), IndexExtents: m.GetIndexExtents(), IndexBytes: m.GetIndexBytes(),
 		Store: m.GetStore(), Lag: lagOf(m.GetLag()), Error: m.GetError(),
-		Transport: m.GetTransport(), TransportFallback: m.GetTransportFallback(), Claim: m.GetClaim(), Node: m.GetNode(),
+		Transport: m.GetTransport(), TransportFallback: m.GetTransportFallback(), DeviceError: m.GetDeviceError(), Claim: m.GetClaim(), Node: m.GetNode(),
 		Damaged: m.GetDamaged(), Unrepairable: m.GetUnrepairable(),
 		Tiers: each(m.GetTiers(), tierBytesOf), ThinnedBytes: m.GetThinnedBytes(),
 	}

@@ -56,6 +56,8 @@ type fakeSite struct {
 	claims string
 	// damaged is what a scrub finds.
 	damaged []*adminv1.Damage
+	// unserved is why the second volume's device is not served; empty: it has none.
+	unserved string
 	// fail, when set, is the answer to every call.
 	fail error
 	// hang, when set, holds every call until it is closed or the caller gives up.
@@ -181,7 +183,7 @@ func (f *fakeSite) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (
 	defer leave()
 	group := f.look()
 	volumes := f.volumes()
-	volumes[1].Error = ""
+	volumes[1].Error, volumes[1].DeviceError = "", f.unserved
 	for _, id := range f.adopted {
 		volumes = append(volumes, &adminv1.Volume{Id: id, Name: id})
 	}

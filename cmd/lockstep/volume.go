@@ -35,6 +35,8 @@ func (p *page) showVolumes(indent string, volumes []*adminv1.Volume, withGroup b
 		switch {
 		case v.GetError() != "":
 			state = cell{"STOPPED", toneBad}
+		case v.GetDeviceError() != "":
+			state = cell{"NO DEVICE", toneBad}
 		case v.GetDamaged() > 0:
 			state = cell{"DAMAGED", toneBad}
 		}
@@ -52,6 +54,9 @@ func (p *page) showVolumes(indent string, volumes []*adminv1.Volume, withGroup b
 	for _, v := range volumes {
 		if v.GetError() != "" {
 			p.line("%s%s", indent, p.paint(cell{volumeName(v) + ": " + oneLine(v.GetError()), toneBad}))
+		}
+		if why := v.GetDeviceError(); why != "" {
+			p.line("%s%s", indent, p.paint(cell{volumeName(v) + ": " + oneLine(why), toneBad}))
 		}
 		if n := v.GetDamaged(); n > 0 {
 			p.line("%s%s", indent, p.paint(cell{fmt.Sprintf("%s: damaged in %d places, %d of which could not be repaired: see `lockstep volume scrub %s`", volumeName(v), n, v.GetUnrepairable(), v.GetId()), toneBad}))

@@ -31,7 +31,9 @@ func (a *app) newVolumeReopenCommand() *cobra.Command {
 is its id, or its name if no other volume has it. The store is recovered: what
 had not been flushed may be gone, as after a power loss. The block device stays,
 and I/O on it waits meanwhile; a file system that has met an I/O error has to be
-unmounted and mounted again. Look at the disk first.`,
+unmounted and mounted again. After a sync of the journal that failed the device
+was taken away, and the volume gets a new one: whatever used it has to unmount and
+stage it again. Look at the disk first.`,
 		Args: wantArgs("VOLUME"),
 		RunE: a.runs(func(command *cobra.Command, args []string) error {
 			return admin.withSite(func(s *site) error {
@@ -49,6 +51,9 @@ unmounted and mounted again. Look at the disk first.`,
 							return
 						}
 						p.line("volume %s (%s) serves again after %s, at %s", v.GetName(), v.GetId(), spanOf(answer.GetTook()), positionText(v.GetTip()))
+						if device := v.GetDevice(); device != "" {
+							p.line("its device is %s: what has met an I/O error, or uses another one, has to unmount and stage it again", device)
+						}
 					},
 				})
 			})

@@ -130,6 +130,9 @@ func (s *Server) conditions(g *groups.Summary) []*adminv1.Condition {
 		if v.Group == g.State.Name && v.Journal.Space.IsShort() {
 			add("Room", false, "BackingFull", "volume "+v.ID.String()+": "+v.Journal.Space.String())
 		}
+		if v.Group == g.State.Name && v.DeviceErr != nil {
+			add("DevicesServed", false, "DeviceNotServed", fmt.Sprintf("volume %s: %v", v.ID, v.DeviceErr))
+		}
 		if n := v.Journal.Damaged; v.Group == g.State.Name && n > 0 {
 			add("Intact", false, "Damaged", fmt.Sprintf("volume %s is damaged in %d places, of which reads fail: see `lockstep volume scrub %s`", v.ID, n, v.ID))
 		}
@@ -191,6 +194,9 @@ func (s *Server) volume(v Volume) *adminv1.Volume {
 	out.Transport = v.Transport
 	if v.Fallback != nil {
 		out.TransportFallback = v.Fallback.Error()
+	}
+	if v.DeviceErr != nil {
+		out.DeviceError = v.DeviceErr.Error()
 	}
 	st, err := s.cfg.Site.Groups().State(v.Group)
 	if err != nil {

@@ -60,6 +60,7 @@ type Volume struct {
 	// what was asked for; empty and nil where it is not known.
 	Transport string
 	Fallback  error
+	DeviceErr error  // why it is attached and its device not served; nil while that is not so, or not known
 	Store     string // directory; empty: elsewhere, or none
 	Err       error  // why it is not served; nil while healthy
 	Orphaned  bool   // no primary feeds this replica any more

@@ -53,13 +53,20 @@ func (s *Site) Attach(ctx context.Context, id journal.VolumeID, blockBytes int, 
 }
 
 // attach serves the volume's file system and then attaches the loop device,
-// which opens it. The volume's key must be held.
+// which opens it. A device that must not be served again is taken away before. The
+// volume's key must be held.
 func (s *Site) attach(ctx context.Context, v *volume, config holder.AttachConfig) (device string, err error) {
 	if s.cfg.Holder == nil {
 		return "", ErrNoHolder
 	}
 	eng, err := s.engineOf(s.recordOf(v).ID)
 	if err != nil {
+		return "", err
+	}
+	if err := eng.Store().Err(); errors.Is(err, journal.ErrTailLost) {
+		return "", fmt.Errorf("attach volume %s: reopen it first: %w", config.Volume, err)
+	}
+	if err := s.takeAway(ctx, v); err != nil {
 		return "", err
 	}
 	wish := config // without the transport: it is the site's, and no option of the attachment
@@ -78,11 +85,14 @@ func (s *Site) attach(ctx context.Context, v *volume, config holder.AttachConfig
 	})
 	s.setAttachment(v, a)
 	device, err = s.cfg.Holder.AttachLoop(ctx, config.Volume)
+	if err == nil {
+		err = s.forgetLost(v, eng.Store())
+	}
 	if err != nil {
 		return "", errors.Join(err, s.releaseDevice(v))
 	}
 	s.mu.Lock()
-	a.device = device
+	a.device, v.waiting = device, nil
 	s.mu.Unlock()
 	return device, nil
 }
@@ -120,18 +130,28 @@ func (s *Site) Detach(ctx context.Context, id journal.VolumeID) error {
 	a.stop()
 	a.joined.Wait()
 	s.setAttachment(v, nil)
-	if eng, err := s.engineOf(id); err == nil {
-		err = eng.Flush(ctx)
-		return errors.Join(err, a.session.Conn.Close())
+	err = errors.Join(s.forgetLost(v, nil), a.session.Conn.Close())
+	if eng, closed := s.engineOf(id); closed == nil {
+		err = errors.Join(eng.Flush(ctx), err)
 	}
-	return a.session.Conn.Close()
+	return err
 }
 
-// detachKept removes the device of a volume whose store did not open, if the
+// detachKept removes the device of a volume that is not served, if the
 // holder keeps one. What waits in the kernel for an engine is lost with it.
 func (s *Site) detachKept(ctx context.Context, v *volume) error {
+	err := s.takeAway(ctx, v)
+	if err == nil {
+		err = s.forgetLost(v, nil)
+	}
+	if err != nil {
+		return err
+	}
 	config, kept, err := s.keptDevice(ctx, v)
 	if err != nil || !kept {
+		if err == nil {
+			s.setWaiting(v, nil)
+		}
 		return err
 	}
 	if err := s.cfg.Holder.Detach(ctx, config.Volume, false); errors.Is(err, holder.ErrBusy) {
@@ -139,6 +159,7 @@ func (s *Site) detachKept(ctx context.Context, v *volume) error {
 	} else if err != nil {
 		return err
 	}
+	s.setWaiting(v, nil)
 	return nil
 }
 
@@ -158,49 +179,6 @@ func (s *Site) releaseDevice(v *volume) error {
 	return errors.Join(err, s.cfg.Holder.Release(ctx, a.config.Volume))
 }
 
-// resumeAttachments takes over the devices that the holder kept while no
-// engine ran; I/O on them has been waiting since. Those over io_uring have failed;
-// their next attach makes new ones. Only devices of volumes that are wanted are looked at.
-func (s *Site) resumeAttachments(ctx context.Context, wanted func(journal.VolumeID) bool) error {
-	if s.cfg.Holder == nil {
-		return nil
-	}
-	kept, err := s.cfg.Holder.List(ctx)
-	if err != nil {
-		return err
-	}
-	var resuming sync.WaitGroup
-	for _, k := range kept {
-		id, err := journal.ParseVolumeID(k.ID)
-		if err != nil {
-			s.cfg.Log.Warn("holder keeps a device that is not this site's", "id", k.ID)
-			continue
-		}
-		if !wanted(id) {
-			continue
-		}
-		v, err := s.volumeOf(id)
-		if err != nil {
-			s.cfg.Log.Warn("holder keeps a device of an unknown volume", "volume", id)
-			continue
-		}
-		if k.Transport == fuse.TransportRing {
-			// It failed when its engine ended.
-			s.cfg.Log.Error("device over io_uring ended with its engine: what is mounted from it must be unmounted, and staged again", "volume", id, "device", k.Device)
-			continue
-		}
-		resuming.Go(func() {
-			if _, err := s.attach(ctx, v, holder.AttachConfig{Volume: k.ID, BlockBytes: k.BlockBytes, ReadOnly: k.ReadOnly}); err != nil {
-				s.cfg.Log.Error("device could not be taken over; its I/O waits", "volume", id, "error", err)
-				return
-			}
-			s.cfg.Log.Info("device taken over", "volume", id, "device", k.Device)
-		})
-	}
-	resuming.Wait()
-	return nil
-}
-
 // Device returns the path of an attached volume's block device.
 func (s *Site) Device(id journal.VolumeID) (string, error) {
 	v, err := s.volumeOf(id)
@@ -209,10 +187,13 @@ func (s *Site) Device(id journal.VolumeID) (string, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v.attachment == nil || v.attachment.device == "" {
-		return "", fmt.Errorf("volume %s is not attached: %w", id, ErrNotFound)
+	if v.attachment != nil && v.attachment.device != "" {
+		return v.attachment.device, nil
 	}
-	return v.attachment.device, nil
+	if err := v.deviceErr(); err != nil {
+		return "", fmt.Errorf("volume %s: %w: %w", id, err, ErrNotFound)
+	}
+	return "", fmt.Errorf("volume %s is not attached: %w", id, ErrNotFound)
 }
 
 func volumeKey(id journal.VolumeID) string { return "volume/" + id.String() }

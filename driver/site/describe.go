@@ -19,6 +19,9 @@ type Volume struct {
 	// what was asked for; empty and nil while it is not attached.
 	Transport fuse.Transport
 	Fallback  error
+	// DeviceErr is why the volume is attached and its device not served: I/O on it waits,
+	// or fails (journal.ErrTailLost). nil while that is not so.
+	DeviceErr error
 	StoreDir  string // empty while a replica holds nothing
 	Retired   bool
 	Open      bool  // the fields below are set
@@ -52,7 +55,7 @@ func (s *Site) Volume(id journal.VolumeID) (Volume, error) {
 	}
 	s.mu.Lock()
 	r, eng, failed, a := v.record, v.eng, v.failed, v.attachment
-	out := Volume{ID: r.ID, Name: r.Name, Group: r.Group, SizeBytes: r.SizeBytes, Retired: r.Retired, Err: failed}
+	out := Volume{ID: r.ID, Name: r.Name, Group: r.Group, SizeBytes: r.SizeBytes, Retired: r.Retired, Err: failed, DeviceErr: v.deviceErr()}
 	if a != nil {
 		out.Device, out.Transport, out.Fallback = a.device, a.session.Init.Transport(), a.session.Fallback
 	}

@@ -11,6 +11,8 @@
 //
 // Goroutines: per open volume one that maintains the journal and, while
 // attached, those of its frontend; per primary group one coordinator and, where
-// it replicates, one sender; one for each member of an open fork, and one that looks after
-// the forks. Close ends and joins them all.
+// it replicates, one sender; one for each member of an open fork, one that looks after
+// the forks, one after the points of replicas, and one after devices that could not be
+// taken over; per open volume another one that waits for a loss of what its device's users
+// count on. Close ends and joins them all.
 package site

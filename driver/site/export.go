@@ -14,7 +14,7 @@ func (s *Site) export(v *volume, eng *engine.Engine) {
 	attached := func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return v.attachment != nil
+		return v.attachment != nil || v.waiting != nil
 	}
 	dev, r := engine.Guarded{Device: eng, Blocked: attached}, s.recordOf(v)
 	if err := s.cfg.Exports.Add(r.ID.String(), dev, "live volume "+r.Name); err != nil {

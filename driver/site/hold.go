@@ -23,6 +23,10 @@ func (s *Site) holdDevices(ids []journal.VolumeID) (release func(), err error) {
 		}
 	}
 	for _, id := range ids {
+		if err := s.checkNotWaiting(id); err != nil {
+			release()
+			return nil, err
+		}
 		device, err := s.Device(id)
 		if errors.Is(err, ErrNotFound) {
 			continue

@@ -70,6 +70,9 @@ func (m member) Newest(context.Context) (journal.Checkpoint, error) {
 }
 
 func (m member) CheckUnused(context.Context) error {
+	if err := m.site.checkNotWaiting(m.Volume()); err != nil {
+		return err
+	}
 	device, err := m.site.Device(m.Volume())
 	if errors.Is(err, ErrNotFound) {
 		return nil

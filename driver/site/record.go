@@ -43,7 +43,13 @@ func (s *Site) saveRecord(r record) error {
 }
 
 func (s *Site) deleteRecord(id journal.VolumeID) error {
-	if err := s.db.Update(func(tx kv.Tx) error { return tx.Delete(bucketVolumes, id[:]) }); err != nil {
+	err := s.db.Update(func(tx kv.Tx) error {
+		if err := tx.Delete(bucketLostDevices, id[:]); err != nil {
+			return err
+		}
+		return tx.Delete(bucketVolumes, id[:])
+	})
+	if err != nil {
 		return fmt.Errorf("delete record of volume %s: %w", id, err)
 	}
 	return nil

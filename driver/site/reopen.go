@@ -16,7 +16,9 @@ import (
 // and opens it again, which recovers it: what had not been flushed may be gone,
 // as after a power loss. Its block device stays. I/O on it waits meanwhile and
 // goes on afterwards; if the store does not open it waits on, until a later
-// call succeeds or the volume is detached. The other members serve on; the
+// call succeeds or the volume is detached. Where acknowledged writes may be lost
+// (journal.ErrTailLost) the device is gone for its users, who get errors, and the volume
+// gets a new one. The other members serve on; the
 // group takes no checkpoints and replicates nothing for that long. done is
 // false if the volume was well, and nothing was changed. groups.ErrInUse while a view
 // shows the volume.
@@ -68,6 +70,9 @@ func (s *Site) reopen(ctx context.Context, v *volume, name string) error {
 	if attached && (err == nil || errors.Is(err, groups.ErrInUse)) {
 		err = errors.Join(err, s.resumeDevice(ctx, v, config))
 	}
+	if attached && err != nil {
+		s.noteUnserved(v, config, err)
+	}
 	if err != nil {
 		return fmt.Errorf("reopen volume %s: %w", id, err)
 	}
@@ -110,11 +115,17 @@ func (s *Site) replaceStore(ctx context.Context, v *volume, settings group.Setti
 	return config, attached, errors.Join(err, s.openStore(v, settings))
 }
 
-// keptDevice returns how a volume is attached: served by this process, or kept
-// by the holder because the store did not open.
+// keptDevice returns how a volume is attached: served by this process, kept by the
+// holder because it could not be, or lost, and then taken away.
 func (s *Site) keptDevice(ctx context.Context, v *volume) (config holder.AttachConfig, attached bool, err error) {
-	if v.attachment != nil {
-		return v.attachment.config, true, nil
+	s.mu.Lock()
+	a, lost, volume := v.attachment, v.lost, v.record.ID
+	s.mu.Unlock()
+	if a != nil {
+		return a.config, true, nil
+	}
+	if lost != nil && lost.BlockBytes != 0 {
+		return lost.config(volume), true, nil
 	}
 	if s.cfg.Holder == nil {
 		return config, false, nil
@@ -123,9 +134,8 @@ func (s *Site) keptDevice(ctx context.Context, v *volume) (config holder.AttachC
 	if err != nil {
 		return config, false, err
 	}
-	id := s.recordOf(v).ID.String()
 	for _, k := range kept {
-		if k.ID == id {
+		if k.ID == volume.String() {
 			return holder.AttachConfig{Volume: k.ID, BlockBytes: k.BlockBytes, ReadOnly: k.ReadOnly}, true, nil
 		}
 	}
@@ -133,15 +143,27 @@ func (s *Site) keptDevice(ctx context.Context, v *volume) (config holder.AttachC
 }
 
 // resumeDevice serves a device that the holder keeps, and makes it as large as
-// the volume is now. The volume's key must be held.
+// the volume is now. One that was lost is taken away, also if the store is not open, and
+// replaced. The volume's key must be held.
 func (s *Site) resumeDevice(ctx context.Context, v *volume, config holder.AttachConfig) error {
-	device, err := s.attach(ctx, v, config)
+	s.mu.Lock()
+	lost := v.lost != nil
+	s.mu.Unlock()
+	err := s.takeAway(ctx, v)
+	var device string
 	if err == nil {
-		_, err = s.cfg.Holder.Resize(ctx, config.Volume)
+		device, err = s.attach(ctx, v, config)
 	}
 	if err != nil {
 		return fmt.Errorf("take over the device of volume %s, whose I/O waits: %w", config.Volume, err)
 	}
-	s.cfg.Log.Info("device taken over", "volume", config.Volume, "device", device)
+	if lost {
+		s.cfg.Log.Warn("the volume has a new device: who used the one that was taken away has to unmount and stage again", "volume", config.Volume, "device", device)
+	} else {
+		s.cfg.Log.Info("device taken over", "volume", config.Volume, "device", device)
+	}
+	if _, err := s.cfg.Holder.Resize(ctx, config.Volume); err != nil {
+		return fmt.Errorf("make the device of volume %s as large as the volume: %w", config.Volume, err)
+	}
 	return nil
 }

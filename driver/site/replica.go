@@ -158,6 +158,7 @@ func (im *replicaImport) commit(ctx context.Context) (replication.ReplicaStore, 
 	if attached {
 		if err := s.resumeDevice(ctx, im.volume, config); err != nil {
 			s.cfg.Log.Error("device is not served: detach it, or reopen its volume", "volume", id, "error", err)
+			s.noteUnserved(im.volume, config, err)
 		}
 	}
 	switch {

@@ -29,7 +29,11 @@ type Site struct {
 	// failedImages are those of replicas that found no room.
 	failedImages map[journal.VolumeID]failedImage
 
-	stopTending context.CancelFunc // of the forks and of replicas' points; nil before load
+	lostMu sync.Mutex // one change of bucketLostDevices at a time, on disk and in memory
+	// deviceWaits is sent to when a device begins to wait; capacity 1.
+	deviceWaits chan struct{}
+
+	stopTending context.CancelFunc // of the forks, of replicas' points and of devices that wait; nil before load
 	tending     sync.WaitGroup
 	filling     context.Context // of what fills members from forks: it ends with the site
 	stopFilling context.CancelFunc
@@ -38,7 +42,8 @@ type Site struct {
 // Open opens a site's directory, which is made if need be, its stores and its
 // groups, finishes operations that were interrupted, and takes over the
 // devices that the holder kept. A volume that does not open is shown as failed
-// and keeps nobody else from being served.
+// and keeps nobody else from being served. So is a device that cannot be taken over,
+// which is tried again until it can be.
 func Open(ctx context.Context, cfg Config) (*Site, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -61,7 +66,7 @@ func Open(ctx context.Context, cfg Config) (*Site, error) {
 	}
 	s := &Site{
 		cfg: cfg, db: db, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}, forks: map[string]*fork{},
-		failedImages: map[journal.VolumeID]failedImage{},
+		failedImages: map[journal.VolumeID]failedImage{}, deviceWaits: make(chan struct{}, 1),
 	}
 	s.filling, s.stopFilling = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.load(ctx); err != nil {
@@ -91,10 +96,15 @@ func (s *Site) load(ctx context.Context) error {
 	for _, st := range s.groups.States() {
 		settings[st.Name] = st.Settings
 	}
+	for _, r := range records {
+		s.volumes[r.ID] = &volume{record: r}
+	}
+	if err := s.loadLostDevices(); err != nil {
+		return err
+	}
 	var opening sync.WaitGroup
 	for _, r := range records {
-		v := &volume{record: r}
-		s.volumes[r.ID] = v
+		v := s.volumes[r.ID]
 		opening.Go(func() {
 			if err := s.openStore(v, settings[r.Group]); err != nil {
 				s.cfg.Log.Error("volume does not open", "volume", r.ID, "error", err)
@@ -114,6 +124,7 @@ func (s *Site) load(ctx context.Context) error {
 	s.stopTending = stop
 	s.tending.Go(func() { s.tendForks(tending) })
 	s.tending.Go(func() { s.keepPoints(tending) })
+	s.tending.Go(func() { s.serveWaiting(tending) })
 	waiting := slices.DeleteFunc(states, func(st group.State) bool { return !filled(st) })
 	waits := func(id journal.VolumeID) bool {
 		return slices.ContainsFunc(waiting, func(st group.State) bool { return slices.Contains(st.Members, id) })
@@ -136,7 +147,7 @@ func (s *Site) startGroups(ctx context.Context, states []group.State) {
 }
 
 // Close ends everything in order: groups, views, forks, frontends, stores. Devices
-// stay with the holder, where I/O waits for the next start.
+// stay with the holder, where I/O waits for the next start; but see forsakeDevice.
 func (s *Site) Close() error {
 	s.stopFilling()
 	s.mu.Lock()
@@ -154,6 +165,7 @@ func (s *Site) Close() error {
 	}
 	errs := []error{s.closeViews(), s.closeForks()}
 	for _, v := range volumes {
+		s.endWatch(v) // it has to do with the device
 		errs = append(errs, s.releaseDevice(v), s.closeStore(v))
 	}
 	return errors.Join(append(errs, s.db.Close())...)

@@ -22,7 +22,14 @@ type volume struct {
 	stopScrub context.CancelFunc // of one that somebody waits for; nil: there is none. Guarded by Site.mu
 	joined    sync.WaitGroup
 
-	attachment *attachment // nil while not attached
+	stopWatch context.CancelFunc // of watch; nil before. Guarded by Site.mu
+	watching  sync.WaitGroup
+
+	attachment *attachment // nil while not served as a device
+	// lost and waiting are why the volume is attached, and its device not served; nil:
+	// that is not so. Guarded by Site.mu.
+	lost    *lostDevice
+	waiting *waitingDevice
 }
 
 func (v *volume) store() *journal.Store { return v.eng.Store() }
@@ -39,6 +46,9 @@ func (s *Site) openStore(v *volume, settings group.Settings) error {
 		s.mu.Lock()
 		v.failed = err
 		s.mu.Unlock()
+		if errors.Is(err, journal.ErrTailLost) { // of what the process before had acknowledged
+			s.forsakeDevice(v)
+		}
 		return err
 	}
 	applyRetention(store, settings)
@@ -58,6 +68,7 @@ func (s *Site) serveStore(v *volume, store *journal.Store) {
 	v.eng, v.failed, v.stop = eng, nil, stop
 	s.mu.Unlock()
 	s.export(v, eng)
+	s.watch(v, store)
 	v.joined.Go(func() {
 		if err := store.Run(ctx); err != nil {
 			s.cfg.Log.Error("journal maintenance ended", "volume", s.recordOf(v).ID, "error", err)
@@ -69,7 +80,8 @@ func (s *Site) serveStore(v *volume, store *journal.Store) {
 }
 
 // closeStore stops maintenance and closes the store. The device must be
-// detached or released, and nobody may use the engine any more. groups.ErrInUse while a
+// detached or released, and nobody may use the engine any more; one that was released is
+// taken away if the journal has lost what its users count on. groups.ErrInUse while a
 // view or an open fork shows the volume.
 func (s *Site) closeStore(v *volume) error {
 	s.mu.Lock()
@@ -85,9 +97,14 @@ func (s *Site) closeStore(v *volume) error {
 		return err
 	}
 	s.unexport(v)
+	s.endWatch(v)
 	stop()
 	v.joined.Wait()
-	if err := eng.Store().Close(); err != nil && !errors.Is(err, journal.ErrPoisoned) {
+	err = eng.Store().Close()
+	if errors.Is(errors.Join(err, eng.Store().Err()), journal.ErrTailLost) {
+		s.forsakeDevice(v)
+	}
+	if err != nil && !errors.Is(err, journal.ErrPoisoned) {
 		return err
 	}
 	return nil

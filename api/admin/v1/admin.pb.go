@@ -636,8 +636,11 @@ type Volume struct {
 	Unrepairable uint32 `protobuf:"varint,22,opt,name=unrepairable,proto3" json:"unrepairable,omitempty"`
 	// What journal_bytes are of, by rising interval, those for pins last; and how many
 	// bytes were thinned away since the store was opened.
-	Tiers         []*TierBytes `protobuf:"bytes,23,rep,name=tiers,proto3" json:"tiers,omitempty"`
-	ThinnedBytes  int64        `protobuf:"varint,24,opt,name=thinned_bytes,json=thinnedBytes,proto3" json:"thinned_bytes,omitempty"`
+	Tiers        []*TierBytes `protobuf:"bytes,23,rep,name=tiers,proto3" json:"tiers,omitempty"`
+	ThinnedBytes int64        `protobuf:"varint,24,opt,name=thinned_bytes,json=thinnedBytes,proto3" json:"thinned_bytes,omitempty"`
+	// Why the volume is attached and its device not served: I/O on it waits, and it is tried
+	// again; or it fails, because the device was taken away. Empty while that is not so.
+	DeviceError   string `protobuf:"bytes,25,opt,name=device_error,json=deviceError,proto3" json:"device_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -838,6 +841,13 @@ func (x *Volume) GetThinnedBytes() int64 {
 		return x.ThinnedBytes
 	}
 	return 0
+}
+
+func (x *Volume) GetDeviceError() string {
+	if x != nil {
+		return x.DeviceError
+	}
+	return ""
 }
 
 // TierBytes is what segments of a journal take that were thinned to an interval.
@@ -4256,7 +4266,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xae\x06\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xd1\x06\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -4284,7 +4294,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\adamaged\x18\x15 \x01(\rR\adamaged\x12\"\n" +
 	"\funrepairable\x18\x16 \x01(\rR\funrepairable\x122\n" +
 	"\x05tiers\x18\x17 \x03(\v2\x1c.lockstep.admin.v1.TierBytesR\x05tiers\x12#\n" +
-	"\rthinned_bytes\x18\x18 \x01(\x03R\fthinnedBytes\"u\n" +
+	"\rthinned_bytes\x18\x18 \x01(\x03R\fthinnedBytes\x12!\n" +
+	"\fdevice_error\x18\x19 \x01(\tR\vdeviceError\"u\n" +
 	"\tTierBytes\x125\n" +
 	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x1b\n" +
 	"\tpins_only\x18\x02 \x01(\bR\bpinsOnly\x12\x14\n" +
