@@ -2,10 +2,12 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
@@ -72,7 +74,11 @@ func (f *Fleet) UnpinPoint(ctx context.Context, name, pin string) error {
 // unpin drops a pin from a volume once its engine has opened the store: before
 // that it knows of none.
 func (f *Fleet) unpin(ctx context.Context, v *volume, pin string) error {
-	if err := f.awake(ctx, v); err != nil || f.isAbsent(v) {
+	state, err := f.served(ctx, v)
+	if errors.Is(err, control.ErrNoStore) && f.isAbsent(v) {
+		return nil
+	}
+	if err != nil || state.Store == nil { // a replica of which nothing has arrived
 		return err
 	}
 	client, err := f.connected(ctx, v)
