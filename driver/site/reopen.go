@@ -142,10 +142,20 @@ func (s *Site) keptDevice(ctx context.Context, v *volume) (config holder.AttachC
 	return config, false, nil
 }
 
-// resumeDevice serves a device that the holder keeps, and makes it as large as
-// the volume is now. One that was lost is taken away, also if the store is not open, and
-// replaced. The volume's key must be held.
+// resumeDevice is takeOver, and makes the device as large as the volume is now.
 func (s *Site) resumeDevice(ctx context.Context, v *volume, config holder.AttachConfig) error {
+	if err := s.takeOver(ctx, v, config); err != nil {
+		return err
+	}
+	if _, err := s.cfg.Holder.Resize(ctx, config.Volume); err != nil {
+		return fmt.Errorf("make the device of volume %s as large as the volume: %w", config.Volume, err)
+	}
+	return nil
+}
+
+// takeOver serves a device that the holder keeps. One that was lost is taken away, also
+// if the store is not open, and replaced. The volume's key must be held.
+func (s *Site) takeOver(ctx context.Context, v *volume, config holder.AttachConfig) error {
 	s.mu.Lock()
 	lost := v.lost != nil
 	s.mu.Unlock()
@@ -161,9 +171,6 @@ func (s *Site) resumeDevice(ctx context.Context, v *volume, config holder.Attach
 		s.cfg.Log.Warn("the volume has a new device: who used the one that was taken away has to unmount and stage again", "volume", config.Volume, "device", device)
 	} else {
 		s.cfg.Log.Info("device taken over", "volume", config.Volume, "device", device)
-	}
-	if _, err := s.cfg.Holder.Resize(ctx, config.Volume); err != nil {
-		return fmt.Errorf("make the device of volume %s as large as the volume: %w", config.Volume, err)
 	}
 	return nil
 }

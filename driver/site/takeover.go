@@ -108,31 +108,26 @@ func (s *Site) resumeAttachment(ctx context.Context, id journal.VolumeID, config
 		return
 	}
 	defer unlock()
-	err = s.resumeDevice(ctx, v, config)
-	switch {
-	case err == nil:
-	case s.noteUnserved(v, config, err):
+	if err := s.takeOver(ctx, v, config); err != nil {
 		s.cfg.Log.Error("device could not be taken over; it is tried again, and its I/O waits", "volume", id, "error", err)
-	default:
-		s.cfg.Log.Warn("device is served, and keeps its size", "volume", id, "error", err)
+		s.noteUnserved(v, config, err)
 	}
 }
 
 // noteUnserved has serveWaiting try again after an attempt to serve a device that has failed
-// with err; false: it is served all the same. The volume's key must be held.
-func (s *Site) noteUnserved(v *volume, config holder.AttachConfig, err error) (waits bool) {
+// with err, unless it is served all the same. The volume's key must be held.
+func (s *Site) noteUnserved(v *volume, config holder.AttachConfig, err error) {
 	s.mu.Lock()
 	served := v.attachment != nil
 	s.mu.Unlock()
 	if served {
-		return false
+		return
 	}
 	s.setWaiting(v, &waitingDevice{config: config, err: err, pause: firstTakeOverPause, due: s.cfg.Clock.Now().Add(firstTakeOverPause)})
 	select {
 	case s.deviceWaits <- struct{}{}:
 	default: // it is going to look anyway
 	}
-	return true
 }
 
 // setWaiting notes that the volume's device waits; nil: that it does not.
