@@ -71,9 +71,8 @@ func (c *connection) hungUp() bool {
 	}
 	var events int16
 	err = raw.Control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd)}} // POLLHUP is always reported
-		if _, err := unix.Poll(fds, 0); err == nil {
-			events = fds[0].Revents
+		if found, err := pollNow(int(fd), 0); err == nil { // POLLHUP is always reported
+			events = found
 		}
 	})
 	return err != nil || events&unix.POLLHUP != 0

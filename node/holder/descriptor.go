@@ -1,6 +1,7 @@
 package holder
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -34,11 +35,27 @@ func (d descriptor) copy() (descriptor, error) {
 	return descriptor(fd), nil
 }
 
-// connected reports whether the kernel would still send requests.
+// connected reports whether the kernel would still send requests. A kernel that does not
+// answer has not said that it would not: a device that is taken for dead is aborted.
 func (d descriptor) connected() bool {
-	fds := []unix.PollFd{{Fd: int32(d), Events: unix.POLLIN}}
-	_, err := unix.Poll(fds, 0)
-	return err == nil && fds[0].Revents&unix.POLLERR == 0
+	events, err := pollNow(int(d), unix.POLLIN)
+	return err != nil || events&unix.POLLERR == 0
+}
+
+// poll is poll(2), which tests replace.
+var poll = unix.Poll
+
+// pollNow returns which of events, and of those that are always reported, a descriptor has
+// now. A signal that happens to be pending, as the runtime and every child that ends send
+// them, makes poll(2) fail also where it does not wait.
+func pollNow(fd int, events int16) (int16, error) {
+	for {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
+		_, err := poll(fds, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return fds[0].Revents, err
+		}
+	}
 }
 
 // isFuse reports whether this is a descriptor of /dev/fuse at all.
