@@ -85,8 +85,7 @@ func (h *Holder) Revoke(ctx context.Context, u Unserved) error {
 		if v.removed {
 			return nil
 		}
-		// The number of the device may mean another volume as soon as it is gone.
-		return h.config.Turn(ctx, v.id, func() error { return h.forsake(v) })
+		return v.inTurn(ctx, func() error { return h.forsake(v) })
 	})
 }
 

@@ -308,3 +308,57 @@ func TestUnservedOverHolders(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestADeviceIsGivenUpInItsTurnOnly: a device that is dead, or taken away by force, keeps
+// its number for as long as another call for the volume is under way, which may be about
+// to format or to mount it by that number.
+func TestADeviceIsGivenUpInItsTurnOnly(t *testing.T) {
+	busy := errors.New("another call is under way")
+	for name, giveUp := range map[string]func(n *innerNode, c *holder.Client) error{
+		"detached by force": func(_ *innerNode, c *holder.Client) error { return c.Detach(testContext(t), "vol", true) },
+		"detached":          func(_ *innerNode, c *holder.Client) error { return c.Detach(testContext(t), "vol", false) },
+		"dead, and attached anew": func(n *innerNode, c *holder.Client) error {
+			abortMount(t, filepath.Join(n.mounts(), "vol"))
+			session, err := c.Attach(testContext(t), holder.AttachConfig{Volume: "vol", BlockBytes: 512})
+			if err == nil {
+				err = session.Conn.Close()
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := startInnerNode(t)
+			engine := n.startEngine("vol", n.newFile(1<<20))
+			engine.kill()
+			n.unserved()
+			client, err := holder.Dial(testContext(t), n.socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.setTurn(func(func() error) error { return busy })
+			if err := giveUp(n, client); err == nil {
+				t.Error("done out of turn")
+			}
+			if now, err := loop.Get(engine.attached.Number); err != nil || now.Seq != engine.attached.Seq {
+				t.Errorf("out of turn the number is free: %+v, %v", now, err)
+			}
+			n.setTurn(func(do func() error) error { return do() })
+			if err := giveUp(n, client); err != nil {
+				t.Error(err)
+			}
+			n.awaitDetached(engine)
+			if err := errors.Join(client.Detach(testContext(t), "vol", true), client.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// abortMount fails what is under way and all that comes of a FUSE mount, as a failed
+// Revoke, or somebody with /sys/fs/fuse/connections, leaves it.
+func abortMount(t *testing.T, dir string) {
+	t.Helper()
+	if err := unix.Unmount(dir, unix.MNT_FORCE); err != nil && !errors.Is(err, unix.EBUSY) {
+		t.Fatal(err)
+	}
+}

@@ -293,7 +293,7 @@ func (v *volume) release(ctx context.Context) error {
 	if err != nil || d == nil {
 		return err
 	}
-	return detachLoop(ctx, *d)
+	return v.inTurn(ctx, func() error { return detachLoop(ctx, *d) })
 }
 
 func detachLoop(ctx context.Context, d loop.Device) error {
@@ -350,7 +350,8 @@ func (v *volume) clear(ctx context.Context) error {
 }
 
 // forceClear is clear without regard to users of the device. It keeps existing,
-// failing every request, until they are gone, and then detaches by itself.
+// failing every request, until they are gone, and then detaches by itself. Without
+// the volume's turn it is left as a device that fails.
 // connection is that of what is mounted now, also if no record tells of it.
 func (v *volume) forceClear(ctx context.Context, connection uint32) error {
 	if err := abort(v.dir); err != nil {
@@ -361,10 +362,21 @@ func (v *volume) forceClear(ctx context.Context, connection uint32) error {
 		name = v.holder.id.fileName(v.id, connection)
 	}
 	d, err := findLoop(name)
-	if err == nil && d != nil {
-		err = giveUpLoop(ctx, *d)
+	if err != nil {
+		return errors.Join(err, v.remove())
 	}
-	return errors.Join(err, v.remove())
+	if d == nil {
+		return v.remove()
+	}
+	// Who has the turn finds a device that fails, and gives it back soon.
+	return v.inTurn(ctx, func() error { return errors.Join(giveUpLoop(ctx, *d), v.remove()) })
+}
+
+// inTurn calls do, which makes the number of the volume's device free, in the volume's turn:
+// the node service may be about to format or to mount the device by that number, which can
+// be another volume's the moment after. The caller has the token.
+func (v *volume) inTurn(ctx context.Context, do func() error) error {
+	return v.holder.config.Turn(ctx, v.id, do)
 }
 
 // giveUpLoop detaches a device whose file fails every request, or leaves it to
