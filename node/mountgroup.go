@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -17,6 +18,9 @@ import (
 //
 // The root comes last and tells that the rest is done: a call that finds it
 // right changes nothing, one that was interrupted is repeated in full.
+//
+// Pods that use the volume already may change it meanwhile. No link that they put
+// in the way leads out of it, and what they remove is left out.
 func giveToGroup(ctx context.Context, root, group string) error {
 	if group == "" {
 		return nil
@@ -32,20 +36,14 @@ func giveToGroup(ctx context.Context, root, group string) error {
 	if belongs(info, uint32(id)) {
 		return nil
 	}
-	err = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if path == root {
-			return nil
-		}
-		return giveOne(path, entry.Type(), int(id))
-	})
+	tree, err := os.OpenRoot(root)
+	if err != nil {
+		return err
+	}
+	defer tree.Close() //nolint:errcheck // nothing is written through it
+	err = giveBelow(ctx, tree, ".", int(id))
 	if err == nil {
-		err = giveOne(root, fs.ModeDir, int(id))
+		err = giveOne(tree, ".", int(id))
 	}
 	if err != nil {
 		return fmt.Errorf("give files to group %d: %w", id, err)
@@ -58,15 +56,47 @@ func belongs(info fs.FileInfo, group uint32) bool {
 	return ok && stat.Gid == group && info.Mode()&fs.ModeSetgid != 0 && info.Mode().Perm()&0o070 == 0o070
 }
 
-func giveOne(path string, kind fs.FileMode, group int) error {
-	if err := os.Lchown(path, -1, group); err != nil {
+// giveBelow gives what is below the directory dir of a tree. It uses no io/fs, which
+// does not take names that are no UTF-8.
+func giveBelow(ctx context.Context, tree *os.Root, dir string, group int) error {
+	names, err := namesIn(tree, dir)
+	if err != nil {
 		return err
 	}
-	if kind&fs.ModeSymlink != 0 {
-		return nil
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		path := filepath.Join(dir, name)
+		err := giveOne(tree, path, group)
+		if err == nil {
+			var info fs.FileInfo
+			if info, err = tree.Lstat(path); err == nil && info.IsDir() {
+				err = giveBelow(ctx, tree, path, group)
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
-	info, err := os.Lstat(path)
+	return nil
+}
+
+func namesIn(tree *os.Root, dir string) ([]string, error) {
+	f, err := tree.Open(dir)
 	if err != nil {
+		return nil, err
+	}
+	names, err := f.Readdirnames(-1)
+	return names, errors.Join(err, f.Close())
+}
+
+func giveOne(tree *os.Root, path string, group int) error {
+	if err := tree.Lchown(path, -1, group); err != nil {
+		return err
+	}
+	info, err := tree.Lstat(path)
+	if err != nil || info.Mode()&fs.ModeSymlink != 0 {
 		return err
 	}
 	mode := info.Mode() | 0o060
@@ -75,5 +105,5 @@ func giveOne(path string, kind fs.FileMode, group int) error {
 	} else if info.Mode()&0o100 != 0 {
 		mode |= 0o010
 	}
-	return os.Chmod(path, mode)
+	return tree.Chmod(path, mode)
 }
