@@ -16,7 +16,8 @@
 // Anything else that is not the wanted file system is refused.
 //
 // Calls for one volume take turns; calls for different volumes do not wait for
-// each other. The package does not attach devices: its Devices does.
+// each other. A call that has begun to change a file system goes on when its
+// caller gives up. The package does not attach devices: its Devices does.
 //
 // # Devices without an engine
 //

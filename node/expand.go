@@ -35,7 +35,7 @@ func (s *Server) expandVolume(ctx context.Context, req *csi.NodeExpandVolumeRequ
 			req.GetVolumeId(), device.SizeBytes, req.GetCapacityRange().GetRequiredBytes(), limit)
 	}
 	if at != nil && at.Device == device.Number {
-		if err := s.grow(ctx, device, *at); err != nil {
+		if err := s.grow(whole(ctx), device, *at); err != nil {
 			return nil, fmt.Errorf("expand volume %s: %w", req.GetVolumeId(), err)
 		}
 	}

@@ -36,7 +36,7 @@ func (s *Server) publishVolume(ctx context.Context, req *csi.NodePublishVolumeRe
 		return nil, err
 	}
 	defer unlock()
-	if err := s.publish(ctx, req, a); err != nil {
+	if err := s.publish(whole(ctx), req, a); err != nil {
 		return nil, fmt.Errorf("publish volume %s: %w", req.GetVolumeId(), err)
 	}
 	return &csi.NodePublishVolumeResponse{}, nil

@@ -161,6 +161,12 @@ func (s *Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRe
 	return out, nil
 }
 
+// whole is the context of what a call does with a file system. The caller's end does not
+// end it: a tool that is killed while it changes a file system leaves one to be repaired,
+// and a kubelet, which gives up after 2 min, would never see the end of what takes longer.
+// Until it is done further calls for the volume are answered Aborted.
+func whole(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
+
 // lock takes a volume's turn, waiting no longer than LockWait for who has it.
 func (s *Server) lock(ctx context.Context, volume string) (unlock func(), err error) {
 	if err := ctx.Err(); err != nil {

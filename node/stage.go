@@ -45,7 +45,7 @@ func (s *Server) stageVolume(ctx context.Context, req *csi.NodeStageVolumeReques
 	}
 	target, err := canonical(req.GetStagingTargetPath())
 	if err == nil {
-		err = s.stage(ctx, req.GetVolumeId(), device, target, a)
+		err = s.stage(whole(ctx), req.GetVolumeId(), device, target, a)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("stage volume %s: %w", req.GetVolumeId(), err)
