@@ -331,12 +331,22 @@ func (c *Client) deliver(a answer) {
 // is room for one; the kernel closes what does not fit.
 func descriptorIn(rights []byte) descriptor {
 	messages, err := unix.ParseSocketControlMessage(rights)
-	if err != nil || len(messages) != 1 {
+	if err != nil {
 		return noDescriptor
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
-		return noDescriptor
+	var found []int
+	for i := range messages {
+		fds, err := unix.ParseUnixRights(&messages[i])
+		if err == nil {
+			found = append(found, fds...)
+		}
 	}
-	return descriptor(fds[0])
+	if len(found) == 1 {
+		return descriptor(found[0])
+	}
+	// The room for one descriptor is, by its alignment, room for two.
+	for _, fd := range found {
+		descriptor(fd).close()
+	}
+	return noDescriptor
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lockstep-csi/lockstep/engine/frontend/fuse"
 )
 
@@ -142,5 +144,38 @@ func TestConfigValidate(t *testing.T) {
 		if c.Validate() == nil {
 			t.Errorf("%s was accepted", name)
 		}
+	}
+}
+
+// TestTooManyDescriptors: none of the descriptors of a packet that has more than one stays
+// open, or a client could use up the holder's.
+func TestTooManyDescriptors(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	err = unix.Sendmsg(pair[0], []byte("{}"), unix.UnixRights(pipe[1], pipe[1], pipe[1]), nil, 0)
+	if err = errors.Join(err, unix.Close(pipe[1])); err != nil {
+		t.Fatal(err)
+	}
+	rights := make([]byte, unix.CmsgSpace(4)) // as connection.run has it
+	_, n, _, _, err := unix.Recvmsg(pair[1], make([]byte, 16), rights, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := descriptorIn(rights[:n]); found != noDescriptor {
+		t.Errorf("descriptor %d of several was taken", found)
+		found.close()
+	}
+	// The pipe ends when nobody can write into it any more.
+	if _, err := unix.Read(pipe[0], make([]byte, 1)); err != nil {
+		t.Errorf("descriptors are left open: read the pipe: %v", err)
+	}
+	for _, fd := range append(pair[:], pipe[0]) {
+		_ = unix.Close(fd)
 	}
 }
