@@ -154,6 +154,9 @@ func (a *Authority) upToDate(secret *corev1.Secret, role certs.Role, signer *cer
 	if err != nil || len(secret.Data[certs.KeyFile]) == 0 || !now.Before(certs.RenewAt(cert)) {
 		return false
 	}
+	if now.Before(cert.NotBefore) {
+		return false // it was issued by a clock that was ahead, and nobody takes it yet
+	}
 	site, found, err := certs.RoleFromCert(cert)
 	if err != nil || site != a.config.Site || found != role || cert.CheckSignatureFrom(signer.Cert) != nil {
 		return false

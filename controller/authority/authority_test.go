@@ -206,6 +206,20 @@ func TestADamagedAuthorityIsLeftAlone(t *testing.T) {
 	}
 }
 
+// A certificate that was issued while the controller's clock was ahead is not valid yet
+// for anybody once the clock is right again, and is not kept until it would be due.
+func TestAfterAClockThatWasAhead(t *testing.T) {
+	r := newRig(t)
+	right := r.clock.Now()
+	r.ensure()
+	r.clock.Advance(80 * day)
+	r.ensure()
+	r.clock = clock.NewManual(right.Add(time.Minute))
+	r.authority = r.of(r.client)
+	r.ensure()
+	r.check(r.talk(r.mount(certs.RoleEngine), certs.RoleController, r.mount(certs.RoleController), certs.RoleEngine))
+}
+
 // While an authority is replaced, a pod whose Secret has not been brought to it
 // yet talks to one whose Secret has.
 func TestAuthorityIsReplacedWithoutABreak(t *testing.T) {
