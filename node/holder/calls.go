@@ -306,7 +306,8 @@ func (h *Holder) detach(ctx context.Context, id string, force bool) error {
 		// A volume of an earlier holder may have left a mount.
 		v = h.newVolume(id, 0, false)
 	}
-	served := v.lessee != nil
+	// One that has ended just now serves nothing, though its lease has not ended yet.
+	served := v.lessee != nil && !v.lessee.hungUp()
 	h.mu.Unlock()
 	if served && !force {
 		return h.detachServed(ctx, v)
