@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 )
 
@@ -148,4 +149,36 @@ func TestAnOldMarkFormatsNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// unreadableHost is the real machine with a device that cannot be read: blkid then says
+// what it says of a blank one.
+type unreadableHost struct {
+	Host
+	formatted bool
+}
+
+func (h *unreadableHost) Blank(string) (bool, error) { return false, unix.EIO }
+
+func (h *unreadableHost) Run(ctx context.Context, tool string, args ...string) (string, int, error) {
+	if tool == "blkid" {
+		return "", 2, nil
+	}
+	h.formatted = h.formatted || strings.HasPrefix(tool, "mkfs")
+	return h.Host.Run(ctx, tool, args...)
+}
+
+// TestAnOldMarkOfAnUnreadableDevice: a read error is no evidence that there is nothing.
+func TestAnOldMarkOfAnUnreadableDevice(t *testing.T) {
+	needRoot(t)
+	m := newMachine(t)
+	v := m.attach("a", 16*mib)
+	c := mountCapability("ext4")
+	ok(t, v.stage(m.Server, c), v.unstage(m.Server), m.mark(v.id))
+	host := &unreadableHost{Host: NewHost()}
+	wantCode(t, v.stage(m.restart(host), c), codes.Internal)
+	if host.formatted {
+		t.Error("a device that could not be read was formatted")
+	}
+	ok(t, v.stage(m.Server, c))
 }

@@ -12,7 +12,8 @@
 // the volume may have been formatted and used there since.
 //
 // A device is formatted only if it is blank: no signature known to blkid, and
-// zeroes at both ends; or if it has a marker and nothing that was ever mounted.
+// zeroes at both ends; or if it has a marker, can be read, and has nothing that
+// was ever mounted.
 // Anything else that is not the wanted file system is refused.
 //
 // Calls for one volume take turns; calls for different volumes do not wait for

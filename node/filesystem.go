@@ -180,7 +180,10 @@ func (s *Server) wasInterrupted(volume string, device Device, found string) (boo
 		return false, err
 	}
 	if found == "" {
-		return true, nil // whatever has been mounted has a signature
+		// Whatever has been mounted has a signature, but blkid finds none either on a
+		// device that cannot be read.
+		_, err := s.host.Blank(device.Path)
+		return err == nil, err
 	}
 	fresh, err := s.host.Fresh(device.Path, found)
 	if err != nil || fresh {
