@@ -157,7 +157,7 @@ func (s *Server) beginCreate(c *creation) (v catalog.Volume, settings group.Sett
 		if settings, err = joinGroup(tx, c); err != nil {
 			return err
 		}
-		if err := takeFreeID(tx, &v); err != nil {
+		if err := s.takeFreeID(tx, &v); err != nil {
 			return err
 		}
 		if v.Source != nil && v.Source.Volume != "" {
@@ -170,14 +170,22 @@ func (s *Server) beginCreate(c *creation) (v catalog.Volume, settings group.Sett
 	return v, settings, err
 }
 
-// takeFreeID gives v the first id of its name that no retired volume has.
-func takeFreeID(tx *catalog.Tx, v *catalog.Volume) error {
+// takeFreeID gives v the first id of its name that no retired volume has, nor the site
+// keeps for another one.
+func (s *Server) takeFreeID(tx *catalog.Tx, v *catalog.Volume) error {
 	for generation := uint32(0); ; generation++ {
 		v.ID = volumeID(v.Name, generation)
-		if _, err := tx.Volume(v.ID); err != nil {
-			if errors.Is(err, catalog.ErrNotFound) {
-				return nil
-			}
+		_, err := tx.Volume(v.ID)
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, catalog.ErrNotFound) {
+			return err
+		}
+		if s.cfg.Reserved == nil {
+			return nil
+		}
+		if reserved, err := s.cfg.Reserved(v.ID); !reserved {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/controller/catalog"
 	"github.com/lockstep-csi/lockstep/internal/keylock"
+	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // defaultLockWait is how long a call waits for another one on the same object
@@ -24,6 +25,10 @@ type Config struct {
 	Nodes   Nodes            // required
 	// Claims tells of the claims that volumes are for; nil: nobody does.
 	Claims Claims
+	// Reserved tells of an id that the catalog does not have whether the site has a
+	// volume of it, which a creation must neither take nor, where it fails, remove: true
+	// gives a new volume another id, and an error refuses it. nil: there are none.
+	Reserved func(journal.VolumeID) (bool, error)
 	// MaxVolumesPerNode bounds the volumes that are published to a node at a time; 0 is
 	// no bound. It is to be what NodeGetInfo says.
 	MaxVolumesPerNode int64

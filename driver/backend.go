@@ -46,6 +46,22 @@ func (b *backend) CreateStore(ctx context.Context, spec controller.StoreSpec) ([
 	return []map[string]string{{csikeys.TopologyNode: b.node}}, toController(b.site.CreateVolume(ctx, n))
 }
 
+// reserved implements controller.Config.Reserved: ids are made of names, which people
+// choose, so that a name may be that of a volume that came from another site. One that
+// is in no group any more, as what its primary has deleted, stays beside the new one.
+func (b *backend) reserved(id journal.VolumeID) (bool, error) {
+	v, err := b.site.Volume(id)
+	switch {
+	case errors.Is(err, site.ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, err
+	case v.Retired:
+		return true, nil
+	}
+	return false, fmt.Errorf("%w: this site has volume %s in group %s", controller.ErrExists, id, v.Group)
+}
+
 // RetireStore implements controller.Backend.
 func (b *backend) RetireStore(ctx context.Context, id journal.VolumeID) error {
 	return toController(b.site.RetireVolume(ctx, id))

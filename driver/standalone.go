@@ -162,7 +162,9 @@ func (s *standalone) openCSI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.controller, err = controller.New(controller.Config{Catalog: catalog.New(s.catalog), Backend: b, Nodes: nodes, MaxVolumesPerNode: cfg.MaxVolumes, Log: cfg.Log})
+	known := controllerConfig(catalog.New(s.catalog), b, nodes, cfg.Log)
+	known.MaxVolumesPerNode = cfg.MaxVolumes
+	s.controller, err = controller.New(known)
 	if err != nil {
 		return err
 	}
@@ -173,7 +175,15 @@ func (s *standalone) openCSI(ctx context.Context) error {
 	if err := s.controller.Reconcile(ctx); err != nil {
 		cfg.Log.Error("some volumes could not be brought up to date", "error", err)
 	}
+	if err := s.adoptUnknown(ctx); err != nil {
+		cfg.Log.Error("some volumes of this site are not known to CSI: they cannot be published", "error", err)
+	}
 	return nil
+}
+
+// controllerConfig is CSI's controller of a site in this process.
+func controllerConfig(c *catalog.Catalog, b *backend, nodes controller.Nodes, log *slog.Logger) controller.Config {
+	return controller.Config{Catalog: c, Backend: b, Nodes: nodes, Reserved: b.reserved, Log: log}
 }
 
 // serve runs the servers until ctx ends or one of them fails.
@@ -300,32 +310,6 @@ func (s *standalone) ownsPin(pin string) bool {
 	held, err := catalog.New(s.catalog).HasPin(pin)
 	return held || err != nil || group.IsRewindPin(pin) || s.site.OwnsPin(pin)
 }
-
-// adopt makes the volumes of a group that this site has become primary for
-// known to CSI, under the ids that they have on every site.
-func (s *standalone) adopt(ctx context.Context, name string) error {
-	st, err := s.site.Groups().State(name)
-	if err != nil {
-		return err
-	}
-	for _, id := range st.Members {
-		v, err := s.site.Volume(id)
-		if err != nil {
-			return err
-		}
-		err = s.controller.Adopt(ctx, controller.Adoption{
-			ID: id, Name: v.Name, SizeBytes: v.SizeBytes, Group: name, Settings: st.Settings, BlockBytes: engineBlockBytes,
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// engineBlockBytes is the logical block size of adopted volumes: what was
-// written through any other works on it.
-const engineBlockBytes = 512
 
 // close closes what open opened, last first. Replication ends before the site:
 // it appends to the site's stores.

@@ -71,10 +71,12 @@ func (s *Site) makeStore(ctx context.Context, n NewVolume, settings group.Settin
 		s.mu.Unlock()
 	}
 	r := s.recordOf(v)
-	if v.eng != nil {
-		if r.Group != n.Group || v.store().SizeBytes() < n.SizeBytes {
-			return nil, fmt.Errorf("volume %s exists in group %s with %d bytes: %w", n.ID, r.Group, v.store().SizeBytes(), journal.ErrExists)
-		}
+	switch {
+	case r.Retired:
+		return nil, fmt.Errorf("volume %s was deleted, and is kept for its points in group %s: %w", n.ID, r.Group, journal.ErrExists)
+	case r.Group != n.Group, v.eng != nil && v.store().SizeBytes() < n.SizeBytes:
+		return nil, fmt.Errorf("volume %s exists in group %s: %w", n.ID, r.Group, journal.ErrExists)
+	case v.eng != nil:
 		return v, nil
 	}
 	if r.Store == "" {
