@@ -102,7 +102,7 @@ func (g *Groups) Start(ctx context.Context, name string) error {
 			return fmt.Errorf("finish %s of group %s: %w", st.Pending.Kind, name, err)
 		}
 		pending := st.Pending
-		if err := g.holdTargets(ctx, pending); err != nil {
+		if err := g.holdTargets(ctx, pending, st.Members); err != nil {
 			g.cfg.Log.Warn("what an operation returns to is not held until it is finished", "group", name, "operation", pending.ID, "error", err)
 		}
 		if st, err = g.reg.Finish(ctx, name, members); errors.Is(err, group.ErrReverted) {

@@ -88,7 +88,14 @@ func (g *Groups) Release(ctx context.Context, name, by string) {
 	g.cfg.Members.Release(ctx, st, by)
 }
 
-// holdTargets has the members of an operation hold what they are to fork at.
-func (g *Groups) holdTargets(ctx context.Context, op *group.Operation) error {
-	return g.holdAll(ctx, op.Targets, op.ID, begunFor)
+// holdTargets has the members of an operation hold what they are to fork at. A volume
+// that a target names and that is no member any more does not fork, and may be gone.
+func (g *Groups) holdTargets(ctx context.Context, op *group.Operation, ids []journal.VolumeID) error {
+	at := map[journal.VolumeID]journal.Position{}
+	for _, id := range ids {
+		if target, ok := op.Targets[id]; ok {
+			at[id] = target
+		}
+	}
+	return g.holdAll(ctx, at, op.ID, begunFor)
 }

@@ -148,7 +148,7 @@ func (g *Groups) carryOut(ctx context.Context, st group.State, op group.Operatio
 			return errors.Join(err, g.giveBack(ctx, st.Name))
 		}
 	}
-	if err := g.holdTargets(ctx, &op); err != nil {
+	if err := g.holdTargets(ctx, &op, st.Members); err != nil {
 		return errors.Join(fmt.Errorf("%s of group %s: %w", op.Kind, st.Name, err), g.giveBack(ctx, st.Name))
 	}
 	g.Stop(st.Name)

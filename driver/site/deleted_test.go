@@ -51,6 +51,32 @@ func TestPointsOutliveADeletedMember(t *testing.T) {
 	mustClose(t, s)
 }
 
+// TestUndoARewindThatAMemberDidNotOutlive: the others return to where they were, also
+// after a restart, and the way back is given up with them.
+func TestUndoARewindThatAMemberDidNotOutlive(t *testing.T) {
+	ctx := context.Background()
+	fs := vfs.NewMem()
+	s := prepared(t, fs)
+	if _, err := s.Groups().StartRewind(ctx, "shop", "pin:before", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DeleteVolume(ctx, volumeB); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	s = mustOpen(t, fs)
+	if got := s.content(t, volumeA); got != 1 {
+		t.Fatalf("volume A holds %d, want 1", got)
+	}
+	if _, err := s.Groups().UndoRewind(ctx, "shop", false); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.content(t, volumeA); got != 2 {
+		t.Errorf("volume A holds %d after undo, want 2", got)
+	}
+	mustClose(t, s)
+}
+
 // received makes a site that is the replica of a group of which it has volume A
 // only: volume B is named by a point and was never received.
 func received(t *testing.T) *opened {
