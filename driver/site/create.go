@@ -159,6 +159,9 @@ func (s *Site) RetireVolume(ctx context.Context, id journal.VolumeID) error {
 		return nil
 	}
 	return s.withDetached(ctx, id, func(v *volume) error {
+		if s.isReplica(id) { // demoted while this waited
+			return nil
+		}
 		if v.eng != nil {
 			if err := v.eng.StopChanges(ctx); err != nil {
 				return err
@@ -179,7 +182,12 @@ func (s *Site) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
 	if s.isReplica(id) {
 		return nil
 	}
-	return s.withDetached(ctx, id, func(v *volume) error { return s.remove(ctx, v) })
+	return s.withDetached(ctx, id, func(v *volume) error {
+		if s.isReplica(id) { // demoted while this waited
+			return nil
+		}
+		return s.remove(ctx, v)
+	})
 }
 
 // remove takes a detached volume away. Its keys are held.
@@ -219,6 +227,9 @@ func (s *Site) withDetached(ctx context.Context, id journal.VolumeID, fn func(*v
 		return err
 	}
 	defer unlock()
+	if v, err = s.volumeOf(id); errors.Is(err, ErrNotFound) {
+		return nil // another call was first
+	}
 	if _, attached, err := s.keptDevice(ctx, v); err != nil {
 		return err
 	} else if attached {

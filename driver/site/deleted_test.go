@@ -3,6 +3,7 @@ package site_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 
 	"github.com/lockstep-csi/lockstep/group"
@@ -75,6 +76,47 @@ func TestUndoARewindThatAMemberDidNotOutlive(t *testing.T) {
 		t.Errorf("volume A holds %d after undo, want 2", got)
 	}
 	mustClose(t, s)
+}
+
+// overtaken is the context of a call that something comes before, when the call is
+// about to wait for its turn.
+type overtaken struct {
+	context.Context
+	by *sync.Once
+	do func()
+}
+
+func (o overtaken) Err() error {
+	o.by.Do(o.do)
+	return o.Context.Err()
+}
+
+// TestADemotionComesBeforeADeletion: what was asked for while this site was the primary
+// is not done to the replica.
+func TestADemotionComesBeforeADeletion(t *testing.T) {
+	for name, call := range map[string]func(*opened, context.Context) error{
+		"delete": func(s *opened, ctx context.Context) error { return s.DeleteVolume(ctx, volumeB) },
+		"retire": func(s *opened, ctx context.Context) error { return s.RetireVolume(ctx, volumeB) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := prepared(t, vfs.NewMem())
+			before := false
+			ctx := overtaken{context.Background(), &sync.Once{}, func() {
+				follow(t, s, 2, members, nil)
+				before = true
+			}}
+			if err := call(s, ctx); err != nil || !before {
+				t.Fatalf("%v; demoted: %t", err, before)
+			}
+			if v, err := s.Volume(volumeB); err != nil || v.Retired {
+				t.Errorf("the replica is gone, or retired: %+v, %v", v, err)
+			}
+			if st, err := s.Groups().State("shop"); err != nil || len(st.Members) != 2 {
+				t.Errorf("the group is %+v, %v; want both members", st, err)
+			}
+			mustClose(t, s)
+		})
+	}
 }
 
 // received makes a site that is the replica of a group of which it has volume A
