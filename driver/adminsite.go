@@ -60,6 +60,15 @@ func (a adminSite) volume(v site.Volume) adminserver.Volume {
 	return out
 }
 
+// timelines are those of volumes; a store that is not open does not tell of its own.
+func (a adminSite) timelines(_ context.Context, ids []journal.VolumeID) []adminserver.VolumeTimelines {
+	all := make([]adminserver.VolumeTimelines, len(ids))
+	for i, id := range ids {
+		all[i].Uses, all[i].Horizon, all[i].Err = a.site.TimelineUses(id)
+	}
+	return all
+}
+
 func (a adminSite) Unpin(ctx context.Context, _, pin string) error {
 	return a.site.UnpinPoint(ctx, pin)
 }

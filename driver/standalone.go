@@ -239,7 +239,7 @@ func (s *standalone) serveAdmin(ctx context.Context) error {
 	srv := grpc.NewServer()
 	admin := adminSite{site: s.site, known: s.controller, exports: s.nbd, nbdSocket: s.cfg.path(nbdSocket), peers: s.cfg.Peers}
 	adminv1.RegisterAdminServer(srv, adminserver.New(adminserver.Config{
-		Site: admin, Forks: admin, Timelines: s.site.TimelineUses,
+		Site: admin, Forks: admin, Timelines: admin.timelines,
 		Version: s.cfg.Version, Clock: clock.Wall{}, Promoted: s.adopt, OwnedPin: s.ownsPin,
 	}))
 	return serveGRPC(ctx, srv, l, stopTimeout)

@@ -54,6 +54,8 @@ type fakeSite struct {
 	// claims is the namespace of the claims that the volumes are for, as in a
 	// cluster, where a volume's own name says nothing; empty: there are none.
 	claims string
+	// asleep, when set, is why the last member's timelines are not known.
+	asleep string
 	// damaged is what a scrub finds.
 	damaged []*adminv1.Damage
 	// unserved is why the second volume's device is not served; empty: it has none.
@@ -265,13 +267,17 @@ func (f *fakeSite) ListTimelines(ctx context.Context, r *adminv1.ListTimelinesRe
 	answer := &adminv1.ListTimelinesResponse{}
 	for _, v := range f.volumes() {
 		answer.Volumes = append(answer.Volumes, &adminv1.VolumeTimelines{
-			VolumeId: v.GetId(), VolumeName: v.GetName(), Horizon: &adminv1.Position{Timeline: 1, Seq: 100},
+			VolumeId: v.GetId(), VolumeName: v.GetName(), Claim: v.GetClaim(), Horizon: &adminv1.Position{Timeline: 1, Seq: 100},
 			Timelines: []*adminv1.Timeline{
 				{Id: 1, Created: before(26 * time.Hour), Reason: "created", LastSeq: 4096, Bytes: 64 << 20, Leads: true, Pins: []string{"before-upgrade"}, Views: 1},
 				{Id: 2, Parent: &adminv1.Position{Timeline: 1, Seq: 2048}, Created: before(90 * time.Minute), Reason: "rewind 0123456789abcdef", LastSeq: 3000, Bytes: 192 << 20, Orphaned: true},
 				{Id: 3, Parent: &adminv1.Position{Timeline: 1, Seq: 4096}, Created: before(time.Hour), Reason: "commit-fork 0123456789abcde0", LastSeq: 51200, Bytes: 1 << 30, Active: true},
 			},
 		})
+	}
+	if f.asleep != "" {
+		last := answer.Volumes[len(answer.Volumes)-1]
+		last.Error, last.Horizon, last.Timelines = f.asleep, nil, nil
 	}
 	return answer, nil
 }

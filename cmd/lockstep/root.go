@@ -17,6 +17,7 @@ func (a *app) newRootCommand() *cobra.Command {
 		a.newCheckCommand(),
 		a.newStatusCommand(),
 		a.newGroupCommand(),
+		a.newTimelineCommand(),
 		a.newPointCommand(),
 		a.newViewCommand(),
 		a.newRewindCommand(),
@@ -37,7 +38,6 @@ func (a *app) newRootCommand() *cobra.Command {
 			a.newGatewayCommand(),
 			a.newHolderCommand(),
 			a.newForkCommand(), // a cluster's engines have no place for them yet
-			a.newTimelineCommand(),
 			a.newVolumeCommand(), // in a cluster, engines that failed are started again by themselves
 		)
 	}

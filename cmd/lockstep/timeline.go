@@ -23,6 +23,8 @@ type timelinesDocument struct {
 type volumeTimelinesDocument struct {
 	VolumeID   string                `json:"volumeID"`
 	VolumeName string                `json:"volumeName"`
+	Claim      string                `json:"claim"`
+	Error      string                `json:"error"`
 	Horizon    *string               `json:"horizon"`
 	Timelines  []timelineUseDocument `json:"timelines"`
 }
@@ -39,7 +41,7 @@ type timelineUseDocument struct {
 
 func volumeTimelinesOf(m *adminv1.VolumeTimelines) volumeTimelinesDocument {
 	return volumeTimelinesDocument{
-		VolumeID: m.GetVolumeId(), VolumeName: m.GetVolumeName(), Horizon: positionOf(m.GetHorizon()),
+		VolumeID: m.GetVolumeId(), VolumeName: m.GetVolumeName(), Claim: m.GetClaim(), Error: m.GetError(), Horizon: positionOf(m.GetHorizon()),
 		Timelines: each(m.GetTimelines(), timelineUseOf),
 	}
 }
@@ -61,7 +63,11 @@ func (a *app) newTimelineListCommand() *cobra.Command {
 fork, a failover, and a recovery each begin one, and leave one behind. What was
 left is kept by pins (rewind: that of one that is not committed; fork: that of a
 writable fork) and by views, and by the history: it goes, and its room with it,
-when the horizon has passed the position that it forked at.`,
+when the horizon has passed the position that it forked at.
+
+Only an open store tells of this. In a cluster the engines of members that rest are
+started for it. It fails (exit status 1) when a member cannot be asked, and lists the
+others.`,
 		Args:              wantArgs("GROUP"),
 		ValidArgsFunction: a.completeGroups(&admin),
 		RunE: a.runs(func(command *cobra.Command, args []string) error {
@@ -80,10 +86,13 @@ when the horizon has passed the position that it forked at.`,
 				}
 				for _, v := range answer.GetVolumes() {
 					for _, t := range v.GetTimelines() {
-						r.names = append(r.names, v.GetVolumeName()+"/"+timelineName(t.GetId()))
+						r.names = append(r.names, memberName(v)+"/"+timelineName(t.GetId()))
 					}
 				}
-				return a.print(&output, r)
+				if err := a.print(&output, r); err != nil {
+					return err
+				}
+				return whatIsUnknown(answer.GetVolumes())
 			})
 		}),
 	}
@@ -92,8 +101,27 @@ when the horizon has passed the position that it forked at.`,
 	return command
 }
 
+// memberName is how people know a member: by its claim where it has one.
+func memberName(v *adminv1.VolumeTimelines) string {
+	return firstOf(v.GetClaim(), v.GetVolumeName())
+}
+
+// whatIsUnknown is an error where the timelines of a member are not known.
+func whatIsUnknown(volumes []*adminv1.VolumeTimelines) error {
+	unknown := 0
+	for _, v := range volumes {
+		if v.GetError() != "" {
+			unknown++
+		}
+	}
+	if unknown == 0 {
+		return nil
+	}
+	return fmt.Errorf("the timelines of %d of %d members are not known", unknown, len(volumes))
+}
+
 func (p *page) showTimelineUses(volumes []*adminv1.VolumeTimelines) {
-	columns := []column{left("VOLUME"), left("TIMELINE"), left("FORKED AT"), right("LAST"), left("CREATED"), right("AGE"), right("TAKES"), left("KEPT BY"), left("REASON")}
+	columns := []column{left("VOLUME"), left("TIMELINE"), left("FORKED AT"), right("LAST"), left("CREATED"), right("AGE"), right("TAKES"), left("KEPT BY"), left("REASON"), wide(left("HORIZON"))}
 	var rows [][]cell
 	for _, v := range volumes {
 		for _, t := range v.GetTimelines() {
@@ -102,12 +130,17 @@ func (p *page) showTimelineUses(volumes []*adminv1.VolumeTimelines) {
 				parent = positionName(t.GetParent())
 			}
 			rows = append(rows, []cell{
-				text(v.GetVolumeName()), text(timelineName(t.GetId())), text(parent), number(t.GetLastSeq()), text(moment(t.GetCreated())), text(age(p.now, t.GetCreated())),
-				text(iecSigned(t.GetBytes())), keptBy(t), text(oneLine(t.GetReason())),
+				text(memberName(v)), text(timelineName(t.GetId())), text(parent), number(t.GetLastSeq()), text(moment(t.GetCreated())), text(age(p.now, t.GetCreated())),
+				text(iecSigned(t.GetBytes())), keptBy(t), text(oneLine(t.GetReason())), text(positionText(v.GetHorizon())),
 			})
 		}
 	}
 	p.table("", columns, rows)
+	for _, v := range volumes {
+		if why := v.GetError(); why != "" {
+			p.line("%s", p.paint(cell{oneLine(memberName(v) + ": not known: " + why), toneBad}))
+		}
+	}
 }
 
 // keptBy says why a timeline is there.

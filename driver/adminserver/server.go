@@ -25,8 +25,9 @@ import (
 type Config struct {
 	Site  Site
 	Forks Forks // nil: the site makes none
-	// Timelines are those of a volume of this site; nil: they are not known here.
-	Timelines func(journal.VolumeID) ([]journal.TimelineUse, error)
+	// Timelines are those of volumes of this site, in their order; nil: they are not
+	// known here.
+	Timelines func(context.Context, []journal.VolumeID) []VolumeTimelines
 	Version   string
 	Clock     clock.Clock
 	// OwnedPin tells pins that something else keeps track of from those that

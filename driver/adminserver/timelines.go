@@ -7,10 +7,19 @@ import (
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// ListTimelines implements adminv1.AdminServer. A member that is not open is left out.
-func (s *Server) ListTimelines(_ context.Context, req *adminv1.ListTimelinesRequest) (*adminv1.ListTimelinesResponse, error) {
+// VolumeTimelines are the timelines of a volume, parents before their children, or why
+// they are not known.
+type VolumeTimelines struct {
+	Horizon journal.Position
+	Uses    []journal.TimelineUse
+	Err     error
+}
+
+// ListTimelines implements adminv1.AdminServer.
+func (s *Server) ListTimelines(ctx context.Context, req *adminv1.ListTimelinesRequest) (*adminv1.ListTimelinesResponse, error) {
 	if s.cfg.Timelines == nil {
 		return nil, status.Error(codes.FailedPrecondition, "this site does not tell what timelines take: see `group describe`, which lists them")
 	}
@@ -19,28 +28,35 @@ func (s *Server) ListTimelines(_ context.Context, req *adminv1.ListTimelinesRequ
 		return nil, answer(err)
 	}
 	resp := &adminv1.ListTimelinesResponse{}
-	for _, id := range st.Members {
+	known := s.cfg.Timelines(ctx, st.Members)
+	for i, id := range st.Members {
 		v, err := s.cfg.Site.Volume(id)
 		if err != nil {
 			return nil, answer(err)
 		}
-		uses, err := s.cfg.Timelines(id)
-		if err != nil {
-			continue
-		}
-		out := &adminv1.VolumeTimelines{VolumeId: id.String(), VolumeName: v.Name, Horizon: position(v.Horizon)}
-		for i := range uses {
-			u := &uses[i]
-			line := &adminv1.Timeline{
-				Id: uint64(u.ID), Created: stamp(u.Created), Reason: u.Reason, Active: u.Active,
-				LastSeq: uint64(u.Last), Bytes: u.Bytes, Leads: u.Leads, Pins: u.Pins, Views: uint32(u.Views), Orphaned: u.Orphaned(),
-			}
-			if u.Parent.Timeline != 0 {
-				line.Parent = position(u.Parent)
-			}
-			out.Timelines = append(out.Timelines, line)
+		out := &adminv1.VolumeTimelines{VolumeId: id.String(), VolumeName: v.Name, Claim: v.Claim}
+		if err := known[i].Err; err != nil {
+			out.Error = err.Error()
+		} else {
+			out.Horizon, out.Timelines = position(known[i].Horizon), timelineUses(known[i].Uses)
 		}
 		resp.Volumes = append(resp.Volumes, out)
 	}
 	return resp, nil
+}
+
+func timelineUses(uses []journal.TimelineUse) []*adminv1.Timeline {
+	var out []*adminv1.Timeline
+	for i := range uses {
+		u := &uses[i]
+		line := &adminv1.Timeline{
+			Id: uint64(u.ID), Created: stamp(u.Created), Reason: u.Reason, Active: u.Active,
+			LastSeq: uint64(u.Last), Bytes: u.Bytes, Leads: u.Leads, Pins: u.Pins, Views: uint32(u.Views), Orphaned: u.Orphaned(),
+		}
+		if u.Parent.Timeline != 0 {
+			line.Parent = position(u.Parent)
+		}
+		out = append(out, line)
+	}
+	return out
 }

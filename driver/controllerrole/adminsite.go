@@ -68,6 +68,15 @@ func (a adminSite) volumeOf(v fleet.Volume) adminserver.Volume {
 	return out
 }
 
+// timelines are those of volumes, as their engines tell of them.
+func (a adminSite) timelines(ctx context.Context, ids []journal.VolumeID) []adminserver.VolumeTimelines {
+	all := make([]adminserver.VolumeTimelines, len(ids))
+	for i, t := range a.fleet.Timelines(ctx, ids) {
+		all[i] = adminserver.VolumeTimelines{Horizon: t.Horizon, Uses: t.Uses, Err: t.Err}
+	}
+	return all
+}
+
 func (a adminSite) Unpin(ctx context.Context, name, pin string) error {
 	return a.fleet.UnpinPoint(ctx, name, pin)
 }

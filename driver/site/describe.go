@@ -85,13 +85,14 @@ func (s *Site) Timelines(id journal.VolumeID) (lines []journal.Timeline, active 
 	return eng.Store().Timelines(), eng.Store().Tip().Timeline, nil
 }
 
-// TimelineUses returns the timelines of a volume with what each takes and what keeps it.
-func (s *Site) TimelineUses(id journal.VolumeID) ([]journal.TimelineUse, error) {
+// TimelineUses returns the timelines of a volume with what each takes and what keeps it,
+// and the horizon.
+func (s *Site) TimelineUses(id journal.VolumeID) ([]journal.TimelineUse, journal.Position, error) {
 	eng, err := s.engineOf(id)
 	if err != nil {
-		return nil, err
+		return nil, journal.Position{}, err
 	}
-	return eng.Store().TimelineUses(), nil
+	return eng.Store().TimelineUses(), eng.Store().Horizon(), nil
 }
 
 // Name is the site's name.

@@ -22,6 +22,8 @@ var (
 	ErrNoPin = errors.New("no such pin")
 	// ErrNoView: no open view of that id.
 	ErrNoView = errors.New("no such view")
+	// ErrOutdated: the engine does not know a call that came later than its version.
+	ErrOutdated = errors.New("it is of an earlier version, until it is upgraded")
 	// ErrLeaseLost: another engine may have the volume.
 	ErrLeaseLost = errors.New("lease lost")
 )

@@ -1229,11 +1229,14 @@ func (x *ListTimelinesRequest) GetGroup() string {
 }
 
 type VolumeTimelines struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	VolumeId      string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
-	VolumeName    string                 `protobuf:"bytes,2,opt,name=volume_name,json=volumeName,proto3" json:"volume_name,omitempty"`
-	Horizon       *Position              `protobuf:"bytes,3,opt,name=horizon,proto3" json:"horizon,omitempty"`
-	Timelines     []*Timeline            `protobuf:"bytes,4,rep,name=timelines,proto3" json:"timelines,omitempty"` // parents before their children
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	VolumeId   string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	VolumeName string                 `protobuf:"bytes,2,opt,name=volume_name,json=volumeName,proto3" json:"volume_name,omitempty"`
+	Horizon    *Position              `protobuf:"bytes,3,opt,name=horizon,proto3" json:"horizon,omitempty"`
+	Timelines  []*Timeline            `protobuf:"bytes,4,rep,name=timelines,proto3" json:"timelines,omitempty"` // parents before their children
+	Claim      string                 `protobuf:"bytes,5,opt,name=claim,proto3" json:"claim,omitempty"`         // as of Volume
+	// Why the rest is not known: only an open store tells of it. Empty: it is.
+	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1294,6 +1297,20 @@ func (x *VolumeTimelines) GetTimelines() []*Timeline {
 		return x.Timelines
 	}
 	return nil
+}
+
+func (x *VolumeTimelines) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *VolumeTimelines) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
 }
 
 type ListTimelinesResponse struct {
@@ -4328,13 +4345,15 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	" \x01(\rR\x05views\x12\x1a\n" +
 	"\borphaned\x18\v \x01(\bR\borphaned\",\n" +
 	"\x14ListTimelinesRequest\x12\x14\n" +
-	"\x05group\x18\x01 \x01(\tR\x05group\"\xc1\x01\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\xed\x01\n" +
 	"\x0fVolumeTimelines\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x1f\n" +
 	"\vvolume_name\x18\x02 \x01(\tR\n" +
 	"volumeName\x125\n" +
 	"\ahorizon\x18\x03 \x01(\v2\x1b.lockstep.admin.v1.PositionR\ahorizon\x129\n" +
-	"\ttimelines\x18\x04 \x03(\v2\x1b.lockstep.admin.v1.TimelineR\ttimelines\"U\n" +
+	"\ttimelines\x18\x04 \x03(\v2\x1b.lockstep.admin.v1.TimelineR\ttimelines\x12\x14\n" +
+	"\x05claim\x18\x05 \x01(\tR\x05claim\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\"U\n" +
 	"\x15ListTimelinesResponse\x12<\n" +
 	"\avolumes\x18\x01 \x03(\v2\".lockstep.admin.v1.VolumeTimelinesR\avolumes\"\x13\n" +
 	"\x11ListGroupsRequest\"F\n" +

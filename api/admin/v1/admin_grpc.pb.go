@@ -58,6 +58,8 @@ type AdminClient interface {
 	ListGroups(ctx context.Context, in *ListGroupsRequest, opts ...grpc.CallOption) (*ListGroupsResponse, error)
 	DescribeGroup(ctx context.Context, in *DescribeGroupRequest, opts ...grpc.CallOption) (*DescribeGroupResponse, error)
 	// ListTimelines tells of each member's timelines, what each takes and what keeps it.
+	// In a cluster engines that rest are started for it. A member whose store cannot be
+	// asked says why; the others are told of all the same.
 	ListTimelines(ctx context.Context, in *ListTimelinesRequest, opts ...grpc.CallOption) (*ListTimelinesResponse, error)
 	ListPoints(ctx context.Context, in *ListPointsRequest, opts ...grpc.CallOption) (*ListPointsResponse, error)
 	TakePoint(ctx context.Context, in *TakePointRequest, opts ...grpc.CallOption) (*TakePointResponse, error)
@@ -344,6 +346,8 @@ type AdminServer interface {
 	ListGroups(context.Context, *ListGroupsRequest) (*ListGroupsResponse, error)
 	DescribeGroup(context.Context, *DescribeGroupRequest) (*DescribeGroupResponse, error)
 	// ListTimelines tells of each member's timelines, what each takes and what keeps it.
+	// In a cluster engines that rest are started for it. A member whose store cannot be
+	// asked says why; the others are told of all the same.
 	ListTimelines(context.Context, *ListTimelinesRequest) (*ListTimelinesResponse, error)
 	ListPoints(context.Context, *ListPointsRequest) (*ListPointsResponse, error)
 	TakePoint(context.Context, *TakePointRequest) (*TakePointResponse, error)

@@ -179,7 +179,7 @@ func (x Failure_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Reason.Descriptor instead.
 func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{53, 0}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{56, 0}
 }
 
 type Position struct {
@@ -2491,6 +2491,189 @@ func (x *OutlineMembers) GetVolumes() [][]byte {
 	return nil
 }
 
+type TimelinesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimelinesRequest) Reset() {
+	*x = TimelinesRequest{}
+	mi := &file_engine_v1_engine_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimelinesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimelinesRequest) ProtoMessage() {}
+
+func (x *TimelinesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimelinesRequest.ProtoReflect.Descriptor instead.
+func (*TimelinesRequest) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{37}
+}
+
+type TimelinesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Horizon       *Position              `protobuf:"bytes,1,opt,name=horizon,proto3" json:"horizon,omitempty"`
+	Timelines     []*TimelineUse         `protobuf:"bytes,2,rep,name=timelines,proto3" json:"timelines,omitempty"` // parents before children
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimelinesResponse) Reset() {
+	*x = TimelinesResponse{}
+	mi := &file_engine_v1_engine_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimelinesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimelinesResponse) ProtoMessage() {}
+
+func (x *TimelinesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimelinesResponse.ProtoReflect.Descriptor instead.
+func (*TimelinesResponse) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *TimelinesResponse) GetHorizon() *Position {
+	if x != nil {
+		return x.Horizon
+	}
+	return nil
+}
+
+func (x *TimelinesResponse) GetTimelines() []*TimelineUse {
+	if x != nil {
+		return x.Timelines
+	}
+	return nil
+}
+
+// TimelineUse is a timeline with what it takes and what keeps it. One that is not
+// active, does not lead there, and is neither pinned nor looked at, is an orphan: it
+// goes when the horizon passes its parent position.
+type TimelineUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Timeline      *Timeline              `protobuf:"bytes,1,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	LastSeq       uint64                 `protobuf:"varint,2,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"` // of its newest record; the parent's where it has none
+	Bytes         int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`                    // of room of its segments
+	Active        bool                   `protobuf:"varint,4,opt,name=active,proto3" json:"active,omitempty"`
+	Leads         bool                   `protobuf:"varint,5,opt,name=leads,proto3" json:"leads,omitempty"` // the active one descends from it, or from a position on it
+	Pins          []string               `protobuf:"bytes,6,rep,name=pins,proto3" json:"pins,omitempty"`    // on it, ascending
+	Views         uint32                 `protobuf:"varint,7,opt,name=views,proto3" json:"views,omitempty"` // views and readers of it that are open
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimelineUse) Reset() {
+	*x = TimelineUse{}
+	mi := &file_engine_v1_engine_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimelineUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimelineUse) ProtoMessage() {}
+
+func (x *TimelineUse) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimelineUse.ProtoReflect.Descriptor instead.
+func (*TimelineUse) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *TimelineUse) GetTimeline() *Timeline {
+	if x != nil {
+		return x.Timeline
+	}
+	return nil
+}
+
+func (x *TimelineUse) GetLastSeq() uint64 {
+	if x != nil {
+		return x.LastSeq
+	}
+	return 0
+}
+
+func (x *TimelineUse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *TimelineUse) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *TimelineUse) GetLeads() bool {
+	if x != nil {
+		return x.Leads
+	}
+	return false
+}
+
+func (x *TimelineUse) GetPins() []string {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
+func (x *TimelineUse) GetViews() uint32 {
+	if x != nil {
+		return x.Views
+	}
+	return 0
+}
+
 type ForkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	At    *Position              `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
@@ -2503,7 +2686,7 @@ type ForkRequest struct {
 
 func (x *ForkRequest) Reset() {
 	*x = ForkRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[37]
+	mi := &file_engine_v1_engine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2515,7 +2698,7 @@ func (x *ForkRequest) String() string {
 func (*ForkRequest) ProtoMessage() {}
 
 func (x *ForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[37]
+	mi := &file_engine_v1_engine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2528,7 +2711,7 @@ func (x *ForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForkRequest.ProtoReflect.Descriptor instead.
 func (*ForkRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{37}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ForkRequest) GetAt() *Position {
@@ -2553,7 +2736,7 @@ type ForkResponse struct {
 
 func (x *ForkResponse) Reset() {
 	*x = ForkResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[38]
+	mi := &file_engine_v1_engine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2565,7 +2748,7 @@ func (x *ForkResponse) String() string {
 func (*ForkResponse) ProtoMessage() {}
 
 func (x *ForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[38]
+	mi := &file_engine_v1_engine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2578,7 +2761,7 @@ func (x *ForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForkResponse.ProtoReflect.Descriptor instead.
 func (*ForkResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{38}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{41}
 }
 
 type PinRequest struct {
@@ -2591,7 +2774,7 @@ type PinRequest struct {
 
 func (x *PinRequest) Reset() {
 	*x = PinRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[39]
+	mi := &file_engine_v1_engine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2786,7 @@ func (x *PinRequest) String() string {
 func (*PinRequest) ProtoMessage() {}
 
 func (x *PinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[39]
+	mi := &file_engine_v1_engine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2799,7 @@ func (x *PinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinRequest.ProtoReflect.Descriptor instead.
 func (*PinRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{39}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PinRequest) GetName() string {
@@ -2641,7 +2824,7 @@ type PinResponse struct {
 
 func (x *PinResponse) Reset() {
 	*x = PinResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[40]
+	mi := &file_engine_v1_engine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2653,7 +2836,7 @@ func (x *PinResponse) String() string {
 func (*PinResponse) ProtoMessage() {}
 
 func (x *PinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[40]
+	mi := &file_engine_v1_engine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2666,7 +2849,7 @@ func (x *PinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinResponse.ProtoReflect.Descriptor instead.
 func (*PinResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{40}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{43}
 }
 
 type UnpinRequest struct {
@@ -2678,7 +2861,7 @@ type UnpinRequest struct {
 
 func (x *UnpinRequest) Reset() {
 	*x = UnpinRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[41]
+	mi := &file_engine_v1_engine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +2873,7 @@ func (x *UnpinRequest) String() string {
 func (*UnpinRequest) ProtoMessage() {}
 
 func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[41]
+	mi := &file_engine_v1_engine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +2886,7 @@ func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinRequest.ProtoReflect.Descriptor instead.
 func (*UnpinRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{41}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *UnpinRequest) GetName() string {
@@ -2721,7 +2904,7 @@ type UnpinResponse struct {
 
 func (x *UnpinResponse) Reset() {
 	*x = UnpinResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[42]
+	mi := &file_engine_v1_engine_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +2916,7 @@ func (x *UnpinResponse) String() string {
 func (*UnpinResponse) ProtoMessage() {}
 
 func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[42]
+	mi := &file_engine_v1_engine_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +2929,7 @@ func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinResponse.ProtoReflect.Descriptor instead.
 func (*UnpinResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{42}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{45}
 }
 
 type SizeAtRequest struct {
@@ -2758,7 +2941,7 @@ type SizeAtRequest struct {
 
 func (x *SizeAtRequest) Reset() {
 	*x = SizeAtRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[43]
+	mi := &file_engine_v1_engine_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2770,7 +2953,7 @@ func (x *SizeAtRequest) String() string {
 func (*SizeAtRequest) ProtoMessage() {}
 
 func (x *SizeAtRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[43]
+	mi := &file_engine_v1_engine_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2783,7 +2966,7 @@ func (x *SizeAtRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizeAtRequest.ProtoReflect.Descriptor instead.
 func (*SizeAtRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{43}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SizeAtRequest) GetAt() *Position {
@@ -2802,7 +2985,7 @@ type SizeAtResponse struct {
 
 func (x *SizeAtResponse) Reset() {
 	*x = SizeAtResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[44]
+	mi := &file_engine_v1_engine_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2814,7 +2997,7 @@ func (x *SizeAtResponse) String() string {
 func (*SizeAtResponse) ProtoMessage() {}
 
 func (x *SizeAtResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[44]
+	mi := &file_engine_v1_engine_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2827,7 +3010,7 @@ func (x *SizeAtResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizeAtResponse.ProtoReflect.Descriptor instead.
 func (*SizeAtResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{44}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SizeAtResponse) GetSizeBytes() int64 {
@@ -2846,7 +3029,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[45]
+	mi := &file_engine_v1_engine_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +3041,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[45]
+	mi := &file_engine_v1_engine_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +3054,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{45}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ResizeRequest) GetSizeBytes() int64 {
@@ -2890,7 +3073,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[46]
+	mi := &file_engine_v1_engine_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3085,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[46]
+	mi := &file_engine_v1_engine_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3098,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{46}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ResizeResponse) GetSizeBytes() int64 {
@@ -2938,7 +3121,7 @@ type ReadImageRequest struct {
 
 func (x *ReadImageRequest) Reset() {
 	*x = ReadImageRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[47]
+	mi := &file_engine_v1_engine_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3133,7 @@ func (x *ReadImageRequest) String() string {
 func (*ReadImageRequest) ProtoMessage() {}
 
 func (x *ReadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[47]
+	mi := &file_engine_v1_engine_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3146,7 @@ func (x *ReadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadImageRequest.ProtoReflect.Descriptor instead.
 func (*ReadImageRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{47}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ReadImageRequest) GetOf() isReadImageRequest_Of {
@@ -3019,7 +3202,7 @@ type ImageChunk struct {
 
 func (x *ImageChunk) Reset() {
 	*x = ImageChunk{}
-	mi := &file_engine_v1_engine_proto_msgTypes[48]
+	mi := &file_engine_v1_engine_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3031,7 +3214,7 @@ func (x *ImageChunk) String() string {
 func (*ImageChunk) ProtoMessage() {}
 
 func (x *ImageChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[48]
+	mi := &file_engine_v1_engine_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3044,7 +3227,7 @@ func (x *ImageChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageChunk.ProtoReflect.Descriptor instead.
 func (*ImageChunk) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{48}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ImageChunk) GetSizeBytes() int64 {
@@ -3085,7 +3268,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[49]
+	mi := &file_engine_v1_engine_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3097,7 +3280,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[49]
+	mi := &file_engine_v1_engine_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3110,7 +3293,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{49}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *OpenViewRequest) GetId() string {
@@ -3136,7 +3319,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[50]
+	mi := &file_engine_v1_engine_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3148,7 +3331,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[50]
+	mi := &file_engine_v1_engine_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3161,7 +3344,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{50}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *OpenViewResponse) GetExport() string {
@@ -3180,7 +3363,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[51]
+	mi := &file_engine_v1_engine_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3192,7 +3375,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[51]
+	mi := &file_engine_v1_engine_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3205,7 +3388,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{51}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -3223,7 +3406,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[52]
+	mi := &file_engine_v1_engine_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3235,7 +3418,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[52]
+	mi := &file_engine_v1_engine_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3248,7 +3431,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{52}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{55}
 }
 
 // Failure tells an error that callers act on from the others.
@@ -3261,7 +3444,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_engine_v1_engine_proto_msgTypes[53]
+	mi := &file_engine_v1_engine_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3456,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[53]
+	mi := &file_engine_v1_engine_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3469,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{53}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Failure) GetReason() Failure_Reason {
@@ -3470,7 +3653,19 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\amembers\x18\x03 \x03(\v2\".lockstep.engine.v1.OutlineMembersR\amembers\"L\n" +
 	"\x0eOutlineMembers\x12 \n" +
 	"\vcheckpoints\x18\x01 \x01(\rR\vcheckpoints\x12\x18\n" +
-	"\avolumes\x18\x02 \x03(\fR\avolumes\"S\n" +
+	"\avolumes\x18\x02 \x03(\fR\avolumes\"\x12\n" +
+	"\x10TimelinesRequest\"\x8a\x01\n" +
+	"\x11TimelinesResponse\x126\n" +
+	"\ahorizon\x18\x01 \x01(\v2\x1c.lockstep.engine.v1.PositionR\ahorizon\x12=\n" +
+	"\ttimelines\x18\x02 \x03(\v2\x1f.lockstep.engine.v1.TimelineUseR\ttimelines\"\xd0\x01\n" +
+	"\vTimelineUse\x128\n" +
+	"\btimeline\x18\x01 \x01(\v2\x1c.lockstep.engine.v1.TimelineR\btimeline\x12\x19\n" +
+	"\blast_seq\x18\x02 \x01(\x04R\alastSeq\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x16\n" +
+	"\x06active\x18\x04 \x01(\bR\x06active\x12\x14\n" +
+	"\x05leads\x18\x05 \x01(\bR\x05leads\x12\x12\n" +
+	"\x04pins\x18\x06 \x03(\tR\x04pins\x12\x14\n" +
+	"\x05views\x18\a \x01(\rR\x05views\"S\n" +
 	"\vForkRequest\x12,\n" +
 	"\x02at\x18\x01 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x02at\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x0e\n" +
@@ -3546,7 +3741,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x10\n" +
-	"\fROLE_REPLICA\x10\x022\xa3\r\n" +
+	"\fROLE_REPLICA\x10\x022\xfd\r\n" +
 	"\x06Engine\x12F\n" +
 	"\x05Watch\x12 .lockstep.engine.v1.WatchRequest\x1a\x19.lockstep.engine.v1.State0\x01\x12D\n" +
 	"\x05Order\x12 .lockstep.engine.v1.OrderRequest\x1a\x19.lockstep.engine.v1.State\x12J\n" +
@@ -3560,7 +3755,8 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\vCheckpoints\x12&.lockstep.engine.v1.CheckpointsRequest\x1a'.lockstep.engine.v1.CheckpointsResponse0\x01\x12I\n" +
 	"\x04Hold\x12\x1f.lockstep.engine.v1.HoldRequest\x1a .lockstep.engine.v1.HoldResponse\x12R\n" +
 	"\aRelease\x12\".lockstep.engine.v1.ReleaseRequest\x1a#.lockstep.engine.v1.ReleaseResponse\x12X\n" +
-	"\tKeepPoint\x12$.lockstep.engine.v1.KeepPointRequest\x1a%.lockstep.engine.v1.KeepPointResponse\x12I\n" +
+	"\tKeepPoint\x12$.lockstep.engine.v1.KeepPointRequest\x1a%.lockstep.engine.v1.KeepPointResponse\x12X\n" +
+	"\tTimelines\x12$.lockstep.engine.v1.TimelinesRequest\x1a%.lockstep.engine.v1.TimelinesResponse\x12I\n" +
 	"\x04Fork\x12\x1f.lockstep.engine.v1.ForkRequest\x1a .lockstep.engine.v1.ForkResponse\x12F\n" +
 	"\x03Pin\x12\x1e.lockstep.engine.v1.PinRequest\x1a\x1f.lockstep.engine.v1.PinResponse\x12L\n" +
 	"\x05Unpin\x12 .lockstep.engine.v1.UnpinRequest\x1a!.lockstep.engine.v1.UnpinResponse\x12O\n" +
@@ -3583,7 +3779,7 @@ func file_engine_v1_engine_proto_rawDescGZIP() []byte {
 }
 
 var file_engine_v1_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_engine_v1_engine_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.engine.v1.Role
 	(Failure_Reason)(0),           // 1: lockstep.engine.v1.Failure.Reason
@@ -3624,31 +3820,34 @@ var file_engine_v1_engine_proto_goTypes = []any{
 	(*CheckpointsResponse)(nil),   // 36: lockstep.engine.v1.CheckpointsResponse
 	(*Outline)(nil),               // 37: lockstep.engine.v1.Outline
 	(*OutlineMembers)(nil),        // 38: lockstep.engine.v1.OutlineMembers
-	(*ForkRequest)(nil),           // 39: lockstep.engine.v1.ForkRequest
-	(*ForkResponse)(nil),          // 40: lockstep.engine.v1.ForkResponse
-	(*PinRequest)(nil),            // 41: lockstep.engine.v1.PinRequest
-	(*PinResponse)(nil),           // 42: lockstep.engine.v1.PinResponse
-	(*UnpinRequest)(nil),          // 43: lockstep.engine.v1.UnpinRequest
-	(*UnpinResponse)(nil),         // 44: lockstep.engine.v1.UnpinResponse
-	(*SizeAtRequest)(nil),         // 45: lockstep.engine.v1.SizeAtRequest
-	(*SizeAtResponse)(nil),        // 46: lockstep.engine.v1.SizeAtResponse
-	(*ResizeRequest)(nil),         // 47: lockstep.engine.v1.ResizeRequest
-	(*ResizeResponse)(nil),        // 48: lockstep.engine.v1.ResizeResponse
-	(*ReadImageRequest)(nil),      // 49: lockstep.engine.v1.ReadImageRequest
-	(*ImageChunk)(nil),            // 50: lockstep.engine.v1.ImageChunk
-	(*OpenViewRequest)(nil),       // 51: lockstep.engine.v1.OpenViewRequest
-	(*OpenViewResponse)(nil),      // 52: lockstep.engine.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 53: lockstep.engine.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 54: lockstep.engine.v1.CloseViewResponse
-	(*Failure)(nil),               // 55: lockstep.engine.v1.Failure
-	nil,                           // 56: lockstep.engine.v1.Store.PinsEntry
-	(*timestamppb.Timestamp)(nil), // 57: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 58: google.protobuf.Duration
+	(*TimelinesRequest)(nil),      // 39: lockstep.engine.v1.TimelinesRequest
+	(*TimelinesResponse)(nil),     // 40: lockstep.engine.v1.TimelinesResponse
+	(*TimelineUse)(nil),           // 41: lockstep.engine.v1.TimelineUse
+	(*ForkRequest)(nil),           // 42: lockstep.engine.v1.ForkRequest
+	(*ForkResponse)(nil),          // 43: lockstep.engine.v1.ForkResponse
+	(*PinRequest)(nil),            // 44: lockstep.engine.v1.PinRequest
+	(*PinResponse)(nil),           // 45: lockstep.engine.v1.PinResponse
+	(*UnpinRequest)(nil),          // 46: lockstep.engine.v1.UnpinRequest
+	(*UnpinResponse)(nil),         // 47: lockstep.engine.v1.UnpinResponse
+	(*SizeAtRequest)(nil),         // 48: lockstep.engine.v1.SizeAtRequest
+	(*SizeAtResponse)(nil),        // 49: lockstep.engine.v1.SizeAtResponse
+	(*ResizeRequest)(nil),         // 50: lockstep.engine.v1.ResizeRequest
+	(*ResizeResponse)(nil),        // 51: lockstep.engine.v1.ResizeResponse
+	(*ReadImageRequest)(nil),      // 52: lockstep.engine.v1.ReadImageRequest
+	(*ImageChunk)(nil),            // 53: lockstep.engine.v1.ImageChunk
+	(*OpenViewRequest)(nil),       // 54: lockstep.engine.v1.OpenViewRequest
+	(*OpenViewResponse)(nil),      // 55: lockstep.engine.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 56: lockstep.engine.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 57: lockstep.engine.v1.CloseViewResponse
+	(*Failure)(nil),               // 58: lockstep.engine.v1.Failure
+	nil,                           // 59: lockstep.engine.v1.Store.PinsEntry
+	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 61: google.protobuf.Duration
 }
 var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 0: lockstep.engine.v1.Timeline.parent:type_name -> lockstep.engine.v1.Position
-	57, // 1: lockstep.engine.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	57, // 2: lockstep.engine.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
+	60, // 1: lockstep.engine.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	60, // 2: lockstep.engine.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
 	2,  // 3: lockstep.engine.v1.Checkpoint.position:type_name -> lockstep.engine.v1.Position
 	7,  // 4: lockstep.engine.v1.State.store:type_name -> lockstep.engine.v1.Store
 	10, // 5: lockstep.engine.v1.State.replication:type_name -> lockstep.engine.v1.Replication
@@ -3656,85 +3855,90 @@ var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 7: lockstep.engine.v1.Store.durable:type_name -> lockstep.engine.v1.Position
 	2,  // 8: lockstep.engine.v1.Store.horizon:type_name -> lockstep.engine.v1.Position
 	3,  // 9: lockstep.engine.v1.Store.timelines:type_name -> lockstep.engine.v1.Timeline
-	56, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
+	59, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
 	4,  // 11: lockstep.engine.v1.Store.newest:type_name -> lockstep.engine.v1.Checkpoint
 	4,  // 12: lockstep.engine.v1.Store.oldest:type_name -> lockstep.engine.v1.Checkpoint
-	57, // 13: lockstep.engine.v1.Store.short_since:type_name -> google.protobuf.Timestamp
+	60, // 13: lockstep.engine.v1.Store.short_since:type_name -> google.protobuf.Timestamp
 	9,  // 14: lockstep.engine.v1.Store.tiers:type_name -> lockstep.engine.v1.TierBytes
 	8,  // 15: lockstep.engine.v1.Store.points:type_name -> lockstep.engine.v1.TierPoints
-	57, // 16: lockstep.engine.v1.TierPoints.oldest:type_name -> google.protobuf.Timestamp
-	58, // 17: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
-	58, // 18: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
+	60, // 16: lockstep.engine.v1.TierPoints.oldest:type_name -> google.protobuf.Timestamp
+	61, // 17: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
+	61, // 18: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
 	0,  // 19: lockstep.engine.v1.OrderRequest.role:type_name -> lockstep.engine.v1.Role
 	11, // 20: lockstep.engine.v1.OrderRequest.settings:type_name -> lockstep.engine.v1.Settings
 	13, // 21: lockstep.engine.v1.OrderRequest.attach:type_name -> lockstep.engine.v1.Attach
 	14, // 22: lockstep.engine.v1.OrderRequest.peer:type_name -> lockstep.engine.v1.Peer
 	15, // 23: lockstep.engine.v1.OrderRequest.fill:type_name -> lockstep.engine.v1.Fill
 	12, // 24: lockstep.engine.v1.WithdrawRequest.orders:type_name -> lockstep.engine.v1.OrderRequest
-	58, // 25: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
+	61, // 25: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
 	4,  // 26: lockstep.engine.v1.CommitRequest.checkpoint:type_name -> lockstep.engine.v1.Checkpoint
 	2,  // 27: lockstep.engine.v1.CommitResponse.position:type_name -> lockstep.engine.v1.Position
 	2,  // 28: lockstep.engine.v1.HoldRequest.at:type_name -> lockstep.engine.v1.Position
-	58, // 29: lockstep.engine.v1.HoldRequest.for:type_name -> google.protobuf.Duration
+	61, // 29: lockstep.engine.v1.HoldRequest.for:type_name -> google.protobuf.Duration
 	2,  // 30: lockstep.engine.v1.KeepPointRequest.at:type_name -> lockstep.engine.v1.Position
-	58, // 31: lockstep.engine.v1.KeepPointRequest.for:type_name -> google.protobuf.Duration
+	61, // 31: lockstep.engine.v1.KeepPointRequest.for:type_name -> google.protobuf.Duration
 	4,  // 32: lockstep.engine.v1.CheckpointsResponse.checkpoints:type_name -> lockstep.engine.v1.Checkpoint
 	37, // 33: lockstep.engine.v1.CheckpointsResponse.outline:type_name -> lockstep.engine.v1.Outline
 	38, // 34: lockstep.engine.v1.Outline.members:type_name -> lockstep.engine.v1.OutlineMembers
-	2,  // 35: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 36: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 37: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 38: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 39: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
-	1,  // 40: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
-	2,  // 41: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
-	5,  // 42: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
-	12, // 43: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
-	16, // 44: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
-	17, // 45: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
-	19, // 46: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
-	21, // 47: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
-	23, // 48: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
-	25, // 49: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
-	27, // 50: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
-	29, // 51: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
-	30, // 52: lockstep.engine.v1.Engine.Hold:input_type -> lockstep.engine.v1.HoldRequest
-	32, // 53: lockstep.engine.v1.Engine.Release:input_type -> lockstep.engine.v1.ReleaseRequest
-	34, // 54: lockstep.engine.v1.Engine.KeepPoint:input_type -> lockstep.engine.v1.KeepPointRequest
-	39, // 55: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
-	41, // 56: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
-	43, // 57: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
-	45, // 58: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
-	47, // 59: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
-	49, // 60: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
-	51, // 61: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
-	53, // 62: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
-	6,  // 63: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
-	6,  // 64: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
-	6,  // 65: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
-	18, // 66: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
-	20, // 67: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
-	22, // 68: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
-	24, // 69: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
-	26, // 70: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
-	28, // 71: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
-	36, // 72: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
-	31, // 73: lockstep.engine.v1.Engine.Hold:output_type -> lockstep.engine.v1.HoldResponse
-	33, // 74: lockstep.engine.v1.Engine.Release:output_type -> lockstep.engine.v1.ReleaseResponse
-	35, // 75: lockstep.engine.v1.Engine.KeepPoint:output_type -> lockstep.engine.v1.KeepPointResponse
-	40, // 76: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
-	42, // 77: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
-	44, // 78: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
-	46, // 79: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
-	48, // 80: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
-	50, // 81: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
-	52, // 82: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
-	54, // 83: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
-	63, // [63:84] is the sub-list for method output_type
-	42, // [42:63] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	2,  // 35: lockstep.engine.v1.TimelinesResponse.horizon:type_name -> lockstep.engine.v1.Position
+	41, // 36: lockstep.engine.v1.TimelinesResponse.timelines:type_name -> lockstep.engine.v1.TimelineUse
+	3,  // 37: lockstep.engine.v1.TimelineUse.timeline:type_name -> lockstep.engine.v1.Timeline
+	2,  // 38: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 39: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 40: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 41: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 42: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
+	1,  // 43: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
+	2,  // 44: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
+	5,  // 45: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
+	12, // 46: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
+	16, // 47: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
+	17, // 48: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
+	19, // 49: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
+	21, // 50: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
+	23, // 51: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
+	25, // 52: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
+	27, // 53: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
+	29, // 54: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
+	30, // 55: lockstep.engine.v1.Engine.Hold:input_type -> lockstep.engine.v1.HoldRequest
+	32, // 56: lockstep.engine.v1.Engine.Release:input_type -> lockstep.engine.v1.ReleaseRequest
+	34, // 57: lockstep.engine.v1.Engine.KeepPoint:input_type -> lockstep.engine.v1.KeepPointRequest
+	39, // 58: lockstep.engine.v1.Engine.Timelines:input_type -> lockstep.engine.v1.TimelinesRequest
+	42, // 59: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
+	44, // 60: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
+	46, // 61: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
+	48, // 62: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
+	50, // 63: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
+	52, // 64: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
+	54, // 65: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
+	56, // 66: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
+	6,  // 67: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
+	6,  // 68: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
+	6,  // 69: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
+	18, // 70: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
+	20, // 71: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
+	22, // 72: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
+	24, // 73: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
+	26, // 74: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
+	28, // 75: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
+	36, // 76: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
+	31, // 77: lockstep.engine.v1.Engine.Hold:output_type -> lockstep.engine.v1.HoldResponse
+	33, // 78: lockstep.engine.v1.Engine.Release:output_type -> lockstep.engine.v1.ReleaseResponse
+	35, // 79: lockstep.engine.v1.Engine.KeepPoint:output_type -> lockstep.engine.v1.KeepPointResponse
+	40, // 80: lockstep.engine.v1.Engine.Timelines:output_type -> lockstep.engine.v1.TimelinesResponse
+	43, // 81: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
+	45, // 82: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
+	47, // 83: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
+	49, // 84: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
+	51, // 85: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
+	53, // 86: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
+	55, // 87: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
+	57, // 88: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
+	67, // [67:89] is the sub-list for method output_type
+	45, // [45:67] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_engine_v1_engine_proto_init() }
@@ -3742,7 +3946,7 @@ func file_engine_v1_engine_proto_init() {
 	if File_engine_v1_engine_proto != nil {
 		return
 	}
-	file_engine_v1_engine_proto_msgTypes[47].OneofWrappers = []any{
+	file_engine_v1_engine_proto_msgTypes[50].OneofWrappers = []any{
 		(*ReadImageRequest_Pin)(nil),
 		(*ReadImageRequest_At)(nil),
 	}
@@ -3752,7 +3956,7 @@ func file_engine_v1_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_v1_engine_proto_rawDesc), len(file_engine_v1_engine_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   55,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,6 +39,7 @@ const (
 	Engine_Hold_FullMethodName        = "/lockstep.engine.v1.Engine/Hold"
 	Engine_Release_FullMethodName     = "/lockstep.engine.v1.Engine/Release"
 	Engine_KeepPoint_FullMethodName   = "/lockstep.engine.v1.Engine/KeepPoint"
+	Engine_Timelines_FullMethodName   = "/lockstep.engine.v1.Engine/Timelines"
 	Engine_Fork_FullMethodName        = "/lockstep.engine.v1.Engine/Fork"
 	Engine_Pin_FullMethodName         = "/lockstep.engine.v1.Engine/Pin"
 	Engine_Unpin_FullMethodName       = "/lockstep.engine.v1.Engine/Unpin"
@@ -94,6 +95,9 @@ type EngineClient interface {
 	// the member is a primary's, which keeps none. A replica's store that was opened keeps
 	// all that it has for such a while, until it is told.
 	KeepPoint(ctx context.Context, in *KeepPointRequest, opts ...grpc.CallOption) (*KeepPointResponse, error)
+	// Timelines tells of the timelines that the store knows, what each takes and what
+	// keeps it.
+	Timelines(ctx context.Context, in *TimelinesRequest, opts ...grpc.CallOption) (*TimelinesResponse, error)
 	// Fork begins a timeline at a position. DEVICE_IN_USE while the engine has a
 	// device, or orders to have one.
 	Fork(ctx context.Context, in *ForkRequest, opts ...grpc.CallOption) (*ForkResponse, error)
@@ -266,6 +270,16 @@ func (c *engineClient) KeepPoint(ctx context.Context, in *KeepPointRequest, opts
 	return out, nil
 }
 
+func (c *engineClient) Timelines(ctx context.Context, in *TimelinesRequest, opts ...grpc.CallOption) (*TimelinesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TimelinesResponse)
+	err := c.cc.Invoke(ctx, Engine_Timelines_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *engineClient) Fork(ctx context.Context, in *ForkRequest, opts ...grpc.CallOption) (*ForkResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ForkResponse)
@@ -400,6 +414,9 @@ type EngineServer interface {
 	// the member is a primary's, which keeps none. A replica's store that was opened keeps
 	// all that it has for such a while, until it is told.
 	KeepPoint(context.Context, *KeepPointRequest) (*KeepPointResponse, error)
+	// Timelines tells of the timelines that the store knows, what each takes and what
+	// keeps it.
+	Timelines(context.Context, *TimelinesRequest) (*TimelinesResponse, error)
 	// Fork begins a timeline at a position. DEVICE_IN_USE while the engine has a
 	// device, or orders to have one.
 	Fork(context.Context, *ForkRequest) (*ForkResponse, error)
@@ -462,6 +479,9 @@ func (UnimplementedEngineServer) Release(context.Context, *ReleaseRequest) (*Rel
 }
 func (UnimplementedEngineServer) KeepPoint(context.Context, *KeepPointRequest) (*KeepPointResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method KeepPoint not implemented")
+}
+func (UnimplementedEngineServer) Timelines(context.Context, *TimelinesRequest) (*TimelinesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Timelines not implemented")
 }
 func (UnimplementedEngineServer) Fork(context.Context, *ForkRequest) (*ForkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Fork not implemented")
@@ -728,6 +748,24 @@ func _Engine_KeepPoint_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Engine_Timelines_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TimelinesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).Timelines(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_Timelines_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).Timelines(ctx, req.(*TimelinesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Engine_Fork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ForkRequest)
 	if err := dec(in); err != nil {
@@ -915,6 +953,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "KeepPoint",
 			Handler:    _Engine_KeepPoint_Handler,
+		},
+		{
+			MethodName: "Timelines",
+			Handler:    _Engine_Timelines_Handler,
 		},
 		{
 			MethodName: "Fork",
