@@ -11,6 +11,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/adminserver"
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
+	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
@@ -78,12 +79,12 @@ func (a adminSite) Reopen(ctx context.Context, id journal.VolumeID) (bool, error
 }
 
 // Scrub implements adminserver.Site.
-func (a adminSite) Scrub(ctx context.Context, id journal.VolumeID, repair bool, told func(adminserver.ScrubStep)) (adminserver.Scrubbed, error) {
-	done, err := a.site.ScrubVolume(ctx, id, repair, func(p site.ScrubProgress) { told(adminserver.ScrubStep(p)) })
+func (a adminSite) Scrub(ctx context.Context, id journal.VolumeID, repair bool, told func(adminserver.ScrubStep)) (engine.Scrubbed, error) {
+	done, err := a.site.ScrubVolume(ctx, id, repair, func(step engine.ScrubStep) { told(adminserver.ScrubStep{ScrubStep: step}) })
 	if errors.Is(err, site.ErrNotFound) {
 		err = fmt.Errorf("%w: %w", adminserver.ErrNotFound, err)
 	}
-	return adminserver.Scrubbed(done), err
+	return done, err
 }
 
 // Adopt implements adminserver.Site. What CSI would not take is refused before the

@@ -362,7 +362,7 @@ func (f *fakeSite) ScrubVolume(r *adminv1.ScrubVolumeRequest, stream adminv1.Adm
 	}
 	defer leave()
 	for _, v := range f.volumes() {
-		if v.GetId() != r.GetVolume() && v.GetName() != r.GetVolume() {
+		if v.GetId() != r.GetVolume() && v.GetName() != r.GetVolume() && v.GetClaim() != r.GetVolume() {
 			continue
 		}
 		report := &adminv1.ScrubReport{Volume: v, ReadBytes: 1 << 30, Took: durationpb.New(2 * time.Second), Damaged: f.damaged}

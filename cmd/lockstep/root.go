@@ -18,6 +18,7 @@ func (a *app) newRootCommand() *cobra.Command {
 		a.newStatusCommand(),
 		a.newGroupCommand(),
 		a.newTimelineCommand(),
+		a.newVolumeCommand(),
 		a.newPointCommand(),
 		a.newViewCommand(),
 		a.newRewindCommand(),
@@ -38,7 +39,6 @@ func (a *app) newRootCommand() *cobra.Command {
 			a.newGatewayCommand(),
 			a.newHolderCommand(),
 			a.newForkCommand(), // a cluster's engines have no place for them yet
-			a.newVolumeCommand(), // in a cluster, engines that failed are started again by themselves
 		)
 	}
 	root.Long = `Lockstep puts a journal between an application and the storage it already has.
@@ -50,7 +50,9 @@ Exit status: 0 done, 1 failed, 2 misused.`
 		root.Long += `
 
 GROUP is NAME in the current namespace, NAMESPACE/NAME, or pvc:CLAIM or
-pvc:NAMESPACE/CLAIM for the group that a claim is in.`
+pvc:NAMESPACE/CLAIM for the group that a claim is in. VOLUME is the CLAIM that a volume
+is for, in the current namespace, NAMESPACE/CLAIM, either behind pvc:, or the volume's
+id, or the name of its PersistentVolume if that begins with pvc-.`
 	}
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: a.displayName()}

@@ -24,6 +24,8 @@ type route interface {
 	unreachable(err error) string
 	// group finds the name that the site has for a group that was asked for.
 	group(ctx context.Context, argument string) (string, error)
+	// volume finds what the site knows a volume by that was asked for.
+	volume(argument string) (string, error)
 }
 
 // socketRoute is the path of a Unix socket on this machine.
@@ -50,3 +52,4 @@ func (r socketRoute) unreachable(err error) string {
 }
 
 func (r socketRoute) group(_ context.Context, argument string) (string, error) { return argument, nil }
+func (r socketRoute) volume(argument string) (string, error)                   { return argument, nil }

@@ -31,6 +31,15 @@ func (r clusterRoute) group(ctx context.Context, argument string) (string, error
 	return g.String(), err
 }
 
+func (r clusterRoute) volume(argument string) (string, error) {
+	name, err := r.cluster.ResolveVolume(argument)
+	var bad *cluster.BadNameError
+	if errors.As(err, &bad) {
+		return name, misuse("%v", err)
+	}
+	return name, err
+}
+
 // resolveGroup makes an argument that names no group a misuse.
 func resolveGroup(ctx context.Context, c *cluster.Cluster, argument string) (cluster.Group, error) {
 	g, err := c.ResolveGroup(ctx, argument)

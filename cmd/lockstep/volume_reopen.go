@@ -14,6 +14,11 @@ type volumeReopenedDocument struct {
 }
 
 func (a *app) newVolumeCommand() *cobra.Command {
+	if a.isPlugin() {
+		// A claim is what a store lies on in a cluster, and an engine that failed is
+		// started again by itself.
+		return a.parent("volume", "Single volumes", a.newVolumeScrubCommand())
+	}
 	return a.parent("volume", "Single volumes",
 		a.newVolumeAdoptCommand(),
 		a.newVolumeReopenCommand(),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -45,7 +46,7 @@ func (a *app) newVolumeScrubCommand() *cobra.Command {
 		Use:   "scrub VOLUME",
 		Short: "Read all of a volume's store now, and repair what is damaged",
 		Long: `Reads all that the store of a volume has, compares it with its checksums, and names
-what is damaged. VOLUME is its id, or its name if no other volume has it. The volume
+what is damaged. ` + a.whatVolumeIs() + ` The volume
 serves meanwhile. It does at once what the site does in its own time (--scrub-every).
 
 With --repair the other site of a replicated volume is asked at once for what is
@@ -53,11 +54,20 @@ damaged, also for what it could not help with before. What the store can mend by
 itself it mends in any case.
 
 It fails (exit status 1) when damage is left. Interrupted, the scrub goes on in the
-site's own time.`,
+site's own time.` + a.howAClusterScrubs(),
 		Args: wantArgs("VOLUME"),
 		RunE: a.runs(func(command *cobra.Command, args []string) error {
 			return admin.withSite(func(s *site) error {
-				stream, err := s.ScrubVolume(command.Context(), &adminv1.ScrubVolumeRequest{Volume: args[0], Repair: repair})
+				volume, err := s.route.volume(args[0])
+				if err != nil {
+					return err
+				}
+				ctx, cancel := command.Context(), context.CancelFunc(func() {})
+				if admin.timeout > 0 {
+					ctx, cancel = context.WithTimeout(ctx, admin.timeout)
+				}
+				defer cancel()
+				stream, err := s.ScrubVolume(ctx, &adminv1.ScrubVolumeRequest{Volume: volume, Repair: repair})
 				if err != nil {
 					return s.explainCall(err, "ScrubVolume")
 				}
@@ -76,9 +86,30 @@ site's own time.`,
 		}),
 	}
 	command.Flags().BoolVar(&repair, "repair", false, "ask the volume's peer for what is damaged")
-	admin.register(a, command)
+	admin.registerSite(a, command)
+	command.Flags().DurationVar(&admin.timeout, "timeout", 0, "stop waiting after this long; the scrub goes on in the site's own time; 0 waits for its end")
 	output.register(command)
 	return command
+}
+
+func (a *app) whatVolumeIs() string {
+	if a.isPlugin() {
+		return "VOLUME is the claim that it is for, or its id."
+	}
+	return "VOLUME is its id, or its name if no other volume has it."
+}
+
+// howAClusterScrubs is what there is to know where an engine has to be found.
+func (a *app) howAClusterScrubs() string {
+	if !a.isPlugin() {
+		return ""
+	}
+	return `
+
+The engine of a volume that is not in use is started for it. The command also fails
+when no engine answers within 45 s, or when the engine ends before the scrub is
+through; run it again then. Where somebody scrubs the volume already, the command
+follows that, and tells the same at its end.`
 }
 
 // awaitScrub shows how far it is until the report comes.
@@ -104,6 +135,9 @@ func (a *app) awaitScrub(stream adminv1.Admin_ScrubVolumeClient) (*adminv1.Scrub
 func scrubText(p *adminv1.ScrubProgress) string {
 	if p == nil {
 		return "scrubbing"
+	}
+	if p.GetWaiting() {
+		return "waiting for the volume's engine"
 	}
 	text := fmt.Sprintf("scrubbing: %s of %s", iecSigned(p.GetReadBytes()), iecSigned(p.GetTotalBytes()))
 	if p.GetRepairing() {

@@ -57,3 +57,53 @@ func TestScrubOfAnUnknownVolume(t *testing.T) {
 		t.Errorf("ends with %d and says %q", got.exit, got.stderr)
 	}
 }
+
+// TestPluginScrubs: a cluster's controller is asked for the volume of a claim, however it
+// is named, and the answer names the claim.
+func TestPluginScrubs(t *testing.T) {
+	p := newPlugin(t)
+	p.site.claims, p.site.damaged = p.users, damagedPlaces()
+	for _, name := range []string{"pgwal", p.users + "/pgwal", "pvc:pgwal", "pvc-1"} {
+		got := p.run(t, "volume", "scrub", name)
+		if got.exit != exitFailed || !strings.Contains(got.stdout, p.users+"/pgwal (v-2c3d)") || !strings.Contains(got.stdout, "DAMAGED") ||
+			!strings.Contains(got.stderr, "volume "+p.users+"/pgwal is damaged in 2 places") {
+			t.Errorf("%s: exit %d:\n%s%s", name, got.exit, got.stdout, got.stderr)
+		}
+	}
+	if got := p.run(t, "volume", "scrub", "pgwal", "-n", "other"); got.exit != exitFailed || !strings.Contains(got.stderr, `no volume "other/pgwal"`) {
+		t.Errorf("-n: exit %d: %s", got.exit, got.stderr)
+	}
+	if got := p.run(t, "volume", "scrub", "a/b/c"); got.exit != exitUsage || !strings.Contains(got.stderr, "NAMESPACE/CLAIM") {
+		t.Errorf("a/b/c: exit %d: %s", got.exit, got.stderr)
+	}
+	// What a cluster has no use for is not there.
+	for _, verb := range []string{"adopt", "reopen"} {
+		if got := p.run(t, "volume", verb, "x"); got.exit != exitUsage || !strings.Contains(got.stderr, "unknown command") {
+			t.Errorf("%s: exit %d: %s", verb, got.exit, got.stderr)
+		}
+	}
+}
+
+// TestScrubIsNotWaitedForForEver where that is asked for.
+func TestScrubIsNotWaitedForForEver(t *testing.T) {
+	site := newFakeSite()
+	site.hang = make(chan struct{})
+	s := newShell(site.serve(t))
+	defer close(site.hang)
+	if got := s.run(t, "volume", "scrub", "pgwal", "--timeout", "50ms"); got.exit != exitFailed || !strings.Contains(got.stderr, "did not answer within 50ms") {
+		t.Errorf("exit %d: %s", got.exit, got.stderr)
+	}
+}
+
+func TestScrubText(t *testing.T) {
+	for want, p := range map[string]*adminv1.ScrubProgress{
+		"scrubbing":                       nil,
+		"waiting for the volume's engine": {Waiting: true},
+		"scrubbing: 512 MiB of 1.0 GiB, 2 places damaged": {ReadBytes: 1 << 29, TotalBytes: 1 << 30, Damaged: 2},
+		"asking for what is damaged, 1 places damaged":    {Repairing: true, Damaged: 1},
+	} {
+		if got := scrubText(p); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

@@ -7,23 +7,15 @@ import (
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
+	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // ScrubStep is how far a scrub is that somebody waits for.
 type ScrubStep struct {
-	ReadBytes, TotalBytes int64
-	Damaged               int
-	Repairing             bool // all was read
-}
-
-// Scrubbed is what came of a scrub.
-type Scrubbed struct {
-	ReadBytes int64
-	Damaged   []journal.DamagedPlace // that is left
-	Repaired  []journal.RepairedPlace
-	Peer      string // the site that was asked; empty: none
-	PeerErr   error  // why it could not be asked, or was not in time
+	engine.ScrubStep
+	// Waiting is set, and the rest is not, while there is no engine yet to do it.
+	Waiting bool
 }
 
 // ScrubVolume implements adminv1.AdminServer.
@@ -36,7 +28,7 @@ func (s *Server) ScrubVolume(req *adminv1.ScrubVolumeRequest, stream adminv1.Adm
 		return err
 	}
 	done, err := s.cfg.Site.Scrub(ctx, id, req.GetRepair(), func(step ScrubStep) {
-		progress := &adminv1.ScrubProgress{ReadBytes: step.ReadBytes, TotalBytes: step.TotalBytes, Damaged: uint32(step.Damaged), Repairing: step.Repairing}
+		progress := &adminv1.ScrubProgress{ReadBytes: step.ReadBytes, TotalBytes: step.TotalBytes, Damaged: uint32(step.Damaged), Repairing: step.Repairing, Waiting: step.Waiting}
 		if stream.Send(&adminv1.ScrubVolumeResponse{Step: &adminv1.ScrubVolumeResponse_Progress{Progress: progress}}) != nil {
 			cancel() // nobody waits any more
 		}
@@ -48,6 +40,8 @@ func (s *Server) ScrubVolume(req *adminv1.ScrubVolumeRequest, stream adminv1.Adm
 	if err != nil {
 		return answer(err)
 	}
+	// What a site knows of a volume may be older than the scrub's end.
+	now.Journal.Damaged = len(done.Damaged)
 	report := &adminv1.ScrubReport{Volume: s.volume(now), ReadBytes: done.ReadBytes, Took: s.since(began), Peer: done.Peer}
 	if done.PeerErr != nil {
 		report.PeerError = done.PeerErr.Error()
@@ -61,14 +55,14 @@ func (s *Server) ScrubVolume(req *adminv1.ScrubVolumeRequest, stream adminv1.Adm
 	return stream.Send(&adminv1.ScrubVolumeResponse{Step: &adminv1.ScrubVolumeResponse_Report{Report: report}})
 }
 
-// oneVolume returns the one volume of an id or a name.
+// oneVolume returns the one volume of an id, a name or a claim.
 func (s *Server) oneVolume(text string) (journal.VolumeID, error) {
 	found := s.volumesNamed(text)
 	switch len(found) {
 	case 0:
-		return journal.VolumeID{}, status.Errorf(codes.NotFound, "no volume has the id or name %q: see `lockstep status -o wide`", text)
+		return journal.VolumeID{}, status.Errorf(codes.NotFound, "no volume has the id, the name or the claim %q: see `lockstep status -o wide`", text)
 	case 1:
 		return found[0].ID, nil
 	}
-	return journal.VolumeID{}, status.Errorf(codes.InvalidArgument, "%d volumes have the name %q: give the id, see `lockstep status -o wide`", len(found), text)
+	return journal.VolumeID{}, status.Errorf(codes.InvalidArgument, "%d volumes have the name or the claim %q: give the id, see `lockstep status -o wide`", len(found), text)
 }

@@ -230,13 +230,13 @@ func (s *Server) AdoptVolume(ctx context.Context, req *adminv1.AdoptVolumeReques
 	return &adminv1.AdoptVolumeResponse{Volume: s.volume(v)}, nil
 }
 
-// volumesNamed returns the volume of that id, or all of that name.
+// volumesNamed returns the volume of that id, or all of that name or claim.
 func (s *Server) volumesNamed(text string) (found []Volume) {
 	for _, v := range s.cfg.Site.Volumes() {
 		if v.ID.String() == text {
 			return []Volume{v}
 		}
-		if v.Name == text {
+		if v.Name == text || v.Claim == text && text != "" && !v.Retired {
 			found = append(found, v)
 		}
 	}
@@ -372,7 +372,7 @@ func answer(err error) error {
 	}{
 		{group.ErrNotFound, codes.NotFound}, {ErrNotFound, codes.NotFound}, {ErrNoView, codes.NotFound},
 		{ErrForkExists, codes.AlreadyExists}, {ErrBadFork, codes.InvalidArgument}, {ErrForkClosed, codes.FailedPrecondition},
-		{ErrNoAdoption, codes.FailedPrecondition}, {ErrNoScrub, codes.FailedPrecondition}, {ErrExists, codes.AlreadyExists}, {ErrBadStore, codes.InvalidArgument}, {journal.ErrInUse, codes.FailedPrecondition},
+		{ErrNoAdoption, codes.FailedPrecondition}, {ErrNoScrub, codes.FailedPrecondition}, {ErrScrubEnded, codes.Aborted}, {ErrExists, codes.AlreadyExists}, {ErrBadStore, codes.InvalidArgument}, {journal.ErrInUse, codes.FailedPrecondition},
 		{group.ErrNoPoint, codes.NotFound}, {group.ErrBadSelector, codes.InvalidArgument},
 		{group.ErrRole, codes.FailedPrecondition}, {group.ErrNoRewind, codes.FailedPrecondition}, {group.ErrRewindOpen, codes.FailedPrecondition},
 		{groups.ErrInUse, codes.FailedPrecondition}, {journal.ErrHorizon, codes.OutOfRange}, {journal.ErrFull, codes.ResourceExhausted}, {vfs.ErrNoSpace, codes.ResourceExhausted},

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/replication"
@@ -27,10 +28,10 @@ type Site interface {
 	// Reopen recovers a volume that an error stopped; done is false if it
 	// needed nothing.
 	Reopen(ctx context.Context, id journal.VolumeID) (done bool, err error)
-	// Scrub reads all of an open volume's store, with repair has its peer asked for
-	// what is damaged, and calls told meanwhile. ErrNoScrub where a site does not do
-	// that; group.ErrBusy while another call does.
-	Scrub(ctx context.Context, id journal.VolumeID, repair bool, told func(ScrubStep)) (Scrubbed, error)
+	// Scrub reads all of a volume's store, with repair has its peer asked for what is
+	// damaged, and calls told meanwhile. ErrNoScrub; group.ErrBusy while another call
+	// does, where two cannot follow one scrub; ErrScrubEnded.
+	Scrub(ctx context.Context, id journal.VolumeID, repair bool, told func(ScrubStep)) (engine.Scrubbed, error)
 	// RemoveReplica removes an orphaned volume. ErrNotFound; group.ErrRole for one
 	// that is not orphaned; groups.ErrInUse.
 	RemoveReplica(ctx context.Context, id journal.VolumeID) error
@@ -54,6 +55,7 @@ type Volume struct {
 	Group     string
 	Claim     string // NAMESPACE/NAME; empty: not known
 	Node      string // that its engine runs on; empty: this one, or none
+	Retired   bool   // deleted, and kept for what its group's snapshots need of it
 	SizeBytes int64
 	Device    string // path while attached
 	// Transport is how the device's requests come, and Fallback why that is not
@@ -100,8 +102,11 @@ var (
 	ErrNotFound = errors.New("no such volume")
 	// ErrNoAdoption: stores of this site are not directories of this machine.
 	ErrNoAdoption = errors.New("this site adopts no stores")
-	// ErrNoScrub: this site's stores are scrubbed in their own time only.
-	ErrNoScrub = errors.New("this site scrubs no volume on demand")
+	// ErrNoScrub: there is no open store of the volume, or whoever has it does not do
+	// that.
+	ErrNoScrub = errors.New("it cannot be scrubbed now")
+	// ErrScrubEnded: whoever scrubbed the volume ended before it was through.
+	ErrScrubEnded = errors.New("the scrub ended early and has no result")
 	// ErrExists: the name or the id belongs to another volume.
 	ErrExists = errors.New("volume exists")
 	// ErrBadStore: no store, or one that cannot be adopted.

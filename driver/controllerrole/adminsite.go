@@ -10,6 +10,8 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/adminserver"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
 	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -50,7 +52,7 @@ func (a adminSite) Volume(id journal.VolumeID) (adminserver.Volume, error) {
 }
 
 func (a adminSite) volumeOf(v fleet.Volume) adminserver.Volume {
-	out := adminserver.Volume{ID: v.ID, Name: v.Name, Group: v.Group, Node: v.Node, SizeBytes: v.SizeBytes, Device: v.State.Device, Transport: v.State.Transport, Err: v.Err}
+	out := adminserver.Volume{ID: v.ID, Retired: v.Retired, Name: v.Name, Group: v.Group, Node: v.Node, SizeBytes: v.SizeBytes, Device: v.State.Device, Transport: v.State.Transport, Err: v.Err}
 	if why := v.State.TransportFallback; why != "" {
 		out.Fallback = errors.New(why)
 	}
@@ -88,8 +90,18 @@ func (a adminSite) Reopen(context.Context, journal.VolumeID) (bool, error) {
 }
 
 // Scrub implements adminserver.Site.
-func (a adminSite) Scrub(context.Context, journal.VolumeID, bool, func(adminserver.ScrubStep)) (adminserver.Scrubbed, error) {
-	return adminserver.Scrubbed{}, fmt.Errorf("in a cluster each engine scrubs its volume in its own time, and what is damaged is in the status of the group: %w", adminserver.ErrNoScrub)
+func (a adminSite) Scrub(ctx context.Context, id journal.VolumeID, repair bool, told func(adminserver.ScrubStep)) (engine.Scrubbed, error) {
+	told(adminserver.ScrubStep{Waiting: true})
+	done, err := a.fleet.Scrub(ctx, id, repair, func(step engine.ScrubStep) { told(adminserver.ScrubStep{ScrubStep: step}) })
+	switch {
+	case errors.Is(err, fleet.ErrNotFound):
+		err = fmt.Errorf("%w: %w", adminserver.ErrNotFound, err)
+	case errors.Is(err, fleet.ErrScrubEnded):
+		err = fmt.Errorf("%w: %w", adminserver.ErrScrubEnded, err)
+	case errors.Is(err, fleet.ErrNoEngine), errors.Is(err, control.ErrOutdated), errors.Is(err, control.ErrNoStore):
+		err = fmt.Errorf("%w: %w", adminserver.ErrNoScrub, err)
+	}
+	return done, err
 }
 
 // Adopt implements adminserver.Site: what a store lies on in a cluster is a claim.

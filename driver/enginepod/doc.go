@@ -15,6 +15,6 @@
 // is not used again by this process, which ends, and the next one recovers it.
 //
 // Goroutines: Run owns the servers, the journal's maintenance, the frontend of
-// an attached device, and one that carries out orders at a time; it joins them
-// all.
+// an attached device, one that carries out orders at a time, and one for a scrub that
+// somebody waits for; it joins them all.
 package enginepod

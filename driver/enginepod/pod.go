@@ -53,6 +53,7 @@ type Pod struct {
 	unwatch  context.CancelFunc       // guarded by mu; of device's watcher
 	views    map[string]*journal.View // guarded by mu
 	counted  pointCount               // guarded by mu; the last one
+	scrub    *scrubbing               // guarded by mu; nil: nobody waits for one
 	changed  chan struct{}            // guarded by mu; closed and replaced at each change
 	fatal    chan error               // capacity 1; what ends the process
 }

@@ -14,6 +14,7 @@ import (
 
 // upkeep is what runs for an open store.
 type upkeep struct {
+	ctx    context.Context // ends with the store's use
 	stop   context.CancelFunc
 	joined sync.WaitGroup
 }
@@ -129,7 +130,7 @@ func (p *Pod) openEngine(name string) (*engine.Engine, error) {
 	eng = engine.New(store)
 	eng.SetReadOnly(true)
 	ctx, stop := context.WithCancel(p.ctx)
-	up := &upkeep{stop: stop}
+	up := &upkeep{ctx: ctx, stop: stop}
 	up.joined.Go(func() { p.maintain(ctx, store) })
 	up.joined.Go(func() { p.observe(ctx, store) })
 	if p.cfg.Exports != nil {

@@ -101,7 +101,9 @@ type cluster struct {
 	unfit error
 	// waiting, unless nil, is called by engines that ask what waits on their node.
 	waiting func() error
-	linger  time.Duration
+	// files, unless nil, is what engines see of their backing volumes.
+	files  func(vfs.FS) vfs.FS
+	linger time.Duration
 	// expect is the fleet's; 0: longer than any test.
 	expect time.Duration
 }
@@ -243,9 +245,13 @@ func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec, placed func(no
 		}
 	}
 	p := &process{node: node, made: c.template, fallback: c.fallback, unfit: c.unfit, waiting: c.waiting}
-	fs := c.backing[spec.Volume]
-	if fs == nil {
+	backing := c.backing[spec.Volume]
+	if backing == nil {
 		return fleet.Endpoint{}, errors.New("no backing volume")
+	}
+	var fs vfs.FS = backing
+	if c.files != nil {
+		fs = c.files(fs)
 	}
 	var err error
 	journalDir := ""

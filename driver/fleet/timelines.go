@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -55,12 +56,15 @@ func (f *Fleet) timelinesOf(ctx context.Context, id journal.VolumeID) (control.T
 func (f *Fleet) awaitEngine(ctx context.Context, v *volume) (*control.Client, error) {
 	waiting, cancel := context.WithTimeout(ctx, engineWait)
 	defer cancel()
-	if _, err := f.served(waiting, v); err != nil {
-		return nil, err
+	_, err := f.served(waiting, v)
+	if err == nil {
+		var client *control.Client
+		if client, err = f.connected(waiting, v); err == nil {
+			return client, nil
+		}
 	}
-	client, err := f.connected(waiting, v)
-	if err != nil {
-		return nil, fmt.Errorf("it went away again: %w", err)
+	if waiting.Err() != nil && ctx.Err() == nil && !errors.Is(err, ErrNoEngine) {
+		err = fmt.Errorf("%w: %w", ErrNoEngine, err) // it is busy with its orders
 	}
-	return client, nil
+	return nil, err
 }

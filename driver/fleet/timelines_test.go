@@ -54,7 +54,7 @@ func TestTimelinesOfAGroupThatRests(t *testing.T) {
 	defer closeFleet(t, f)
 	restingAfterRewinds(t, c, f)
 	awaitRest(t, c)
-	starts := c.starts
+	starts := c.started()
 	for i, known := range f.Timelines(bounded(t), []journal.VolumeID{id(1), id(2)}) {
 		if known.Err != nil || known.Volume != id(byte(i+1)) {
 			t.Fatalf("member %d: %s, %v", i+1, known.Volume, known.Err)
@@ -72,8 +72,8 @@ func TestTimelinesOfAGroupThatRests(t *testing.T) {
 			t.Errorf("member %d: %d active, %d orphaned, horizon %v in %+v", i+1, active, orphans, known.Horizon, known.Uses)
 		}
 	}
-	if c.starts != starts+2 {
-		t.Errorf("%d engines were started, want both members'", c.starts-starts)
+	if n := c.started(); n != starts+2 {
+		t.Errorf("%d engines were started, want both members'", n-starts)
 	}
 	awaitRest(t, c)
 }

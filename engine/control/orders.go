@@ -218,4 +218,8 @@ type Volume interface {
 	// CloseView; ErrNoView.
 	OpenView(ctx context.Context, id string, at journal.Position) (export string, err error)
 	CloseView(ctx context.Context, id string) error
+	// Scrub is Engine.Scrub of the open engine, or follows the one that is under way:
+	// told is called at once, and when there is news. When nobody follows it any more it
+	// goes on in its own time. engine.ErrClosed where the store is closed first.
+	Scrub(ctx context.Context, repair bool, told func(engine.ScrubStep)) (engine.Scrubbed, error)
 }

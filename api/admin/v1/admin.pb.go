@@ -2003,7 +2003,7 @@ func (x *ReopenVolumeResponse) GetTook() *durationpb.Duration {
 
 type ScrubVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // id, or a name that only one volume has
+	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // id, or a name or claim that only one volume has
 	Repair        bool                   `protobuf:"varint,2,opt,name=repair,proto3" json:"repair,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2141,6 +2141,7 @@ type ScrubProgress struct {
 	TotalBytes    int64                  `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"` // an estimate
 	Damaged       uint32                 `protobuf:"varint,3,opt,name=damaged,proto3" json:"damaged,omitempty"`                         // places so far
 	Repairing     bool                   `protobuf:"varint,4,opt,name=repairing,proto3" json:"repairing,omitempty"`                     // all was read
+	Waiting       bool                   `protobuf:"varint,5,opt,name=waiting,proto3" json:"waiting,omitempty"`                         // for the volume's engine, which may have to be started; the rest is unset
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2199,6 +2200,13 @@ func (x *ScrubProgress) GetDamaged() uint32 {
 func (x *ScrubProgress) GetRepairing() bool {
 	if x != nil {
 		return x.Repairing
+	}
+	return false
+}
+
+func (x *ScrubProgress) GetWaiting() bool {
+	if x != nil {
+		return x.Waiting
 	}
 	return false
 }
@@ -4400,14 +4408,15 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x13ScrubVolumeResponse\x12>\n" +
 	"\bprogress\x18\x01 \x01(\v2 .lockstep.admin.v1.ScrubProgressH\x00R\bprogress\x128\n" +
 	"\x06report\x18\x02 \x01(\v2\x1e.lockstep.admin.v1.ScrubReportH\x00R\x06reportB\x06\n" +
-	"\x04step\"\x87\x01\n" +
+	"\x04step\"\xa1\x01\n" +
 	"\rScrubProgress\x12\x1d\n" +
 	"\n" +
 	"read_bytes\x18\x01 \x01(\x03R\treadBytes\x12\x1f\n" +
 	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
 	"totalBytes\x12\x18\n" +
 	"\adamaged\x18\x03 \x01(\rR\adamaged\x12\x1c\n" +
-	"\trepairing\x18\x04 \x01(\bR\trepairing\"\xaf\x02\n" +
+	"\trepairing\x18\x04 \x01(\bR\trepairing\x12\x18\n" +
+	"\awaiting\x18\x05 \x01(\bR\awaiting\"\xaf\x02\n" +
 	"\vScrubReport\x121\n" +
 	"\x06volume\x18\x01 \x01(\v2\x19.lockstep.admin.v1.VolumeR\x06volume\x12\x1d\n" +
 	"\n" +

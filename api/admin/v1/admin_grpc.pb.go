@@ -90,7 +90,10 @@ type AdminClient interface {
 	// Reads all that a volume's store holds and compares it with its checksums, and
 	// with repair has the peer asked at once for what is damaged. Progress comes while
 	// it goes on, and the report last. When the call is cancelled the scrub goes on in
-	// its own time. FailedPrecondition for a volume that is not open, and in a cluster.
+	// its own time. In a cluster an engine that rests is started for it, and a call that
+	// comes meanwhile follows the scrub that is under way. FailedPrecondition for a volume
+	// that is not open, or whose engine does not answer; Aborted where the engine ended
+	// before it was through.
 	ScrubVolume(ctx context.Context, in *ScrubVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScrubVolumeResponse], error)
 	// Removes a replica that is orphaned, with all that it holds. FailedPrecondition
 	// for a volume that is not, and for one that is in use or that snapshots hold.
@@ -378,7 +381,10 @@ type AdminServer interface {
 	// Reads all that a volume's store holds and compares it with its checksums, and
 	// with repair has the peer asked at once for what is damaged. Progress comes while
 	// it goes on, and the report last. When the call is cancelled the scrub goes on in
-	// its own time. FailedPrecondition for a volume that is not open, and in a cluster.
+	// its own time. In a cluster an engine that rests is started for it, and a call that
+	// comes meanwhile follows the scrub that is under way. FailedPrecondition for a volume
+	// that is not open, or whose engine does not answer; Aborted where the engine ended
+	// before it was through.
 	ScrubVolume(*ScrubVolumeRequest, grpc.ServerStreamingServer[ScrubVolumeResponse]) error
 	// Removes a replica that is orphaned, with all that it holds. FailedPrecondition
 	// for a volume that is not, and for one that is in use or that snapshots hold.

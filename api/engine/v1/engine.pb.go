@@ -179,7 +179,7 @@ func (x Failure_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Reason.Descriptor instead.
 func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{56, 0}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{62, 0}
 }
 
 type Position struct {
@@ -3108,6 +3108,421 @@ func (x *ResizeResponse) GetSizeBytes() int64 {
 	return 0
 }
 
+type ScrubRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Repair        bool                   `protobuf:"varint,1,opt,name=repair,proto3" json:"repair,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubRequest) Reset() {
+	*x = ScrubRequest{}
+	mi := &file_engine_v1_engine_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubRequest) ProtoMessage() {}
+
+func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
+func (*ScrubRequest) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ScrubRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+type ScrubResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Step:
+	//
+	//	*ScrubResponse_Progress
+	//	*ScrubResponse_Report
+	Step          isScrubResponse_Step `protobuf_oneof:"step"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubResponse) Reset() {
+	*x = ScrubResponse{}
+	mi := &file_engine_v1_engine_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubResponse) ProtoMessage() {}
+
+func (x *ScrubResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubResponse.ProtoReflect.Descriptor instead.
+func (*ScrubResponse) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ScrubResponse) GetStep() isScrubResponse_Step {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+func (x *ScrubResponse) GetProgress() *ScrubProgress {
+	if x != nil {
+		if x, ok := x.Step.(*ScrubResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *ScrubResponse) GetReport() *ScrubReport {
+	if x != nil {
+		if x, ok := x.Step.(*ScrubResponse_Report); ok {
+			return x.Report
+		}
+	}
+	return nil
+}
+
+type isScrubResponse_Step interface {
+	isScrubResponse_Step()
+}
+
+type ScrubResponse_Progress struct {
+	Progress *ScrubProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type ScrubResponse_Report struct {
+	Report *ScrubReport `protobuf:"bytes,2,opt,name=report,proto3,oneof"`
+}
+
+func (*ScrubResponse_Progress) isScrubResponse_Step() {}
+
+func (*ScrubResponse_Report) isScrubResponse_Step() {}
+
+type ScrubProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReadBytes     int64                  `protobuf:"varint,1,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	TotalBytes    int64                  `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"` // an estimate
+	Damaged       uint32                 `protobuf:"varint,3,opt,name=damaged,proto3" json:"damaged,omitempty"`                         // places so far
+	Repairing     bool                   `protobuf:"varint,4,opt,name=repairing,proto3" json:"repairing,omitempty"`                     // all was read
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubProgress) Reset() {
+	*x = ScrubProgress{}
+	mi := &file_engine_v1_engine_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubProgress) ProtoMessage() {}
+
+func (x *ScrubProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubProgress.ProtoReflect.Descriptor instead.
+func (*ScrubProgress) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ScrubProgress) GetReadBytes() int64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *ScrubProgress) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *ScrubProgress) GetDamaged() uint32 {
+	if x != nil {
+		return x.Damaged
+	}
+	return 0
+}
+
+func (x *ScrubProgress) GetRepairing() bool {
+	if x != nil {
+		return x.Repairing
+	}
+	return false
+}
+
+type ScrubReport struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ReadBytes int64                  `protobuf:"varint,1,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	Damaged   []*Damage              `protobuf:"bytes,2,rep,name=damaged,proto3" json:"damaged,omitempty"`   // that is left
+	Repaired  []*Repaired            `protobuf:"bytes,3,rep,name=repaired,proto3" json:"repaired,omitempty"` // meanwhile
+	Peer      string                 `protobuf:"bytes,4,opt,name=peer,proto3" json:"peer,omitempty"`         // the site that was asked; empty: none
+	// Why the peer could not be asked, or was not in time; empty: it was.
+	PeerError     string `protobuf:"bytes,5,opt,name=peer_error,json=peerError,proto3" json:"peer_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubReport) Reset() {
+	*x = ScrubReport{}
+	mi := &file_engine_v1_engine_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubReport) ProtoMessage() {}
+
+func (x *ScrubReport) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubReport.ProtoReflect.Descriptor instead.
+func (*ScrubReport) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ScrubReport) GetReadBytes() int64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetDamaged() []*Damage {
+	if x != nil {
+		return x.Damaged
+	}
+	return nil
+}
+
+func (x *ScrubReport) GetRepaired() []*Repaired {
+	if x != nil {
+		return x.Repaired
+	}
+	return nil
+}
+
+func (x *ScrubReport) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *ScrubReport) GetPeerError() string {
+	if x != nil {
+		return x.PeerError
+	}
+	return ""
+}
+
+type Damage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	File          string                 `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"` // in the store's directory
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	What          string                 `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	Wanted        string                 `protobuf:"bytes,4,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	Found         string                 `protobuf:"bytes,5,opt,name=found,proto3" json:"found,omitempty"`
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"` // why it was not repaired; empty: nobody tried
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Damage) Reset() {
+	*x = Damage{}
+	mi := &file_engine_v1_engine_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Damage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Damage) ProtoMessage() {}
+
+func (x *Damage) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Damage.ProtoReflect.Descriptor instead.
+func (*Damage) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *Damage) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *Damage) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Damage) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Damage) GetWanted() string {
+	if x != nil {
+		return x.Wanted
+	}
+	return ""
+}
+
+func (x *Damage) GetFound() string {
+	if x != nil {
+		return x.Found
+	}
+	return ""
+}
+
+func (x *Damage) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type Repaired struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	File          string                 `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	What          string                 `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Repaired) Reset() {
+	*x = Repaired{}
+	mi := &file_engine_v1_engine_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Repaired) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Repaired) ProtoMessage() {}
+
+func (x *Repaired) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_v1_engine_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Repaired.ProtoReflect.Descriptor instead.
+func (*Repaired) Descriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *Repaired) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *Repaired) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Repaired) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
 type ReadImageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Of:
@@ -3121,7 +3536,7 @@ type ReadImageRequest struct {
 
 func (x *ReadImageRequest) Reset() {
 	*x = ReadImageRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[50]
+	mi := &file_engine_v1_engine_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3548,7 @@ func (x *ReadImageRequest) String() string {
 func (*ReadImageRequest) ProtoMessage() {}
 
 func (x *ReadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[50]
+	mi := &file_engine_v1_engine_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3561,7 @@ func (x *ReadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadImageRequest.ProtoReflect.Descriptor instead.
 func (*ReadImageRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{50}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ReadImageRequest) GetOf() isReadImageRequest_Of {
@@ -3202,7 +3617,7 @@ type ImageChunk struct {
 
 func (x *ImageChunk) Reset() {
 	*x = ImageChunk{}
-	mi := &file_engine_v1_engine_proto_msgTypes[51]
+	mi := &file_engine_v1_engine_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3214,7 +3629,7 @@ func (x *ImageChunk) String() string {
 func (*ImageChunk) ProtoMessage() {}
 
 func (x *ImageChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[51]
+	mi := &file_engine_v1_engine_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3227,7 +3642,7 @@ func (x *ImageChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageChunk.ProtoReflect.Descriptor instead.
 func (*ImageChunk) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{51}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ImageChunk) GetSizeBytes() int64 {
@@ -3268,7 +3683,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[52]
+	mi := &file_engine_v1_engine_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3280,7 +3695,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[52]
+	mi := &file_engine_v1_engine_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3293,7 +3708,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{52}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *OpenViewRequest) GetId() string {
@@ -3319,7 +3734,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[53]
+	mi := &file_engine_v1_engine_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3331,7 +3746,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[53]
+	mi := &file_engine_v1_engine_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3344,7 +3759,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{53}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *OpenViewResponse) GetExport() string {
@@ -3363,7 +3778,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_engine_v1_engine_proto_msgTypes[54]
+	mi := &file_engine_v1_engine_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3375,7 +3790,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[54]
+	mi := &file_engine_v1_engine_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3388,7 +3803,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{54}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -3406,7 +3821,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_engine_v1_engine_proto_msgTypes[55]
+	mi := &file_engine_v1_engine_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3418,7 +3833,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[55]
+	mi := &file_engine_v1_engine_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3431,7 +3846,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{55}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{61}
 }
 
 // Failure tells an error that callers act on from the others.
@@ -3444,7 +3859,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_engine_v1_engine_proto_msgTypes[56]
+	mi := &file_engine_v1_engine_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3456,7 +3871,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_v1_engine_proto_msgTypes[56]
+	mi := &file_engine_v1_engine_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3469,7 +3884,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{56}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Failure) GetReason() Failure_Reason {
@@ -3688,7 +4103,39 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"/\n" +
 	"\x0eResizeResponse\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"\\\n" +
+	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\"&\n" +
+	"\fScrubRequest\x12\x16\n" +
+	"\x06repair\x18\x01 \x01(\bR\x06repair\"\x93\x01\n" +
+	"\rScrubResponse\x12?\n" +
+	"\bprogress\x18\x01 \x01(\v2!.lockstep.engine.v1.ScrubProgressH\x00R\bprogress\x129\n" +
+	"\x06report\x18\x02 \x01(\v2\x1f.lockstep.engine.v1.ScrubReportH\x00R\x06reportB\x06\n" +
+	"\x04step\"\x87\x01\n" +
+	"\rScrubProgress\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\x01 \x01(\x03R\treadBytes\x12\x1f\n" +
+	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
+	"totalBytes\x12\x18\n" +
+	"\adamaged\x18\x03 \x01(\rR\adamaged\x12\x1c\n" +
+	"\trepairing\x18\x04 \x01(\bR\trepairing\"\xcf\x01\n" +
+	"\vScrubReport\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\x01 \x01(\x03R\treadBytes\x124\n" +
+	"\adamaged\x18\x02 \x03(\v2\x1a.lockstep.engine.v1.DamageR\adamaged\x128\n" +
+	"\brepaired\x18\x03 \x03(\v2\x1c.lockstep.engine.v1.RepairedR\brepaired\x12\x12\n" +
+	"\x04peer\x18\x04 \x01(\tR\x04peer\x12\x1d\n" +
+	"\n" +
+	"peer_error\x18\x05 \x01(\tR\tpeerError\"\x8e\x01\n" +
+	"\x06Damage\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\x12\x16\n" +
+	"\x06wanted\x18\x04 \x01(\tR\x06wanted\x12\x14\n" +
+	"\x05found\x18\x05 \x01(\tR\x05found\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"J\n" +
+	"\bRepaired\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\"\\\n" +
 	"\x10ReadImageRequest\x12\x12\n" +
 	"\x03pin\x18\x01 \x01(\tH\x00R\x03pin\x12.\n" +
 	"\x02at\x18\x02 \x01(\v2\x1c.lockstep.engine.v1.PositionH\x00R\x02atB\x04\n" +
@@ -3741,7 +4188,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x01\x12\x10\n" +
-	"\fROLE_REPLICA\x10\x022\xfd\r\n" +
+	"\fROLE_REPLICA\x10\x022\xcd\x0e\n" +
 	"\x06Engine\x12F\n" +
 	"\x05Watch\x12 .lockstep.engine.v1.WatchRequest\x1a\x19.lockstep.engine.v1.State0\x01\x12D\n" +
 	"\x05Order\x12 .lockstep.engine.v1.OrderRequest\x1a\x19.lockstep.engine.v1.State\x12J\n" +
@@ -3761,7 +4208,8 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x03Pin\x12\x1e.lockstep.engine.v1.PinRequest\x1a\x1f.lockstep.engine.v1.PinResponse\x12L\n" +
 	"\x05Unpin\x12 .lockstep.engine.v1.UnpinRequest\x1a!.lockstep.engine.v1.UnpinResponse\x12O\n" +
 	"\x06SizeAt\x12!.lockstep.engine.v1.SizeAtRequest\x1a\".lockstep.engine.v1.SizeAtResponse\x12O\n" +
-	"\x06Resize\x12!.lockstep.engine.v1.ResizeRequest\x1a\".lockstep.engine.v1.ResizeResponse\x12S\n" +
+	"\x06Resize\x12!.lockstep.engine.v1.ResizeRequest\x1a\".lockstep.engine.v1.ResizeResponse\x12N\n" +
+	"\x05Scrub\x12 .lockstep.engine.v1.ScrubRequest\x1a!.lockstep.engine.v1.ScrubResponse0\x01\x12S\n" +
 	"\tReadImage\x12$.lockstep.engine.v1.ReadImageRequest\x1a\x1e.lockstep.engine.v1.ImageChunk0\x01\x12U\n" +
 	"\bOpenView\x12#.lockstep.engine.v1.OpenViewRequest\x1a$.lockstep.engine.v1.OpenViewResponse\x12X\n" +
 	"\tCloseView\x12$.lockstep.engine.v1.CloseViewRequest\x1a%.lockstep.engine.v1.CloseViewResponseB9Z7github.com/lockstep-csi/lockstep/api/engine/v1;enginev1b\x06proto3"
@@ -3779,7 +4227,7 @@ func file_engine_v1_engine_proto_rawDescGZIP() []byte {
 }
 
 var file_engine_v1_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_engine_v1_engine_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.engine.v1.Role
 	(Failure_Reason)(0),           // 1: lockstep.engine.v1.Failure.Reason
@@ -3833,21 +4281,27 @@ var file_engine_v1_engine_proto_goTypes = []any{
 	(*SizeAtResponse)(nil),        // 49: lockstep.engine.v1.SizeAtResponse
 	(*ResizeRequest)(nil),         // 50: lockstep.engine.v1.ResizeRequest
 	(*ResizeResponse)(nil),        // 51: lockstep.engine.v1.ResizeResponse
-	(*ReadImageRequest)(nil),      // 52: lockstep.engine.v1.ReadImageRequest
-	(*ImageChunk)(nil),            // 53: lockstep.engine.v1.ImageChunk
-	(*OpenViewRequest)(nil),       // 54: lockstep.engine.v1.OpenViewRequest
-	(*OpenViewResponse)(nil),      // 55: lockstep.engine.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 56: lockstep.engine.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 57: lockstep.engine.v1.CloseViewResponse
-	(*Failure)(nil),               // 58: lockstep.engine.v1.Failure
-	nil,                           // 59: lockstep.engine.v1.Store.PinsEntry
-	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 61: google.protobuf.Duration
+	(*ScrubRequest)(nil),          // 52: lockstep.engine.v1.ScrubRequest
+	(*ScrubResponse)(nil),         // 53: lockstep.engine.v1.ScrubResponse
+	(*ScrubProgress)(nil),         // 54: lockstep.engine.v1.ScrubProgress
+	(*ScrubReport)(nil),           // 55: lockstep.engine.v1.ScrubReport
+	(*Damage)(nil),                // 56: lockstep.engine.v1.Damage
+	(*Repaired)(nil),              // 57: lockstep.engine.v1.Repaired
+	(*ReadImageRequest)(nil),      // 58: lockstep.engine.v1.ReadImageRequest
+	(*ImageChunk)(nil),            // 59: lockstep.engine.v1.ImageChunk
+	(*OpenViewRequest)(nil),       // 60: lockstep.engine.v1.OpenViewRequest
+	(*OpenViewResponse)(nil),      // 61: lockstep.engine.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 62: lockstep.engine.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 63: lockstep.engine.v1.CloseViewResponse
+	(*Failure)(nil),               // 64: lockstep.engine.v1.Failure
+	nil,                           // 65: lockstep.engine.v1.Store.PinsEntry
+	(*timestamppb.Timestamp)(nil), // 66: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 67: google.protobuf.Duration
 }
 var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 0: lockstep.engine.v1.Timeline.parent:type_name -> lockstep.engine.v1.Position
-	60, // 1: lockstep.engine.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	60, // 2: lockstep.engine.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
+	66, // 1: lockstep.engine.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	66, // 2: lockstep.engine.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
 	2,  // 3: lockstep.engine.v1.Checkpoint.position:type_name -> lockstep.engine.v1.Position
 	7,  // 4: lockstep.engine.v1.State.store:type_name -> lockstep.engine.v1.Store
 	10, // 5: lockstep.engine.v1.State.replication:type_name -> lockstep.engine.v1.Replication
@@ -3855,28 +4309,28 @@ var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 7: lockstep.engine.v1.Store.durable:type_name -> lockstep.engine.v1.Position
 	2,  // 8: lockstep.engine.v1.Store.horizon:type_name -> lockstep.engine.v1.Position
 	3,  // 9: lockstep.engine.v1.Store.timelines:type_name -> lockstep.engine.v1.Timeline
-	59, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
+	65, // 10: lockstep.engine.v1.Store.pins:type_name -> lockstep.engine.v1.Store.PinsEntry
 	4,  // 11: lockstep.engine.v1.Store.newest:type_name -> lockstep.engine.v1.Checkpoint
 	4,  // 12: lockstep.engine.v1.Store.oldest:type_name -> lockstep.engine.v1.Checkpoint
-	60, // 13: lockstep.engine.v1.Store.short_since:type_name -> google.protobuf.Timestamp
+	66, // 13: lockstep.engine.v1.Store.short_since:type_name -> google.protobuf.Timestamp
 	9,  // 14: lockstep.engine.v1.Store.tiers:type_name -> lockstep.engine.v1.TierBytes
 	8,  // 15: lockstep.engine.v1.Store.points:type_name -> lockstep.engine.v1.TierPoints
-	60, // 16: lockstep.engine.v1.TierPoints.oldest:type_name -> google.protobuf.Timestamp
-	61, // 17: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
-	61, // 18: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
+	66, // 16: lockstep.engine.v1.TierPoints.oldest:type_name -> google.protobuf.Timestamp
+	67, // 17: lockstep.engine.v1.Replication.lag_time:type_name -> google.protobuf.Duration
+	67, // 18: lockstep.engine.v1.Settings.window:type_name -> google.protobuf.Duration
 	0,  // 19: lockstep.engine.v1.OrderRequest.role:type_name -> lockstep.engine.v1.Role
 	11, // 20: lockstep.engine.v1.OrderRequest.settings:type_name -> lockstep.engine.v1.Settings
 	13, // 21: lockstep.engine.v1.OrderRequest.attach:type_name -> lockstep.engine.v1.Attach
 	14, // 22: lockstep.engine.v1.OrderRequest.peer:type_name -> lockstep.engine.v1.Peer
 	15, // 23: lockstep.engine.v1.OrderRequest.fill:type_name -> lockstep.engine.v1.Fill
 	12, // 24: lockstep.engine.v1.WithdrawRequest.orders:type_name -> lockstep.engine.v1.OrderRequest
-	61, // 25: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
+	67, // 25: lockstep.engine.v1.PrepareRequest.hold:type_name -> google.protobuf.Duration
 	4,  // 26: lockstep.engine.v1.CommitRequest.checkpoint:type_name -> lockstep.engine.v1.Checkpoint
 	2,  // 27: lockstep.engine.v1.CommitResponse.position:type_name -> lockstep.engine.v1.Position
 	2,  // 28: lockstep.engine.v1.HoldRequest.at:type_name -> lockstep.engine.v1.Position
-	61, // 29: lockstep.engine.v1.HoldRequest.for:type_name -> google.protobuf.Duration
+	67, // 29: lockstep.engine.v1.HoldRequest.for:type_name -> google.protobuf.Duration
 	2,  // 30: lockstep.engine.v1.KeepPointRequest.at:type_name -> lockstep.engine.v1.Position
-	61, // 31: lockstep.engine.v1.KeepPointRequest.for:type_name -> google.protobuf.Duration
+	67, // 31: lockstep.engine.v1.KeepPointRequest.for:type_name -> google.protobuf.Duration
 	4,  // 32: lockstep.engine.v1.CheckpointsResponse.checkpoints:type_name -> lockstep.engine.v1.Checkpoint
 	37, // 33: lockstep.engine.v1.CheckpointsResponse.outline:type_name -> lockstep.engine.v1.Outline
 	38, // 34: lockstep.engine.v1.Outline.members:type_name -> lockstep.engine.v1.OutlineMembers
@@ -3886,59 +4340,65 @@ var file_engine_v1_engine_proto_depIdxs = []int32{
 	2,  // 38: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
 	2,  // 39: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
 	2,  // 40: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 41: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 42: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
-	1,  // 43: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
-	2,  // 44: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
-	5,  // 45: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
-	12, // 46: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
-	16, // 47: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
-	17, // 48: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
-	19, // 49: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
-	21, // 50: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
-	23, // 51: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
-	25, // 52: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
-	27, // 53: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
-	29, // 54: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
-	30, // 55: lockstep.engine.v1.Engine.Hold:input_type -> lockstep.engine.v1.HoldRequest
-	32, // 56: lockstep.engine.v1.Engine.Release:input_type -> lockstep.engine.v1.ReleaseRequest
-	34, // 57: lockstep.engine.v1.Engine.KeepPoint:input_type -> lockstep.engine.v1.KeepPointRequest
-	39, // 58: lockstep.engine.v1.Engine.Timelines:input_type -> lockstep.engine.v1.TimelinesRequest
-	42, // 59: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
-	44, // 60: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
-	46, // 61: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
-	48, // 62: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
-	50, // 63: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
-	52, // 64: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
-	54, // 65: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
-	56, // 66: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
-	6,  // 67: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
-	6,  // 68: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
-	6,  // 69: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
-	18, // 70: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
-	20, // 71: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
-	22, // 72: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
-	24, // 73: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
-	26, // 74: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
-	28, // 75: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
-	36, // 76: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
-	31, // 77: lockstep.engine.v1.Engine.Hold:output_type -> lockstep.engine.v1.HoldResponse
-	33, // 78: lockstep.engine.v1.Engine.Release:output_type -> lockstep.engine.v1.ReleaseResponse
-	35, // 79: lockstep.engine.v1.Engine.KeepPoint:output_type -> lockstep.engine.v1.KeepPointResponse
-	40, // 80: lockstep.engine.v1.Engine.Timelines:output_type -> lockstep.engine.v1.TimelinesResponse
-	43, // 81: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
-	45, // 82: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
-	47, // 83: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
-	49, // 84: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
-	51, // 85: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
-	53, // 86: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
-	55, // 87: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
-	57, // 88: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
-	67, // [67:89] is the sub-list for method output_type
-	45, // [45:67] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	54, // 41: lockstep.engine.v1.ScrubResponse.progress:type_name -> lockstep.engine.v1.ScrubProgress
+	55, // 42: lockstep.engine.v1.ScrubResponse.report:type_name -> lockstep.engine.v1.ScrubReport
+	56, // 43: lockstep.engine.v1.ScrubReport.damaged:type_name -> lockstep.engine.v1.Damage
+	57, // 44: lockstep.engine.v1.ScrubReport.repaired:type_name -> lockstep.engine.v1.Repaired
+	2,  // 45: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 46: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
+	1,  // 47: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
+	2,  // 48: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
+	5,  // 49: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
+	12, // 50: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
+	16, // 51: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
+	17, // 52: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
+	19, // 53: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
+	21, // 54: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
+	23, // 55: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
+	25, // 56: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
+	27, // 57: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
+	29, // 58: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
+	30, // 59: lockstep.engine.v1.Engine.Hold:input_type -> lockstep.engine.v1.HoldRequest
+	32, // 60: lockstep.engine.v1.Engine.Release:input_type -> lockstep.engine.v1.ReleaseRequest
+	34, // 61: lockstep.engine.v1.Engine.KeepPoint:input_type -> lockstep.engine.v1.KeepPointRequest
+	39, // 62: lockstep.engine.v1.Engine.Timelines:input_type -> lockstep.engine.v1.TimelinesRequest
+	42, // 63: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
+	44, // 64: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
+	46, // 65: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
+	48, // 66: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
+	50, // 67: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
+	52, // 68: lockstep.engine.v1.Engine.Scrub:input_type -> lockstep.engine.v1.ScrubRequest
+	58, // 69: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
+	60, // 70: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
+	62, // 71: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
+	6,  // 72: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
+	6,  // 73: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
+	6,  // 74: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
+	18, // 75: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
+	20, // 76: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
+	22, // 77: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
+	24, // 78: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
+	26, // 79: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
+	28, // 80: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
+	36, // 81: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
+	31, // 82: lockstep.engine.v1.Engine.Hold:output_type -> lockstep.engine.v1.HoldResponse
+	33, // 83: lockstep.engine.v1.Engine.Release:output_type -> lockstep.engine.v1.ReleaseResponse
+	35, // 84: lockstep.engine.v1.Engine.KeepPoint:output_type -> lockstep.engine.v1.KeepPointResponse
+	40, // 85: lockstep.engine.v1.Engine.Timelines:output_type -> lockstep.engine.v1.TimelinesResponse
+	43, // 86: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
+	45, // 87: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
+	47, // 88: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
+	49, // 89: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
+	51, // 90: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
+	53, // 91: lockstep.engine.v1.Engine.Scrub:output_type -> lockstep.engine.v1.ScrubResponse
+	59, // 92: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
+	61, // 93: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
+	63, // 94: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
+	72, // [72:95] is the sub-list for method output_type
+	49, // [49:72] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_engine_v1_engine_proto_init() }
@@ -3946,7 +4406,11 @@ func file_engine_v1_engine_proto_init() {
 	if File_engine_v1_engine_proto != nil {
 		return
 	}
-	file_engine_v1_engine_proto_msgTypes[50].OneofWrappers = []any{
+	file_engine_v1_engine_proto_msgTypes[51].OneofWrappers = []any{
+		(*ScrubResponse_Progress)(nil),
+		(*ScrubResponse_Report)(nil),
+	}
+	file_engine_v1_engine_proto_msgTypes[56].OneofWrappers = []any{
 		(*ReadImageRequest_Pin)(nil),
 		(*ReadImageRequest_At)(nil),
 	}
@@ -3956,7 +4420,7 @@ func file_engine_v1_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_v1_engine_proto_rawDesc), len(file_engine_v1_engine_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   58,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -45,6 +45,7 @@ const (
 	Engine_Unpin_FullMethodName       = "/lockstep.engine.v1.Engine/Unpin"
 	Engine_SizeAt_FullMethodName      = "/lockstep.engine.v1.Engine/SizeAt"
 	Engine_Resize_FullMethodName      = "/lockstep.engine.v1.Engine/Resize"
+	Engine_Scrub_FullMethodName       = "/lockstep.engine.v1.Engine/Scrub"
 	Engine_ReadImage_FullMethodName   = "/lockstep.engine.v1.Engine/ReadImage"
 	Engine_OpenView_FullMethodName    = "/lockstep.engine.v1.Engine/OpenView"
 	Engine_CloseView_FullMethodName   = "/lockstep.engine.v1.Engine/CloseView"
@@ -106,6 +107,12 @@ type EngineClient interface {
 	// SizeAt tells the volume's size at a position.
 	SizeAt(ctx context.Context, in *SizeAtRequest, opts ...grpc.CallOption) (*SizeAtResponse, error)
 	Resize(ctx context.Context, in *ResizeRequest, opts ...grpc.CallOption) (*ResizeResponse, error)
+	// Scrub reads all that the store has and compares it with its checksums, and with
+	// repair has the peer asked at once for what is damaged. Progress comes at once and
+	// while it goes on, and the report last. A call that comes meanwhile follows the scrub
+	// that is under way, and may ask for the repair at its end. When nobody follows it any
+	// more it goes on in its own time. CLOSED where the engine ends first.
+	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScrubResponse], error)
 	// ReadImage sends the data of the image at a pin or position, ascending;
 	// what is not sent reads as zeroes. The first message has the size.
 	ReadImage(ctx context.Context, in *ReadImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageChunk], error)
@@ -330,9 +337,28 @@ func (c *engineClient) Resize(ctx context.Context, in *ResizeRequest, opts ...gr
 	return out, nil
 }
 
+func (c *engineClient) Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScrubResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[2], Engine_Scrub_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ScrubRequest, ScrubResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Engine_ScrubClient = grpc.ServerStreamingClient[ScrubResponse]
+
 func (c *engineClient) ReadImage(ctx context.Context, in *ReadImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageChunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[2], Engine_ReadImage_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[3], Engine_ReadImage_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -425,6 +451,12 @@ type EngineServer interface {
 	// SizeAt tells the volume's size at a position.
 	SizeAt(context.Context, *SizeAtRequest) (*SizeAtResponse, error)
 	Resize(context.Context, *ResizeRequest) (*ResizeResponse, error)
+	// Scrub reads all that the store has and compares it with its checksums, and with
+	// repair has the peer asked at once for what is damaged. Progress comes at once and
+	// while it goes on, and the report last. A call that comes meanwhile follows the scrub
+	// that is under way, and may ask for the repair at its end. When nobody follows it any
+	// more it goes on in its own time. CLOSED where the engine ends first.
+	Scrub(*ScrubRequest, grpc.ServerStreamingServer[ScrubResponse]) error
 	// ReadImage sends the data of the image at a pin or position, ascending;
 	// what is not sent reads as zeroes. The first message has the size.
 	ReadImage(*ReadImageRequest, grpc.ServerStreamingServer[ImageChunk]) error
@@ -497,6 +529,9 @@ func (UnimplementedEngineServer) SizeAt(context.Context, *SizeAtRequest) (*SizeA
 }
 func (UnimplementedEngineServer) Resize(context.Context, *ResizeRequest) (*ResizeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resize not implemented")
+}
+func (UnimplementedEngineServer) Scrub(*ScrubRequest, grpc.ServerStreamingServer[ScrubResponse]) error {
+	return status.Error(codes.Unimplemented, "method Scrub not implemented")
 }
 func (UnimplementedEngineServer) ReadImage(*ReadImageRequest, grpc.ServerStreamingServer[ImageChunk]) error {
 	return status.Error(codes.Unimplemented, "method ReadImage not implemented")
@@ -856,6 +891,17 @@ func _Engine_Resize_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Engine_Scrub_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ScrubRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(EngineServer).Scrub(m, &grpc.GenericServerStream[ScrubRequest, ScrubResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Engine_ScrubServer = grpc.ServerStreamingServer[ScrubResponse]
+
 func _Engine_ReadImage_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(ReadImageRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -996,6 +1042,11 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Checkpoints",
 			Handler:       _Engine_Checkpoints_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Scrub",
+			Handler:       _Engine_Scrub_Handler,
 			ServerStreams: true,
 		},
 		{
