@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/lockstep-csi/lockstep/driver/fleet"
@@ -18,7 +19,7 @@ func restingAfterRewinds(t *testing.T, c *cluster, f *fleet.Fleet) {
 		mustAttach(t, f, n+1, "node1")
 		write(t, c.device(id(n+1)), 1)
 	}
-	takePoint(t, f, "shop")
+	p := takePoint(t, f, "shop") // of both, which the first one need not be
 	for n := range byte(2) {
 		write(t, c.device(id(n+1)), 2)
 	}
@@ -32,7 +33,7 @@ func restingAfterRewinds(t *testing.T, c *cluster, f *fleet.Fleet) {
 	}
 	defer release()
 	for range 2 {
-		if _, err := f.Groups().StartRewind(bounded(t), "shop", "1", false); err != nil {
+		if _, err := f.Groups().StartRewind(bounded(t), "shop", fmt.Sprint(p.Checkpoint), false); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := f.Groups().CommitRewind(bounded(t), "shop", false); err != nil {
