@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -114,7 +115,10 @@ func (s *Site) Start(ctx context.Context) error {
 		for _, c := range s.conns {
 			c.ResetConnectBackoff()
 		}
-		_, err := s.Admin.GetStatus(ctx, &adminv1.GetStatusRequest{})
+		if _, err := s.Admin.GetStatus(ctx, &adminv1.GetStatusRequest{}); err != nil {
+			return err
+		}
+		_, err := csi.NewIdentityClient(s.CSI).Probe(ctx, &csi.ProbeRequest{}) // it listens for itself
 		return err
 	})
 	if err != nil {
