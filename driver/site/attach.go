@@ -116,6 +116,7 @@ func (s *Site) Detach(ctx context.Context, id journal.VolumeID) error {
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
+	s.letDeviceGo(v)
 	a := v.attachment
 	if a == nil {
 		return s.detachKept(ctx, v)
@@ -166,6 +167,7 @@ func (s *Site) detachKept(ctx context.Context, v *volume) error {
 // releaseDevice stops serving but leaves the device with the holder; I/O then
 // waits for the next engine.
 func (s *Site) releaseDevice(v *volume) error {
+	s.letDeviceGo(v)
 	a := v.attachment
 	if a == nil {
 		return nil

@@ -2,13 +2,9 @@ package site
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/engine"
@@ -56,6 +52,10 @@ func (m member) SetWritable(ctx context.Context, writable bool) error {
 	if !writable {
 		return m.StopChanges(ctx)
 	}
+	// What is written meanwhile, by whoever has the device not exclusively, comes to nothing.
+	if v, err := m.site.volumeOf(m.Volume()); err == nil {
+		m.site.letDeviceGo(v)
+	}
 	m.SetReadOnly(false)
 	return nil
 }
@@ -70,38 +70,19 @@ func (m member) Newest(context.Context) (journal.Checkpoint, error) {
 }
 
 func (m member) CheckUnused(context.Context) error {
-	if err := m.site.checkNotWaiting(m.Volume()); err != nil {
-		return err
-	}
-	device, err := m.site.Device(m.Volume())
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
+	release, err := m.site.holdDevices([]journal.VolumeID{m.Volume()})
 	if err != nil {
 		return err
 	}
-	return checkUnused(device)
+	release()
+	return nil
 }
 
-// Withdraw is CheckUnused: a device that nobody has open keeps nothing of its
-// content when its cache was dropped.
-func (m member) Withdraw(ctx context.Context) error { return m.CheckUnused(ctx) }
-
-// checkUnused makes sure that a block device is not open or mounted, and drops
-// what the kernel has cached of it: that belongs to the state that is left.
-func checkUnused(device string) error {
-	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0)
-	if errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("%s is %s: stop the application and unmount it first: %w", device, usedBy(device), groups.ErrInUse)
-	}
-	if err != nil {
-		return fmt.Errorf("look whether %s is in use: %w", device, err)
-	}
-	err = errors.Join(unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0), f.Close())
-	if err != nil {
-		return fmt.Errorf("drop cached pages of %s: %w", device, err)
-	}
-	return nil
+// Withdraw implements groups.Member: a device that nobody has open keeps nothing of its
+// content when its cache was dropped, and nobody can mount it.
+func (m member) Withdraw(context.Context) error {
+	_, err := m.site.keepDevice(m.Volume())
+	return err
 }
 
 // members implements groups.Members with the stores of this process.

@@ -177,6 +177,7 @@ func (s *Site) takeAway(ctx context.Context, v *volume) error {
 	if lost == nil || lost.gone || s.cfg.Holder == nil {
 		return nil
 	}
+	s.letDeviceGo(v)
 	if err := s.cfg.Holder.Detach(ctx, id.String(), true); err != nil {
 		return fmt.Errorf("take the device of volume %s away: %w", id, err)
 	}

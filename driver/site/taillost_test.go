@@ -21,7 +21,8 @@ var errDisk = errors.New("the disk fails")
 type tailFault struct {
 	vfs.FS
 	appends, opens atomic.Bool
-	commits        atomic.Bool // the site's database fails, too
+	commits        atomic.Bool            // the site's database fails, too
+	committing     atomic.Pointer[func()] // called before each change of the site's database
 }
 
 func (f *tailFault) OpenDB(name string) (kv.DB, error) {
@@ -37,6 +38,9 @@ type commitFault struct {
 func (d commitFault) Update(fn func(kv.Tx) error) error {
 	if d.of.commits.Load() {
 		return errDisk
+	}
+	if call := d.of.committing.Load(); call != nil {
+		(*call)()
 	}
 	return d.DB.Update(fn)
 }

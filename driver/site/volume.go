@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"github.com/lockstep-csi/lockstep/engine"
@@ -30,6 +31,8 @@ type volume struct {
 	// that is not so. Guarded by Site.mu.
 	lost    *lostDevice
 	waiting *waitingDevice
+	// exclusive is the device, while keepDevice keeps others from it. Guarded by Site.mu.
+	exclusive *os.File
 }
 
 func (v *volume) store() *journal.Store { return v.eng.Store() }

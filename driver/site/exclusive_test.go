@@ -1,0 +1,82 @@
+package site_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+)
+
+// mount opens the device as who mounts it does.
+func (a *attached) mount() (*os.File, error) {
+	return os.OpenFile(a.device, os.O_RDONLY|unix.O_EXCL, 0)
+}
+
+// Nobody can mount a device between the moment in which a rewind has seen that it is not
+// in use and the one in which its volume holds something else: what a kernel has of the one
+// would be written over the other.
+func TestNobodyMountsADeviceWhileItsVolumeIsRewound(t *testing.T) {
+	a := attach(t)
+	f := a.open()
+	if err := a.write(f, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p, _, err := a.Groups().TakePoint(a.ctx, "shop", "before")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f, err = a.mount(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Groups().StartRewind(a.ctx, "shop", "pin:before", false); !errors.Is(err, groups.ErrInUse) {
+		t.Fatalf("rewind to %v under a mount: %v, want ErrInUse", p, err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if f = a.open(); a.write(f, 2) != nil { // the rewind that was refused has left the volume writable
+		t.Fatal("a write is refused after a rewind that was refused")
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	var seen strings.Builder // of each change of the site's database: - refused, + had
+	look := func() {
+		switch f, err := a.mount(); {
+		case err == nil:
+			seen.WriteByte('+')
+			_ = f.Close()
+		case errors.Is(err, unix.EBUSY):
+			seen.WriteByte('-')
+		default:
+			t.Errorf("open the device: %v", err)
+		}
+	}
+	a.tails.committing.Store(&look)
+	_, err = a.Groups().StartRewind(a.ctx, "shop", "pin:before", false)
+	a.tails.committing.Store(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The rewind is begun, and is done. Others may change the database at any time.
+	if got := strings.Trim(seen.String(), "+"); len(got) < 2 || strings.Contains(got, "+") {
+		t.Errorf("in the middle of a rewind the device was %q, want it to be refused twice or more, and never had", got)
+	}
+	if f, err = a.mount(); err != nil {
+		t.Fatalf("the device cannot be had after the rewind: %v", err)
+	}
+	got := make([]byte, 512)
+	_, err = f.ReadAt(got, 0)
+	if err := errors.Join(err, f.Close()); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{1}, len(got))) {
+		t.Errorf("the device holds %d after the rewind (%v), want 1", got[0], err)
+	}
+}
