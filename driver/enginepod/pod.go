@@ -213,18 +213,31 @@ func (p *Pod) recordNow() record {
 	return p.record
 }
 
-// updateRecord changes the record, durably.
+// updateRecord changes the record, durably. After a failure of which it is unknown
+// what it left on disk no further change is taken, and the process has to end: the
+// next one reads which of the two records holds.
 func (p *Pod) updateRecord(edit func(*record)) error {
 	p.recordTurn.Lock()
 	defer p.recordTurn.Unlock()
 	next := p.recordNow()
 	edit(&next)
 	if err := next.save(p.db); err != nil {
+		if p.recordDoubt() != nil {
+			p.die(err)
+		}
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.record = next
+	return nil
+}
+
+// recordDoubt is an error while it is unknown which record is on disk; see updateRecord.
+func (p *Pod) recordDoubt() error {
+	if err := kv.Settled(p.db); err != nil {
+		return fmt.Errorf("find out what is durable of volume %s: %w", p.cfg.Volume, err)
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package enginepod
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"google.golang.org/grpc"
@@ -80,6 +81,11 @@ func (p replicaStore) Replica(_ context.Context, _ string, id journal.VolumeID) 
 
 // Import implements replication.ReplicaStores.
 func (p replicaStore) Import(_ context.Context, _ string, spec replication.ImageSpec) (replication.Import, error) {
+	// Before the image is sent in vain, and before what a record names that may be
+	// durable is removed as the rest of an earlier one.
+	if err := errors.Join(p.checkUnviewed(), p.recordDoubt()); err != nil {
+		return nil, err
+	}
 	generation := p.recordNow().Generation + 1
 	name := storeDir(generation)
 	if err := p.removeStore(name); err != nil {
@@ -101,6 +107,7 @@ type replicaImport struct {
 	*journal.Import
 	pod        *Pod
 	generation int
+	filled     bool // it is a store
 }
 
 func (im *replicaImport) name() string { return storeDir(im.generation) }
@@ -108,15 +115,23 @@ func (im *replicaImport) name() string { return storeDir(im.generation) }
 // Commit implements replication.Import.
 func (im *replicaImport) Commit(context.Context) (replication.ReplicaStore, error) {
 	p := im.pod
-	if err := im.Import.Commit(); err != nil {
-		return nil, p.discard(im.name(), err)
+	if !im.filled {
+		if err := im.Import.Commit(); err != nil {
+			return nil, p.discard(im.name(), err)
+		}
+		im.filled = true
 	}
 	p.storeTurn.Lock()
 	defer p.storeTurn.Unlock()
+	if err := p.checkUnviewed(); err != nil {
+		return nil, err
+	}
 	old := p.recordNow().Store
 	err := p.updateRecord(func(r *record) { r.Generation, r.Store = im.generation, im.name() })
 	if err != nil {
-		return nil, p.discard(im.name(), err)
+		// Which store the durable record names may be unknown: the next import, or
+		// the next process, removes the other one.
+		return nil, err
 	}
 	if err := p.closeEngine(); err != nil {
 		p.cfg.Log.Warn("closing a replaced store failed", "volume", p.cfg.Volume, "error", err)

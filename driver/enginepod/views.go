@@ -8,6 +8,7 @@ import (
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
 )
 
 // exportOf names a view's export.
@@ -21,6 +22,8 @@ func (p *Pod) OpenView(_ context.Context, id string, at journal.Position) (strin
 	if id == "" {
 		return "", fmt.Errorf("open view of volume %s: it needs an id: %w", p.cfg.Volume, journal.ErrRange)
 	}
+	p.storeTurn.Lock() // no image takes the store's place before the view is known
+	defer p.storeTurn.Unlock()
 	eng, err := p.Engine()
 	if err != nil {
 		return "", err
@@ -54,6 +57,17 @@ func (p *Pod) CloseView(ctx context.Context, id string) error {
 		return fmt.Errorf("view %s of volume %s: %w", id, p.cfg.Volume, control.ErrNoView)
 	}
 	return errors.Join(p.cfg.Exports.Remove(ctx, p.exportOf(id)), view.Close())
+}
+
+// checkUnviewed makes sure that no open view shows the store, which is then to be
+// replaced by an image: what the view shows would be gone. replication.ErrInUse.
+func (p *Pod) checkUnviewed() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id := range p.views {
+		return fmt.Errorf("view %s on site %s shows volume %s: close it first: %w", id, p.cfg.Site, p.cfg.Volume, replication.ErrInUse)
+	}
+	return nil
 }
 
 func (p *Pod) closeViews() error {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/replication"
 )
@@ -85,8 +86,10 @@ func (s replicas) Import(_ context.Context, _ string, spec replication.ImageSpec
 	}
 	generation := s.recordOf(v).Generation + 1
 	free, err := s.imageWorthwhile(spec.Volume)
-	if err := errors.Join(err, s.replaceable(spec.Volume)); err != nil {
-		return nil, err // before the image is sent in vain
+	// Before the image is sent in vain, and before what a record names that may be
+	// durable is removed as the rest of an earlier one.
+	if err := errors.Join(err, s.replaceable(spec.Volume), kv.Settled(s.db)); err != nil {
+		return nil, err
 	}
 	if err := s.makeVolumeDir(spec.Volume); err != nil {
 		return nil, err
@@ -165,8 +168,8 @@ func (im *replicaImport) commit(ctx context.Context) (replication.ReplicaStore, 
 	case errors.Is(err, groups.ErrInUse):
 		return nil, fmt.Errorf("%w: %w", replication.ErrInUse, err)
 	case err != nil:
-		// Which store the record names may be unknown: the next start removes
-		// the other one.
+		// Which store the record names may be unknown: the next import, or the
+		// next start, removes the other one.
 		return nil, err
 	}
 	if old.Store != "" {

@@ -96,10 +96,16 @@ func TestBoltInAMissingDirectory(t *testing.T) {
 
 func TestPoisonedBoltRefusesUpdatesOnly(t *testing.T) {
 	db := mustOpenBolt(t, filepath.Join(t.TempDir(), "catalog.db"))
+	if err := Settled(db); err != nil {
+		t.Errorf("settled: %v", err)
+	}
 	db.poisoned.Store(true)
 	nothing := func(Tx) error { return nil }
 	if err := db.Update(nothing); !errors.Is(err, ErrPoisoned) {
 		t.Errorf("update: got %v, want ErrPoisoned", err)
+	}
+	if err := Settled(db); !errors.Is(err, ErrPoisoned) {
+		t.Errorf("settled: got %v, want ErrPoisoned", err)
 	}
 	if err := db.View(nothing); err != nil {
 		t.Errorf("view: %v", err)

@@ -1,5 +1,7 @@
 package kv
 
+import "errors"
+
 // DB is an ordered key-value database with named buckets.
 type DB interface {
 	// View runs fn in a read-only transaction with a consistent snapshot. fn
@@ -13,6 +15,17 @@ type DB interface {
 	Update(fn func(Tx) error) error
 	// Close releases the database; open transactions end first.
 	Close() error
+}
+
+// Settled returns why a database takes no updates any more: ErrPoisoned after one of
+// which it is unknown whether its changes are on disk. nil: all that has failed so far
+// has left nothing behind. It waits for an Update in progress.
+func Settled(db DB) error {
+	question := errors.New("only a question")
+	if err := db.Update(func(Tx) error { return question }); !errors.Is(err, question) {
+		return err
+	}
+	return nil
 }
 
 // Tx is a transaction; it must not be used after the function that received

@@ -1,0 +1,201 @@
+package enginepod
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/engine"
+	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
+)
+
+// tools is an NBD server to which nobody connects.
+type tools struct{}
+
+func (tools) Add(string, engine.Device, string) error { return nil }
+func (tools) Remove(context.Context, string) error    { return nil }
+
+// replicaOn is the engine of a volume that was primary here, whose first sector was 1
+// then, and is a replica now. open starts the next process.
+func replicaOn(t *testing.T, files vfs.FS) (p *Pod, open func() *Pod) {
+	t.Helper()
+	open = func() *Pod {
+		t.Helper()
+		p, err := Open(Config{Volume: journal.VolumeID{1}, Dir: "/backing", Exports: tools{}, SegmentBytes: journal.MinSegmentBytes, FS: files})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if err := files.MkdirAll("/backing"); err != nil {
+		t.Fatal(err)
+	}
+	p = open()
+	o := control.Orders{Volume: journal.VolumeID{1}, Term: 1, Revision: 1, Group: "shop", Role: control.Primary, Window: time.Hour, Writable: true, SizeBytes: 1 << 20}
+	orderPod(t, p, o)
+	if err := engineOf(t, p).WriteAt(context.Background(), bytes.Repeat([]byte{1}, 512), 0, true); err != nil {
+		t.Fatal(err)
+	}
+	o.Term, o.Role, o.Writable, o.Source = 2, control.Replica, false, "b"
+	orderPod(t, p, o)
+	return p, open
+}
+
+func orderPod(t *testing.T, p *Pod, o control.Orders) {
+	t.Helper()
+	if err := p.Order(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func engineOf(t *testing.T, p *Pod) *engine.Engine {
+	t.Helper()
+	eng, err := p.Engine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return eng
+}
+
+// sent is an image that a peer has sent, whose first sector is 9; all but its end.
+func sent(t *testing.T, p *Pod) replication.Import {
+	t.Helper()
+	im, err := replicaStore{p}.Import(context.Background(), "shop", sentSpec())
+	if err == nil {
+		err = im.WriteAt(bytes.Repeat([]byte{9}, 512), 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return im
+}
+
+func sentSpec() replication.ImageSpec {
+	return replication.ImageSpec{Volume: journal.VolumeID{1}, SizeBytes: 1 << 20, At: journal.Position{Timeline: 99, Seq: 7},
+		Timelines: []journal.Timeline{{ID: 99, Reason: "created"}}}
+}
+
+func firstByte(t *testing.T, p *Pod) byte {
+	t.Helper()
+	b := make([]byte, 512)
+	if err := engineOf(t, p).ReadAt(context.Background(), b, 0); err != nil {
+		t.Fatal(err)
+	}
+	return b[0]
+}
+
+// A store is not taken away under who looks at it, and the image that is to replace it
+// is not lost.
+func TestAnImageWaitsForViewsOfAnEngine(t *testing.T) {
+	ctx := context.Background()
+	p, _ := replicaOn(t, vfs.NewMem())
+	defer func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	im := sent(t, p)
+	at := engineOf(t, p).Store().Durable()
+	if _, err := p.OpenView(ctx, "v1", at); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := im.Commit(ctx); !errors.Is(err, replication.ErrInUse) {
+			t.Fatalf("an image takes the place of a store that a view shows: %v", err)
+		}
+	}
+	p.mu.Lock()
+	view := p.views["v1"]
+	p.mu.Unlock()
+	b := make([]byte, 512)
+	if err := view.ReadAt(b, 0); err != nil || b[0] != 1 {
+		t.Errorf("the view shows %d, %v, want 1", b[0], err)
+	}
+	if _, err := (replicaStore{p}).Import(ctx, "shop", sentSpec()); !errors.Is(err, replication.ErrInUse) {
+		t.Errorf("another image is begun: %v", err)
+	}
+	if err := p.CloseView(ctx, "v1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := im.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := firstByte(t, p); got != 9 {
+		t.Errorf("after the view was closed the volume has %d, want the image's 9", got)
+	}
+}
+
+// doubtful is a disk on which the last commit fails after it was written.
+type doubtful struct {
+	vfs.FS
+	fail bool
+}
+
+type doubtfulDB struct {
+	kv.DB
+	disk   *doubtful
+	failed bool
+}
+
+func (d *doubtful) OpenDB(name string) (kv.DB, error) {
+	db, err := d.FS.OpenDB(name)
+	return &doubtfulDB{DB: db, disk: d}, err
+}
+
+func (d *doubtfulDB) Update(fn func(kv.Tx) error) error {
+	if d.failed {
+		return kv.ErrPoisoned
+	}
+	err := d.DB.Update(fn)
+	if err == nil && d.disk.fail {
+		d.failed = true
+		return errors.New("sync: input/output error")
+	}
+	return err
+}
+
+// The commit that puts an image in a store's place fails, and may have reached the disk.
+// The next process finds the one store or the other, whatever this one does before it ends.
+func TestAnImageWhoseRecordIsInDoubtIsNotRemoved(t *testing.T) {
+	ctx := context.Background()
+	disk := &doubtful{FS: vfs.NewMem()}
+	p, open := replicaOn(t, disk)
+	im := sent(t, p)
+	if err := im.(*replicaImport).Import.Commit(); err != nil { // whose own databases are well
+		t.Fatal(err)
+	}
+	im.(*replicaImport).filled, disk.fail = true, true
+	if _, err := im.Commit(ctx); err == nil {
+		t.Fatal("the commit succeeded")
+	}
+	select {
+	case <-p.Fatal():
+	default:
+		t.Error("the process goes on without knowing which store is the volume's")
+	}
+	if _, err := (replicaStore{p}).Import(ctx, "shop", sentSpec()); !errors.Is(err, kv.ErrPoisoned) {
+		t.Errorf("the peer's next image is begun: %v", err)
+	}
+	disk.fail = false
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p = open()
+	defer func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := (replicaStore{p}).Replica(ctx, "shop", journal.VolumeID{1}); err != nil {
+		t.Fatalf("nothing is left of the replica: %v", err)
+	}
+	if got := firstByte(t, p); got != 9 {
+		t.Errorf("the volume has %d, want the image's 9", got)
+	}
+}
