@@ -65,7 +65,26 @@ func (a *admission) announce(ctx context.Context, peer string, req *replicationv
 	if err := a.groups.Follow(ctx, peer, ann); err != nil {
 		return nil, fmt.Errorf("follow site %s in group %s: %w", peer, ann.Group, err)
 	}
+	if err := a.bring(ctx, ann); err != nil {
+		return nil, err
+	}
 	return answer, nil
+}
+
+// bring has members that have moved here pass this group's door alone: behind its fence
+// nothing of a stream of the group that they have left comes. New ones of that are
+// refused since the membership is durable.
+func (a *admission) bring(ctx context.Context, ann Announcement) error {
+	volumes := make([]journal.VolumeID, len(ann.Members))
+	for i, m := range ann.Members {
+		volumes[i] = m.Volume
+	}
+	cause := fmt.Errorf("the volume is in group %s now: %w", ann.Group, ErrUnknownMember)
+	if err := a.gate.evict(ctx, ann.Group, volumes, cause); err != nil {
+		return fmt.Errorf("end streams of volumes that are in group %s now: %w", ann.Group, err)
+	}
+	a.images.regroup(ann.Group, volumes)
+	return nil
 }
 
 // admit takes the hello of an authenticated peer and returns the volume's

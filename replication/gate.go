@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/lockstep-csi/lockstep/journal"
@@ -118,6 +119,28 @@ func (g *gate) issue(ctx context.Context, group string, volume journal.VolumeID)
 		}
 		old.leave()
 	}
+}
+
+// evict revokes the passes for volumes that streams of other groups than theirs have, and
+// returns when none of these appends.
+func (g *gate) evict(ctx context.Context, group string, volumes []journal.VolumeID, cause error) error {
+	g.mu.Lock()
+	var revoked []*pass
+	for name, gg := range g.groups {
+		for volume, p := range gg.passes {
+			if name != group && slices.Contains(volumes, volume) {
+				p.revoke(cause)
+				revoked = append(revoked, p)
+			}
+		}
+	}
+	g.mu.Unlock()
+	for _, p := range revoked {
+		if err := p.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // revokeAll ends every pass of every group.

@@ -14,7 +14,7 @@ import (
 // partialImage is an image sync that is not complete. It outlives the stream
 // that began it, so that the next one can go on.
 type partialImage struct {
-	group string
+	group string // that the volume is in; guarded by partialImages.mu
 	spec  ImageSpec
 	into  Import
 	next  int64 // everything below is there
@@ -47,6 +47,18 @@ func (p *partialImages) forget(volume journal.VolumeID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.images, volume)
+}
+
+// regroup makes the images of volumes a group's. No stream of another group may be at
+// work on them.
+func (p *partialImages) regroup(group string, volumes []journal.VolumeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, volume := range volumes {
+		if im := p.images[volume]; im != nil {
+			im.group = group
+		}
+	}
 }
 
 // abort discards the images of a group, or of all groups for "". No stream
