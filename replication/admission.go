@@ -65,25 +65,28 @@ func (a *admission) announce(ctx context.Context, peer string, req *replicationv
 	if err := a.groups.Follow(ctx, peer, ann); err != nil {
 		return nil, fmt.Errorf("follow site %s in group %s: %w", peer, ann.Group, err)
 	}
-	if err := a.bring(ctx, ann); err != nil {
+	if err := a.settle(ctx, ann); err != nil {
 		return nil, err
 	}
 	return answer, nil
 }
 
-// bring has members that have moved here pass this group's door alone: behind its fence
-// nothing of a stream of the group that they have left comes. New ones of that are
-// refused since the membership is durable.
-func (a *admission) bring(ctx context.Context, ann Announcement) error {
-	volumes := make([]journal.VolumeID, len(ann.Members))
+// settle ends what comes through the doors that a volume has no more: that of another
+// group for an announced member, which has left that, and this group's for a volume that
+// is no member. So behind a group's fence nothing comes for its members. New streams
+// of that kind are refused, because the membership is durable.
+func (a *admission) settle(ctx context.Context, ann Announcement) error {
+	members := make([]journal.VolumeID, len(ann.Members))
 	for i, m := range ann.Members {
-		volumes[i] = m.Volume
+		members[i] = m.Volume
 	}
-	cause := fmt.Errorf("the volume is in group %s now: %w", ann.Group, ErrUnknownMember)
-	if err := a.gate.evict(ctx, ann.Group, volumes, cause); err != nil {
-		return fmt.Errorf("end streams of volumes that are in group %s now: %w", ann.Group, err)
+	cause := fmt.Errorf("group %s was announced with other members: %w", ann.Group, ErrUnknownMember)
+	if err := a.gate.evict(ctx, ann.Group, members, cause); err != nil {
+		return fmt.Errorf("end streams of volumes that have left group %s, or another one for it: %w", ann.Group, err)
 	}
-	a.images.regroup(ann.Group, volumes)
+	if err := a.images.settle(ann.Group, members); err != nil {
+		return fmt.Errorf("discard partial images of volumes that have left group %s: %w", ann.Group, err)
+	}
 	return nil
 }
 

@@ -121,14 +121,14 @@ func (g *gate) issue(ctx context.Context, group string, volume journal.VolumeID)
 	}
 }
 
-// evict revokes the passes for volumes that streams of other groups than theirs have, and
-// returns when none of these appends.
-func (g *gate) evict(ctx context.Context, group string, volumes []journal.VolumeID, cause error) error {
+// evict revokes the passes that streams of other groups have for a group's members, and
+// those of this group for volumes that are none, and returns when none of these appends.
+func (g *gate) evict(ctx context.Context, group string, members []journal.VolumeID, cause error) error {
 	g.mu.Lock()
 	var revoked []*pass
 	for name, gg := range g.groups {
 		for volume, p := range gg.passes {
-			if name != group && slices.Contains(volumes, volume) {
+			if (name == group) != slices.Contains(members, volume) {
 				p.revoke(cause)
 				revoked = append(revoked, p)
 			}

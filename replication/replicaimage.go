@@ -49,16 +49,22 @@ func (p *partialImages) forget(volume journal.VolumeID) {
 	delete(p.images, volume)
 }
 
-// regroup makes the images of volumes a group's. No stream of another group may be at
-// work on them.
-func (p *partialImages) regroup(group string, volumes []journal.VolumeID) {
+// settle makes the images of a group's members the group's, and discards those that it has
+// of volumes which are none. No stream of another group, or of one of these, may be at work.
+func (p *partialImages) settle(group string, members []journal.VolumeID) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, volume := range volumes {
-		if im := p.images[volume]; im != nil {
+	var errs []error
+	for volume, im := range p.images {
+		switch member := slices.Contains(members, volume); {
+		case member:
 			im.group = group
+		case im.group == group:
+			delete(p.images, volume)
+			errs = append(errs, im.into.Abort())
 		}
 	}
+	return errors.Join(errs...)
 }
 
 // abort discards the images of a group, or of all groups for "". No stream

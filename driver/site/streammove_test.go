@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
 	replicationv1 "github.com/lockstep-csi/lockstep/api/replication/v1"
@@ -48,16 +50,9 @@ func entrance(t *testing.T, s *opened) (*replication.Server, replicationv1.Repli
 	return server, replicationv1.NewReplicationClient(conn)
 }
 
-// TestAVolumeThatMovedTakesNothingFromItsOldGroup: a peer that is a cluster moves a volume
-// to another group while it sends an image of it. The stream of the old group, which may be
-// the other end of a connection that has died unnoticed, puts no image in the volume's place
-// once the new group is fenced, as for a failover.
-func TestAVolumeThatMovedTakesNothingFromItsOldGroup(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	s := prepared(t, vfs.NewMem())
-	demoted(t, s)
-	server, peer := entrance(t, s)
+// sendHalf sends an image of a member of the group shop, whose first sector is 9, all but its end.
+func sendHalf(ctx context.Context, t *testing.T, peer replicationv1.ReplicationClient) replicationv1.Replication_ReplicateClient {
+	t.Helper()
 	stream, err := peer.Replicate(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -74,11 +69,25 @@ func TestAVolumeThatMovedTakesNothingFromItsOldGroup(t *testing.T) {
 		if err := stream.Send(m); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := stream.Recv(); err != nil { // it is there before the volume moves
+		if _, err := stream.Recv(); err != nil {
 			t.Fatalf("message %d: %v", number, err)
 		}
 	}
-	_, err = peer.Announce(ctx, &replicationv1.AnnounceRequest{Version: replication.ProtocolVersion, Group: "warehouse", Term: 2,
+	return stream
+}
+
+// TestAVolumeThatMovedTakesNothingFromItsOldGroup: a peer that is a cluster moves a volume
+// to another group while it sends an image of it. The stream of the old group, which may be
+// the other end of a connection that has died unnoticed, puts no image in the volume's place
+// once the new group is fenced, as for a failover.
+func TestAVolumeThatMovedTakesNothingFromItsOldGroup(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	s := prepared(t, vfs.NewMem())
+	demoted(t, s)
+	server, peer := entrance(t, s)
+	stream := sendHalf(ctx, t, peer)
+	_, err := peer.Announce(ctx, &replicationv1.AnnounceRequest{Version: replication.ProtocolVersion, Group: "warehouse", Term: 2,
 		Members: []*replicationv1.Member{{Volume: volumeA[:], Name: "a", SizeBytes: volumeBytes}}})
 	if err != nil {
 		t.Fatal(err)
@@ -94,5 +103,31 @@ func TestAVolumeThatMovedTakesNothingFromItsOldGroup(t *testing.T) {
 	}
 	if got := s.content(t, volumeA); got != 2 {
 		t.Errorf("the fenced volume holds %d, want 2: an image has taken its place", got)
+	}
+}
+
+// TestWhatComesOfADeletedVolumeEnds: the peer deletes a volume while it sends an image of it.
+// Nothing is left of that, and its room is free.
+func TestWhatComesOfADeletedVolumeEnds(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	fs := vfs.NewMem()
+	s := prepared(t, fs)
+	demoted(t, s)
+	_, peer := entrance(t, s)
+	stream := sendHalf(ctx, t, peer)
+	_, err := peer.Announce(ctx, &replicationv1.AnnounceRequest{Version: replication.ProtocolVersion, Group: "shop", Term: 2,
+		Members: []*replicationv1.Member{{Volume: volumeB[:], Name: "b", SizeBytes: volumeBytes}}, Deleted: [][]byte{volumeA[:]}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := stream.Recv(); status.Code(err) != codes.NotFound {
+		t.Errorf("the stream of the deleted volume goes on: %v, %v", m, err)
+	}
+	if left := below(fs, "/root/volumes/"+volumeA.String()+"/store-2"); left != "" && left != "lock" {
+		t.Errorf("of the image there is left: %s", left)
+	}
+	if got := s.content(t, volumeA); got != 2 {
+		t.Errorf("what the replica had of the volume is %d, want 2", got)
 	}
 }
