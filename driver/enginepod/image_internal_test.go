@@ -123,6 +123,14 @@ func TestAnImageWaitsForViewsOfAnEngine(t *testing.T) {
 	if err := p.CloseView(ctx, "v1"); err != nil {
 		t.Fatal(err)
 	}
+	end, err := p.beginReplacing()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.OpenView(ctx, "v2", at); !errors.Is(err, replication.ErrInUse) {
+		t.Errorf("a view is opened of a store that is being replaced: %v", err)
+	}
+	end()
 	if _, err := im.Commit(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -52,10 +52,12 @@ type Pod struct {
 	attached *control.Attach          // guarded by mu; how device looks
 	unwatch  context.CancelFunc       // guarded by mu; of device's watcher
 	views    map[string]*journal.View // guarded by mu
-	counted  pointCount               // guarded by mu; the last one
-	scrub    *scrubbing               // guarded by mu; nil: nobody waits for one
-	changed  chan struct{}            // guarded by mu; closed and replaced at each change
-	fatal    chan error               // capacity 1; what ends the process
+	// replacing: an image is taking the store's place, and no view is opened. Guarded by mu.
+	replacing bool
+	counted   pointCount    // guarded by mu; the last one
+	scrub     *scrubbing    // guarded by mu; nil: nobody waits for one
+	changed   chan struct{} // guarded by mu; closed and replaced at each change
+	fatal     chan error    // capacity 1; what ends the process
 }
 
 var _ control.Volume = (*Pod)(nil)

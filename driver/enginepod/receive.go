@@ -123,15 +123,18 @@ func (im *replicaImport) Commit(context.Context) (replication.ReplicaStore, erro
 	}
 	p.storeTurn.Lock()
 	defer p.storeTurn.Unlock()
-	if err := p.checkUnviewed(); err != nil {
+	end, err := p.beginReplacing()
+	if err != nil {
 		return nil, err
 	}
+	defer end()
 	old := p.recordNow().Store
-	err := p.updateRecord(func(r *record) { r.Generation, r.Store = im.generation, im.name() })
+	err = p.updateRecord(func(r *record) { r.Generation, r.Store = im.generation, im.name() })
+	if err != nil && p.recordDoubt() != nil {
+		return nil, err // the next process knows which of the two stores is the volume's
+	}
 	if err != nil {
-		// Which store the durable record names may be unknown: the next import, or
-		// the next process, removes the other one.
-		return nil, err
+		return nil, p.discard(im.name(), err)
 	}
 	if err := p.closeEngine(); err != nil {
 		p.cfg.Log.Warn("closing a replaced store failed", "volume", p.cfg.Volume, "error", err)

@@ -15,15 +15,13 @@ import (
 func (p *Pod) exportOf(id string) string { return "view/" + id + "/" + p.cfg.Volume.String() }
 
 // OpenView implements control.Volume. The same id again is no change.
-func (p *Pod) OpenView(_ context.Context, id string, at journal.Position) (string, error) {
+func (p *Pod) OpenView(ctx context.Context, id string, at journal.Position) (string, error) {
 	if p.cfg.Exports == nil {
 		return "", errors.New("this engine shows no views: it has no NBD server")
 	}
 	if id == "" {
 		return "", fmt.Errorf("open view of volume %s: it needs an id: %w", p.cfg.Volume, journal.ErrRange)
 	}
-	p.storeTurn.Lock() // no image takes the store's place before the view is known
-	defer p.storeTurn.Unlock()
 	eng, err := p.Engine()
 	if err != nil {
 		return "", err
@@ -41,10 +39,38 @@ func (p *Pod) OpenView(_ context.Context, id string, at journal.Position) (strin
 	if err := p.cfg.Exports.Add(p.exportOf(id), engine.NewViewDevice(view), "view at "+at.String()); err != nil {
 		return "", errors.Join(err, view.Close())
 	}
+	if err := p.registerView(id, view, eng); err != nil {
+		return "", errors.Join(err, p.cfg.Exports.Remove(ctx, p.exportOf(id)), view.Close())
+	}
+	return p.exportOf(id), nil
+}
+
+// registerView enters a view of an engine's store, which from here on keeps an image from
+// taking the store's place; replication.ErrInUse if one is about to, or has.
+func (p *Pod) registerView(id string, view *journal.View, of *engine.Engine) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.replacing || p.eng != of {
+		return fmt.Errorf("store of volume %s is being replaced: open the view again: %w", p.cfg.Volume, replication.ErrInUse)
+	}
 	p.views[id] = view
-	return p.exportOf(id), nil
+	return nil
+}
+
+// beginReplacing is checkUnviewed, and no view is opened any more until the returned
+// function is called.
+func (p *Pod) beginReplacing() (end func(), err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.unviewedLocked(); err != nil {
+		return nil, err
+	}
+	p.replacing = true
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.replacing = false
+	}, nil
 }
 
 // CloseView implements control.Volume.
@@ -64,6 +90,10 @@ func (p *Pod) CloseView(ctx context.Context, id string) error {
 func (p *Pod) checkUnviewed() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.unviewedLocked()
+}
+
+func (p *Pod) unviewedLocked() error {
 	for id := range p.views {
 		return fmt.Errorf("view %s on site %s shows volume %s: close it first: %w", id, p.cfg.Site, p.cfg.Volume, replication.ErrInUse)
 	}

@@ -259,7 +259,7 @@ func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec, placed func(no
 		journalDir = "/journal"
 	}
 	p.pod, err = enginepod.Open(enginepod.Config{Volume: spec.Volume, Dir: "/backing", JournalDir: journalDir, Devices: p, DialEngine: c.dial, DialPeer: c.dialPeer,
-		Site: c.site, Peer: toldPeer, SegmentBytes: journal.MinSegmentBytes, FS: fs})
+		Site: c.site, Peer: toldPeer, Exports: unseen{}, SegmentBytes: journal.MinSegmentBytes, FS: fs})
 	if err != nil {
 		return fleet.Endpoint{}, err
 	}
@@ -464,6 +464,12 @@ func (c *cluster) open() *fleet.Fleet {
 	}
 	return f
 }
+
+// unseen is an engine's NBD server, to which nobody connects.
+type unseen struct{}
+
+func (unseen) Add(string, engine.Device, string) error { return nil }
+func (unseen) Remove(context.Context, string) error    { return nil }
 
 func closeFleet(t *testing.T, f *fleet.Fleet) {
 	t.Helper()

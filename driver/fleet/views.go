@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/engine/control"
@@ -43,7 +44,9 @@ func (f *Fleet) OpenView(ctx context.Context, name, at string) (View, error) {
 	o, err := f.openView(ctx, name, at)
 	if err != nil {
 		release()
-		return View{}, errors.Join(err, f.closeMembers(ctx, o.View))
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeViewTimeout)
+		defer cancel()
+		return View{}, errors.Join(err, f.closeMembers(closing, o.View))
 	}
 	o.release = release
 	f.mu.Lock()
@@ -72,11 +75,11 @@ func (f *Fleet) openView(ctx context.Context, name, at string) (*openView, error
 		if err != nil {
 			return o, err
 		}
-		export, err := client.OpenView(ctx, o.ID, o.Point.Members[id])
-		if err != nil {
+		// Before it is asked: an engine whose answer does not come may have opened it.
+		o.Members = append(o.Members, ViewMember{Volume: id})
+		if o.Members[len(o.Members)-1].Export, err = client.OpenView(ctx, o.ID, o.Point.Members[id]); err != nil {
 			return o, err
 		}
-		o.Members = append(o.Members, ViewMember{id, export})
 	}
 	return o, nil
 }
@@ -84,17 +87,47 @@ func (f *Fleet) openView(ctx context.Context, name, at string) (*openView, error
 // ErrNoView means that no view of that id is open.
 var ErrNoView = errors.New("no such view")
 
-// CloseView closes an open view; ErrNoView.
+// closeViewTimeout bounds how long a view that did not open is taken back.
+const closeViewTimeout = 10 * time.Second
+
+// CloseView closes an open view, also one that an earlier controller has opened and that
+// engines still have; ErrNoView.
 func (f *Fleet) CloseView(ctx context.Context, id string) error {
 	f.mu.Lock()
 	o := f.views[id]
 	delete(f.views, id)
 	f.mu.Unlock()
 	if o == nil {
-		return fmt.Errorf("view %s: %w", id, ErrNoView)
+		return f.closeLeft(ctx, id)
 	}
 	defer o.release()
 	return f.closeMembers(ctx, o.View)
+}
+
+// closeLeft closes a view of which only engines know. It keeps history there, and an
+// image from taking the place of a replica's store.
+func (f *Fleet) closeLeft(ctx context.Context, id string) error {
+	f.mu.Lock()
+	var clients []*control.Client
+	for _, v := range f.volumes {
+		if v.client != nil {
+			clients = append(clients, v.client)
+		}
+	}
+	f.mu.Unlock()
+	closed := false
+	var errs []error
+	for _, client := range clients {
+		err := client.CloseView(ctx, id)
+		closed = closed || err == nil
+		if err != nil && !errors.Is(err, control.ErrNoView) {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil || closed {
+		return err
+	}
+	return fmt.Errorf("view %s: %w", id, ErrNoView)
 }
 
 // closeMembers closes the views of engines that still have them.
