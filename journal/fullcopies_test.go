@@ -170,3 +170,63 @@ func (f cutFile) WriteVecAt(bufs [][]byte, off int64) (int, error) {
 	}
 	return f.File.WriteVecAt(bufs, off)
 }
+
+// beginlessFS is full, and its files are copied where they are written over: no segment
+// can be begun, in a new file or in an old one, before a segment's file was removed.
+type beginlessFS struct {
+	*scarceFS
+	full atomic.Bool
+}
+
+func newBeginlessFS(below vfs.FS) *beginlessFS {
+	b := &beginlessFS{scarceFS: &scarceFS{FS: below}}
+	b.fails = func(w scarceWrite) bool {
+		if b.full.Load() && !w.vector && w.off == 0 {
+			b.armed.Store(true)
+			return true
+		}
+		return false
+	}
+	return b
+}
+
+func (b *beginlessFS) Create(name string) (vfs.File, error) {
+	if b.full.Load() && strings.HasSuffix(name, ".seg") {
+		return nil, vfs.ErrNoSpace
+	}
+	return b.scarceFS.Create(name)
+}
+
+func (b *beginlessFS) Remove(name string) error {
+	err := b.scarceFS.Remove(name)
+	if err == nil && strings.HasSuffix(name, ".seg") {
+		b.full.Store(false)
+	}
+	return err
+}
+
+// TestNoRoomToBeginASegment: where the first write that finds no room is the header of a
+// segment in a file that is used again, history is given up for it, as for a record.
+func TestNoRoomToBeginASegment(t *testing.T) {
+	r := newFullRig(t, 100, nil)
+	mustClose(t, r.s)
+	disk := newBeginlessFS(r.mem)
+	r.cfg.FS = disk
+	r.s = mustOpen(t, r.cfg)
+	r.mustWrite(8, testVolumeBytes, 1)
+	r.s.SetRetention(Retention{JournalBytes: r.s.Stats().JournalBytes - MinSegmentBytes}) // so that there is a file to be used again
+	if err := r.s.Maintain(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	r.s.SetRetention(Retention{})
+	disk.full.Store(true)
+	for i := range 64 {
+		if err := r.write(2, int64(i)*(32<<10)%testVolumeBytes); err != nil {
+			t.Fatalf("write %d: %v", i, err)
+		}
+	}
+	if disk.full.Load() || r.s.Stats().Space.Refused == 0 {
+		t.Errorf("nothing was refused: %+v", r.s.Stats().Space)
+	}
+	mustClose(t, r.s)
+}

@@ -165,3 +165,31 @@ func TestAllowanceRefusesSegments(t *testing.T) {
 	}
 	mustClose(t, s)
 }
+
+// TestAllowanceOfASegmentThatWasNotBegun: what was taken for a segment whose header
+// found no room is given back, so that a disk that is full for a while does not use a
+// quota up.
+func TestAllowanceOfASegmentThatWasNotBegun(t *testing.T) {
+	_, _, cfg := overlaid(t)
+	const all = 8 * MinSegmentBytes
+	allowed := &budget{all}
+	disk := &scarceFS{FS: cfg.FS, fails: func(w scarceWrite) bool { return !w.vector && w.off == 0 }}
+	cfg.FS, cfg.Allowance = disk, allowed
+	s := mustOpen(t, cfg)
+	defer mustClose(t, s)
+	for range 3 {
+		disk.armed.Store(true)
+		if _, err := s.Write(bytes.Repeat([]byte{7}, SectorBytes), 0); !errors.Is(err, ErrFull) {
+			t.Fatalf("a segment that cannot be begun: %v", err)
+		}
+	}
+	if allowed.left != all {
+		t.Errorf("%d bytes are left of %d, and no segment is there", allowed.left, all)
+	}
+	if _, err := s.Write(bytes.Repeat([]byte{7}, SectorBytes), 0); err != nil {
+		t.Fatal(err)
+	}
+	if used := s.Stats().JournalBytes; allowed.left != all-used {
+		t.Errorf("%d bytes are left of %d, and segments have %d", allowed.left, all, used)
+	}
+}

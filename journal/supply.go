@@ -56,6 +56,8 @@ func (s *Store) room(r *Record) error {
 	g.timeline, g.first, g.last = r.Position.Timeline, r.Position.Seq, r.Position.Seq-1
 	h := segmentHeader{volume: s.volume, id: g.id, timeline: g.timeline, first: g.first, bytes: g.bytes, created: s.cfg.Clock.Now()}
 	if _, err := g.file.WriteAt(h.encode(), 0); errors.Is(err, vfs.ErrNoSpace) {
+		s.noteCopies()
+		s.giveAllowance(g.bytes)
 		s.releaseSegment(g) // nobody knows it yet
 		return fmt.Errorf("begin segment %s: %w", g.name, mapFull(err))
 	} else if err != nil {
