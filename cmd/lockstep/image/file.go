@@ -45,7 +45,9 @@ func CreateFile(name string, force bool) (*File, error) {
 }
 
 // openHidden opens the file under its hidden name. One that a process which is
-// no more has left there is taken over.
+// no more has left there is taken over, unless it had been given another name as well:
+// then it is an image, or the base of a store that may be in use, and only the hidden
+// name of it goes.
 func (f *File) openHidden() error {
 	for {
 		file, err := os.OpenFile(f.hidden, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
@@ -53,7 +55,11 @@ func (f *File) openHidden() error {
 			return fmt.Errorf("create %s: %w", f.name, err)
 		}
 		err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil && !isNamed(file, f.hidden) { // its writer has just finished
+		var leave bool
+		if err == nil {
+			leave, err = f.isTaken(file)
+		}
+		if err == nil && leave {
 			if err := file.Close(); err != nil {
 				return fmt.Errorf("create %s: %w", f.name, err)
 			}
@@ -73,6 +79,19 @@ func (f *File) openHidden() error {
 	}
 }
 
+// isTaken reports whether what was opened under the hidden name is not for us: its writer
+// has just finished, or was killed when it had a second name, and then loses this one.
+func (f *File) isTaken(file *os.File) (bool, error) {
+	if !isNamed(file, f.hidden) {
+		return true, nil
+	}
+	names, err := namesOf(file)
+	if err != nil || names == 1 {
+		return false, err
+	}
+	return true, os.Remove(f.hidden)
+}
+
 // isNamed reports whether an open file still has a name.
 func isNamed(file *os.File, name string) bool {
 	opened, err := file.Stat()
@@ -81,6 +100,15 @@ func isNamed(file *os.File, name string) bool {
 	}
 	there, err := os.Stat(name)
 	return err == nil && os.SameFile(opened, there)
+}
+
+// namesOf is how many names (hard links) an open file has.
+func namesOf(file *os.File) (int, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("stat %s: %w", file.Name(), err)
+	}
+	return int(st.Nlink), nil
 }
 
 // Commit gives the file its name; durable on return. After an error nothing is

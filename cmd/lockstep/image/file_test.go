@@ -149,3 +149,47 @@ func (c cancelling) Write(p []byte, off int64) error {
 	c.cancel()
 	return c.Sink.Write(p, off)
 }
+
+// TestATakenFileStays: a file that was killed when it had its own name already, and the
+// hidden one still, is somebody's image, or a store's base: the next one of that name
+// does not begin by emptying it.
+func TestATakenFileStays(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "image")
+	f, err := CreateFile(name, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.file.WriteString("whole"); err != nil {
+		t.Fatal(err)
+	}
+	hidden, err := f.CommitHidden()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := filepath.Join(dir, "base.img")
+	if err := os.Link(hidden, base); err != nil { // and the process is gone
+		t.Fatal(err)
+	}
+	for _, force := range []bool{false, true} {
+		next, err := CreateFile(name, force)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if content, err := os.ReadFile(base); err != nil || string(content) != "whole" {
+			t.Errorf("the other name's content is %q, %v", content, err)
+		}
+		if _, err := next.file.WriteString("next"); err != nil {
+			t.Fatal(err)
+		}
+		if err := next.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if content, err := os.ReadFile(base); err != nil || string(content) != "whole" {
+		t.Errorf("in the end the other name's content is %q, %v", content, err)
+	}
+	if content, err := os.ReadFile(name); err != nil || string(content) != "next" {
+		t.Errorf("the new file holds %q, %v", content, err)
+	}
+}

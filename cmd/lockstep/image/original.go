@@ -110,11 +110,11 @@ func (o *Original) IsDevice() bool { return o.device }
 
 // Links is how many names the file has.
 func (o *Original) Links() (int, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(o.file.Fd()), &st); err != nil {
-		return 0, fmt.Errorf("stat image %s: %w", o.name, err)
+	n, err := namesOf(o.file)
+	if err != nil {
+		return 0, fmt.Errorf("count names of image %s: %w", o.name, err)
 	}
-	return int(st.Nlink), nil
+	return n, nil
 }
 
 // SizeBytes implements Source.
