@@ -87,6 +87,9 @@ func (a *app) importImage(ctx context.Context, name, store, volume string, copie
 	if isInside(dir, name) {
 		return importDocument{}, misuse("%s lies in %s, whose content an import may replace: name another directory for the store", name, dir)
 	}
+	if err := checkNoBase(name); err != nil {
+		return importDocument{}, err
+	}
 	if !copies {
 		if document, done, err := finishImport(name, dir); done || err != nil {
 			return document, err
@@ -124,6 +127,16 @@ func volumeFlag(text string) (id journal.VolumeID, err error) {
 		return id, misuse("--volume: all zero is no volume")
 	}
 	return id, nil
+}
+
+// checkNoBase refuses the base image of a store: it is not what the volume holds unless
+// it was drained, and without it the store cannot be opened any more.
+func checkNoBase(name string) error {
+	dir := filepath.Dir(name)
+	if filepath.Base(name) != filepath.Base(journal.BasePath(dir)) || !isStoreDir(dir) {
+		return nil
+	}
+	return fmt.Errorf("%s is the base of the store %s, which would be lost without it, and has the volume only together with its journal: `lockstep journal export %s` makes an image of that", name, dir, dir)
 }
 
 // finishImport ends an import that was interrupted when the store was whole, and

@@ -223,3 +223,38 @@ func TestJournalImportOverFileSystems(t *testing.T) {
 		t.Errorf("an image behind a loop device: exit %d: %s", got.exit, got.stderr)
 	}
 }
+
+// TestJournalImportTakesNoBase: the base of a store is not the volume, and without it
+// the store is nothing, by whichever path it is named.
+func TestJournalImportTakesNoBase(t *testing.T) {
+	store, s := newOfflineStore(t), newShell("")
+	root := t.TempDir()
+	alias := filepath.Join(root, "alias")
+	paths := map[string]string{"into another store": filepath.Join(root, "new")}
+	dirs := []string{store.dir}
+	if os.Geteuid() == 0 {
+		if err := errors.Join(os.Mkdir(alias, 0o700), unix.Mount(store.dir, alias, "", unix.MS_BIND, "")); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := unix.Unmount(alias, 0); err != nil {
+				t.Error(err)
+			}
+		}()
+		dirs = append(dirs, alias)
+		paths["into itself"] = store.dir
+	}
+	for _, dir := range dirs {
+		for what, into := range paths {
+			for _, flags := range [][]string{nil, {"--copy"}} {
+				args := append([]string{"journal", "import", journal.BasePath(dir), into}, flags...)
+				if got := s.run(t, args...); got.exit == exitOK || dir != into && !strings.Contains(got.stderr, "journal export") {
+					t.Errorf("%v, %s: exit %d: %s", args, what, got.exit, got.stderr)
+				}
+			}
+		}
+	}
+	if got := s.must(t, "journal", "verify", store.dir); !strings.Contains(got, "sound") {
+		t.Errorf("the store afterwards: %s", got)
+	}
+}
