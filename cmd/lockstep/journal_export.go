@@ -147,6 +147,9 @@ func (f *exportFlags) validate(store *journal.Config, target string) error {
 	if isInside(store.Dir, target) || store.JournalDir != "" && isInside(store.JournalDir, target) {
 		return misuse("%s lies in the store", target)
 	}
+	if isStoreDir(filepath.Dir(resolved(target))) {
+		return misuse("%s lies in the store %s", target, filepath.Dir(resolved(target)))
+	}
 	return nil
 }
 

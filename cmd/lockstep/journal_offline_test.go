@@ -180,11 +180,13 @@ func TestJournalExportRefuses(t *testing.T) {
 	if err := os.WriteFile(there, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	other := newOfflineStore(t)
 	for name, c := range map[string]struct {
 		args []string
 		exit int
 		says string
 	}{
+		"another store's base":     {[]string{store.dir, filepath.Join(other.dir, "base.img"), "--force"}, exitUsage, "lies in the store"},
 		"a file that is there":     {[]string{store.dir, there}, exitFailed, "--force"},
 		"an unknown format":        {[]string{store.dir, filepath.Join(dir, "x"), "--format", "vmdk"}, exitUsage, "want one of raw, qcow2"},
 		"a target in the store":    {[]string{store.dir, filepath.Join(store.dir, "base.img"), "--force"}, exitUsage, "lies in the store"},

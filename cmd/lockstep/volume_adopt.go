@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -32,6 +33,9 @@ Interrupted, it is run again with the same arguments.`,
 			if err != nil {
 				return err
 			}
+			if real, err := os.Readlink(dir); err == nil {
+				return misuse("%s is a symbolic link, which would be moved in the place of the store: name what it leads to, %s", args[0], fromLink(dir, real))
+			}
 			if request.Store = dir; request.GetName() == "" {
 				request.Name = filepath.Base(dir)
 			}
@@ -58,4 +62,12 @@ Interrupted, it is run again with the same arguments.`,
 	admin.register(a, command)
 	output.register(command)
 	return command
+}
+
+// fromLink is where a symbolic link leads to, of which it holds the text.
+func fromLink(link, text string) string {
+	if filepath.IsAbs(text) {
+		return text
+	}
+	return filepath.Join(filepath.Dir(link), text)
 }

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -27,4 +30,22 @@ func TestADeviceThatIsNotServedIsShown(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestVolumeAdoptFollowsNoLink: the site moves what it is given, and a link would be all
+// that moves.
+func TestVolumeAdoptFollowsNoLink(t *testing.T) {
+	s, root := newShell(newFakeSite().serve(t)), t.TempDir()
+	dir, link := filepath.Join(root, "disk"), filepath.Join(root, "link")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Symlink("disk", link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{link, link + "/"} {
+		if got := s.run(t, "volume", "adopt", name); got.exit != exitUsage || !strings.Contains(got.stderr, dir) {
+			t.Errorf("adopt %s: exit %d: %s", name, got.exit, got.stderr)
+		}
+	}
+	s.must(t, "volume", "adopt", dir)
+	// Interrupted after the move: the site knows it by the path that it had.
+	s.must(t, "volume", "adopt", filepath.Join(root, "gone"))
 }
