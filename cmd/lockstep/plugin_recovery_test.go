@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -217,6 +218,26 @@ func TestPluginConfirms(t *testing.T) {
 	p.play(t, failedOver())
 	if got := p.run(t, "failover", "shop"); got.exit != exitOK {
 		t.Errorf("accepted: exit %d: %s", got.exit, got.stderr)
+	}
+}
+
+// TestPluginFailoverIsToThePointThatWasConfirmed, as that of a site without Kubernetes.
+func TestPluginFailoverIsToThePointThatWasConfirmed(t *testing.T) {
+	p := newPlugin(t)
+	p.terminals = atTerminal
+	shown := epoch.Add(-3 * time.Second).Format(time.RFC3339Nano)
+	for i, c := range []struct{ at, want string }{{"latest", "latest"}, {"1236", "1236"}, {shown, "1237"}} {
+		p.stdin = strings.NewReader("y\n")
+		if got := p.run(t, "failover", "shop", "--at", c.at, "--wait=false"); got.exit != exitOK {
+			t.Fatalf("--at %s: exit %d: %s", c.at, got.exit, got.stderr)
+		}
+		var moments []string
+		for _, r := range p.recoveries(t) {
+			moments = append(moments, r.Spec.At)
+		}
+		if len(moments) != i+1 || !slices.Contains(moments, c.want) {
+			t.Errorf("--at %s: recoveries at %q, want one at %q", c.at, moments, c.want)
+		}
 	}
 }
 

@@ -57,8 +57,9 @@ type recoveryRequest struct {
 	spec v1alpha1.RecoverySpec
 	// plan has the controller say what would happen, for --dry-run.
 	plan func(ctx context.Context, s *site, group string) (result, error)
-	// confirm asks; nil when nothing has to be asked.
-	confirm func(ctx context.Context, s *site, group string) error
+	// confirm asks, and may make what is to be done what was shown; nil when nothing has
+	// to be asked.
+	confirm func(ctx context.Context, s *site, group string, spec *v1alpha1.RecoverySpec) error
 	// done is the result of a recovery that was completed.
 	done func(*v1alpha1.Recovery) result
 }
@@ -82,7 +83,7 @@ func (a *app) recover(ctx context.Context, f *recoveryFlags, dryRun bool, reques
 		return a.planRecovery(ctx, c, f, group, prefix, request)
 	}
 	if request.confirm != nil {
-		if err := f.admin.withSite(func(s *site) error { return request.confirm(ctx, s, group.String()) }); err != nil {
+		if err := f.admin.withSite(func(s *site) error { return request.confirm(ctx, s, group.String(), &request.spec) }); err != nil {
 			return err
 		}
 	}

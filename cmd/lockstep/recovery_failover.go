@@ -50,9 +50,7 @@ interrupted, the recovery goes on.`,
 				},
 			}
 			if confirm.asks() {
-				request.confirm = func(ctx context.Context, s *site, group string) error {
-					return a.askFailoverRecovery(ctx, s, group, point)
-				}
+				request.confirm = a.askFailoverRecovery
 			}
 			return a.recover(command.Context(), &f, confirm.dryRun, request)
 		}),
@@ -63,10 +61,14 @@ interrupted, the recovery goes on.`,
 	return command
 }
 
-func (a *app) askFailoverRecovery(ctx context.Context, s *site, group, at string) error {
-	without := fmt.Sprintf("Make this site primary for group %s at %s?", group, at)
+// askFailoverRecovery has the recovery go to the point that was shown, see askFailover.
+func (a *app) askFailoverRecovery(ctx context.Context, s *site, group string, spec *v1alpha1.RecoverySpec) error {
+	without := fmt.Sprintf("Make this site primary for group %s at %s?", group, spec.At)
 	return a.askWithPlan(ctx, without, func() error {
-		return a.askFailover(ctx, s, &adminv1.FailoverRequest{Group: group, At: at})
+		request := &adminv1.FailoverRequest{Group: group, At: spec.At}
+		err := a.askFailover(ctx, s, request)
+		spec.At = request.GetAt()
+		return err
 	})
 }
 

@@ -176,7 +176,7 @@ func (a *app) newRewindCommitRecoveryCommand() *cobra.Command {
 	return command
 }
 
-func (a *app) askCommitRecovery(ctx context.Context, s *site, group string) error {
+func (a *app) askCommitRecovery(ctx context.Context, s *site, group string, _ *v1alpha1.RecoverySpec) error {
 	return a.askWithPlan(ctx, commitQuestion(group, "where its rewind took it"), func() error {
 		plan, err := s.CommitRewind(ctx, &adminv1.CommitRewindRequest{Group: group, DryRun: true})
 		if err != nil {
