@@ -51,6 +51,9 @@ type fakeSite struct {
 	adopted []string
 	// replicas are ids of volumes that were deleted at their primary.
 	replicas []string
+	// goesAfterRemoval is what GetStatus answers once one of them was removed; nil: as
+	// before. statusFails is what it answers now.
+	goesAfterRemoval, statusFails error
 	// claims is the namespace of the claims that the volumes are for, as in a
 	// cluster, where a volume's own name says nothing; empty: there are none.
 	claims string
@@ -183,6 +186,9 @@ func (f *fakeSite) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (
 		return nil, err
 	}
 	defer leave()
+	if f.statusFails != nil {
+		return nil, f.statusFails
+	}
 	group := f.look()
 	volumes := f.volumes()
 	volumes[1].Error, volumes[1].DeviceError = "", f.unserved
@@ -212,6 +218,7 @@ func (f *fakeSite) RemoveReplica(ctx context.Context, r *adminv1.RemoveReplicaRe
 		return nil, status.Error(codes.FailedPrecondition, "it is fed by site b")
 	}
 	f.replicas = slices.DeleteFunc(f.replicas, func(id string) bool { return id == r.GetVolume() })
+	f.statusFails = f.goesAfterRemoval
 	return &adminv1.RemoveReplicaResponse{}, nil
 }
 

@@ -93,11 +93,7 @@ func (a *app) orphans(ctx context.Context, f *orphansFlags) error {
 				return err
 			}
 		}
-		replicasFailed := a.removeReplicas(ctx, f, documents[:len(replicas)])
-		if failed, err = a.removeOrphans(ctx, c, f, orphans, documents[len(replicas):]); err != nil {
-			return err
-		}
-		failed = errors.Join(replicasFailed, failed)
+		failed = errors.Join(a.removeReplicas(ctx, f, documents[:len(replicas)]), a.removeOrphans(ctx, c, f, orphans, documents[len(replicas):]))
 	}
 	r := result{document: orphansDocument{documents}, show: func(p *page) { p.showOrphans(documents) }}
 	for _, o := range documents {
@@ -156,10 +152,13 @@ func withoutStore(volumes []*adminv1.Volume, owned []orphan.Object) []orphan.Obj
 // long to answer, and deletes what is still an orphan. What could not be
 // deleted is in failed, and in the documents, which are those of orphans in
 // the same order.
-func (a *app) removeOrphans(ctx context.Context, c *cluster.Cluster, f *orphansFlags, orphans []orphan.Object, documents []orphanDocument) (failed, err error) {
+func (a *app) removeOrphans(ctx context.Context, c *cluster.Cluster, f *orphansFlags, orphans []orphan.Object, documents []orphanDocument) (failed error) {
+	if len(orphans) == 0 {
+		return nil
+	}
 	still, _, err := a.findOrphans(ctx, c, f)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for i, o := range orphans {
 		if !slices.ContainsFunc(still, func(s orphan.Object) bool { return s.UID == o.UID }) {
@@ -173,7 +172,7 @@ func (a *app) removeOrphans(ctx context.Context, c *cluster.Cluster, f *orphansF
 		}
 		documents[i].Removed = true
 	}
-	return failed, nil
+	return failed
 }
 
 func orphanOf(o orphan.Object) orphanDocument {

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -183,5 +185,24 @@ func TestReplicasThatWereDeletedAtTheirPrimary(t *testing.T) {
 	p.terminals = terminals{}
 	if out := p.must(t, "orphans", "--remove", "--yes"); strings.Count(out, "removed") != 1 || len(p.site.replicas) != 0 {
 		t.Errorf("%d replicas are left, and it says\n%s", len(p.site.replicas), out)
+	}
+}
+
+// TestReplicasThatWereRemovedAreTold, also where the controller goes away before the rest.
+func TestReplicasThatWereRemovedAreTold(t *testing.T) {
+	p := newPlugin(t)
+	const replica = "ffeeddccbbaa99887766554433221100"
+	p.own(t, orphaned, "a")
+	before := p.left(t)
+	p.site.replicas, p.site.goesAfterRemoval = []string{replica}, status.Error(codes.Internal, "the catalog is closed")
+	got := p.run(t, "orphans", "--remove", "--yes")
+	if got.exit != exitFailed || !strings.Contains(got.stderr, "the catalog is closed") {
+		t.Errorf("exit %d: %s", got.exit, got.stderr)
+	}
+	if len(p.site.replicas) != 0 || strings.Count(got.stdout, "removed") != 1 || !strings.Contains(got.stdout, orphaned) {
+		t.Errorf("%d replicas are left, and it says\n%s", len(p.site.replicas), got.stdout)
+	}
+	if after := p.left(t); !slices.Equal(before, after) {
+		t.Errorf("without a controller it changed %v to %v", before, after)
 	}
 }
