@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/replication"
@@ -233,4 +236,41 @@ func TestANewPrimaryEndsAnUnfinishedOperation(t *testing.T) {
 	if unfinished == 0 {
 		t.Fatal("no rewind was left unfinished")
 	}
+}
+
+// TestAVolumeThatFoundNoRoomOpens: a site that is started while its disk is full has
+// volumes that do not open, and when there is room again nobody has to do anything.
+func TestAVolumeThatFoundNoRoomOpens(t *testing.T) {
+	mem := vfs.NewMem()
+	s := prepared(t, mem)
+	if err := s.fill(3); err != nil {
+		t.Fatal(err)
+	}
+	killed := mem.KillClone()
+	mustClose(t, s)
+	fault := vfs.NewFault(killed)
+	fault.FailFrom(1, vfs.ErrNoSpace, vfs.OpCommit)
+	k := &kept{t: t, clock: clock.NewManual(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC))}
+	ex := &exports{}
+	full, err := site.Open(t.Context(), site.Config{Name: "a", Root: "/root", FS: fault, Exports: ex, Clock: k.clock,
+		SegmentBytes: journal.MinSegmentBytes, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.opened = &opened{full, ex}
+	for _, id := range members {
+		if v, err := k.Volume(id); err != nil || v.Open || !errors.Is(v.Err, journal.ErrFull) {
+			t.Fatalf("volume %s on a full disk: open %v, %v, %v", id, v.Open, v.Err, err)
+		}
+	}
+	fault.Mend()
+	k.goOn(func() bool {
+		point, _, err := k.Groups().TakePoint(t.Context(), "shop", "")
+		return err == nil && len(point.Members) == len(members)
+	})
+	k.expect(t, 3)
+	if err := k.fill(4); err != nil {
+		t.Error(err)
+	}
+	mustClose(t, k.opened)
 }

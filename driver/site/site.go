@@ -125,6 +125,7 @@ func (s *Site) load(ctx context.Context) error {
 	s.tending.Go(func() { s.tendForks(tending) })
 	s.tending.Go(func() { s.keepPoints(tending) })
 	s.tending.Go(func() { s.serveWaiting(tending) })
+	s.tending.Go(func() { s.reopenFull(tending) })
 	waiting := slices.DeleteFunc(states, func(st group.State) bool { return !filled(st) })
 	waits := func(id journal.VolumeID) bool {
 		return slices.ContainsFunc(waiting, func(st group.State) bool { return slices.Contains(st.Members, id) })
@@ -156,12 +157,12 @@ func (s *Site) Close() error {
 		volumes = append(volumes, v)
 	}
 	s.mu.Unlock()
-	if s.groups != nil {
-		s.groups.Close()
-	}
-	if s.stopTending != nil {
+	if s.stopTending != nil { // it may be starting a group
 		s.stopTending()
 		s.tending.Wait()
+	}
+	if s.groups != nil {
+		s.groups.Close()
 	}
 	errs := []error{s.closeViews(), s.closeForks()}
 	for _, v := range volumes {
