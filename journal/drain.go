@@ -90,7 +90,10 @@ func (s *Store) drain(ctx context.Context, force bool) error {
 		return err
 	}
 	s.pressed.Store(true) // all that is sealed is due
-	defer s.pressed.Store(false)
+	defer func() {
+		s.pressed.Store(false)
+		s.batchLimit = 0
+	}()
 	if err := s.syncJournal(); err != nil {
 		return err
 	}
@@ -105,7 +108,7 @@ func (s *Store) drain(ctx context.Context, force bool) error {
 	}
 	for {
 		// The image is what the caller is after: no damaged one is begun.
-		more, err := s.destageBatch(ctx, true)
+		more, err := s.destageTightly(ctx, true)
 		if err != nil {
 			return err
 		}

@@ -164,3 +164,31 @@ func TestDrainNeedsSoundRecords(t *testing.T) {
 	}
 	mustClose(t, w.s)
 }
+
+// TestDrainOnAFullDisk: what is kept for reuse, and a segment at a time, are room enough
+// for a base that has nothing yet of what the journal holds.
+func TestDrainOnAFullDisk(t *testing.T) {
+	r := newFullRig(t, 60, nil)
+	ctx := context.Background()
+	r.mustWrite(12, testVolumeBytes, 1)
+	want := readAll(t, r.s, testVolumeBytes)
+	if err := errors.Join(r.s.Flush(ctx), r.s.Maintain(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, r.s)
+	r.fillOutside()
+	r.s = mustOpen(t, r.cfg)
+	if err := r.s.Drain(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, r.s)
+	base, err := r.mem.Open(BasePath(r.cfg.Dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	got := make([]byte, testVolumeBytes)
+	if err := readFull(base, got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the image is not the volume: %v", err)
+	}
+}

@@ -145,7 +145,7 @@ func (s *Store) destageDue(ctx context.Context) error {
 		return supplyErr
 	}
 	for {
-		more, err := s.destageTightly(ctx)
+		more, err := s.destageTightly(ctx, false)
 		if errors.Is(err, ErrFull) {
 			s.inVain(err)
 		}

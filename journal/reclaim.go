@@ -123,7 +123,7 @@ func (s *Store) giveUpRuns(context.Context) (gained bool, err error) {
 
 // giveUpHistory is the third one: a batch of it.
 func (s *Store) giveUpHistory(ctx context.Context) (gained bool, err error) {
-	gained, err = s.destageTightly(ctx)
+	gained, err = s.destageTightly(ctx, false)
 	if errors.Is(err, ErrFull) {
 		return false, nil
 	}
@@ -140,9 +140,9 @@ func (s *Store) giveUpUnread(ctx context.Context) (gained bool, err error) {
 // destageTightly is destageBatch where there may be no room for what the base
 // has to grow: then the reserve is given up, and a segment moved at a time,
 // which leaves its file for the next reserve. maintainMu must be held.
-func (s *Store) destageTightly(ctx context.Context) (more bool, err error) {
+func (s *Store) destageTightly(ctx context.Context, verify bool) (more bool, err error) {
 	for {
-		more, err = s.destageBatch(ctx, false)
+		more, err = s.destageBatch(ctx, verify)
 		if !errors.Is(err, ErrFull) {
 			return more, err
 		}
