@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -14,32 +15,50 @@ import (
 // Delete deletes the volume's claims and returns when they are gone; no error
 // if there is none. Their classes decide what becomes of the volumes. A claim
 // that a pod uses stays until the pod is gone: stop the engine first.
+//
+// It deletes the claims that are there when it begins, and no others: one that
+// has taken a name since was made by a controller that has followed this one,
+// which was frozen meanwhile and does not know that it is fenced.
 func (c *Claims) Delete(ctx context.Context, volume string) error {
-	for _, name := range []string{kubenames.BackingClaim(volume), kubenames.JournalClaim(volume)} {
-		if err := c.deleteClaim(ctx, volume, name); err != nil {
+	names := []string{kubenames.BackingClaim(volume), kubenames.JournalClaim(volume)}
+	found := make([]*corev1.PersistentVolumeClaim, len(names))
+	for i, name := range names {
+		var err error
+		if found[i], err = c.get(ctx, volume, name); err != nil {
 			return fmt.Errorf("delete backing claim %s: %w", name, err)
+		}
+	}
+	for _, claim := range found {
+		if claim == nil {
+			continue
+		}
+		if err := c.deleteClaim(ctx, claim); err != nil {
+			return fmt.Errorf("delete backing claim %s: %w", claim.Name, err)
 		}
 	}
 	return nil
 }
 
-func (c *Claims) deleteClaim(ctx context.Context, volume, name string) error {
+// deleteClaim deletes this claim, and returns when it is gone.
+func (c *Claims) deleteClaim(ctx context.Context, seen *corev1.PersistentVolumeClaim) error {
 	claims := c.config.Client.CoreV1().PersistentVolumeClaims(c.config.Namespace)
 	err := kubewait.Until(ctx, func(ctx context.Context) (bool, error) {
-		claim, err := c.get(ctx, volume, name)
-		if err != nil || claim == nil {
-			return err == nil, err
-		}
-		if claim.DeletionTimestamp != nil {
+		claim, err := claims.Get(ctx, seen.Name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err), err == nil && claim.UID != seen.UID:
+			return true, nil
+		case err != nil:
+			return false, fmt.Errorf("get claim: %w", err)
+		case claim.DeletionTimestamp != nil:
 			return false, nil
 		}
-		// By uid: a claim that took its name meanwhile was not looked at.
-		err = claims.Delete(ctx, name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(claim.UID))})
+		// By uid: it may have become another one since the look.
+		err = claims.Delete(ctx, seen.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(seen.UID))})
 		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			err = nil
 		}
 		return false, err
-	}, kubewait.Named(claims, name))
+	}, kubewait.Named(claims, seen.Name))
 	if ctx.Err() != nil {
 		return fmt.Errorf("claim is not gone yet: a pod may use it: %w", ctx.Err())
 	}

@@ -35,13 +35,13 @@ func (c *Claims) Ensure(ctx context.Context, s Spec) (Placement, error) {
 	for _, m := range made {
 		placed, err := c.placed(ctx, s, m)
 		if err != nil {
-			return Placement{}, fmt.Errorf("make backing claim %s: %w", m.name, c.giveUp(ctx, s, m.part, err))
+			return Placement{}, fmt.Errorf("make backing claim %s: %w", m.name, c.giveUp(ctx, s, m.claim, err))
 		}
 		result = merge(result, placed)
 	}
 	if result.Bound && result.Topology != nil && len(result.Topology) == 0 {
 		err := fmt.Errorf("%w: store and journal are in places that have no node in common: use classes of one topology", ErrTopology)
-		return Placement{}, c.giveUp(ctx, s, part{}, err)
+		return Placement{}, c.giveUp(ctx, s, nil, err)
 	}
 	return result, nil
 }
@@ -49,14 +49,14 @@ func (c *Claims) Ensure(ctx context.Context, s Spec) (Placement, error) {
 // giveUp deletes what is of no use after a refusal, and returns err with what
 // went wrong then. Of a new volume that is every claim: the other one would
 // hold on to its node.
-func (c *Claims) giveUp(ctx context.Context, s Spec, refused part, err error) error {
+func (c *Claims) giveUp(ctx context.Context, s Spec, refused *corev1.PersistentVolumeClaim, err error) error {
 	switch {
 	case !errors.Is(err, ErrExhausted) && !errors.Is(err, ErrTopology):
 		return err
 	case s.New:
 		return errors.Join(err, c.Delete(ctx, s.Volume))
 	case errors.Is(err, ErrExhausted): // it was never bound
-		return errors.Join(err, c.deleteClaim(ctx, s.Volume, refused.name))
+		return errors.Join(err, c.deleteClaim(ctx, refused))
 	}
 	return err
 }
