@@ -278,3 +278,38 @@ func TestTwoFailoversAtOnce(t *testing.T) {
 		t.Errorf("the second one: %+v", st)
 	}
 }
+
+// A claim that a failover had made, and that was deleted while another site was the
+// primary, has left its volume, which is kept and remembers that claim: the next
+// failover makes a claim that Kubernetes binds to it all the same.
+func TestAFailoverTakesBackTheVolumesOfDeletedClaims(t *testing.T) {
+	s := newReplica(t)
+	s.useBinder()
+	s.want()
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	if _, err := s.failover(r, 0); err != nil {
+		t.Fatal(err)
+	}
+	s.remove(&v1alpha1.Recovery{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "over"}})
+	for i, name := range []string{"data", "log"} {
+		claim := claimNamed(name)
+		if err := s.get(name, claim); err != nil {
+			t.Fatal(err)
+		}
+		claim.Finalizers = nil // its protection's controller does not run here
+		s.update(claim)
+		s.remove(claim)
+		var pv corev1.PersistentVolume
+		until(t, "Kubernetes to let go of the volume of "+name, func() bool {
+			err := s.Get(t.Context(), client.ObjectKey{Name: volumePrefix + id(s.ids[i]).String()}, &pv)
+			return err == nil && pv.Status.Phase == corev1.VolumeReleased
+		})
+	}
+	s.plane.edit(s.group(), func(st *group.State) { st.Role, st.Source = group.RoleReplica, "there" })
+	s.plane.failovers = 0
+	s.want()
+	st, err := s.failover(r, 2000)
+	if err != nil || st.Phase != v1alpha1.PhaseCompleted {
+		t.Fatalf("%s: %s, %v", st.Phase, st.Message, err)
+	}
+}

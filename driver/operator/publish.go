@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
 	"github.com/lockstep-csi/lockstep/controller"
@@ -100,20 +101,54 @@ func (r *recoverer) publishVolume(ctx context.Context, rec *v1alpha1.Recovery, v
 			return nil, false, fmt.Errorf("make PersistentVolume %s: %w", pv.Name, err)
 		}
 	}
-	var claim corev1.PersistentVolumeClaim
-	err := r.client.Get(ctx, key, &claim)
-	if apierrors.IsNotFound(err) {
-		claim = *persistentVolumeClaimOf(v, key, pv, groupOfName(st.Name))
-		err = r.client.Create(ctx, &claim)
-	}
-	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil, false, fail("make claim %s: %w", key, err)
-	}
+	claim, err := r.claimFor(ctx, v, key, pv, st)
 	if err != nil {
-		return nil, false, fmt.Errorf("make claim %s: %w", key, err)
+		return nil, false, err
+	}
+	if err := r.reserve(ctx, pv, claim); err != nil {
+		return nil, false, err
 	}
 	made := &v1alpha1.RecoveredClaim{Volume: v.ID.String(), Claim: key.Name, PersistentVolume: pv.Name, Size: quantity(v.SizeBytes)}
 	return made, claim.Status.Phase == corev1.ClaimBound, nil
+}
+
+// claimFor returns the claim of a volume, made now or before. What is being deleted is
+// waited for: it would take the other of the two along, or be of no use to it.
+func (r *recoverer) claimFor(ctx context.Context, v *fleet.Volume, key types.NamespacedName, pv *corev1.PersistentVolume, st group.State) (*corev1.PersistentVolumeClaim, error) {
+	claim := &corev1.PersistentVolumeClaim{}
+	err := r.client.Get(ctx, key, claim)
+	if apierrors.IsNotFound(err) {
+		if pv.DeletionTimestamp != nil {
+			return nil, waitFor("PersistentVolume %s is being deleted; another one is made when it is gone", pv.Name)
+		}
+		claim = persistentVolumeClaimOf(v, key, pv, groupOfName(st.Name))
+		err = r.client.Create(ctx, claim)
+	}
+	switch {
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return nil, fail("make claim %s: %w", key, err)
+	case err != nil:
+		return nil, fmt.Errorf("make claim %s: %w", key, err)
+	case claim.DeletionTimestamp != nil:
+		return nil, waitFor("claim %s is being deleted; another one is made when it is gone", key)
+	}
+	return claim, nil
+}
+
+// reserve gives a volume that remembers an earlier claim of the same name to the
+// present one. Kubernetes never does: the volume of a claim that was deleted, while another site was the primary,
+// is kept as Released, and a claim that names it then waits for ever.
+func (r *recoverer) reserve(ctx context.Context, pv *corev1.PersistentVolume, claim *corev1.PersistentVolumeClaim) error {
+	ref := pv.Spec.ClaimRef
+	if ref == nil || ref.UID == "" || ref.UID == claim.UID || ref.Namespace != claim.Namespace || ref.Name != claim.Name || claim.Spec.VolumeName != pv.Name {
+		return nil
+	}
+	before := pv.DeepCopy()
+	ref.UID, ref.ResourceVersion = claim.UID, ""
+	if err := r.client.Patch(ctx, pv, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("reserve PersistentVolume %s for claim %s: %w", pv.Name, client.ObjectKeyFromObject(claim), err)
+	}
+	return nil
 }
 
 // classOf is the class of the claims that a failover makes.
