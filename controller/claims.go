@@ -2,8 +2,12 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"maps"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/lockstep-csi/lockstep/controller/catalog"
 	"github.com/lockstep-csi/lockstep/group"
 )
 
@@ -75,4 +79,27 @@ func (s *Server) consult(ctx context.Context, c *creation, parameters map[string
 	}
 	c.asOf = claim.AsOf
 	return nil
+}
+
+// endCreate answers a creation whose claim is gone, which cause says. A provisioner
+// goes on asking for a volume that it was not told the end of, also when the claim
+// was deleted, and forgets it with the first answer that is final: so that is given
+// only when nothing is left of earlier calls. A volume that they have made, a copy
+// that took its time for one, is returned, for the provisioner to delete.
+func (s *Server) endCreate(ctx context.Context, c *creation, cause error) (*csi.CreateVolumeResponse, error) {
+	return run(ctx, s, []string{volumeKey(c.name)}, func(ctx context.Context) (*csi.CreateVolumeResponse, error) {
+		v, found, err := s.findVolumeNamed(c.name)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("create volume %s: %w", c.name, err)
+		case !found:
+			return nil, cause
+		case v.State != catalog.StateReady:
+			return nil, s.undoCreate(ctx, v, cause)
+		}
+		if err := c.matches(v); err != nil {
+			return nil, fmt.Errorf("create volume %s: %w", c.name, err)
+		}
+		return &csi.CreateVolumeResponse{Volume: s.describe(v)}, nil
+	})
 }

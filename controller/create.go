@@ -44,7 +44,11 @@ func (s *Server) createVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 		return nil, err
 	}
 	if err := s.consult(ctx, c, req.GetParameters()); err != nil {
-		return nil, fmt.Errorf("create volume %s: %w", c.name, err)
+		err = fmt.Errorf("create volume %s: %w", c.name, err)
+		if errors.Is(err, ErrNotFound) {
+			return s.endCreate(ctx, c, err)
+		}
+		return nil, err
 	}
 	keys := []string{volumeKey(c.name)}
 	if len(c.givenMutable) > 0 {
@@ -267,11 +271,13 @@ func (c *creation) describeTo(v catalog.Volume) map[string]string {
 	return out
 }
 
-// undoCreate rolls back a creation that failed with cause, which it returns.
+// undoCreate rolls back a creation that failed with cause, which it returns; with
+// errLeft if that failed, too.
 func (s *Server) undoCreate(ctx context.Context, v catalog.Volume, cause error) error {
 	if err := s.removeVolume(ctx, v); err != nil {
 		// The record stays; a repeated call or the next start removes it.
 		s.log.Warn("undo creation", "volume", v.ID.String(), "error", err)
+		return fmt.Errorf("%w: %w: %w", cause, errLeft, err)
 	}
 	return cause
 }

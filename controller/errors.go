@@ -48,6 +48,10 @@ var (
 	ErrDamaged = errors.New("data is damaged")
 	// ErrClosed: the server is shutting down.
 	ErrClosed = errors.New("controller is shutting down")
+	// errLeft: what failed, for the reason before it, could not be undone either, and
+	// waits for a repeated call or the next start. Whatever the reason, the caller is to
+	// ask again: one that takes the failure for final forgets what is left.
+	errLeft = errors.New("what was begun is not undone yet, ask again")
 )
 
 // codeTable maps errors to the codes of the CSI specification's error tables;
@@ -56,6 +60,7 @@ var codeTable = []struct {
 	err  error
 	code codes.Code
 }{
+	{errLeft, codes.Aborted},
 	{ErrInvalid, codes.InvalidArgument},
 	{ErrNotFound, codes.NotFound},
 	{ErrNoPoint, codes.NotFound},

@@ -87,11 +87,13 @@ func (s *Server) finishDropPin(ctx context.Context, pin catalog.Pin) error {
 	return nil
 }
 
-// undoPin drops a pin whose making failed with cause, which it returns.
+// undoPin drops a pin whose making failed with cause, which it returns; with errLeft
+// if that failed, too.
 func (s *Server) undoPin(ctx context.Context, pin catalog.Pin, cause error) error {
 	if err := s.finishDropPin(ctx, pin); err != nil {
 		// The record stays; a repeated call or the next start drops it.
 		s.log.Warn("undo pin", "pin", pin.Name, "group", pin.Group, "error", err)
+		return fmt.Errorf("%w: %w: %w", cause, errLeft, err)
 	}
 	return cause
 }

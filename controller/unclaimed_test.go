@@ -1,0 +1,80 @@
+package controller_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/lockstep-csi/lockstep/controller"
+)
+
+func cloneForClaim(name, source string) *csi.CreateVolumeRequest {
+	return fromVolume(volumeRequest(name, map[string]string{"csi.storage.k8s.io/pvc/namespace": "prod", "csi.storage.k8s.io/pvc/name": name}), source)
+}
+
+// A claim that is deleted while its copy is being made, and its provisioner, which was
+// told no end, asks on: it gets the copy, to delete it. An answer that is final would
+// have it forget the copy, and nobody else deletes one.
+func TestACopyWhoseClaimIsGoneIsHandedOver(t *testing.T) {
+	known := claims{"prod/clone": {Group: "prod/clone"}}
+	s := newSiteWith(t, known)
+	source := s.createVolume("data", nil).GetVolumeId()
+	s.backend.Copying = make(chan struct{})
+	clone := cloneForClaim("clone", source)
+	ctx, giveUp := context.WithCancel(t.Context())
+	answered := make(chan error)
+	go func() {
+		_, err := s.CreateVolume(ctx, clone)
+		answered <- err
+	}()
+	s.backend.Copying <- struct{}{} // it has begun
+	giveUp()
+	wantCode(t, <-answered, codes.Aborted)
+	delete(known, "prod/clone")
+	s.backend.Copying <- struct{}{} // it ends
+	made, err := s.CreateVolume(t.Context(), clone)
+	if err != nil {
+		t.Fatalf("asked again: %v", err)
+	}
+	s.deleteVolume(made.GetVolume().GetVolumeId())
+	s.deleteVolume(source)
+	if left := s.backend.Stores(); len(left) != 0 {
+		t.Errorf("left %v", left)
+	}
+	_, err = s.CreateVolume(t.Context(), clone)
+	wantCode(t, err, codes.NotFound) // nothing is left of it: that is final
+}
+
+// A call that fails, and cannot be undone, is asked for again, whatever it failed with:
+// a caller forgets what is final, and the start that would remove it may be weeks away.
+func TestWhatIsNotUndoneIsNotFinal(t *testing.T) {
+	known := claims{"prod/clone": {Group: "prod/clone"}}
+	s := newSiteWith(t, known)
+	source := s.createVolume("data", nil).GetVolumeId()
+	failing := map[string]error{"CreateStore": controller.ErrInvalid, "RetireStore": controller.ErrDamaged, "TakePin": controller.ErrInvalid, "ReleasePin": controller.ErrDamaged}
+	s.backend.After = func(call string) error { return failing[call] }
+	snapshot := &csi.CreateSnapshotRequest{Name: "snap", SourceVolumeId: source}
+	_, err := s.CreateSnapshot(t.Context(), snapshot)
+	wantCode(t, err, codes.Aborted)
+	delete(failing, "TakePin")
+	_, err = s.CreateVolume(t.Context(), cloneForClaim("clone", source))
+	wantCode(t, err, codes.Aborted)
+	delete(known, "prod/clone")
+	_, err = s.CreateVolume(t.Context(), cloneForClaim("clone", source))
+	wantCode(t, err, codes.Aborted) // still not undone, though nobody wants it any more
+	delete(failing, "RetireStore")
+	delete(failing, "ReleasePin")
+	_, err = s.CreateVolume(t.Context(), cloneForClaim("clone", source))
+	wantCode(t, err, codes.NotFound)
+	failing["TakePin"] = controller.ErrInvalid
+	_, err = s.CreateSnapshot(t.Context(), snapshot)
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("the snapshot: %v", err)
+	}
+	if stores, pins := s.backend.Stores(), s.backend.Pins(); len(stores) != 1 || len(pins) != 0 {
+		t.Errorf("left: stores %v, pins %v", stores, pins)
+	}
+}
