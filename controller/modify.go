@@ -57,7 +57,7 @@ func (s *Server) modifyGroup(ctx context.Context, name string, patch settingsPat
 		}
 		g.Base = &base
 		if g.Pending == nil && wanted == g.Settings {
-			return nil
+			return tx.PutGroup(g) // what the parameters say counts when Chosen says it no more
 		}
 		if err := checkSettings(wanted); err != nil {
 			return err
@@ -89,7 +89,15 @@ func (s *Server) finishModify(ctx context.Context, g catalog.Group) error {
 	return s.settle(g, *g.Pending)
 }
 
+// settle records the settings that a group has after a change.
 func (s *Server) settle(g catalog.Group, settings group.Settings) error {
 	g.Settings, g.Pending = settings, nil
-	return s.cfg.Catalog.Update(func(tx *catalog.Tx) error { return tx.PutGroup(g) })
+	return s.cfg.Catalog.Update(func(tx *catalog.Tx) error {
+		if _, err := tx.Group(g.Name); errors.Is(err, catalog.ErrNotFound) {
+			return nil // its last volume has gone meanwhile, and it has ended
+		} else if err != nil {
+			return err
+		}
+		return tx.PutGroup(g)
+	})
 }

@@ -149,3 +149,42 @@ func TestAClaimNamesAMember(t *testing.T) {
 	_, err = s.CreateVolume(ctx, request("none"))
 	wantCode(t, err, codes.InvalidArgument)
 }
+
+// What a volume's parameters say holds again when the group gives up settings of its
+// own, also what was said while both agreed.
+func TestParametersThatAgreedAreKept(t *testing.T) {
+	s := newSite(t)
+	data := s.createVolume("data", map[string]string{"group": "prod/shop", "window": "24h"}).GetVolumeId()
+	choose := func(chosen group.Settings) {
+		t.Helper()
+		if err := s.Choose(t.Context(), "prod/shop", chosen); err != nil {
+			t.Fatal(err)
+		}
+	}
+	choose(group.Settings{Window: 72 * time.Hour})
+	must[*csi.ControllerModifyVolumeResponse](t)(s.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{
+		VolumeId: data, MutableParameters: map[string]string{"window": "72h"}}))
+	choose(group.Settings{})
+	if got, _ := s.backend.Settings("prod/shop"); got.Window != 72*time.Hour {
+		t.Errorf("the window is %s, want the parameters' 72h", got.Window)
+	}
+}
+
+// A group whose last volume goes while its settings are changed is not there again when
+// that is done: one of its name that is made later has its own settings.
+func TestAGroupThatEndsWhileItChangesHasEnded(t *testing.T) {
+	s := newSite(t)
+	s.createVolume("data", map[string]string{"group": "prod/shop"})
+	s.backend.After = func(call string) error {
+		if call != "ModifyGroup" {
+			return nil
+		}
+		return catalog.New(s.db).Update(func(tx *catalog.Tx) error { return tx.DeleteGroup("prod/shop") })
+	}
+	if err := s.Choose(t.Context(), "prod/shop", group.Settings{Window: 48 * time.Hour}); err != nil && !errors.Is(err, controller.ErrNotFound) {
+		t.Fatal(err)
+	}
+	if g, err := s.settingsOf("prod/shop"); !errors.Is(err, catalog.ErrNotFound) {
+		t.Errorf("the group's record: %+v, %v, want none", g, err)
+	}
+}
