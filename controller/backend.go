@@ -48,8 +48,9 @@ type Backend interface {
 	DeleteStore(ctx context.Context, id journal.VolumeID) error
 
 	// ExpandStore makes a volume, attached or not, at least sizeBytes big; its
-	// device shows the new size on return. It never shrinks. ErrExhausted.
-	ExpandStore(ctx context.Context, id journal.VolumeID, sizeBytes int64) error
+	// device shows the new size on return, which is what it returns: an earlier call
+	// may have grown it further. It never shrinks. ErrExhausted.
+	ExpandStore(ctx context.Context, id journal.VolumeID, sizeBytes int64) (newBytes int64, err error)
 
 	// ModifyGroup replaces an existing group's settings. Afterwards, and after
 	// a restart, the group runs by them. ErrInvalid (nothing was changed).

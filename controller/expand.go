@@ -53,16 +53,18 @@ func needsNodeExpansion(v catalog.Volume, capability *csi.VolumeCapability) bool
 
 // expand runs with the volume's lock held.
 func (s *Server) expand(ctx context.Context, req *csi.ControllerExpandVolumeRequest) (catalog.Volume, error) {
-	v, err := s.updateVolume(req.GetVolumeId(), func(v *catalog.Volume) error {
+	v, err := s.updateVolume(req.GetVolumeId(), func(v *catalog.Volume) (err error) {
 		if v.SizeBytes >= req.GetCapacityRange().GetRequiredBytes() {
 			if !fits(v.SizeBytes, req.GetCapacityRange()) {
 				return fmt.Errorf("%w: the volume has %d bytes and cannot shrink", ErrOutOfRange, v.SizeBytes)
 			}
+			if v.ExpandTo > 0 { // nobody asks for that any more; it may be half done
+				v.ExpandTo = v.SizeBytes
+			}
 			return nil
 		}
-		size, err := chooseSize(req.GetCapacityRange(), v.SizeBytes, v.SizeBytes)
-		// An earlier attempt may have grown the store further already.
-		v.ExpandTo = max(size, v.ExpandTo)
+		// Less than an earlier attempt wanted, where that was refused.
+		v.ExpandTo, err = chooseSize(req.GetCapacityRange(), v.SizeBytes, v.SizeBytes)
 		return err
 	})
 	if err != nil || v.ExpandTo == 0 {
@@ -71,13 +73,15 @@ func (s *Server) expand(ctx context.Context, req *csi.ControllerExpandVolumeRequ
 	return s.finishExpand(ctx, v)
 }
 
-// finishExpand carries out a recorded expansion.
+// finishExpand carries out a recorded expansion. An earlier attempt, at more, may have
+// grown the store further already.
 func (s *Server) finishExpand(ctx context.Context, v catalog.Volume) (catalog.Volume, error) {
-	if err := s.cfg.Backend.ExpandStore(ctx, v.ID, v.ExpandTo); err != nil {
+	size, err := s.cfg.Backend.ExpandStore(ctx, v.ID, v.ExpandTo)
+	if err != nil {
 		return v, err
 	}
 	return s.updateVolume(v.ID.String(), func(v *catalog.Volume) error {
-		v.SizeBytes, v.ExpandTo = v.ExpandTo, 0
+		v.SizeBytes, v.ExpandTo = max(size, v.SizeBytes), 0
 		return nil
 	})
 }

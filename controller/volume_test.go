@@ -185,6 +185,39 @@ func TestExpand(t *testing.T) {
 	}
 }
 
+// Who has asked for more than there is asks for less then, as Kubernetes lets people do
+// with a claim whose expansion has failed, and gets that.
+func TestExpandToLessThanWasRefused(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	id := s.createVolume("data", nil).GetVolumeId()
+	expand := func(required int64) (int64, error) {
+		got, err := s.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{VolumeId: id, CapacityRange: &csi.CapacityRange{RequiredBytes: required}})
+		return got.GetCapacityBytes(), err
+	}
+	s.backend.AvailableBytes = 50 * mib
+	_, err := expand(1000 * mib)
+	wantCode(t, err, codes.ResourceExhausted)
+	if got, err := expand(100 * mib); err != nil || got != 100*mib {
+		t.Errorf("less: %d, %v, want 100 MiB", got, err)
+	}
+	_, err = expand(1000 * mib)
+	wantCode(t, err, codes.ResourceExhausted)
+	if got, err := expand(100 * mib); err != nil || got != 100*mib {
+		t.Errorf("what it has: %d, %v, want 100 MiB", got, err)
+	}
+	// An attempt that had grown the store before it failed is not taken for undone.
+	s.backend.AvailableBytes = 0
+	s.backend.After = func(call string) error { return controller.ErrUnavailable }
+	_, err = expand(400 * mib)
+	wantCode(t, err, codes.Unavailable)
+	s.backend.After = nil
+	if got, err := expand(200 * mib); err != nil || got != 400*mib {
+		t.Errorf("after one that had succeeded in part: %d, %v, want the 400 MiB that the store has", got, err)
+	}
+	checkAgreement(t, s)
+}
+
 func TestFailedCreationLeavesNothing(t *testing.T) {
 	s := newSite(t)
 	s.backend.AvailableBytes = mib

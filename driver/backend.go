@@ -77,8 +77,12 @@ func (b *backend) DeleteStore(ctx context.Context, id journal.VolumeID) error {
 }
 
 // ExpandStore implements controller.Backend.
-func (b *backend) ExpandStore(ctx context.Context, id journal.VolumeID, sizeBytes int64) error {
-	return toController(b.site.ExpandVolume(ctx, id, sizeBytes))
+func (b *backend) ExpandStore(ctx context.Context, id journal.VolumeID, sizeBytes int64) (int64, error) {
+	if err := b.site.ExpandVolume(ctx, id, sizeBytes); err != nil {
+		return 0, toController(err)
+	}
+	v, err := b.site.Volume(id)
+	return v.SizeBytes, toController(err)
 }
 
 // ModifyGroup implements controller.Backend.

@@ -15,7 +15,8 @@ import (
 
 // Expand makes the volume's claims big enough for the specification, and
 // returns when their file systems are. It never shrinks one, and asks for nothing
-// if one of them cannot be had.
+// if one of them cannot be had; a request for more, which has not been served, is
+// taken back where Kubernetes allows it.
 //
 // ErrNotFound; ErrNotExpandable; ErrExhausted when the storage has refused,
 // where the claim goes on asking; ErrNeedsEngine when only a running engine's
@@ -93,17 +94,23 @@ func capacity(claim *corev1.PersistentVolumeClaim) int64 {
 	return claim.Status.Capacity.Storage().Value()
 }
 
-// ask raises what the claim requests, if it is less.
+// ask has the claim request a size: more, or less than an earlier call had asked for
+// and not got. Kubernetes takes a request back as long as it is more than there is, and
+// one of before 1.32 not at all: such a claim goes on asking for what it did.
 func (c *Claims) ask(ctx context.Context, claim *corev1.PersistentVolumeClaim, sizeBytes int64) (changed bool, err error) {
 	if err := c.checkExpandable(ctx, claim); err != nil {
 		return false, err
 	}
-	if claim.Spec.Resources.Requests.Storage().Value() >= sizeBytes {
+	requested := claim.Spec.Resources.Requests.Storage().Value()
+	if requested == sizeBytes {
 		return false, nil
 	}
-	bigger := claim.DeepCopy()
-	bigger.Spec.Resources.Requests[corev1.ResourceStorage] = *resource.NewQuantity(sizeBytes, resource.BinarySI)
-	_, err = c.config.Client.CoreV1().PersistentVolumeClaims(c.config.Namespace).Update(ctx, bigger, metav1.UpdateOptions{})
+	other := claim.DeepCopy()
+	other.Spec.Resources.Requests[corev1.ResourceStorage] = *resource.NewQuantity(sizeBytes, resource.BinarySI)
+	_, err = c.config.Client.CoreV1().PersistentVolumeClaims(c.config.Namespace).Update(ctx, other, metav1.UpdateOptions{})
+	if requested > sizeBytes && (apierrors.IsInvalid(err) || apierrors.IsForbidden(err)) {
+		return false, nil
+	}
 	return err == nil, err
 }
 
@@ -119,7 +126,8 @@ func retryConflict(err error) error {
 // hindrance says why an expansion will not go on by itself.
 func (c *Claims) hindrance(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
 	status := claim.Status.AllocatedResourceStatuses[corev1.ResourceStorage]
-	if status == corev1.PersistentVolumeClaimControllerResizeInfeasible || status == corev1.PersistentVolumeClaimNodeResizeInfeasible {
+	infeasible := status == corev1.PersistentVolumeClaimControllerResizeInfeasible || status == corev1.PersistentVolumeClaimNodeResizeInfeasible
+	if infeasible && isOfRequest(claim) {
 		return fmt.Errorf("%w: %s%s", ErrExhausted, status, c.newestEvent(claim))
 	}
 	for _, condition := range claim.Status.Conditions {
@@ -133,6 +141,13 @@ func (c *Claims) hindrance(ctx context.Context, claim *corev1.PersistentVolumeCl
 		return err
 	}
 	return nil
+}
+
+// isOfRequest reports whether what a claim says of its expansion is about the size that
+// it requests now. One whose request has just changed says it of the size before.
+func isOfRequest(claim *corev1.PersistentVolumeClaim) bool {
+	tried, known := claim.Status.AllocatedResources[corev1.ResourceStorage]
+	return !known || tried.Cmp(*claim.Spec.Resources.Requests.Storage()) == 0
 }
 
 // used reports whether a pod that is on a node mounts the claim.

@@ -150,6 +150,7 @@ func TestExpandThatTheStorageRefuses(t *testing.T) {
 	r.ensure(r.spec())
 	ended := r.expand()
 	r.setStatus(func(s *corev1.PersistentVolumeClaimStatus) {
+		s.AllocatedResources = corev1.ResourceList{corev1.ResourceStorage: quantity(backing.SizeBytes(22 * gib))}
 		s.AllocatedResourceStatuses = map[corev1.ResourceName]corev1.ClaimResourceStatus{
 			corev1.ResourceStorage: corev1.PersistentVolumeClaimControllerResizeInfeasible,
 		}
@@ -157,6 +158,19 @@ func TestExpandThatTheStorageRefuses(t *testing.T) {
 	if err := <-ended; !errors.Is(err, backing.ErrExhausted) {
 		t.Fatalf("got %v, want ErrExhausted", err)
 	}
+	// Who asks for less then is not given what was refused.
+	s := r.spec()
+	s.VolumeBytes = 15 * gib
+	less := backing.SizeBytes(17 * gib)
+	go func() { ended <- r.claims.Expand(t.Context(), s) }()
+	r.awaitClaim(kubenames.BackingClaim(volume), func(c *corev1.PersistentVolumeClaim) bool {
+		return c.Spec.Resources.Requests.Storage().Value() == less
+	})
+	r.setStatus(func(s *corev1.PersistentVolumeClaimStatus) {
+		setCapacity(less)(s)
+		s.AllocatedResources, s.AllocatedResourceStatuses = nil, nil
+	})
+	r.check(<-ended)
 }
 
 func TestDeleteWaitsForThePod(t *testing.T) {

@@ -207,8 +207,8 @@ func (b *Backend) members(name string) []journal.VolumeID {
 }
 
 // ExpandStore implements controller.Backend.
-func (b *Backend) ExpandStore(ctx context.Context, id journal.VolumeID, sizeBytes int64) error {
-	return b.change(ctx, "ExpandStore", func() error {
+func (b *Backend) ExpandStore(ctx context.Context, id journal.VolumeID, sizeBytes int64) (newBytes int64, err error) {
+	err = b.change(ctx, "ExpandStore", func() error {
 		store, ok := b.stores[id]
 		if !ok {
 			return controller.ErrNotFound
@@ -217,8 +217,10 @@ func (b *Backend) ExpandStore(ctx context.Context, id journal.VolumeID, sizeByte
 			return controller.ErrExhausted
 		}
 		store.Spec.SizeBytes = max(store.Spec.SizeBytes, sizeBytes)
+		newBytes = store.Spec.SizeBytes
 		return nil
 	})
+	return newBytes, err
 }
 
 // ModifyGroup implements controller.Backend.

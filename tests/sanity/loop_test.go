@@ -118,23 +118,23 @@ func (b *loopBackend) DeleteStore(_ context.Context, id journal.VolumeID) error 
 	return nil
 }
 
-func (b *loopBackend) ExpandStore(_ context.Context, id journal.VolumeID, sizeBytes int64) error {
+func (b *loopBackend) ExpandStore(_ context.Context, id journal.VolumeID, sizeBytes int64) (int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	spec, ok := b.specs[id]
 	if !ok {
-		return controller.ErrNotFound
+		return 0, controller.ErrNotFound
 	}
 	spec.SizeBytes = max(spec.SizeBytes, sizeBytes)
 	b.specs[id] = spec
 	if err := os.Truncate(b.image(id), spec.SizeBytes); err != nil {
-		return err
+		return 0, err
 	}
 	if loop, ok := b.loops[id]; ok {
 		_, err := tool("losetup", "-c", loop)
-		return err
+		return spec.SizeBytes, err
 	}
-	return nil
+	return spec.SizeBytes, nil
 }
 
 func (b *loopBackend) ModifyGroup(context.Context, string, group.Settings) error { return nil }
