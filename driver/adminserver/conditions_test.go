@@ -35,7 +35,7 @@ func TestShortHistoryIsACondition(t *testing.T) {
 		g := &groups.Summary{State: group.State{Name: "shop", Role: group.RolePrimary, Settings: group.Settings{Window: 24 * time.Hour}.WithDefaults()},
 			Oldest: point, Newest: point, Whole: tt.whole}
 		got := false
-		for _, c := range s.conditions(g) {
+		for _, c := range s.conditions(g, nil) {
 			if c.GetType() == "WindowAchieved" {
 				got = !c.GetOk() && c.GetReason() == "HistoryTooShort" && c.GetMessage() != ""
 			}
@@ -72,7 +72,7 @@ func TestAPointThatWasGivenUpIsACondition(t *testing.T) {
 	for _, tt := range tests {
 		s := &Server{cfg: Config{Site: oneVolume{space: journal.SpaceStats{PointsGivenUp: tt.givenUp}}, Clock: now}}
 		g := &groups.Summary{State: group.State{Name: "shop", Role: group.RoleReplica, Settings: group.Settings{}.WithDefaults()}, Newest: tt.newest}
-		for _, c := range s.conditions(g) {
+		for _, c := range s.conditions(g, nil) {
 			if c.GetType() == "Ready" && (c.GetReason() != tt.want || c.GetOk() != (tt.newest != nil)) {
 				t.Errorf("%s: %v, want %s", tt.name, c, tt.want)
 			}

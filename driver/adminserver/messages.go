@@ -65,12 +65,13 @@ func rewind(r *group.Rewind) *adminv1.Rewind {
 	return &adminv1.Rewind{To: point(r.To), From: point(r.From), Started: stamp(r.Started), Fork: r.Fork}
 }
 
-func (s *Server) group(g *groups.Summary) *adminv1.Group {
+// group describes a group; silent is why its members do not tell of their points.
+func (s *Server) group(g *groups.Summary, silent error) *adminv1.Group {
 	st := g.State
 	out := &adminv1.Group{
 		Name: st.Name, Role: role(st.Role), Term: uint64(st.Term), Peer: st.Settings.ReplicateTo, Members: uint32(len(st.Members)),
 		AchievedWindow: durationpb.New(g.AchievedWindow(s.cfg.Clock.Now())), WantedWindow: durationpb.New(st.Settings.Window),
-		CheckpointInterval: durationpb.New(st.Settings.CheckpointInterval), Rewind: rewind(st.Rewind), Conditions: s.conditions(g), Orphaned: stamp(st.Orphaned),
+		CheckpointInterval: durationpb.New(st.Settings.CheckpointInterval), Rewind: rewind(st.Rewind), Conditions: s.conditions(g, silent), Orphaned: stamp(st.Orphaned),
 	}
 	if st.Role == group.RoleReplica {
 		out.Peer = st.Source
@@ -103,7 +104,7 @@ func (s *Server) pointGivenUpBy(g *groups.Summary) string {
 	return strings.Join(by, ", ")
 }
 
-func (s *Server) conditions(g *groups.Summary) []*adminv1.Condition {
+func (s *Server) conditions(g *groups.Summary, silent error) []*adminv1.Condition {
 	var out []*adminv1.Condition
 	add := func(kind string, ok bool, reason, message string) {
 		out = append(out, &adminv1.Condition{Type: kind, Ok: ok, Reason: reason, Message: message})
@@ -113,6 +114,8 @@ func (s *Server) conditions(g *groups.Summary) []*adminv1.Condition {
 		add("Ready", false, "OperationPending", "a "+string(g.State.Pending.Kind)+" was interrupted and could not be finished: see the site's log, then restart the site")
 	case g.Stats.LastError != nil:
 		add("Ready", false, "CheckpointMissed", g.Stats.LastError.Error())
+	case silent != nil:
+		add("Ready", false, "MembersSilent", "members do not tell of their recovery points: "+silent.Error())
 	case g.Newest == nil && g.Resting:
 		add("Ready", true, "Resting", "no volume of the group is in use: its newest point stays true")
 	case g.Newest == nil && s.pointGivenUpBy(g) != "":

@@ -50,11 +50,7 @@ func New(cfg Config) *Server { return &Server{cfg: cfg, started: cfg.Clock.Now()
 // GetStatus implements adminv1.AdminServer.
 func (s *Server) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (*adminv1.GetStatusResponse, error) {
 	resp := &adminv1.GetStatusResponse{Site: s.cfg.Site.Name(), Version: s.cfg.Version, Started: stamp(s.started), Peers: s.peers()}
-	for _, name := range s.cfg.Site.Groups().Groups() {
-		if g, err := s.cfg.Site.Groups().Summary(ctx, name); err == nil {
-			resp.Groups = append(resp.Groups, s.group(&g))
-		}
-	}
+	resp.Groups = s.groups(ctx)
 	for _, v := range s.cfg.Site.Volumes() {
 		resp.Volumes = append(resp.Volumes, s.volume(v))
 	}
@@ -63,13 +59,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (*a
 
 // ListGroups implements adminv1.AdminServer.
 func (s *Server) ListGroups(ctx context.Context, _ *adminv1.ListGroupsRequest) (*adminv1.ListGroupsResponse, error) {
-	resp := &adminv1.ListGroupsResponse{}
-	for _, name := range s.cfg.Site.Groups().Groups() {
-		if g, err := s.cfg.Site.Groups().Summary(ctx, name); err == nil {
-			resp.Groups = append(resp.Groups, s.group(&g))
-		}
-	}
-	return resp, nil
+	return &adminv1.ListGroupsResponse{Groups: s.groups(ctx)}, nil
 }
 
 // DescribeGroup implements adminv1.AdminServer.
@@ -83,7 +73,7 @@ func (s *Server) DescribeGroup(ctx context.Context, req *adminv1.DescribeGroupRe
 	if err != nil {
 		return nil, answer(err)
 	}
-	resp := &adminv1.DescribeGroupResponse{Group: s.group(&g)}
+	resp := &adminv1.DescribeGroupResponse{Group: s.group(&g, nil)}
 	for i, id := range g.State.Members {
 		v, err := s.cfg.Site.Volume(id)
 		if err != nil {

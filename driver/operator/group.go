@@ -28,8 +28,13 @@ import (
 // what advances by itself.
 const advanceInterval = 10 * time.Second
 
-// summaryTimeout bounds the questions to engines for one status.
-const summaryTimeout = 10 * time.Second
+const (
+	// summaryTimeout bounds the questions to engines for one status.
+	summaryTimeout = 10 * time.Second
+	// silenceTolerated is how long they may fail before the status says so: an engine
+	// that is replaced does not answer for a moment either.
+	silenceTolerated = 10 * time.Second
+)
 
 // groupKeeper keeps the ConsistencyGroup of each group: its settings go to the
 // group, and what the site knows of the group to its status.
@@ -46,6 +51,8 @@ type groupKeeper struct {
 	applied map[types.NamespacedName]application
 	// written is when a status was last written; guarded by mu.
 	written map[types.NamespacedName]time.Time
+	// silent is since when the members of a group do not tell of its points; guarded by mu.
+	silent map[types.NamespacedName]time.Time
 }
 
 // application is how it went with a spec.
@@ -182,6 +189,7 @@ func (k *groupKeeper) forget(key types.NamespacedName) {
 	defer k.mu.Unlock()
 	delete(k.applied, key)
 	delete(k.written, key)
+	delete(k.silent, key)
 }
 
 func (k *groupKeeper) forgetApplied(key types.NamespacedName) {
@@ -198,18 +206,21 @@ func (k *groupKeeper) describe(ctx context.Context, resource *v1alpha1.Consisten
 	if errors.Is(err, group.ErrNotFound) {
 		return nil // it has just ended
 	}
-	if err != nil {
-		return fmt.Errorf("describe group %s: %w", name, err)
-	}
 	now := k.clock.Now()
-	v := &view{summary: summary, now: now, generation: applied.generation, refused: applied.refused}
+	key := client.ObjectKeyFromObject(resource)
+	if err != nil {
+		err = fmt.Errorf("describe group %s: %w", name, err)
+	}
+	if lasts := k.silence(key, now, err); err != nil && (lasts < silenceTolerated || summary.State.Name == "") {
+		return err
+	}
+	v := &view{summary: summary, silent: err, now: now, generation: applied.generation, refused: applied.refused}
 	for _, volume := range k.fleet.Volumes() {
 		if volume.Group == name && !volume.Retired && slices.Contains(summary.State.Members, volume.ID) {
 			v.volumes = append(v.volumes, volume)
 		}
 	}
 	status := statusOf(v, &resource.Status)
-	key := client.ObjectKeyFromObject(resource)
 	k.mu.Lock()
 	wait := !isUrgent(&resource.Status, &status) && now.Sub(k.written[key]) < advanceInterval
 	k.mu.Unlock()
@@ -222,6 +233,23 @@ func (k *groupKeeper) describe(ctx context.Context, resource *v1alpha1.Consisten
 	}
 	k.tell(ctx, resource, &old, &status, v.volumes)
 	return nil
+}
+
+// silence notes whether a group's members have told of its points, and returns for how
+// long they have not.
+func (k *groupKeeper) silence(key types.NamespacedName, now time.Time, err error) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	since, ok := k.silent[key]
+	switch {
+	case err == nil:
+		delete(k.silent, key)
+		return 0
+	case !ok:
+		k.silent[key] = now
+		return 0
+	}
+	return now.Sub(since)
 }
 
 // write replaces the status, unless it is the same.

@@ -30,6 +30,7 @@ const (
 	reasonTooSmall     = "BackingTooSmall"
 	reasonFull         = "BackingFull"
 	reasonMissed       = "CheckpointMissed"
+	reasonSilent       = "MembersSilent"
 	reasonNoPoint      = "NoPointYet"
 	reasonPointGivenUp = "PointGivenUp"
 	reasonAchieved     = "Achieved"
@@ -51,6 +52,9 @@ const (
 // view is what a group's status is made of.
 type view struct {
 	summary groups.Summary
+	// silent is why the members do not tell of the group's points, which summary is
+	// then without.
+	silent  error
 	volumes []fleet.Volume // its members
 	now     time.Time
 	// generation of the resource whose settings were applied, and why they
@@ -70,9 +74,9 @@ func statusOf(v *view, old *v1alpha1.ConsistencyGroupStatus) v1alpha1.Consistenc
 	}
 	if v.summary.Oldest != nil {
 		out.AchievedWindow = v1alpha1.DurationOf(v.summary.AchievedWindow(v.now).Truncate(time.Second))
-	} else if v.summary.Newest == nil && !isAwake(v) {
-		// Nobody who could tell is awake: what was said last stays true but for
-		// its age.
+	} else if v.silent != nil || v.summary.Newest == nil && !isAwake(v) {
+		// Nobody who could tell is awake, or answers: what was said last stays true
+		// but for its age.
 		out.NewestPoint, out.OldestPoint, out.AchievedWindow = old.NewestPoint, old.OldestPoint, old.AchievedWindow
 	}
 	lags := lagsOf(v)
@@ -241,6 +245,8 @@ func ready(out *v1alpha1.ConsistencyGroupStatus, v *view) (metav1.ConditionStatu
 	switch {
 	case len(broken) > 0:
 		return metav1.ConditionFalse, reasonEngine, strings.Join(broken, "; ")
+	case v.silent != nil:
+		return metav1.ConditionFalse, reasonSilent, "members do not tell of their recovery points: " + v.silent.Error()
 	case v.summary.State.Role == group.RoleReplica && v.summary.Newest == nil && pointGivenUpBy(v) != "":
 		return metav1.ConditionFalse, reasonPointGivenUp, "the newest recovery point that all members had was given up for want of room, by " + pointGivenUpBy(v) +
 			": there is one again when all members have been fed as far; give the backing volume more room"

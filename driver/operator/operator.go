@@ -115,7 +115,7 @@ func (o *Operator) setUp() error {
 	m := &membership{client: o.mgr.GetClient(), decider: decider{o.mgr.GetClient(), o.direct}, fleet: c.Fleet, catalog: c.Catalog,
 		driver: c.DriverName, events: tell, log: c.Log}
 	k := &groupKeeper{client: o.mgr.GetClient(), fleet: c.Fleet, catalog: c.Catalog, events: tell, clock: c.Clock, log: c.Log,
-		applied: map[types.NamespacedName]application{}, written: map[types.NamespacedName]time.Time{}}
+		applied: map[types.NamespacedName]application{}, written: map[types.NamespacedName]time.Time{}, silent: map[types.NamespacedName]time.Time{}}
 	s := &siteKeeper{client: o.mgr.GetClient(), site: c.Site, peers: c.Peers, fleet: c.Fleet, clock: c.Clock, log: c.Log}
 	return errors.Join(
 		m.setUp(o.mgr),

@@ -203,6 +203,7 @@ type plane struct {
 	points  map[string][]group.Point
 	sending map[string]*replication.Metrics
 	failing error // of Summary's stats
+	mute    error // of engines that are asked for points
 	catalog map[journal.VolumeID]string
 	chosen  map[string]group.Settings
 	adopted []controller.Adoption
@@ -305,6 +306,9 @@ func (p *plane) Summary(_ context.Context, name string) (groups.Summary, error) 
 		return groups.Summary{}, group.ErrNotFound
 	}
 	out := groups.Summary{State: *st, Started: st.Role == group.RolePrimary, Stats: group.CoordinatorStats{LastError: p.failing}, Sending: p.sending[name]}
+	if p.mute != nil {
+		return out, p.mute
+	}
 	if points := p.points[name]; len(points) > 0 {
 		out.Oldest, out.Newest = &points[0], &points[len(points)-1]
 	}

@@ -1,0 +1,58 @@
+package operator
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	kevents "k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/lockstep-csi/lockstep/api/v1alpha1"
+	"github.com/lockstep-csi/lockstep/internal/clock"
+)
+
+// A group whose engines run and do not answer, because a disk hangs, is not Ready any
+// more once that lasts; what was known of its points stays.
+func TestASilentGroupIsNotReady(t *testing.T) {
+	c, p, now := newCluster(t), newPlane(), clock.NewManual(testStart)
+	p.add(1, c.namespace+"/shop", c.namespace, "data")
+	c.make(&v1alpha1.ConsistencyGroup{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
+	k := &groupKeeper{client: c.Client, fleet: p, catalog: p, events: events{kevents.NewFakeRecorder(100)}, clock: now, log: slog.New(slog.DiscardHandler),
+		applied: map[types.NamespacedName]application{}, written: map[types.NamespacedName]time.Time{}, silent: map[types.NamespacedName]time.Time{}}
+	look := func() (v1alpha1.ConsistencyGroup, *metav1.Condition, error) {
+		t.Helper()
+		_, err := k.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: c.namespace, Name: "shop"}})
+		g, ok := c.groupResource("shop")
+		ready := meta.FindStatusCondition(g.Status.Conditions, v1alpha1.GroupReady)
+		if !ok || ready == nil {
+			t.Fatalf("the group has no condition: %+v, %v", g.Status, err)
+		}
+		return g, ready, err
+	}
+	if _, ready, err := look(); err != nil || ready.Status != metav1.ConditionTrue {
+		t.Fatalf("at first: %+v, %v", ready, err)
+	}
+	p.mute = errors.New("the engine has not answered in time")
+	if _, ready, err := look(); err == nil || ready.Status != metav1.ConditionTrue {
+		t.Errorf("for a moment: %+v, %v, want it to be tried again", ready, err)
+	}
+	now.Advance(silenceTolerated)
+	g, ready, err := look()
+	if err != nil || ready.Status != metav1.ConditionFalse || ready.Reason != reasonSilent || !strings.Contains(ready.Message, p.mute.Error()) {
+		t.Errorf("when it lasts: %+v, %v", ready, err)
+	}
+	if g.Status.NewestPoint == nil || g.Status.NewestPoint.Checkpoint != 12 {
+		t.Errorf("what was known of its points: %+v", g.Status.NewestPoint)
+	}
+	p.mute = nil
+	if _, ready, err := look(); err != nil || ready.Status != metav1.ConditionTrue {
+		t.Errorf("when it answers again: %+v, %v", ready, err)
+	}
+}
