@@ -33,7 +33,7 @@ func parseAt(text string) (string, error) {
 		return text, nil
 	case strings.HasPrefix(text, pinMark):
 		if text == pinMark {
-			return "", misuse("--at pin: names no pin: see `lockstep point list`")
+			return "", misuse("--at pin: names no pin: see `point list`")
 		}
 		return text, nil
 	}

@@ -59,7 +59,7 @@ func (p *page) showVolumes(indent string, volumes []*adminv1.Volume, withGroup b
 			p.line("%s%s", indent, p.paint(cell{volumeName(v) + ": " + oneLine(why), toneBad}))
 		}
 		if n := v.GetDamaged(); n > 0 {
-			p.line("%s%s", indent, p.paint(cell{fmt.Sprintf("%s: damaged in %d places, %d of which could not be repaired: see `lockstep volume scrub %s`", volumeName(v), n, v.GetUnrepairable(), v.GetId()), toneBad}))
+			p.line("%s%s", indent, p.paint(cell{fmt.Sprintf("%s: damaged in %d places, %d of which could not be repaired: see `volume scrub %s`", volumeName(v), n, v.GetUnrepairable(), v.GetId()), toneBad}))
 		}
 		if why := v.GetTransportFallback(); why != "" {
 			p.line("%s%s", indent, p.paint(cell{volumeName(v) + ": served over " + v.GetTransport() + ": " + oneLine(why), toneNote}))

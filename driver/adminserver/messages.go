@@ -137,7 +137,7 @@ func (s *Server) conditions(g *groups.Summary, silent error) []*adminv1.Conditio
 			add("DevicesServed", false, "DeviceNotServed", fmt.Sprintf("volume %s: %v", v.ID, v.DeviceErr))
 		}
 		if n := v.Journal.Damaged; v.Group == g.State.Name && n > 0 {
-			add("Intact", false, "Damaged", fmt.Sprintf("volume %s is damaged in %d places, of which reads fail: see `lockstep volume scrub %s`", v.ID, n, v.ID))
+			add("Intact", false, "Damaged", fmt.Sprintf("volume %s is damaged in %d places, of which reads fail: see %s", v.ID, n, s.command("volume scrub "+v.ID.String())))
 		}
 	}
 	if m := g.Sending; m != nil {

@@ -60,9 +60,9 @@ func (s *Server) oneVolume(text string) (journal.VolumeID, error) {
 	found := s.volumesNamed(text)
 	switch len(found) {
 	case 0:
-		return journal.VolumeID{}, status.Errorf(codes.NotFound, "no volume has the id, the name or the claim %q: see `lockstep status -o wide`", text)
+		return journal.VolumeID{}, status.Errorf(codes.NotFound, "no volume has the id, the name or the claim %q: see %s", text, s.command("status -o wide"))
 	case 1:
 		return found[0].ID, nil
 	}
-	return journal.VolumeID{}, status.Errorf(codes.InvalidArgument, "%d volumes have the name or the claim %q: give the id, see `lockstep status -o wide`", len(found), text)
+	return journal.VolumeID{}, status.Errorf(codes.InvalidArgument, "%d volumes have the name or the claim %q: give the id, see %s", len(found), text, s.command("status -o wide"))
 }

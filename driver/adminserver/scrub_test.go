@@ -1,8 +1,10 @@
 package adminserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -36,8 +38,12 @@ func TestAVolumeIsNamed(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]codes.Code{"": codes.NotFound, "data": codes.NotFound, "twin": codes.InvalidArgument, "prod/twin": codes.InvalidArgument} {
-		if got, err := s.oneVolume(text); status.Code(err) != want {
-			t.Errorf("%q: got %s, %v, want %s", text, got, err, want)
+		for _, command := range []string{"", "kubectl lockstep"} { // that its users have
+			s.cfg.Command = command
+			got, err := s.oneVolume(text)
+			if hint := "`" + cmp.Or(command, "lockstep") + " status -o wide`"; status.Code(err) != want || !strings.Contains(err.Error(), hint) {
+				t.Errorf("%q: got %s, %v, want %s that names %s", text, got, err, want, hint)
+			}
 		}
 	}
 }

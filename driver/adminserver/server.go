@@ -1,6 +1,6 @@
 // Package adminserver answers the admin API of a site (api/admin/v1). It
 // translates; what it is asked to do is done by whoever implements Site. It owns
-// no goroutine of its own.
+// no goroutine that outlives a call.
 package adminserver
 
 import (
@@ -21,9 +21,12 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// Config is what a Server needs; all fields but Forks, Timelines and Promoted are required.
+// Config is what a Server needs; all fields but Command, Forks, Timelines and Promoted are required.
 type Config struct {
-	Site  Site
+	Site Site
+	// Command is what its users type before a verb, for messages that tell them of one;
+	// empty: lockstep.
+	Command string
 	Forks Forks // nil: the site makes none
 	// Timelines are those of volumes of this site, in their order; nil: they are not
 	// known here.
@@ -46,6 +49,11 @@ type Server struct {
 
 // New makes a server.
 func New(cfg Config) *Server { return &Server{cfg: cfg, started: cfg.Clock.Now()} }
+
+// command is how a user of this site types a command.
+func (s *Server) command(verb string) string {
+	return "`" + cmp.Or(s.cfg.Command, "lockstep") + " " + verb + "`"
+}
 
 // GetStatus implements adminv1.AdminServer.
 func (s *Server) GetStatus(ctx context.Context, _ *adminv1.GetStatusRequest) (*adminv1.GetStatusResponse, error) {
@@ -198,7 +206,7 @@ func (s *Server) ReopenVolume(ctx context.Context, req *adminv1.ReopenVolumeRequ
 func (s *Server) RemoveReplica(ctx context.Context, req *adminv1.RemoveReplicaRequest) (*adminv1.RemoveReplicaResponse, error) {
 	id, err := journal.ParseVolumeID(req.GetVolume())
 	if err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "%q is no id of a volume: see `lockstep status -o wide`", req.GetVolume())
+		return nil, status.Errorf(codes.InvalidArgument, "%q is no id of a volume: see %s", req.GetVolume(), s.command("status -o wide"))
 	}
 	if err := s.cfg.Site.RemoveReplica(ctx, id); err != nil {
 		return nil, answer(err)
@@ -315,7 +323,7 @@ func (s *Server) OpenView(ctx context.Context, req *adminv1.OpenViewRequest) (*a
 func (s *Server) CloseView(ctx context.Context, req *adminv1.CloseViewRequest) (*adminv1.CloseViewResponse, error) {
 	err := s.cfg.Site.CloseView(ctx, req.GetId())
 	if errors.Is(err, ErrNoView) {
-		return nil, status.Errorf(codes.NotFound, "no view %q is open: see `lockstep view list`", req.GetId())
+		return nil, status.Errorf(codes.NotFound, "no view %q is open: see %s", req.GetId(), s.command("view list"))
 	}
 	return &adminv1.CloseViewResponse{}, answer(err)
 }

@@ -21,7 +21,7 @@ type VolumeTimelines struct {
 // ListTimelines implements adminv1.AdminServer.
 func (s *Server) ListTimelines(ctx context.Context, req *adminv1.ListTimelinesRequest) (*adminv1.ListTimelinesResponse, error) {
 	if s.cfg.Timelines == nil {
-		return nil, status.Error(codes.FailedPrecondition, "this site does not tell what timelines take: see `group describe`, which lists them")
+		return nil, status.Error(codes.FailedPrecondition, "this site does not tell what timelines take: see "+s.command("group describe")+", which lists them")
 	}
 	st, err := s.cfg.Site.Groups().State(req.GetGroup())
 	if err != nil {

@@ -233,7 +233,7 @@ func (r *role) serveAdmin(ctx context.Context) error {
 	srv := grpc.NewServer()
 	admin := adminSite{fleet: r.fleet, known: r.controller, name: r.cfg.Site, peers: r.peers.Addresses}
 	adminv1.RegisterAdminServer(srv, adminserver.New(adminserver.Config{
-		Site: admin, Timelines: admin.timelines, Version: r.cfg.Version, Clock: clock.Wall{}, OwnedPin: r.ownsPin,
+		Site: admin, Command: "kubectl lockstep", Timelines: admin.timelines, Version: r.cfg.Version, Clock: clock.Wall{}, OwnedPin: r.ownsPin,
 	}))
 	return serveGRPC(ctx, srv, r.cfg.AdminListen)
 }
