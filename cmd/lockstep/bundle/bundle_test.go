@@ -139,10 +139,41 @@ func newFixture(t *testing.T) *fixture {
 		_, err = f.Kube.CoreV1().PersistentVolumeClaims(f.Namespace).Create(ctx, c, metav1.CreateOptions{})
 		check(t, err)
 	}
+	f.volumes()
 	f.event("PersistentVolumeClaim", "data", "ours is told")
 	f.event("PersistentVolumeClaim", "private", hidden)
 	f.pods()
 	return f
+}
+
+// volumes makes a volume that a store is on, with credentials where some drivers have
+// them, and attachments of it and of a volume of somebody else.
+func (f *fixture) volumes() {
+	ctx, on := f.t.Context(), f.DriverNamespace+"-under"
+	pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: on}, Spec: corev1.PersistentVolumeSpec{
+		Capacity: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+		StorageClassName: "theirs", ClaimRef: &corev1.ObjectReference{Namespace: f.DriverNamespace, Name: "store"},
+		MountOptions: []string{"vers=3.0", "password=" + hidden},
+		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "other", VolumeHandle: "1",
+			VolumeAttributes: map[string]string{"share": "shown", "userPasswd": hidden}}}}}
+	_, err := f.Kube.CoreV1().PersistentVolumes().Create(ctx, pv, metav1.CreateOptions{})
+	check(f.t, err)
+	f.t.Cleanup(func() {
+		now := int64(0)
+		check(f.t, f.Kube.CoreV1().PersistentVolumes().Delete(context.Background(), on, metav1.DeleteOptions{GracePeriodSeconds: &now}))
+	})
+	private := f.DriverNamespace + "-private"
+	for _, name := range []string{on, private} {
+		made, err := f.Kube.StorageV1().VolumeAttachments().Create(ctx, &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: storagev1.VolumeAttachmentSpec{Attacher: "other", NodeName: "n1", Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &name}}}, metav1.CreateOptions{})
+		check(f.t, err)
+		made.Status = storagev1.VolumeAttachmentStatus{Attached: true, AttachmentMetadata: map[string]string{"portal": "10.0.0.1", "chapSecret": hidden}}
+		_, err = f.Kube.StorageV1().VolumeAttachments().UpdateStatus(ctx, made, metav1.UpdateOptions{})
+		check(f.t, err)
+		f.t.Cleanup(func() {
+			check(f.t, f.Kube.StorageV1().VolumeAttachments().Delete(context.Background(), name, metav1.DeleteOptions{}))
+		})
+	}
 }
 
 // pods makes one of ours, which restarted, and one of an application.
@@ -176,6 +207,9 @@ func TestNothingHidden(t *testing.T) {
 		"resources/pods.yaml":                          "name: HTTPS_PROXY",
 		"resources/storageclasses.storage.k8s.io.yaml": "adminPassword: (removed)",
 		"resources/persistentvolumeclaims.yaml":        "lockstep.dev/group: shop",
+		"resources/persistentvolumes.yaml":             "share: shown",
+
+		"resources/volumeattachments.storage.k8s.io.yaml": "portal: 10.0.0.1",
 	} {
 		if !strings.Contains(files[name], text) {
 			t.Errorf("%s lacks %q:\n%s", name, text, files[name])
@@ -200,6 +234,9 @@ func TestContent(t *testing.T) {
 	}
 	if strings.Contains(files["resources/persistentvolumeclaims.yaml"], "private") {
 		t.Error("a claim of another class is in the bundle")
+	}
+	if strings.Contains(files["resources/volumeattachments.storage.k8s.io.yaml"], "-private") {
+		t.Error("the attachment of a volume that no store is on is in the bundle")
 	}
 	if len(problems) != 1 {
 		t.Errorf("problems: %v", problems)

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -16,8 +17,12 @@ const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
 // ownAnnotations are the domains of annotations that a bundle shows.
 var ownAnnotations = []string{"kubernetes.io", "k8s.io", "lockstep.dev"}
 
-// secretWords in a class's parameter give away that it may be a credential.
-var secretWords = []string{"secret", "password", "token", "key", "credential"}
+// secretWords in the name of a setting give away that it may be a credential.
+var secretWords = []string{"secret", "pass", "token", "key", "credential"}
+
+// settingsFields are where objects keep what a driver of any vendor is told, or tells
+// itself: of classes, of volumes, and of attachments.
+var settingsFields = []string{"parameters", "volumeAttributes", "attachmentMetadata", "options"}
 
 // clean removes from an object what is nobody else's business.
 func clean(o *unstructured.Unstructured, driverNamespace string) {
@@ -30,7 +35,7 @@ func clean(o *unstructured.Unstructured, driverNamespace string) {
 	}
 	o.SetAnnotations(annotations)
 	cleanEnvironment(o.Object)
-	cleanParameters(o.Object)
+	cleanSettings(o.Object)
 }
 
 // isOwn reports an annotation of Kubernetes or of Lockstep.
@@ -71,21 +76,47 @@ func removeValues(variables []any) {
 	}
 }
 
-// cleanParameters removes those of a class that may be credentials. The
-// standard ones name Secrets and are kept.
-func cleanParameters(object map[string]any) {
-	parameters, isMap := object["parameters"].(map[string]any)
-	if !isMap {
-		return
-	}
-	for key := range parameters {
-		if strings.HasPrefix(key, "csi.storage.k8s.io/") {
-			continue
-		}
-		for _, word := range secretWords {
-			if strings.Contains(strings.ToLower(key), word) {
-				parameters[key] = removed
+// cleanSettings removes settings that may be credentials, wherever they are. The
+// standard ones of classes name Secrets and are kept.
+func cleanSettings(value any) {
+	switch v := value.(type) {
+	case map[string]any:
+		for field, child := range v {
+			settings, isMap := child.(map[string]any)
+			options, isList := child.([]any)
+			switch {
+			case isMap && slices.Contains(settingsFields, field):
+				removeSecrets(settings)
+			case isList && field == "mountOptions":
+				removeOptions(options)
+			default:
+				cleanSettings(child)
 			}
 		}
+	case []any:
+		for _, child := range v {
+			cleanSettings(child)
+		}
 	}
+}
+
+func removeSecrets(settings map[string]any) {
+	for key := range settings {
+		if !strings.HasPrefix(key, "csi.storage.k8s.io/") && mayBeSecret(key) {
+			settings[key] = removed
+		}
+	}
+}
+
+func removeOptions(options []any) {
+	for i, option := range options {
+		text, _ := option.(string)
+		if key, _, hasValue := strings.Cut(text, "="); hasValue && mayBeSecret(key) {
+			options[i] = key + "=" + removed
+		}
+	}
+}
+
+func mayBeSecret(key string) bool {
+	return slices.ContainsFunc(secretWords, func(word string) bool { return strings.Contains(strings.ToLower(key), word) })
 }

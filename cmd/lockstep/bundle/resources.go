@@ -37,6 +37,7 @@ type source struct {
 type gathered struct {
 	driver, namespace string
 	classes, volumes  map[string]bool // StorageClasses and PersistentVolumes of the driver
+	under             map[string]bool // PersistentVolumes that its stores are on
 	subjects          map[string]bool // NAMESPACE/NAME of claims, groups and recoveries that were taken
 }
 
@@ -57,9 +58,9 @@ var sources = []source{
 	{resource: grouped("storage.k8s.io", "v1", "csidrivers")},
 	{resource: grouped("storage.k8s.io", "v1", "csinodes")},
 	{resource: grouped("storage.k8s.io", "v1", "storageclasses"), keep: takeClass},
-	{resource: grouped("storage.k8s.io", "v1", "volumeattachments")},
 	{resource: grouped("storage.k8s.io", "v1", "csistoragecapacities"), scope: driverOnly},
 	{resource: core("persistentvolumes"), keep: takeVolume},
+	{resource: grouped("storage.k8s.io", "v1", "volumeattachments"), keep: takeAttachment},
 	{resource: core("persistentvolumeclaims"), keep: takeClaim},
 	{resource: grouped("snapshot.storage.k8s.io", "v1", "volumesnapshotclasses"), optional: true},
 	{resource: grouped("snapshot.storage.k8s.io", "v1", "volumesnapshotcontents"), keep: ofDriver, optional: true},
@@ -79,7 +80,7 @@ var sources = []source{
 // resources adds one file for each resource. It fails only when the archive
 // cannot be written.
 func (b *writer) resources(ctx context.Context) error {
-	g := &gathered{driver: b.Driver, namespace: b.Cluster.DriverNamespace, classes: map[string]bool{}, volumes: map[string]bool{}, subjects: map[string]bool{}}
+	g := &gathered{driver: b.Driver, namespace: b.Cluster.DriverNamespace, classes: map[string]bool{}, volumes: map[string]bool{}, under: map[string]bool{}, subjects: map[string]bool{}}
 	for _, s := range sources {
 		name := s.resource.Resource
 		if s.resource.Group != "" {
@@ -156,7 +157,14 @@ func takeVolume(g *gathered, o *unstructured.Unstructured) bool {
 		return true
 	}
 	namespace, _, _ := unstructured.NestedString(o.Object, "spec", "claimRef", "namespace")
-	return namespace == g.namespace
+	g.under[o.GetName()] = namespace == g.namespace
+	return g.under[o.GetName()]
+}
+
+// takeAttachment takes those of the volumes that were taken.
+func takeAttachment(g *gathered, o *unstructured.Unstructured) bool {
+	volume, _, _ := unstructured.NestedString(o.Object, "spec", "source", "persistentVolumeName")
+	return g.volumes[volume] || g.under[volume]
 }
 
 // takeClaim takes the claims of the driver's volumes and classes, and those
