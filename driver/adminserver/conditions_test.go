@@ -13,7 +13,23 @@ import (
 // noVolumes is a site of which only its groups matter.
 type noVolumes struct{ Site }
 
-func (noVolumes) Volumes() []Volume { return nil }
+func (noVolumes) Volumes() []Volume        { return nil }
+func (noVolumes) Peers() map[string]string { return map[string]string{"there": "there:7443"} }
+
+// A group that is to be replicated to a site that is no peer says so, also at rest.
+func TestAMissingPeerIsACondition(t *testing.T) {
+	s := &Server{cfg: Config{Site: noVolumes{}, Clock: clock.NewManual(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC))}}
+	for to, want := range map[string]bool{"": false, "there": false, "nowhere": true} {
+		g := &groups.Summary{State: group.State{Name: "shop", Role: group.RolePrimary, Settings: group.Settings{ReplicateTo: to}.WithDefaults()}, Resting: true}
+		told := false
+		for _, c := range s.conditions(g, nil) {
+			told = told || c.GetType() == "Replicating" && !c.GetOk() && c.GetReason() == "NoPeer"
+		}
+		if told != want {
+			t.Errorf("to %q: told %v, want %v", to, told, want)
+		}
+	}
+}
 
 // A history that is shorter than wanted is a condition, once some of it was given up.
 func TestShortHistoryIsACondition(t *testing.T) {

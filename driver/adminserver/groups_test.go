@@ -48,7 +48,6 @@ type withGroups struct {
 
 func (w withGroups) Groups() *groups.Groups { return w.groups }
 func (withGroups) Name() string             { return "here" }
-func (withGroups) Peers() map[string]string { return nil }
 
 // The status of a site shows a group whose members do not answer, of all groups, and says
 // so.

@@ -149,6 +149,11 @@ func (s *Server) conditions(g *groups.Summary, silent error) []*adminv1.Conditio
 			add("Replicating", true, "Connected", "site "+m.Peer+" is being fed")
 		}
 	}
+	if to := g.State.Settings.ReplicateTo; g.State.Role == group.RolePrimary && to != "" && g.Sending == nil {
+		if _, isPeer := s.cfg.Site.Peers()[to]; !isPeer { // also of a group at rest: it may have something that was never sent
+			add("Replicating", false, "NoPeer", "the group is to be replicated to site "+to+", which is no peer of this one")
+		}
+	}
 	if g.State.Role == group.RoleReplica {
 		ok, reason, message := s.fed(g)
 		add("Replicating", ok, reason, message)

@@ -20,6 +20,7 @@ import (
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
 	"github.com/lockstep-csi/lockstep/controller"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/clock"
 )
@@ -215,6 +216,9 @@ func (k *groupKeeper) describe(ctx context.Context, resource *v1alpha1.Consisten
 		return err
 	}
 	v := &view{summary: summary, silent: err, now: now, generation: applied.generation, refused: applied.refused}
+	if v.peerless, err = k.peerless(ctx, &summary); err != nil {
+		return err
+	}
 	for _, volume := range k.fleet.Volumes() {
 		if volume.Group == name && !volume.Retired && slices.Contains(summary.State.Members, volume.ID) {
 			v.volumes = append(v.volumes, volume)
@@ -233,6 +237,28 @@ func (k *groupKeeper) describe(ctx context.Context, resource *v1alpha1.Consisten
 	}
 	k.tell(ctx, resource, &old, &status, v.volumes)
 	return nil
+}
+
+// peerless is why there is no site that a primary's records could be sent to; empty:
+// there is one, or is to be none.
+func (k *groupKeeper) peerless(ctx context.Context, s *groups.Summary) (string, error) {
+	to := s.State.Settings.ReplicateTo
+	if s.State.Role != group.RolePrimary || to == "" || s.Sending != nil {
+		return "", nil
+	}
+	var site v1alpha1.Site
+	err := k.client.Get(ctx, types.NamespacedName{Name: to}, &site)
+	if apierrors.IsNotFound(err) {
+		return fmt.Sprintf("there is no Site %s: make one", to), nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read Site %s: %w", to, err)
+	}
+	c := meta.FindStatusCondition(site.Status.Conditions, v1alpha1.SiteConnected)
+	if c != nil && c.Status == metav1.ConditionFalse && (c.Reason == reasonOwnSite || c.Reason == reasonNoCertificate) {
+		return fmt.Sprintf("Site %s is no peer: %s", to, c.Message), nil
+	}
+	return "", nil
 }
 
 // silence notes whether a group's members have told of its points, and returns for how

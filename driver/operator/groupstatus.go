@@ -54,9 +54,11 @@ type view struct {
 	summary groups.Summary
 	// silent is why the members do not tell of the group's points, which summary is
 	// then without.
-	silent  error
-	volumes []fleet.Volume // its members
-	now     time.Time
+	silent error
+	// peerless is why there is nowhere to send to; empty: there is, or need not be.
+	peerless string
+	volumes  []fleet.Volume // its members
+	now      time.Time
 	// generation of the resource whose settings were applied, and why they
 	// were refused.
 	generation int64

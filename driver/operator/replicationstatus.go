@@ -65,8 +65,11 @@ func sendingState(v *view) *v1alpha1.GroupReplication {
 	out := &v1alpha1.GroupReplication{Peer: v.summary.State.Settings.ReplicateTo, State: v1alpha1.ReplicationDisconnected}
 	m := v.summary.Sending
 	switch {
+	case v.peerless != "": // also of a group at rest, which may have something that was never sent
+		out.Message = v.peerless
+		return out
 	case m == nil && v.summary.Started:
-		out.Message = fmt.Sprintf("there is no Site %s: make one", out.Peer)
+		out.Message = fmt.Sprintf("Site %s is not a peer yet", out.Peer)
 		return out
 	case m == nil:
 		out.State, out.Message = v1alpha1.ReplicationSynced, "no volume of the group is in use"

@@ -204,6 +204,7 @@ type plane struct {
 	sending map[string]*replication.Metrics
 	failing error // of Summary's stats
 	mute    error // of engines that are asked for points
+	resting bool  // nothing is in use
 	catalog map[journal.VolumeID]string
 	chosen  map[string]group.Settings
 	adopted []controller.Adoption
@@ -305,7 +306,7 @@ func (p *plane) Summary(_ context.Context, name string) (groups.Summary, error) 
 	if st == nil {
 		return groups.Summary{}, group.ErrNotFound
 	}
-	out := groups.Summary{State: *st, Started: st.Role == group.RolePrimary, Stats: group.CoordinatorStats{LastError: p.failing}, Sending: p.sending[name]}
+	out := groups.Summary{State: *st, Started: st.Role == group.RolePrimary && !p.resting, Stats: group.CoordinatorStats{LastError: p.failing}, Sending: p.sending[name]}
 	if p.mute != nil {
 		return out, p.mute
 	}

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
+	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/clock"
 )
 
@@ -54,5 +55,24 @@ func TestASilentGroupIsNotReady(t *testing.T) {
 	p.mute = nil
 	if _, ready, err := look(); err != nil || ready.Status != metav1.ConditionTrue {
 		t.Errorf("when it answers again: %+v, %v", ready, err)
+	}
+}
+
+// A group that is to be replicated to a site that there is no Site of is not replicated,
+// also while nothing of it is in use: it may never have been sent.
+func TestAGroupAtRestMissesItsSite(t *testing.T) {
+	c, p := newCluster(t), newPlane()
+	p.add(1, c.namespace+"/shop", c.namespace, "data")
+	p.edit(c.namespace+"/shop", func(st *group.State) { st.Settings.ReplicateTo = "nowhere" })
+	p.resting = true
+	c.make(&v1alpha1.ConsistencyGroup{ObjectMeta: metav1.ObjectMeta{Name: "shop"}, Spec: v1alpha1.ConsistencyGroupSpec{ReplicateTo: "nowhere"}})
+	c.run(p)
+	until(t, "the group to have a status", func() bool {
+		g, _ := c.groupResource("shop")
+		return g.Status.Replication != nil
+	})
+	g, _ := c.groupResource("shop")
+	if r := g.Status.Replication; r.State != v1alpha1.ReplicationDisconnected || !strings.Contains(r.Message, "there is no Site nowhere") || isTrue(&g, v1alpha1.GroupReplicating) {
+		t.Errorf("without a Site: %+v", r)
 	}
 }

@@ -29,6 +29,12 @@ const (
 	siteTimeout = 5 * time.Second
 )
 
+// Reasons of a Site that is no peer at all, whether or not it answers.
+const (
+	reasonOwnSite       = "OwnSite"
+	reasonNoCertificate = "NoCertificate"
+)
+
 // siteKeeper keeps the connections to peers as their Sites say.
 type siteKeeper struct {
 	client client.Client
@@ -61,11 +67,11 @@ func (k *siteKeeper) Reconcile(ctx context.Context, req reconcile.Request) (reco
 // version runs there.
 func (k *siteKeeper) connect(ctx context.Context, site *v1alpha1.Site) (version, reason string, problem error) {
 	if site.Name == k.site {
-		return "", "OwnSite", errors.New("this is the name of this site: a Site is another installation")
+		return "", reasonOwnSite, errors.New("this is the name of this site: a Site is another installation")
 	}
 	changed, err := k.peers.set(site.Name, site.Spec.Address, secretOf(site))
 	if err != nil {
-		return "", "NoCertificate", err
+		return "", reasonNoCertificate, err
 	}
 	if err := k.announce(ctx, site.Name, changed); err != nil {
 		k.log.Warn("groups do not take notice of a peer", "site", site.Name, "error", err)
