@@ -57,6 +57,9 @@ func (s *Server) publishVolume(ctx context.Context, req *csi.ControllerPublishVo
 
 // publish runs with the volume's lock held.
 func (s *Server) publish(ctx context.Context, id string, wanted catalog.Publish) error {
+	if err := s.leaveOther(ctx, id, wanted.Node); err != nil {
+		return err
+	}
 	v, err := s.beginPublish(id, wanted)
 	if err != nil {
 		return err
@@ -81,6 +84,17 @@ func (s *Server) publish(ctx context.Context, id string, wanted catalog.Publish)
 		return nil
 	})
 	return err
+}
+
+// leaveOther finishes the end of an attachment to another node that an earlier call has
+// left. With this node in the record first, nobody would, and a call to detach it from
+// that one would find nothing to do while its device is in use there.
+func (s *Server) leaveOther(ctx context.Context, id, node string) error {
+	v, err := s.volume(id)
+	if err != nil || v.Publish == nil || v.Publish.State == catalog.PublishActive || v.Publish.Node == node {
+		return err
+	}
+	return s.unpublish(ctx, v)
 }
 
 // beginPublish records the intent, or finds that it is fulfilled.

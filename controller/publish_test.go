@@ -2,12 +2,16 @@ package controller_test
 
 import (
 	"context"
+	"log/slog"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
 	"github.com/lockstep-csi/lockstep/controller"
+	"github.com/lockstep-csi/lockstep/controller/catalog"
+	"github.com/lockstep-csi/lockstep/controller/controllertest"
+	"github.com/lockstep-csi/lockstep/internal/kv"
 )
 
 func publishRequest(id string, capability *csi.VolumeCapability) *csi.ControllerPublishVolumeRequest {
@@ -157,5 +161,54 @@ func TestPublishAttachesWhatIsMissing(t *testing.T) {
 	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability(""))))
 	if s.attached(id) == nil {
 		t.Error("a repeated publish left the volume without its device")
+	}
+}
+
+// anyNode has every node.
+type anyNode struct{ controller.Nodes }
+
+func (anyNode) Check(context.Context, string) error { return nil }
+
+// A volume that could not be detached from a node, and whose device is in use there, is
+// not taken for attached to the next one: to detach it from where it is has an effect.
+func TestPublishElsewhereLeavesWhatIsInUse(t *testing.T) {
+	ctx := context.Background()
+	db, backend := kv.NewMemory(), controllertest.NewBackend(testStart)
+	server, err := controller.New(controller.Config{Catalog: catalog.New(db), Backend: backend, Nodes: anyNode{testNodes}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	s := &site{Server: server, t: t, backend: backend, db: db}
+	id := s.createVolume("data", nil).GetVolumeId()
+	at := func(node string) *csi.ControllerPublishVolumeRequest {
+		req := publishRequest(id, mountCapability(""))
+		req.NodeId = node
+		return req
+	}
+	leave := func(node string) error {
+		_, err := s.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id, NodeId: node})
+		return err
+	}
+	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, at("a")))
+	backend.Before = func(call string) error {
+		if call == "Detach" {
+			return controller.ErrUnavailable
+		}
+		return nil
+	}
+	wantCode(t, leave("a"), codes.Unavailable)
+	backend.Before = nil
+	backend.SetOpen(parseID(t, id), true)
+	_, err = s.ControllerPublishVolume(ctx, at("b"))
+	wantCode(t, err, codes.FailedPrecondition)
+	wantCode(t, leave("a"), codes.FailedPrecondition) // it is in use there
+	backend.SetOpen(parseID(t, id), false)
+	if err := leave("a"); err != nil || s.attached(id) != nil {
+		t.Errorf("leave a: %v, attached %v", err, s.attached(id))
+	}
+	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, at("b")))
+	if store := backend.Stores()[parseID(t, id)]; store.Node != "b" {
+		t.Errorf("attached to %s", store.Node)
 	}
 }

@@ -242,6 +242,9 @@ func (b *Backend) Attach(ctx context.Context, id journal.VolumeID, node string, 
 		if !ok || store.Retired {
 			return controller.ErrNotFound
 		}
+		if store.Attached != nil && store.Node != node {
+			return fmt.Errorf("attached to node %s: %w", store.Node, controller.ErrInUse)
+		}
 		store.Attached, store.Node = &options, node
 		return nil
 	})
