@@ -121,10 +121,11 @@ func (o *Operator) setUp() error {
 		m.setUp(o.mgr),
 		o.setUpGroups(k),
 		ctrl.NewControllerManagedBy(o.mgr).Named("site").
-			For(&v1alpha1.Site{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).Complete(s),
+			For(&v1alpha1.Site{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+			WithOptions(rtcontroller.Options{RateLimiter: patiently()}).Complete(s),
 		ctrl.NewControllerManagedBy(o.mgr).Named("recovery").
 			For(&v1alpha1.Recovery{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-			WithOptions(rtcontroller.Options{MaxConcurrentReconciles: recoveriesAtOnce}).Complete(o.recoverer(tell)),
+			WithOptions(rtcontroller.Options{MaxConcurrentReconciles: recoveriesAtOnce, RateLimiter: patiently()}).Complete(o.recoverer(tell)),
 		o.mgr.Add(manager.RunnableFunc(o.tick)),
 	)
 }
@@ -132,6 +133,16 @@ func (o *Operator) setUp() error {
 // recoveriesAtOnce is how many groups can be recovered at a time: one of them may
 // wait for engines.
 const recoveriesAtOnce = 8
+
+// longestBackoff bounds the time between two attempts where people wait for the
+// outcome: after an outage of the API server, or of engines, a failover goes on within it.
+const longestBackoff = 10 * time.Second
+
+// patiently is how long after a failure something is tried again. The usual limiter
+// grows to 16 minutes.
+func patiently() workqueue.TypedRateLimiter[reconcile.Request] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](5*time.Millisecond, longestBackoff)
+}
 
 func (o *Operator) recoverer(tell events) *recoverer {
 	d := decider{o.direct, o.direct}

@@ -76,3 +76,17 @@ func TestAGroupAtRestMissesItsSite(t *testing.T) {
 		t.Errorf("without a Site: %+v", r)
 	}
 }
+
+// A recovery that has failed to go on for long, because the API server was away, is tried
+// again within seconds: its group is down.
+func TestAttemptsDoNotBecomeRare(t *testing.T) {
+	limiter, request := patiently(), reconcile.Request{NamespacedName: types.NamespacedName{Name: "over"}}
+	if first := limiter.When(request); first > time.Second {
+		t.Errorf("the second attempt is %s after the first", first)
+	}
+	for range 40 {
+		if pause := limiter.When(request); pause > longestBackoff {
+			t.Fatalf("an attempt is %s after the one before", pause)
+		}
+	}
+}
