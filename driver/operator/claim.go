@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,6 +48,9 @@ func (c *Claims) Claim(ctx context.Context, namespace, name string) (controller.
 		return controller.Claim{}, fmt.Errorf("read claim %s/%s: %w: %w", namespace, name, controller.ErrUnavailable, err)
 	}
 	d, err := decider{c.client, c.client}.decide(ctx, &claim)
+	if err != nil && !errors.Is(err, controller.ErrInvalid) {
+		err = fmt.Errorf("%w: %w", controller.ErrUnavailable, err) // the API server's: it may be asked again
+	}
 	if err != nil {
 		return controller.Claim{}, err
 	}

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -217,5 +218,26 @@ func TestAttributesKeepTheirLimit(t *testing.T) {
 	}
 	if got[replication.AttributeName] != claim.Name || got["label:app"] == "" {
 		t.Errorf("%v", got)
+	}
+}
+
+// podless is an API server that does not list pods at the moment.
+type podless struct{ client.Client }
+
+func (p podless) List(ctx context.Context, list client.ObjectList, options ...client.ListOption) error {
+	if _, pods := list.(*corev1.PodList); pods {
+		return errors.New("the connection was reset")
+	}
+	return p.Client.List(ctx, list, options...)
+}
+
+// An API server that does not answer is no reason to give a volume up: the provisioner
+// is to ask again, and forgets what it asked for with any other answer.
+func TestAClaimThatCannotBeJudgedNow(t *testing.T) {
+	c := newCluster(t)
+	c.make(claimNamed("data"))
+	claims := &Claims{podless{c.Client}}
+	if _, err := claims.Claim(t.Context(), c.namespace, "data"); !errors.Is(err, controller.ErrUnavailable) {
+		t.Errorf("got %v, want ErrUnavailable", err)
 	}
 }
