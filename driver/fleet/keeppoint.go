@@ -49,7 +49,7 @@ func (f *Fleet) keepPoints() {
 func (f *Fleet) keepPoint(st group.State) {
 	ctx, cancel := context.WithTimeout(f.ctx, keepPointWithin)
 	defer cancel()
-	newest, err := f.groups.NewestPoint(ctx, st.Name)
+	newest, err := f.newestOfAll(ctx, st)
 	if err != nil {
 		f.cfg.Log.Debug("the newest recovery point of a replica is not known", "group", st.Name, "error", err)
 	}
@@ -73,4 +73,32 @@ func (f *Fleet) keepPoint(st group.State) {
 		})
 	}
 	_ = telling.Wait() // none fails
+}
+
+// newestOfAll is the newest point of a replica; nil while that is not known. Without a
+// member that has newer ones it would be one of before that has joined, and the others
+// would let go of what it is to be failed over to when it is back.
+func (f *Fleet) newestOfAll(ctx context.Context, st group.State) (*group.Point, error) {
+	if !f.allTell(st) {
+		return nil, nil
+	}
+	newest, err := f.groups.NewestPoint(ctx, st.Name)
+	if err != nil || !f.allTell(st) {
+		return nil, err
+	}
+	return newest, nil
+}
+
+// allTell reports whether all members of a group tell what they hold: their engines
+// answer, and have carried out orders, for which those that have a store open it.
+func (f *Fleet) allTell(st group.State) bool {
+	for _, v := range f.inGroup(st.Name, false) {
+		f.mu.Lock()
+		tells := v.client != nil && (v.state.Store != nil || v.state.Term != 0)
+		f.mu.Unlock()
+		if !tells {
+			return false
+		}
+	}
+	return true
 }

@@ -3,6 +3,7 @@ package site
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/group"
@@ -36,8 +37,8 @@ func (s *Site) keepPoints(ctx context.Context) {
 }
 
 // keepPoint has the members of a replica keep their part of its newest point, and those
-// of a primary nothing: they make every point together. While there is none they keep
-// what they kept.
+// of a primary nothing: they make every point together. While there is none, or it is not
+// known, they keep what they kept.
 func (s *Site) keepPoint(ctx context.Context, st group.State) error {
 	if st.Role != group.RoleReplica {
 		for _, store := range (members{s}).openStores(st) {
@@ -45,8 +46,11 @@ func (s *Site) keepPoint(ctx context.Context, st group.State) error {
 		}
 		return nil
 	}
+	if !s.allOpen(st) {
+		return nil
+	}
 	newest, err := s.groups.NewestPoint(ctx, st.Name)
-	if err != nil || newest == nil {
+	if err != nil || newest == nil || !s.allOpen(st) {
 		return err
 	}
 	for id, at := range newest.Members {
@@ -55,6 +59,18 @@ func (s *Site) keepPoint(ctx context.Context, st group.State) error {
 		}
 	}
 	return nil
+}
+
+// allOpen reports whether every store that members of a group have is open. Without one that
+// is not the newest point would be one of before that member has joined, and the others
+// would let go of what the group is to be failed over to when it is open again.
+func (s *Site) allOpen(st group.State) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !slices.ContainsFunc(st.Members, func(id journal.VolumeID) bool {
+		v := s.volumes[id]
+		return v != nil && v.record.Store != "" && v.eng == nil
+	})
 }
 
 // keepAll has a replica's store that was just opened keep all that it has, until it is
