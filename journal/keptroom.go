@@ -40,7 +40,8 @@ func (s *Store) giveUpPoint(ctx context.Context) (gained bool, err error) {
 // givePointUp lets go of what KeepPoint keeps, if nothing can be destaged because of
 // that, and of that alone. maintainMu must be held.
 func (s *Store) givePointUp() (gained bool) {
-	if s.KeptPoint() == (Position{}) || s.canDestage() {
+	at := s.KeptPoint()
+	if at == (Position{}) || s.canDestage() {
 		return false
 	}
 	s.yielding = true
@@ -50,11 +51,13 @@ func (s *Store) givePointUp() (gained bool) {
 		return false
 	}
 	s.holdMu.Lock()
-	at := s.kept.at
-	s.keepLocked(Position{})
-	s.kept.lost = at
+	same := s.kept.at == at
+	if same {
+		s.keepLocked(Position{})
+		s.kept.lost = at
+	}
 	s.holdMu.Unlock()
-	if at == (Position{}) { // whoever kept it has let go of it
+	if !same { // whoever kept it has let go of it, or keeps a newer one
 		return true
 	}
 	s.letGo()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/lockstep-csi/lockstep/internal/clock"
 )
 
 // keptRig is a replica's store, nearly: a journal with a budget that is small beside the
@@ -309,6 +311,43 @@ func TestAPointGivesWayToALeap(t *testing.T) {
 	}
 	if n := r.s.Stats().Space.PointsGivenUp; r.isKept() || n != 1 {
 		t.Errorf("%d points were given up", n)
+	}
+	mustClose(t, r.s)
+}
+
+// askedClock calls asked whenever it is asked for the time.
+type askedClock struct {
+	clock.Clock
+	asked func()
+}
+
+func (c *askedClock) Now() time.Time {
+	c.asked()
+	return c.Clock.Now()
+}
+
+// TestAPointThatIsKeptMeanwhileStays: what was looked at is given up, and not a newer one
+// in its place, behind which all that is due can go.
+func TestAPointThatIsKeptMeanwhileStays(t *testing.T) {
+	r := newKeptRig(t, 64)
+	var newer Position
+	r.s.cfg.Clock = &askedClock{r.clock, func() {
+		if r.s.yielding && newer == (Position{}) { // between the look and what comes of it
+			newer = r.s.durable
+			r.s.KeepPoint(newer, 0)
+		}
+	}}
+	for n := 0; newer == (Position{}); n++ {
+		if n == 100 {
+			t.Fatal("the point was never in the way")
+		}
+		r.feed(1, 2)
+		if err := errors.Join(r.checkpoint(), r.s.Flush(context.Background())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if at, st := r.s.KeptPoint(), r.s.Stats(); at != newer || st.Space.PointsGivenUp != 0 {
+		t.Errorf("%s is kept, want %s, and %d points were given up", at, newer, st.Space.PointsGivenUp)
 	}
 	mustClose(t, r.s)
 }
