@@ -27,7 +27,7 @@ type Config struct {
 	// Command is what its users type before a verb, for messages that tell them of one;
 	// empty: lockstep.
 	Command string
-	Forks Forks // nil: the site makes none
+	Forks   Forks // nil: the site makes none
 	// Timelines are those of volumes of this site, in their order; nil: they are not
 	// known here.
 	Timelines func(context.Context, []journal.VolumeID) []VolumeTimelines
