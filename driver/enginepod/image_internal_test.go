@@ -183,7 +183,8 @@ func TestAnImageWhoseRecordIsInDoubtIsNotRemoved(t *testing.T) {
 		t.Fatal("the commit succeeded")
 	}
 	select {
-	case <-p.Fatal():
+	case err := <-p.Fatal():
+		t.Logf("the process ends: %v", err)
 	default:
 		t.Error("the process goes on without knowing which store is the volume's")
 	}
