@@ -87,10 +87,10 @@ func (a *app) importImage(ctx context.Context, name, store, volume string, copie
 	if isInside(dir, name) {
 		return importDocument{}, misuse("%s lies in %s, whose content an import may replace: name another directory for the store", name, dir)
 	}
-	if err := checkNoBase(name); err != nil {
-		return importDocument{}, err
-	}
 	if !copies {
+		if err := checkNoBase(name); err != nil {
+			return importDocument{}, err
+		}
 		if document, done, err := finishImport(name, dir); done || err != nil {
 			return document, err
 		}
@@ -129,14 +129,14 @@ func volumeFlag(text string) (id journal.VolumeID, err error) {
 	return id, nil
 }
 
-// checkNoBase refuses the base image of a store: it is not what the volume holds unless
-// it was drained, and without it the store cannot be opened any more.
+// checkNoBase refuses to take the base image away from a store, which cannot be opened
+// without it any more.
 func checkNoBase(name string) error {
 	dir := filepath.Dir(name)
 	if filepath.Base(name) != filepath.Base(journal.BasePath(dir)) || !isStoreDir(dir) {
 		return nil
 	}
-	return fmt.Errorf("%s is the base of the store %s, which would be lost without it, and has the volume only together with its journal: `lockstep journal export %s` makes an image of that", name, dir, dir)
+	return fmt.Errorf("%s is the base of the store %s, which would be lost without it: `lockstep journal export %s` makes an image of what the volume holds, and --copy takes the base of a store that was drained as it is", name, dir, dir)
 }
 
 // finishImport ends an import that was interrupted when the store was whole, and
