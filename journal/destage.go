@@ -93,7 +93,8 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 	if s.batchLimit > 0 {
 		limit = s.batchLimit
 	}
-	expiry := s.cfg.Clock.Now().Add(-s.cfg.Window)
+	ages := s.ageingLocked()
+	expiry := ages.cutoff(s.cfg.Window)
 	var batch []pathPart
 	var to Position
 	exact := 0 // parts of the batch behind which the horizon can be

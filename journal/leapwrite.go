@@ -60,6 +60,7 @@ func (w *leapWriter) add(r *Record, sizeBytes int64) error {
 		}
 		w.points, w.infoBytes = w.points+1, w.infoBytes+infoRoomBytes(len(r.Payload))
 		w.g.checkpoints = append(w.g.checkpoints, c)
+		w.g.times.add(c.Time, w.g.thinned)
 	}
 	return nil
 }

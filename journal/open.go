@@ -263,6 +263,7 @@ func (g *segment) checkSealed() error {
 			Wanted: fmt.Sprintf("last %d end %d", g.last, g.end), Found: fmt.Sprintf("last %d end %d", f.last, f.end)}
 	}
 	g.checkpoints, g.extents, g.footerCRC = f.checkpoints, len(f.extents), t.bodyCRC
+	g.times = timesOf(g.checkpoints, g.thinned)
 	return nil
 }
 

@@ -95,7 +95,7 @@ func (s *Store) OldestCheckpoint() Checkpoint {
 // each interval, what is pinned, and the newest. What has left the window, and is
 // there because of a pin on something older, is not kept. mu is held while it is used.
 func (s *Store) newestFirstLocked() iter.Seq[Checkpoint] {
-	now := s.cfg.Clock.Now()
+	ages := s.ageingLocked()
 	anchors := map[Position]bool{}
 	if s.cfg.History.thins() {
 		s.eachAnchorLocked(func(at Position) { anchors[at] = true })
@@ -105,7 +105,7 @@ func (s *Store) newestFirstLocked() iter.Seq[Checkpoint] {
 		var later Checkpoint // not yielded yet, because it takes the one before it to tell
 		newest := true
 		keeps := func(c, before *Checkpoint) bool {
-			interval := s.cfg.History.intervalAt(now.Sub(c.Time))
+			interval := s.cfg.History.intervalAt(ages.age(c.Time))
 			return newest || !outlived.has(c) && beginsInterval(before, c, interval) || anchors[c.Position]
 		}
 		for c := range s.allNewestFirstLocked() {

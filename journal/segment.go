@@ -37,6 +37,7 @@ type segment struct {
 	changes     []change
 	infoBytes   int64 // of the checkpoints' payloads
 	checkpoints []Checkpoint
+	times       pointTimes // of checkpoints
 	// inherited is set for one that an owner had open who did not close the
 	// store; see disinherit.
 	inherited bool
@@ -83,6 +84,7 @@ func changeOf(g *segment, f *frame) change {
 func (g *segment) noteCheckpoint(c Checkpoint, payloadBytes int) {
 	g.infoBytes += infoRoomBytes(payloadBytes)
 	g.checkpoints = append(g.checkpoints, c)
+	g.times.add(c.Time, g.thinned)
 }
 
 // infoRoomBytes is what a checkpoint's payload takes in the footer at most:

@@ -36,7 +36,8 @@ func (s *Store) pinnedPastLocked(grace time.Duration) (past pinnedPast, ok bool)
 		return past, false
 	}
 	if s.cfg.Window > 0 {
-		past.cutoff = s.cfg.Clock.Now().Add(-s.cfg.Window - grace)
+		ages := s.ageingLocked()
+		past.cutoff = ages.cutoff(s.cfg.Window + grace)
 	}
 	past.upTo = s.tooMuchLocked(past.from)
 	return past, s.cfg.Window > 0 || past.upTo > 0
@@ -136,7 +137,8 @@ func (s *Store) outlivedLocked() (o outlived) {
 	if err != nil || from == tip {
 		return o
 	}
-	cutoff := s.cfg.Clock.Now().Add(-s.cfg.Window)
+	ages := s.ageingLocked()
+	cutoff := ages.cutoff(s.cfg.Window)
 	for _, part := range s.partsLocked(path) {
 		for i := range part.checkpoints {
 			c := &part.checkpoints[i]

@@ -77,8 +77,9 @@ func (s *Store) nextThinJob() *thinJob {
 	if !history.thins() || s.roomShort.Load() > 0 || s.isShort() {
 		return nil
 	}
+	ages := s.ageingLocked()
 	for tier := len(history) - 1; tier > 0; tier-- {
-		cutoff := now.Add(-history[tier-1].Age - s.cfg.thinGrace)
+		cutoff := ages.cutoff(history[tier-1].Age + s.cfg.thinGrace)
 		for _, line := range slices.Sorted(maps.Keys(s.tree.timelines)) {
 			job := s.jobOfLocked(line, history[tier].Interval, cutoff)
 			if job == nil || s.isReadLocked(job) {

@@ -323,6 +323,7 @@ func (w *thinWriter) note(f *frame, at int64) error {
 			return err
 		}
 		w.g.checkpoints = append(w.g.checkpoints, c)
+		w.g.times.add(c.Time, w.g.thinned)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"iter"
+	"slices"
 	"time"
 )
 
@@ -14,7 +15,14 @@ type TierPoints struct {
 
 // CountByTier counts points, given by their times in any order, by the tier that each is
 // in at now, the youngest tier first. Without a history there is one tier, the window.
+// Where nothing was written for a time, points have aged less than clocks say; see ageing.go.
 func CountByTier(h History, window time.Duration, now time.Time, points iter.Seq[time.Time]) []TierPoints {
+	times := slices.SortedFunc(points, time.Time.Compare)
+	ages := ageingOf(times, h.widest(), now)
+	return countByTier(h, window, &ages, slices.Values(times))
+}
+
+func countByTier(h History, window time.Duration, ages *ageing, points iter.Seq[time.Time]) []TierPoints {
 	tiers := []TierPoints{{Tier: Tier{Age: window}}}
 	if len(h) > 0 {
 		tiers = make([]TierPoints, len(h))
@@ -23,7 +31,7 @@ func CountByTier(h History, window time.Duration, now time.Time, points iter.Seq
 		}
 	}
 	for at := range points {
-		i, age := 0, now.Sub(at)
+		i, age := 0, ages.age(at)
 		for i < len(tiers)-1 && age > tiers[i].Age {
 			i++
 		}
@@ -40,7 +48,8 @@ func CountByTier(h History, window time.Duration, now time.Time, points iter.Seq
 func (s *Store) PointsByTier(group string) []TierPoints {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return CountByTier(s.cfg.History, s.cfg.Window, s.cfg.Clock.Now(), func(yield func(time.Time) bool) {
+	ages := s.ageingLocked()
+	return countByTier(s.cfg.History, s.cfg.Window, &ages, func(yield func(time.Time) bool) {
 		for c := range s.newestFirstLocked() {
 			if c.Group == group && !yield(c.Time) {
 				return
