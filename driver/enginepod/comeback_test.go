@@ -3,10 +3,13 @@ package enginepod_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -16,6 +19,8 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/enginepod"
 	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/internal/certs"
+	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // aligned is a block of b in memory that direct I/O accepts.
@@ -92,6 +97,45 @@ func TestAVolumeComesBackToANodeThatWasCutOff(t *testing.T) {
 	p := aligned(t, 0)
 	if _, err := unix.Pread(open(t, back), p, 0); err != nil || !bytes.Equal(p, aligned(t, 2)) {
 		t.Errorf("the volume begins with %d, %v", p[0], err)
+	}
+}
+
+// An engine knows on which machine it runs, and leaves the device of another one behind.
+func TestADeviceOfAnotherMachineIsLeftBehind(t *testing.T) {
+	n := newNode(t)
+	here := n.cfg.HolderSocket
+	fd := open(t, n.serveBy(here, 1))
+	n.kill()
+	machine, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := vfs.OS{}
+	db, err := files.OpenDB(filepath.Join(n.cfg.StoreDir, "engine.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx kv.Tx) error {
+		record := map[string]json.RawMessage{}
+		if err := json.Unmarshal(tx.Get("engine", []byte("record")), &record); err != nil {
+			return err
+		}
+		if noted, want := string(record["boot"]), strconv.Quote(strings.TrimSpace(string(machine))); noted != want {
+			t.Errorf("the device is noted to be on machine %s, want %s", noted, want)
+		}
+		record["boot"] = json.RawMessage(`"another"`)
+		raw, err := json.Marshal(record)
+		if err != nil {
+			return err
+		}
+		return tx.Put("engine", []byte("record"), raw)
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	n.serveBy(here, 2)
+	if _, err := unix.Pwrite(fd, aligned(t, 1), 0); !errors.Is(err, syscall.EIO) {
+		t.Errorf("a write to the device that was left behind: %v, want EIO", err)
 	}
 }
 

@@ -27,6 +27,9 @@ type Config struct {
 	// Devices provides block devices on this node; nil: the volume cannot be
 	// attached.
 	Devices Devices
+	// Boot tells this run of the machine's kernel, where devices are, from every other
+	// one; empty: it is not known.
+	Boot string
 	// DialEngine connects to another engine, whose image is to be copied.
 	DialEngine func(address string) (*grpc.ClientConn, error)
 	// Site is this site's name, as replication names it.

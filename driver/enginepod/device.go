@@ -89,11 +89,14 @@ func (p *Pod) attach(ctx context.Context, eng *engine.Engine, how control.Attach
 // engine that dies before leaves a device that nobody has used, and the next one does
 // not take that over.
 func (p *Pod) keepDevice(identity string) error {
-	now := p.recordNow().Device
-	if now == nil && identity == "" || now != nil && *now == identity {
+	now, boot := p.recordNow(), p.cfg.Boot
+	if now.Device == nil && identity == "" {
 		return nil
 	}
-	return p.updateRecord(func(r *record) { r.Device = &identity })
+	if now.Device != nil && *now.Device == identity && (boot == "" || boot == now.Boot || identity == "") {
+		return nil
+	}
+	return p.updateRecord(func(r *record) { r.setDevice(identity, boot) })
 }
 
 // outdateDevices makes durable that the volume has no device: one that waits somewhere
@@ -103,8 +106,7 @@ func (p *Pod) outdateDevices() error {
 	if now := p.recordNow(); now.devicesOutdated() {
 		return nil
 	}
-	none := ""
-	return p.updateRecord(func(r *record) { r.Device = &none })
+	return p.updateRecord(func(r *record) { r.setDevice("", "") })
 }
 
 // detach takes the device away and makes everything written to it durable. From then

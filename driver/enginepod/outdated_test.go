@@ -2,9 +2,12 @@ package enginepod_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/internal/kv"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // counts are what became of the devices of a node: how many were made, taken over by
@@ -41,7 +44,7 @@ func attachedOn(t *testing.T, node *devices) (r *rig, o control.Orders) {
 
 // However often its engine ends, a device is the same one.
 func TestTheNextEngineTakesItsDeviceOver(t *testing.T) {
-	here := &devices{name: "here"}
+	here := &devices{name: "here", boot: "1"}
 	r, o := attachedOn(t, here)
 	for range 3 {
 		r.moveTo(here)
@@ -100,6 +103,65 @@ func TestADeviceThatWasLeftBehindIsNotTakenOver(t *testing.T) {
 			here.expect(t, counts{made: 2, taken: 1, revoked: 1})
 		})
 	}
+}
+
+// atRecovery is a file system on which a store is about to be recovered.
+type atRecovery struct {
+	vfs.FS
+	first func() // called once
+}
+
+func (f *atRecovery) OpenDB(name string) (kv.DB, error) {
+	if f.first != nil && strings.Contains(name, "/store-") {
+		f.first()
+		f.first = nil
+	}
+	return f.FS.OpenDB(name)
+}
+
+// A node is lost with what was acknowledged there and not flushed. From when an engine
+// on another machine begins to recover the store, the device there counts on what the
+// volume has not, also if that engine does not live to have a device of its own, and the
+// node plugin there does not answer.
+func TestADeviceIsLeftBehindBeforeTheStoreIsRecovered(t *testing.T) {
+	for name, noted := range map[string]string{"the device is of this version": "1", "the device is of before machines were told apart": ""} {
+		t.Run(name, func(t *testing.T) {
+			here, elsewhere := &devices{name: "here", boot: noted}, &devices{name: "elsewhere", boot: "2", fail: errors.New("the node plugin is away")}
+			r, _ := attachedOn(t, here)
+			if err := r.fs.SyncDir("/"); err != nil { // the backing volume is durable
+				t.Fatal(err)
+			}
+			here.boot = "1"
+			r.moveTo(here)
+			r.resumed(1)
+			write(t, here.attached(), 0, 1)
+			cut := r.fs.KillClone().CrashWith(nil, vfs.CrashOptions{LoseAll: true})
+			r.stop()
+			killed := make(chan *vfs.Mem, 1)
+			r.fs, r.node = cut, elsewhere
+			r.files = &atRecovery{FS: cut, first: func() { killed <- cut.KillClone() }}
+			r.start()
+			back := <-killed
+			r.stop()
+			r.fs, r.files, r.node = back, nil, here
+			r.start()
+			r.resumed(1)
+			here.expect(t, counts{made: 2, taken: 1, revoked: 1})
+			expect(t, here.attached(), 0, 0)
+		})
+	}
+}
+
+// An engine that does not know on which machine it runs leaves everything as it is.
+func TestADeviceOfAnUnknownMachineIsTakenOver(t *testing.T) {
+	here := &devices{name: "here", boot: "1"}
+	r, _ := attachedOn(t, here)
+	for _, boot := range []string{"", "1", ""} {
+		here.boot = boot
+		r.moveTo(here)
+		r.resumed(1)
+	}
+	here.expect(t, counts{made: 1, taken: 3})
 }
 
 // An engine that dies before it has kept the identity of its new device has served it

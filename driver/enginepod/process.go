@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -275,7 +276,7 @@ func (p *process) serve(ctx context.Context, files vfs.FS) error {
 	devices := HolderDevices{Volume: p.cfg.Volume, Socket: p.cfg.HolderSocket, Log: p.cfg.Log}
 	pod, err := Open(Config{
 		Volume: p.cfg.Volume, Dir: p.cfg.StoreDir, JournalDir: p.cfg.JournalDir, FS: files, IndexMemory: p.cfg.IndexMemory, ScrubEvery: p.cfg.ScrubEvery, CacheBytes: memory.CacheBytes(), Version: p.cfg.Version, Log: p.cfg.Log, Exports: shown, Site: site,
-		Devices:    devices,
+		Devices: devices, Boot: bootID(p.cfg.Log),
 		DialEngine: p.dialEngine, DialPeer: p.dialPeer, Peer: replication.GatewayPeer(certs.RequireRole(site, certs.RoleGateway)),
 	})
 	if err != nil {
@@ -354,6 +355,19 @@ func serveGRPC(ctx context.Context, server *grpc.Server, address string) error {
 		server.Stop()
 		return grpcstop.Ended(<-ended)
 	}
+}
+
+// bootFile has another content each time that a kernel starts (random(4)).
+const bootFile = "/proc/sys/kernel/random/boot_id"
+
+// bootID is Config.Boot of this machine.
+func bootID(log *slog.Logger) string {
+	raw, err := os.ReadFile(bootFile)
+	if err != nil {
+		log.Warn("this machine is not told from others: a device that the volume leaves behind is noted only once it has another one", "error", err)
+		return ""
+	}
+	return strings.TrimSpace(string(raw))
 }
 
 // PodID is the id of this pod for its lease: what the downward API gives as

@@ -35,7 +35,21 @@ type record struct {
 	// than what the volume holds. nil: never written, as by earlier versions; a new record
 	// has it empty.
 	Device *string `json:"device,omitempty"`
+	// Boot is Config.Boot of where Device is; empty: it is not known, as of earlier versions.
+	Boot string `json:"boot,omitempty"`
 }
+
+// setDevice notes which device the volume has, and where; see Device and Boot.
+func (r *record) setDevice(identity, boot string) {
+	r.Device, r.Boot = &identity, boot
+	if identity == "" {
+		r.Boot = ""
+	}
+}
+
+// leftBehind reports whether the volume's device is on another machine than boot tells of,
+// or on one that has started anew since, and is gone with what it ran.
+func (r *record) leftBehind(boot string) bool { return boot != "" && r.Boot != "" && r.Boot != boot }
 
 // devicesOutdated reports whether no device that waits somewhere may be taken over.
 func (r *record) devicesOutdated() bool { return r.Device != nil && *r.Device == "" }

@@ -51,6 +51,7 @@ func (n *network) dial(address string) (*grpc.ClientConn, error) {
 // devices is a node without a kernel: what is attached is written to directly.
 type devices struct {
 	name string
+	boot string // of the node's machine; empty: that is not known
 	mu   sync.Mutex
 	now  *device
 	fail error
@@ -213,7 +214,7 @@ func (r *rig) start() {
 		files = r.files
 	}
 	var err error
-	r.pod, err = enginepod.Open(enginepod.Config{Volume: r.id, Dir: "/backing", JournalDir: r.journal, Devices: r.node, DialEngine: r.net.dial,
+	r.pod, err = enginepod.Open(enginepod.Config{Volume: r.id, Dir: "/backing", JournalDir: r.journal, Devices: r.node, Boot: r.node.boot, DialEngine: r.net.dial,
 		SegmentBytes: journal.MinSegmentBytes, FS: files, Clock: r.clock})
 	if err != nil {
 		r.t.Fatal(err)

@@ -73,9 +73,11 @@ func (p *Pod) forsakeDevice() error {
 
 // recoverStore opens a store. Where that finds out that the engine before has lost what users
 // of its device count on, the next attempt, which finds nothing of it, waits until
-// it is noted that no device is taken over. storeTurn must be held.
+// it is noted that no device is taken over. On another machine than the device's that is noted
+// before: what its users were told is written, and nobody has flushed, is in the memory of that
+// machine, and gone once the store is recovered without. storeTurn must be held.
 func (p *Pod) recoverStore(name string) (*journal.Store, error) {
-	if p.tailLost {
+	if now := p.recordNow(); p.tailLost || now.leftBehind(p.cfg.Boot) {
 		if err := p.outdateDevices(); err != nil {
 			return nil, fmt.Errorf("open store of volume %s: %w", p.cfg.Volume, err)
 		}
