@@ -50,10 +50,11 @@ func (p *Pod) removeStore(name string) error {
 
 // removeStrayStores removes stores and journals that the record does not name:
 // what an interrupted import or replacement left behind. What the next store of a
-// primary will have may be complete, and stays.
+// primary will have may be complete, and stays. So does everything as long as the store that
+// the record names is not there: one of the others may be what is left of the volume.
 func (p *Pod) removeStrayStores() {
 	r := p.recordNow()
-	if r.Store == "" {
+	if r.Store == "" || !journal.IsStore(p.cfg.FS, path.Join(p.cfg.Dir, r.Store)) {
 		return
 	}
 	var names []string

@@ -130,3 +130,22 @@ func TestStrayJournalsAreRemoved(t *testing.T) {
 	}
 	r.order(r.primary(1, 2))
 }
+
+// A store that the record does not name is all that there is where the one that it names is
+// missing, and stays then.
+func TestStraysStayWhereTheStoreIsMissing(t *testing.T) {
+	r := newRigWithJournal(t)
+	r.order(r.primary(1, 1))
+	r.stop()
+	if err := errors.Join(r.fs.Rename("/backing/store-1", "/backing/store-2"), r.fs.Rename("/journal/store-1", "/journal/store-2")); err != nil {
+		t.Fatal(err)
+	}
+	store, kept := r.below("/backing/store-2"), r.below("/journal/store-2")
+	r.start()
+	if got := r.below("/backing/store-2"); got != store {
+		t.Errorf("the store holds %q, and held %q", got, store)
+	}
+	if got := r.below("/journal/store-2"); got != kept {
+		t.Errorf("its journal holds %q, and held %q", got, kept)
+	}
+}

@@ -78,8 +78,12 @@ func (s *Site) removeStore(id journal.VolumeID, store string) error {
 }
 
 // removeStrayStores removes stores and journals that no record names: what an
-// interrupted import or swap left behind.
+// interrupted import or swap left behind. They stay as long as the store that the record
+// names is not there: one of them may be what is left of the volume.
 func (s *Site) removeStrayStores(r record) {
+	if r.Store != "" && !journal.IsStore(s.cfg.FS, path.Join(s.volumeDir(r.ID), r.Store)) {
+		return
+	}
 	s.removeStrays(r, s.volumeDir(r.ID), r.Store)
 	if dir := s.journalDir(r.ID); dir != "" && r.OwnJournal {
 		s.removeStrays(r, dir, r.Store)

@@ -104,6 +104,30 @@ func TestJournalsOnADiskOfTheirOwn(t *testing.T) {
 	mustClose(t, s)
 }
 
+// A store that the record does not name is all that there is where the one that it names is
+// missing, and stays then.
+func TestStraysStayWhereTheStoreIsMissing(t *testing.T) {
+	mem := fastDisk(t)
+	s := mustOpenWithJournals(t, mem)
+	if err := s.create(volumeA, nil); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	store, kept := "/root/volumes/"+volumeA.String()+"/store-", "/fast/a/"+volumeA.String()+"/store-"
+	if err := errors.Join(mem.Rename(store+"1", store+"2"), mem.Rename(kept+"1", kept+"2")); err != nil {
+		t.Fatal(err)
+	}
+	inStore, inJournal := below(mem, store+"2"), below(mem, kept+"2")
+	s = mustOpenWithJournals(t, mem)
+	if got := below(mem, store+"2"); got != inStore {
+		t.Errorf("the store holds %q, and held %q", got, inStore)
+	}
+	if got := below(mem, kept+"2"); got != inJournal {
+		t.Errorf("its journal holds %q, and held %q", got, inJournal)
+	}
+	mustClose(t, s)
+}
+
 func TestAJournalRootHasToBeThere(t *testing.T) {
 	if _, err := openWithJournals(vfs.NewMem()); !errors.Is(err, vfs.ErrNotExist) {
 		t.Errorf("open: %v, want ErrNotExist", err)
