@@ -275,13 +275,15 @@ func (p *Pod) follow(ctx context.Context, o control.Orders) error {
 		}
 	}
 	applyRetention(eng.Store(), o)
-	if eng.SizeBytes() < o.SizeBytes {
+	if o.Writable {
+		eng.SetReadOnly(false)
+	}
+	// It grows by a change like any other: one that was ordered while the group admits
+	// none comes with the next orders that do.
+	if o.Writable && eng.SizeBytes() < o.SizeBytes {
 		if err := eng.Resize(ctx, o.SizeBytes); err != nil {
 			return err
 		}
-	}
-	if o.Writable {
-		eng.SetReadOnly(false)
 	}
 	switch {
 	case o.Attach == nil:
