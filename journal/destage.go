@@ -19,11 +19,12 @@ import (
 //     mixture of them;
 //  2. the newest version of what the batch holds is read, found to be whole, and
 //     written to the base with its checksums, and both are synced;
-//  3. the live index forgets what the base now has; the base's position moves
-//     to the end of the batch and the segments are dropped, in the catalog.
+//  3. the base's position moves to the end of the batch and the segments are
+//     dropped, in the catalog; the live index forgets what the base now has.
 //
 // A crash between 1 and 3, or a lack of room, repeats step 2: with the same bytes,
-// or in pieces, each of which is a batch whose step 1 is done. Damage in what step 2
+// or in pieces, each of which is a batch whose step 1 is done and writes what is not the
+// newest. So the live index leads to the journal until the catalog has step 3. Damage in what step 2
 // reads ends it there: the batch is tried again, from its beginning, but then nothing
 // is written before all of it was found whole, or it would be written for nothing
 // again and again.
@@ -61,8 +62,7 @@ func (s *Store) destageBatch(ctx context.Context, verify bool) (more bool, err e
 	if !moved {
 		return false, nil
 	}
-	s.forgetDestaged(merged, parts[len(parts)-1].id)
-	if err := s.dropBatch(parts, to); err != nil {
+	if err := s.dropBatch(parts, to, merged); err != nil {
 		return false, err
 	}
 	s.pruneRuns()
@@ -343,8 +343,13 @@ func (s *Store) pruneRuns() {
 	})
 }
 
-// forgetDestaged is the first half of step 3.
+// forgetDestaged makes the live index lead to the base, which has what a batch up to last
+// holds. What the index has on disk goes first: it has older versions of what leaves memory.
 func (s *Store) forgetDestaged(merged table, last segmentID) {
+	s.mu.Lock()
+	passed := s.index.leaveStack(last)
+	s.mu.Unlock()
+	s.releaseStack(passed)
 	for chunk := range slices.Chunk(merged, forgetChunk) {
 		s.mu.Lock()
 		for _, e := range chunk {
@@ -354,8 +359,8 @@ func (s *Store) forgetDestaged(merged table, last segmentID) {
 	}
 }
 
-// dropBatch is the second half of step 3.
-func (s *Store) dropBatch(parts []pathPart, to Position) error {
+// dropBatch is step 3. merged is what the live index may have of the batch.
+func (s *Store) dropBatch(parts []pathPart, to Position, merged table) error {
 	var dropped []*segment
 	for _, part := range parts {
 		if part.upTo == part.last {
@@ -398,23 +403,33 @@ func (s *Store) dropBatch(parts []pathPart, to Position) error {
 				delete(s.tree.timelines, id)
 				delete(s.tree.last, id)
 			}
-			for _, g := range dropped {
-				delete(s.segments, g.id)
-				s.damage.healed(g.name, 0, g.bytes)
-				delete(s.spared, g)
-				delete(s.sparedForPins, g)
-				s.dropPendingLocked(g)
-				s.unsynced = slices.DeleteFunc(s.unsynced, func(u *segment) bool { return u == g })
-			}
 		})
 	if err != nil {
 		return fmt.Errorf("drop journal up to %s: %w", to, err)
 	}
+	if len(parts) > 0 {
+		s.forgetDestaged(merged, parts[len(parts)-1].id)
+	}
+	s.leaveSegments(dropped)
+	return nil
+}
+
+// leaveSegments lets go of segments that the catalog does not name any more.
+func (s *Store) leaveSegments(dropped []*segment) {
+	s.mu.Lock()
+	for _, g := range dropped {
+		delete(s.segments, g.id)
+		s.damage.healed(g.name, 0, g.bytes)
+		delete(s.spared, g)
+		delete(s.sparedForPins, g)
+		s.dropPendingLocked(g)
+		s.dropUnsyncedLocked(g)
+	}
+	s.mu.Unlock()
 	for _, g := range dropped {
 		s.giveAllowance(g.bytes)
 		s.releaseSegment(g)
 	}
-	return nil
 }
 
 // abandonedLocked finds the timelines that a horizon at to leaves behind, and

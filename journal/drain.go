@@ -163,7 +163,7 @@ func (s *Store) leavePast() error {
 	case there:
 		return nil
 	}
-	return s.dropBatch(nil, tip)
+	return s.dropBatch(nil, tip, nil)
 }
 
 // trimBase makes the base exactly as long as the volume, which an interrupted

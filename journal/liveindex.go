@@ -65,8 +65,19 @@ func (x *liveIndex) collect(start, end uint64, limit int) (t table, upTo uint64)
 	return t, upTo
 }
 
+// leaveStack takes the stack out, for the caller to release, if all of it is of segments up
+// to and including last, which the base has; nil if it is not, or there is none.
+func (x *liveIndex) leaveStack(last segmentID) *stack {
+	if last < x.stackUpTo {
+		return nil
+	}
+	st := x.stack
+	x.stack = nil
+	return st
+}
+
 // remove forgets [start, end) where it is mapped to a segment up to and
-// including last: there the base now has the same bytes.
+// including last: there the base now has the same bytes, and no stack an older version.
 func (x *liveIndex) remove(start, end uint64, last segmentID) {
 	if last <= x.stackUpTo {
 		return // what is in memory is newer
