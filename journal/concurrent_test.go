@@ -172,13 +172,15 @@ func (c *crowd) pinAWhile() error {
 // TestEverybodyAtOnce is meant for the race detector. LOCKSTEP_TEST_SECONDS
 // makes it longer.
 func TestEverybodyAtOnce(t *testing.T) {
-	for name, fs := range map[string]vfs.FS{"os": vfs.OS{}, "mem": vfs.NewMem(), "small index": vfs.OS{}, "direct writes": vfs.OS{}} {
+	for name, fs := range map[string]vfs.FS{"os": vfs.OS{}, "mem": vfs.NewMem(), "small index": vfs.OS{}, "small index, short journal": vfs.NewMem(), "direct writes": vfs.OS{}} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig(t)
 			cfg.FS, cfg.JournalBytes = fs, 3*MinSegmentBytes
 			switch name {
 			case "mem":
 				cfg.Dir = "v"
+			case "small index, short journal": // which destage takes from disk and from memory at once
+				cfg.Dir, cfg.youngExtents, cfg.runStep = "v", 40, 1
 			case "direct writes": // beside reads of the base through the page cache
 				cfg.directBytes = vfs.DirectAlignBytes
 			case "small index":

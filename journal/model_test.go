@@ -37,12 +37,13 @@ type model struct {
 
 // attempt is what a call that did not return may have done.
 type attempt struct {
-	image []byte   // behind the call's record; nil: no record
-	grown []byte   // before it, behind a record that makes the tip as large as the live volume; nil: there is none
-	fork  Position // a new timeline begins there
-	size  int64
-	pin   string // this pin may be there or not
-	drain bool   // all pins may
+	image  []byte   // behind the call's record; nil: no record
+	images [][]byte // behind each record of several; nil: there is one, or none
+	grown  []byte   // before it, behind a record that makes the tip as large as the live volume; nil: there is none
+	fork   Position // a new timeline begins there
+	size   int64
+	pin    string // this pin may be there or not
+	drain  bool   // all pins may
 }
 
 func newModel(at Position, size int64) *model {
@@ -80,6 +81,11 @@ func (m *model) advance(pos Position, image []byte) {
 		m.past = append(m.past, before)
 		m.volatile = append(m.volatile, before)
 	}
+	m.enter(pos, image)
+}
+
+// enter enters a record that was appended at pos.
+func (m *model) enter(pos Position, image []byte) {
 	m.tip, m.images[pos] = pos, image
 	m.past = append(m.past, pos)
 	m.volatile = append(m.volatile, pos)
@@ -110,6 +116,9 @@ func (m *model) at(pos Position) ([]byte, bool) {
 		return m.at(parent)
 	}
 	a := m.attempt
+	if a != nil && a.images != nil && (pos.Timeline == m.tip.Timeline || parent == m.tip) && pos.Seq > m.tip.Seq && pos.Seq <= m.tip.Seq+Seq(len(a.images)) {
+		return a.images[pos.Seq-m.tip.Seq-1], true
+	}
 	if a == nil || a.image == nil || pos.Timeline != m.tip.Timeline && parent != m.tip {
 		return nil, false
 	}

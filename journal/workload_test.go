@@ -384,6 +384,14 @@ var workloads = []struct {
 		{12, (*world).fillSegment}, {8, (*world).checkpoint}, {3, (*world).flush}, {8, (*world).maintain}, {1, (*world).fork}, {4, (*world).pin}, {2, (*world).unpinAny},
 		{1, (*world).reopen},
 	}},
+	{"index on disk, destage", shortJournalSmallIndex, []step{
+		{8, (*world).writeMuch}, {4, (*world).write}, {4, (*world).batch}, {2, (*world).discard}, {1, (*world).resize}, {3, (*world).maintain}, {1, (*world).flush}, {1, (*world).fork},
+		{1, (*world).reopen}, {1, (*world).hold},
+	}},
+	{"own journal, thin", ownJournal(thinningShortJournal), []step{
+		{16, (*world).writeMuch}, {8, (*world).checkpoint}, {2, (*world).batch}, {1, (*world).discard}, {3, (*world).flush}, {6, (*world).maintain},
+		{1, (*world).fork}, {1, (*world).pin}, {1, (*world).unpinAny}, {1, (*world).reopen},
+	}},
 	{"keep a point", shortJournal, []step{
 		{16, onFull((*world).fillSegment)}, {6, onFull((*world).checkpoint)}, {4, onFull((*world).flush)}, {4, (*world).keepPoint}, {2, (*world).crowd},
 		{6, onFull((*world).maintainKept)}, {1, onFull((*world).fork)}, {1, onFull((*world).pin)}, {2, onFull((*world).unpinAny)},
