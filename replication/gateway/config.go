@@ -39,6 +39,9 @@ const (
 	// connWindowBytes is that of a peer's connection, which carries all of its
 	// streams.
 	connWindowBytes = 16 << 20
+	// DefaultRepairTimeout is how long a call of Repair may take here. A sender of this
+	// version gives up as early.
+	DefaultRepairTimeout = 20 * time.Second
 	// resolveTimeout bounds the search for an engine.
 	resolveTimeout = 5 * time.Second
 )
@@ -61,6 +64,9 @@ type Config struct {
 	// HelloTimeout ends a stream without a first message. 0:
 	// DefaultHelloTimeout.
 	HelloTimeout time.Duration
+	// RepairTimeout ends a call of Repair that is not answered, whatever its caller
+	// would wait. 0: DefaultRepairTimeout.
+	RepairTimeout time.Duration
 	// Limiter bounds the bytes per second that all streams bring, as they
 	// travel; nil: unlimited. Its burst must be at least
 	// replication.MaxMessageBytes.
@@ -78,8 +84,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("gateway: site name has %d bytes, want 1 to %d", len(c.Site), replication.MaxNameBytes)
 	case c.Engines == nil || c.DialEngine == nil || c.Controller == nil || c.Peer == nil || c.Clock == nil || c.Log == nil:
 		return errors.New("gateway: Engines, DialEngine, Controller, Peer, Clock and Log must be set")
-	case c.MaxStreams < 0 || c.HelloTimeout < 0:
-		return errors.New("gateway: MaxStreams and HelloTimeout must not be negative")
+	case c.MaxStreams < 0 || c.HelloTimeout < 0 || c.RepairTimeout < 0:
+		return errors.New("gateway: MaxStreams, HelloTimeout and RepairTimeout must not be negative")
 	case c.Limiter != nil && c.Limiter.Limit() != rate.Inf && c.Limiter.Burst() < replication.MaxMessageBytes:
 		return fmt.Errorf("gateway: limiter's burst is %d, want at least %d", c.Limiter.Burst(), replication.MaxMessageBytes)
 	}

@@ -22,10 +22,11 @@ import (
 type Gateway struct {
 	cfg     Config
 	metrics *metrics
-	repairs chan struct{} // has one for each call of Repair under way
 
 	mu     sync.Mutex
 	closed bool // guarded by mu
+	// repairs has, by peer, a channel with one for each call of Repair under way; guarded by mu.
+	repairs map[string]chan struct{}
 	// streams are those that are carried, with what ends each; guarded by mu.
 	streams map[*stream]context.CancelCauseFunc
 	calls   sync.WaitGroup // of 0 added to under mu only, while not closed
@@ -46,7 +47,10 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.HelloTimeout == 0 {
 		cfg.HelloTimeout = DefaultHelloTimeout
 	}
-	return &Gateway{cfg: cfg, metrics: newMetrics(), repairs: make(chan struct{}, maxRepairs), streams: make(map[*stream]context.CancelCauseFunc)}, nil
+	if cfg.RepairTimeout == 0 {
+		cfg.RepairTimeout = DefaultRepairTimeout
+	}
+	return &Gateway{cfg: cfg, metrics: newMetrics(), repairs: make(map[string]chan struct{}), streams: make(map[*stream]context.CancelCauseFunc)}, nil
 }
 
 // Register makes s serve g. s must have been made with ServerOptions: it

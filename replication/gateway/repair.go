@@ -13,9 +13,22 @@ import (
 	"github.com/lockstep-csi/lockstep/replication"
 )
 
-// maxRepairs bounds the calls of Repair that are carried at a time, of which each
+// maxRepairs bounds the calls of Repair that are carried for a peer at a time, of which each
 // may hold a record in each direction; further ones wait.
 const maxRepairs = 16
+
+// placesOf are the places that a peer has for its calls of Repair. Those of one peer
+// that hang are in nobody else's way. There are as many peers as the authority has signed.
+func (g *Gateway) placesOf(peer string) chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	places := g.repairs[peer]
+	if places == nil {
+		places = make(chan struct{}, maxRepairs)
+		g.repairs[peer] = places
+	}
+	return places
+}
 
 // repair passes one call of a volume on to its engine, over a connection of its own.
 func (g *Gateway) repair(ctx context.Context, decode func(any) error) (any, error) {
@@ -28,9 +41,12 @@ func (g *Gateway) repair(ctx context.Context, decode func(any) error) (any, erro
 	if err != nil {
 		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.RepairTimeout)
+	defer cancel()
+	places := g.placesOf(peer)
 	select {
-	case g.repairs <- struct{}{}:
-		defer func() { <-g.repairs }()
+	case places <- struct{}{}:
+		defer func() { <-places }()
 	case <-ctx.Done():
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"path"
+	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -237,4 +239,74 @@ func mustResolve(p *pair) string {
 	address, err := p.engines.Resolve(context.Background(), volumeOne)
 	must(p.t, err)
 	return address
+}
+
+// hungRepairs fills all places that a gateway has for one peer, a, with calls that are not answered
+// and have no end of their own, and returns what they end with.
+func hungRepairs(r *rig, gateway string, reached <-chan struct{}) <-chan error {
+	r.t.Helper()
+	client, ended := replicationv1.NewReplicationClient(r.peer(gateway)), make(chan error, maxRepairs)
+	ctx, cancel := context.WithCancel(context.Background())
+	var calls sync.WaitGroup
+	r.t.Cleanup(func() { cancel(); calls.Wait() })
+	for range maxRepairs {
+		calls.Go(func() {
+			_, err := client.Repair(ctx, &replicationv1.RepairRequest{Version: replication.ProtocolVersion, Group: testGroup, Term: 1, Volume: volumeOne[:]})
+			ended <- err
+		})
+	}
+	for range maxRepairs {
+		select {
+		case <-reached:
+		case <-r.within().Done():
+			r.t.Fatal("the calls do not reach the engine")
+		}
+	}
+	return ended
+}
+
+// hungEngines are an engine of volume one that answers no Repair, and says which it has got, and one
+// of volume two that answers all.
+func hungEngines(r *rig) (reached chan struct{}) {
+	r.t.Helper()
+	reached = make(chan struct{}, maxRepairs)
+	hangs := r.script("engine", &scripted{onRepair: func(ctx context.Context, _ *replicationv1.RepairRequest) (*replicationv1.RepairResponse, error) {
+		reached <- struct{}{}
+		<-ctx.Done()
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}})
+	answers := r.script("engine", &scripted{onRepair: func(context.Context, *replicationv1.RepairRequest) (*replicationv1.RepairResponse, error) {
+		return &replicationv1.RepairResponse{Version: replication.ProtocolVersion}, nil
+	}})
+	r.engines.set(volumeOne, hangs.address)
+	r.engines.set(volumeTwo, answers.address)
+	return reached
+}
+
+// TestRepairsOfOnePeerLeaveRoomForAnother: calls that hang take the places of their own
+// peer alone.
+func TestRepairsOfOnePeerLeaveRoomForAnother(t *testing.T) {
+	r := newRig(t)
+	reached := hungEngines(r)
+	gw := r.gateway("", r.nobody(), nil)
+	hungRepairs(r, gw.address, reached)
+	other := replicationv1.NewReplicationClient(r.peerOf("c", gw.address))
+	_, err := other.Repair(r.within(), &replicationv1.RepairRequest{Version: replication.ProtocolVersion, Group: testGroup, Term: 1, Volume: volumeTwo[:]})
+	must(t, err)
+}
+
+// TestAHungRepairGivesItsPlaceBack: also where its caller would wait for ever.
+func TestAHungRepairGivesItsPlaceBack(t *testing.T) {
+	r := newRig(t)
+	reached := hungEngines(r)
+	gw := r.gateway("", r.nobody(), func(c *Config) { c.RepairTimeout = 300 * time.Millisecond })
+	ended := hungRepairs(r, gw.address, reached)
+	_, err := replicationv1.NewReplicationClient(r.peer(gw.address)).Repair(r.within(),
+		&replicationv1.RepairRequest{Version: replication.ProtocolVersion, Group: testGroup, Term: 1, Volume: volumeTwo[:]})
+	must(t, err)
+	for range maxRepairs {
+		if err := <-ended; status.Code(err) != codes.DeadlineExceeded {
+			t.Errorf("a call that hangs ends with %v, want DeadlineExceeded", err)
+		}
+	}
 }

@@ -45,11 +45,11 @@ func must(t *testing.T, err error) {
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
-// rig is a peer, site a, and the processes of site b with certificates of two
+// rig is peers, sites a and c, and the processes of site b with certificates of two
 // authorities, on loopback.
 type rig struct {
 	t       *testing.T
-	dirs    map[string]string // of certificates: "site a", "site b", and b's roles
+	dirs    map[string]string // of certificates: "site a" to "site c", and b's roles
 	engines *directory
 }
 
@@ -57,7 +57,7 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{t: t, dirs: make(map[string]string), engines: &directory{addresses: make(map[journal.VolumeID]string)}}
 	between, within := newAuthority(t), newAuthority(t)
-	for _, site := range []string{"a", "b"} {
+	for _, site := range []string{"a", "b", "c"} {
 		r.issue("site "+site, between, certs.Request{Site: site})
 	}
 	for _, role := range []certs.Role{certs.RoleController, certs.RoleEngine, certs.RoleGateway} {
@@ -160,7 +160,7 @@ type running struct {
 	*Gateway
 }
 
-// gateway starts site b's gateway in front of a controller.
+// gateway starts site b's gateway, which sites a and c may connect to, in front of a controller.
 func (r *rig) gateway(address, controller string, change func(*Config)) *running {
 	r.t.Helper()
 	engine := r.tls(certs.RoleClientTLS(r.dirs["gateway"], certs.RoleEngine))
@@ -174,13 +174,15 @@ func (r *rig) gateway(address, controller string, change func(*Config)) *running
 	}
 	g, err := New(cfg)
 	must(r.t, err)
-	return &running{r.start(address, ServerOptions(r.tls(certs.ServerTLS(r.dirs["site b"], "a"))), g.Register, g.Close), g}
+	return &running{r.start(address, ServerOptions(r.tls(certs.ServerTLS(r.dirs["site b"], "a", "c"))), g.Register, g.Close), g}
 }
 
 // peer connects site a to b's gateway.
-func (r *rig) peer(address string) *grpc.ClientConn {
+func (r *rig) peer(address string) *grpc.ClientConn { return r.peerOf("a", address) }
+
+func (r *rig) peerOf(site, address string) *grpc.ClientConn {
 	r.t.Helper()
-	conn, err := replication.Dial(address, r.tls(certs.ClientTLS(r.dirs["site a"], "b")))
+	conn, err := replication.Dial(address, r.tls(certs.ClientTLS(r.dirs["site "+site], "b")))
 	must(r.t, err)
 	r.t.Cleanup(func() { _ = conn.Close() })
 	return conn
@@ -191,6 +193,7 @@ type scripted struct {
 	replicationv1.UnimplementedReplicationServer
 	onAnnounce  func(context.Context, *replicationv1.AnnounceRequest) (*replicationv1.AnnounceResponse, error)
 	onReplicate func(replicationv1.Replication_ReplicateServer) error
+	onRepair    func(context.Context, *replicationv1.RepairRequest) (*replicationv1.RepairResponse, error)
 }
 
 func (s *scripted) Announce(ctx context.Context, req *replicationv1.AnnounceRequest) (*replicationv1.AnnounceResponse, error) {
@@ -199,6 +202,10 @@ func (s *scripted) Announce(ctx context.Context, req *replicationv1.AnnounceRequ
 
 func (s *scripted) Replicate(stream replicationv1.Replication_ReplicateServer) error {
 	return s.onReplicate(stream)
+}
+
+func (s *scripted) Repair(ctx context.Context, req *replicationv1.RepairRequest) (*replicationv1.RepairResponse, error) {
+	return s.onRepair(ctx, req)
 }
 
 // script starts a scripted process in a role.
