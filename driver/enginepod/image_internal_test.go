@@ -4,11 +4,18 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
+	"sync"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -136,6 +143,77 @@ func TestAnImageWaitsForViewsOfAnEngine(t *testing.T) {
 	}
 	if got := firstByte(t, p); got != 9 {
 		t.Errorf("after the view was closed the volume has %d, want the image's 9", got)
+	}
+}
+
+// clientOf connects to a pod's control API.
+func clientOf(t *testing.T, p *Pod) *control.Client {
+	t.Helper()
+	l, srv := bufconn.Listen(1<<20), grpc.NewServer()
+	control.NewServer(p, clock.Wall{}).Register(srv)
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = srv.Serve(l) })
+	conn, err := grpc.NewClient("passthrough:engine", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		srv.Stop()
+		serving.Wait()
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return control.NewClient(p.cfg.Volume, conn)
+}
+
+// Nor is it taken away under a clone that is copied from it, which would have to begin anew
+// and would find its pin gone.
+func TestAnImageWaitsForACopyToAClone(t *testing.T) {
+	ctx := context.Background()
+	p, _ := replicaOn(t, vfs.NewMem())
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	client, im := clientOf(t, p), sent(t, p)
+	if err := client.Pin(ctx, "snap", engineOf(t, p).Store().Durable()); err != nil {
+		t.Fatal(err)
+	}
+	got := byte(0)
+	err := client.ReadImage(ctx, "snap", func(int64) error {
+		if _, err := im.Commit(ctx); !errors.Is(err, replication.ErrInUse) {
+			t.Errorf("an image takes the place of a store that is being copied: %v", err)
+		}
+		if _, err := (replicaStore{p}).Import(ctx, "shop", sentSpec()); !errors.Is(err, replication.ErrInUse) {
+			t.Errorf("another image is begun: %v", err)
+		}
+		return nil
+	}, func(b []byte, off int64) error {
+		if off == 0 {
+			got = b[0]
+		}
+		return nil
+	})
+	if err != nil || got != 1 {
+		t.Errorf("the copy has %d, %v, want 1", got, err)
+	}
+	end, err := p.beginReplacing()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = client.ReadImage(ctx, "snap", func(int64) error { return nil }, func([]byte, int64) error { return nil })
+	if err == nil {
+		t.Error("a store is copied that is being replaced")
+	}
+	end()
+	if _, err := im.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := firstByte(t, p); got != 9 {
+		t.Errorf("after the copy the volume has %d, want the image's 9", got)
 	}
 }
 

@@ -52,6 +52,7 @@ type Pod struct {
 	attached *control.Attach          // guarded by mu; how device looks
 	unwatch  context.CancelFunc       // guarded by mu; of device's watcher
 	views    map[string]*journal.View // guarded by mu
+	copies   int                      // guarded by mu; readers of the store's image, for clones
 	// replacing: an image is taking the store's place, and no view is opened. Guarded by mu.
 	replacing bool
 	counted   pointCount    // guarded by mu; the last one

@@ -57,8 +57,24 @@ func (p *Pod) registerView(id string, view *journal.View, of *engine.Engine) err
 	return nil
 }
 
-// beginReplacing is checkUnviewed, and no view is opened any more until the returned
-// function is called.
+// BeginCopy implements control.Volume. As a view does, a copy keeps an image from taking
+// the store's place; replication.ErrInUse if one is about to, or has.
+func (p *Pod) BeginCopy(of *engine.Engine) (end func(), err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.replacing || p.eng != of {
+		return nil, fmt.Errorf("store of volume %s is being replaced: copy it again: %w", p.cfg.Volume, replication.ErrInUse)
+	}
+	p.copies++
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.copies--
+	}, nil
+}
+
+// beginReplacing is checkUnviewed, and no view is opened, nor a copy begun, any more until the
+// returned function is called.
 func (p *Pod) beginReplacing() (end func(), err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -85,8 +101,8 @@ func (p *Pod) CloseView(ctx context.Context, id string) error {
 	return errors.Join(p.cfg.Exports.Remove(ctx, p.exportOf(id)), view.Close())
 }
 
-// checkUnviewed makes sure that no open view shows the store, which is then to be
-// replaced by an image: what the view shows would be gone. replication.ErrInUse.
+// checkUnviewed makes sure that no open view shows the store, and nobody copies it, which is
+// then to be replaced by an image: what they read would be gone. replication.ErrInUse.
 func (p *Pod) checkUnviewed() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -96,6 +112,9 @@ func (p *Pod) checkUnviewed() error {
 func (p *Pod) unviewedLocked() error {
 	for id := range p.views {
 		return fmt.Errorf("view %s on site %s shows volume %s: close it first: %w", id, p.cfg.Site, p.cfg.Volume, replication.ErrInUse)
+	}
+	if p.copies > 0 {
+		return fmt.Errorf("volume %s is being copied to a clone on site %s, which comes to an end: %w", p.cfg.Volume, p.cfg.Site, replication.ErrInUse)
 	}
 	return nil
 }

@@ -218,6 +218,9 @@ type Volume interface {
 	// CloseView; ErrNoView.
 	OpenView(ctx context.Context, id string, at journal.Position) (export string, err error)
 	CloseView(ctx context.Context, id string) error
+	// BeginCopy keeps the open engine's store in its place until end is called: no image of
+	// a peer takes it.
+	BeginCopy(of *engine.Engine) (end func(), err error)
 	// Scrub is Engine.Scrub of the open engine, or follows the one that is under way:
 	// told is called at once, and when there is news. When nobody follows it any more it
 	// goes on in its own time. engine.ErrClosed where the store is closed first.

@@ -283,6 +283,11 @@ func (s *Server) ReadImage(req *enginev1.ReadImageRequest, stream enginev1.Engin
 	if err != nil {
 		return toStatus(err)
 	}
+	end, err := s.volume.BeginCopy(eng)
+	if err != nil {
+		return toStatus(err)
+	}
+	defer end()
 	at := decodePosition(req.GetAt())
 	if pin := req.GetPin(); pin != "" {
 		var ok bool
