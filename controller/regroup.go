@@ -41,7 +41,11 @@ func (s *Server) Regroup(ctx context.Context, id journal.VolumeID, to string, ch
 
 func (s *Server) regroup(ctx context.Context, seen catalog.Volume, to string, chosen *group.Settings, move func(context.Context, group.Settings) error) error {
 	var target catalog.Group
-	err := s.cfg.Catalog.View(func(tx *catalog.Tx) error {
+	begin := s.cfg.Catalog.Update
+	if seen.Moved {
+		begin = s.cfg.Catalog.View
+	}
+	err := begin(func(tx *catalog.Tx) error {
 		v, err := readyVolume(tx, seen.ID.String())
 		if err != nil {
 			return err
@@ -52,8 +56,13 @@ func (s *Server) regroup(ctx context.Context, seen catalog.Volume, to string, ch
 		if err := mayLeave(tx, v); err != nil {
 			return err
 		}
-		target, err = groupFor(tx, v, to, chosen)
-		return err
+		if target, err = groupFor(tx, v, to, chosen); err != nil || seen.Moved {
+			return err
+		}
+		// Noted before it leaves: a pin that is begun from here on may have it or not,
+		// wherever it is by the time that it is deleted.
+		v.Moved = true
+		return tx.PutVolume(v)
 	})
 	if err != nil {
 		return err

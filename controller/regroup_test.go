@@ -11,6 +11,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/controller"
 	"github.com/lockstep-csi/lockstep/controller/catalog"
+	"github.com/lockstep-csi/lockstep/controller/controllertest"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -68,6 +69,69 @@ func TestRegroup(t *testing.T) {
 	if err := s.Regroup(ctx, journal.VolumeID{9}, "new", nil, move); !errors.Is(err, controller.ErrNotFound) {
 		t.Errorf("no such volume: %v", err)
 	}
+}
+
+// slowPins is a backend that takes one pin, and answers when it is told to.
+type slowPins struct {
+	*controllertest.Backend
+	taken, settle chan struct{}
+}
+
+func (b slowPins) TakePin(ctx context.Context, groupName, name string, at controller.Moment) (controller.PinnedPoint, error) {
+	point, err := b.Backend.TakePin(ctx, groupName, name, at)
+	close(b.taken)
+	<-b.settle
+	return point, err
+}
+
+// A snapshot that is begun while one of its volumes is being moved to another group keeps
+// that one's store, also if it is deleted there before the snapshot is ready.
+func TestASnapshotKeepsAVolumeThatMovesMeanwhile(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	pins := slowPins{s.backend, make(chan struct{}), make(chan struct{})}
+	server, err := controller.New(controller.Config{Catalog: catalog.New(s.db), Backend: pins, Nodes: testNodes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	s.Server = server
+	data, log := shop(s)
+	s.write(log, "lines")
+	made := make(chan *csi.VolumeGroupSnapshot, 1)
+	err = s.Regroup(ctx, parseID(t, log), "other", nil, func(context.Context, group.Settings) error {
+		go func() {
+			resp, err := s.CreateVolumeGroupSnapshot(ctx, &csi.CreateVolumeGroupSnapshotRequest{Name: "monday", SourceVolumeIds: []string{data, log}})
+			if err != nil {
+				t.Error(err)
+			}
+			made <- resp.GetGroupSnapshot()
+		}()
+		<-pins.taken
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	_, err = s.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: log})
+	close(pins.settle)
+	if err != nil {
+		t.Error(err)
+	}
+	found := false
+	for _, member := range (<-made).GetSnapshots() {
+		if member.GetSourceVolumeId() != log {
+			continue
+		}
+		copied := s.createFrom(fromSnapshot(volumeRequest("copy", nil), member.GetSnapshotId())).GetVolumeId()
+		if found = true; s.content(copied) != "lines" {
+			t.Errorf("the snapshot has %q of the volume that moved, want what it had", s.content(copied))
+		}
+	}
+	if !found {
+		t.Error("the snapshot does not have the volume that moved")
+	}
+	checkAgreement(t, s)
 }
 
 // A group's own settings win over its volumes' parameters, and give way to them

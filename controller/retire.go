@@ -77,7 +77,7 @@ func isPinned(tx *catalog.Tx, v catalog.Volume) (bool, error) {
 		if _, member := pin.Members[v.ID]; member {
 			return true, nil
 		}
-		if pin.State == catalog.StateCreating && pin.Group == v.Group {
+		if pin.State == catalog.StateCreating && (pin.Group == v.Group || v.Moved) {
 			return true, nil
 		}
 	}

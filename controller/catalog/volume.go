@@ -52,6 +52,9 @@ type Volume struct {
 	// Unused: it has never been published, so nothing but its source has
 	// written to it. Records of before this was noted do not have it.
 	Unused bool `json:"unused,omitempty"`
+	// Moved: it was a member of another group before, or is about to leave one, so that a
+	// pin of any group may have it. Records of before this was noted do not have it.
+	Moved bool `json:"moved,omitempty"`
 }
 
 // Source is where a volume's first content came from. Snapshot or Volume is
