@@ -96,6 +96,12 @@ func (s *Server) Fence(ctx context.Context, group string) (release func(), err e
 	return s.admission.fence(ctx, group)
 }
 
+// Pause is Fence for who closes a store and opens it again: incomplete images
+// stay, and go on in streams behind release.
+func (s *Server) Pause(ctx context.Context, group string) (release func(), err error) {
+	return s.admission.shut(ctx, group)
+}
+
 // Close ends all streams, refuses new ones, waits until none uses a store, and
 // discards incomplete images. It may be called before or after the
 // grpc.Server is stopped, and more than once.

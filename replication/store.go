@@ -112,7 +112,7 @@ type ReplicaStores interface {
 	// Replica returns the open store of a member, or ErrNoReplica when none
 	// was filled yet, or ErrUnknownMember when the volume is not a member of
 	// the group. The store stays open until the site closes it, which it does
-	// only behind Server.Fence or Server.Close.
+	// only behind Server.Fence, Server.Pause or Server.Close.
 	Replica(ctx context.Context, group string, volume journal.VolumeID) (ReplicaStore, error)
 	// Import begins to fill a new store for a member beside the one that is
 	// there, if any, which stays open and usable. An unfinished import of the

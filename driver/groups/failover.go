@@ -65,14 +65,22 @@ func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Fa
 	return out, g.promote(ctx, st, point, out.Term)
 }
 
-// Fence stops what replication appends to a group, until release. Take it before
-// any key: see docs/concurrency.md.
-func (g *Groups) Fence(ctx context.Context, name string) (release func(), err error) {
-	_, release, err = g.fenceAt(ctx, name)
-	return release, err
+// Pause stops what replication appends to a group in this process, until release, and leaves
+// what is incomplete as it is: for who changes no more than how its stores are open. Take it
+// before any key: see docs/concurrency.md.
+func (g *Groups) Pause(ctx context.Context, name string) (release func(), err error) {
+	near, ok := g.fence.(oneProcess)
+	if !ok { // nothing is fenced, or each engine looks after its own store
+		return func() {}, nil
+	}
+	if release, err = near.Pause(ctx, name); err != nil {
+		return nil, fmt.Errorf("pause replication into group %s: %w", name, err)
+	}
+	return release, nil
 }
 
-// fenceAt is Fence with the lowest term that a promote may use.
+// fenceAt stops what replication appends to a group, until release, and returns the lowest term
+// that a promote may use. Take it before any key.
 func (g *Groups) fenceAt(ctx context.Context, name string) (term group.Term, release func(), err error) {
 	if g.fence == nil {
 		return 0, func() {}, nil

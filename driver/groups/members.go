@@ -118,20 +118,20 @@ type Fencer interface {
 	Fence(ctx context.Context, group string) (term group.Term, release func(), err error)
 }
 
-// OneProcess makes a Fencer of one that has nothing outside of this process to
-// fence; *replication.Server is one.
-func OneProcess(f interface {
+// Streams are what feeds the replicas of a site that is one process; *replication.Server is
+// one, and says what its methods mean.
+type Streams interface {
 	Fence(ctx context.Context, group string) (release func(), err error)
-}) Fencer {
-	return oneProcess{f.Fence}
+	Pause(ctx context.Context, group string) (release func(), err error)
 }
 
-type oneProcess struct {
-	fence func(ctx context.Context, group string) (release func(), err error)
-}
+// OneProcess makes a Fencer of a site that has nothing outside of this process to fence.
+func OneProcess(s Streams) Fencer { return oneProcess{s} }
+
+type oneProcess struct{ Streams }
 
 func (o oneProcess) Fence(ctx context.Context, name string) (group.Term, func(), error) {
-	release, err := o.fence(ctx, name)
+	release, err := o.Streams.Fence(ctx, name)
 	return 0, release, err
 }
 

@@ -28,7 +28,7 @@ func (s *Site) ReopenVolume(ctx context.Context, id journal.VolumeID) (done bool
 		return false, err
 	}
 	name := s.recordOf(v).Group
-	release, err := s.groups.Fence(ctx, name) // nobody appends to a replica's store
+	release, err := s.groups.Pause(ctx, name) // nobody appends to a replica's store
 	if err != nil {
 		return false, err
 	}

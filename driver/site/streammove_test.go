@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	replicationv1 "github.com/lockstep-csi/lockstep/api/replication/v1"
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/replication"
@@ -129,5 +130,62 @@ func TestWhatComesOfADeletedVolumeEnds(t *testing.T) {
 	}
 	if got := s.content(t, volumeA); got != 2 {
 		t.Errorf("what the replica had of the volume is %d, want 2", got)
+	}
+}
+
+// TestAReopenKeepsImages: a volume of a replica is opened again while another member of its
+// group is sent an image, which goes on where it was.
+func TestAReopenKeepsImages(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	fs := vfs.NewMem()
+	s := prepared(t, fs)
+	demoted(t, s)
+	mustClose(t, s)
+	base := "/root/volumes/" + volumeB.String() + "/store-1/base.img"
+	if err := fs.Rename(base, base+".away"); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, fs)
+	server, peer := entrance(t, s)
+	s.Groups().SetFencer(groups.OneProcess(server))
+	stream := sendHalf(ctx, t, peer)
+	if err := fs.Rename(base+".away", base); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := s.ReopenVolume(ctx, volumeB); !done || err != nil {
+		t.Fatalf("reopen: %v, %v", done, err)
+	}
+	if m, err := stream.Recv(); status.Code(err) != codes.Aborted {
+		t.Errorf("the stream goes on while a store is closed and opened: %v, %v", m, err)
+	}
+	stream, err := peer.Replicate(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := &replicationv1.Timeline{Id: 99, Reason: "created"}
+	for number, m := range []*replicationv1.SourceMessage{
+		{Message: &replicationv1.SourceMessage_Hello{Hello: &replicationv1.Hello{Version: replication.ProtocolVersion, Group: "shop", Term: 2, Volume: volumeA[:],
+			SizeBytes: volumeBytes, Path: []*replicationv1.Run{{Timeline: 99, First: 8, Last: 7}}, Timelines: []*replicationv1.Timeline{line}}}},
+		{Message: &replicationv1.SourceMessage_ImageStart{ImageStart: &replicationv1.ImageStart{Number: 1, SizeBytes: volumeBytes, FromOffset: 512,
+			At: &replicationv1.Position{Timeline: 99, Seq: 7}, Timelines: []*replicationv1.Timeline{line}}}},
+		{Message: &replicationv1.SourceMessage_ImageEnd{ImageEnd: &replicationv1.ImageEnd{Number: 2}}},
+	} {
+		if err := stream.Send(m); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := stream.Recv()
+		if err != nil {
+			t.Fatalf("message %d: %v", number, err)
+		}
+		if next := answer.GetWelcome().GetPartial().GetNextOffset(); number == 0 && next != 512 {
+			t.Errorf("the image is offered to go on from %d, want 512", next)
+		}
+	}
+	if got := s.content(t, volumeA); got != 9 {
+		t.Errorf("the volume holds %d, want the image's 9", got)
+	}
+	if got := s.content(t, volumeB); got != 2 {
+		t.Errorf("the volume that was opened again holds %d, want 2", got)
 	}
 }
