@@ -89,12 +89,9 @@ func (r *Registry) updateWith(name string, change func(*State) error, also Savin
 	if err != nil {
 		return State{}, fmt.Errorf("encode group %q: %w", name, err)
 	}
-	_, known := r.states[name]
 	err = r.db.Update(func(tx kv.Tx) error {
-		if !known { // an earlier group of this name is over: the peer learns it by what is announced
-			if err := tx.Delete(bucketEnded, []byte(name)); err != nil {
-				return err
-			}
+		if err := leavePeer(tx, r.states[name], next); err != nil {
+			return err
 		}
 		if also.Save != nil {
 			if err := also.Save(tx); err != nil {
@@ -127,11 +124,6 @@ func (r *Registry) Move(from, to string, change func(from, to *State) error, sav
 	}
 	states := []State{left, joined}
 	err := r.db.Update(func(tx kv.Tx) error {
-		if _, known := r.states[to]; !known {
-			if err := tx.Delete(bucketEnded, []byte(to)); err != nil {
-				return err
-			}
-		}
 		for _, s := range states {
 			if err := putState(tx, s); err != nil {
 				return err

@@ -89,8 +89,8 @@ func TestSettingsBounds(t *testing.T) {
 	}
 }
 
-// A primary group that ends is remembered until its peer knows, or until a group
-// of its name begins again; one without a peer, or a replica, is not.
+// A primary group that ends is remembered until its peer knows, also when a group of its
+// name begins again; one without a peer, or a replica, is not.
 func TestRegistryRemembersWhatHasEnded(t *testing.T) {
 	db := kv.NewMemory()
 	r, err := group.OpenRegistry(db)
@@ -139,11 +139,73 @@ func TestRegistryRemembersWhatHasEnded(t *testing.T) {
 	if got := ended(); !slices.Equal(got, want) {
 		t.Errorf("ended are %+v, want %+v", got, want)
 	}
-	put("moved", group.RolePrimary, "b") // begins again
-	if err := r.ForgetEnd("sent"); err != nil {
+	if err := r.ForgetEnd(want[1]); err != nil {
+		t.Fatal(err)
+	}
+	// Made anew without a peer, with another one, and with the same one: b is told, but for
+	// the time in which it is announced a group of that name.
+	for _, peer := range []string{"", "c", "b"} {
+		put("moved", group.RolePrimary, peer)
+		if got := ended(); !slices.Equal(got, want[:1]) {
+			t.Errorf("while a group of its name has the peer %q, ended are %+v, want %+v", peer, got, want[:1])
+		}
+		st, err := r.Get("moved")
+		if err != nil || st.Announces(want[0]) != (peer == "b") {
+			t.Errorf("a group with the peer %q announces itself to b: %t, %v", peer, st.Announces(want[0]), err)
+		}
+	}
+	// It ends as well, and b, which still has the replica of the first one, would not take an
+	// end at a lower term.
+	_, err = r.Update("moved", func(s *group.State) error { s.Term = 1; return nil })
+	if err == nil {
+		err = r.Delete("moved")
+	}
+	if got := ended(); err != nil || !slices.Equal(got, want[:1]) {
+		t.Errorf("after a second end, ended are %+v, %v, want %+v", got, err, want[:1])
+	}
+	put("moved", group.RolePrimary, "c")
+	if err := r.Delete("moved"); err != nil {
+		t.Fatal(err)
+	}
+	both := []group.Ended{want[0], {Name: "moved", Peer: "c", Term: 4}}
+	if got := ended(); !slices.Equal(got, both) {
+		t.Errorf("ended are %+v, want %+v", got, both)
+	}
+	// One that leaves its peer, which knew it, has not ended.
+	put("moved", group.RolePrimary, "b")
+	put("moved", group.RolePrimary, "")
+	if got := ended(); !slices.Equal(got, both[1:]) {
+		t.Errorf("ended are %+v, want %+v", got, both[1:])
+	}
+	if err := r.ForgetEnd(both[1]); err != nil {
 		t.Fatal(err)
 	}
 	if got := ended(); len(got) != 0 {
 		t.Errorf("ended are %+v, want none", got)
+	}
+}
+
+// An end that an earlier version noted is told, and forgotten.
+func TestAnEndOfAnEarlierVersionIsTold(t *testing.T) {
+	db := kv.NewMemory()
+	err := db.Update(func(tx kv.Tx) error {
+		return tx.Put("ended-groups", []byte("shop"), []byte(`{"Name":"shop","Peer":"b","Term":4}`))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := group.OpenRegistry(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := r.Ended()
+	if err != nil || len(all) != 1 || all[0] != (group.Ended{Name: "shop", Peer: "b", Term: 4}) {
+		t.Fatalf("ended are %+v, %v", all, err)
+	}
+	if err := r.ForgetEnd(all[0]); err != nil {
+		t.Fatal(err)
+	}
+	if all, err = r.Ended(); err != nil || len(all) != 0 {
+		t.Errorf("ended are %+v, %v, want none", all, err)
 	}
 }

@@ -73,6 +73,24 @@ func TestAGroupThatWasDeletedStaysAtItsReplica(t *testing.T) {
 	}
 }
 
+// A replica learns that its group was deleted also where one of its name is made anew, before
+// the sites see each other again, which is replicated nowhere.
+func TestAnEndIsToldAlthoughTheNameIsUsedAgain(t *testing.T) {
+	a, b, fa, fb := newPair(t)
+	defer closeFleet(t, fa)
+	replicated(t, a, fa, fb, 1)
+	b.shut.Store(true)
+	mustDelete(t, fa, 1)
+	mustCreate(t, fa, newVolume(2, "shop"))
+	mustAttach(t, fa, 2, "node1")
+	b.shut.Store(false)
+	until(t, "the replica to be orphaned", func() bool { return isOrphaned(t, fb) })
+	st, err := fa.Groups().State("shop")
+	if err != nil || st.Role != group.RolePrimary || len(st.Members) != 1 {
+		t.Errorf("the group that was made anew: %+v, %v", st, err)
+	}
+}
+
 // A group that is made anew under the name of one that was deleted is not taken
 // for it: the replica of the old one stays, and the new primary stays primary,
 // whatever terms the two had.

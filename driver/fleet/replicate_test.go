@@ -52,7 +52,7 @@ func newEntrance(t *testing.T, c *cluster, f *fleet.Fleet, peer string) *entranc
 	announcements.Register(controller)
 	toController := dialListener(t, func() *bufconn.Listener { return e.control })
 	gw, err := gateway.New(gateway.Config{Site: c.site, Engines: e, DialEngine: c.dial, Controller: toController,
-		Peer: func(context.Context) (string, error) { return peer, nil }, Clock: clock.Wall{}, Log: slog.New(slog.DiscardHandler)})
+		Peer: func(context.Context) (string, error) { return peer, c.refuses() }, Clock: clock.Wall{}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,6 +68,14 @@ func newEntrance(t *testing.T, c *cluster, f *fleet.Fleet, peer string) *entranc
 		serving.Wait()
 	})
 	return e
+}
+
+// refuses is why no call of a peer begins.
+func (c *cluster) refuses() error {
+	if c.shut.Load() {
+		return errors.New("the entrance is shut")
+	}
+	return nil
 }
 
 func dialListener(t *testing.T, to func() *bufconn.Listener) *grpc.ClientConn {

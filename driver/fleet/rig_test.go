@@ -42,6 +42,8 @@ const volumeBytes = 1 << 20
 // fleet.Backing and fleet.Engines, and fails the test when two engines of one
 // volume are there at a time.
 type cluster struct {
+	// shut: no call of a peer begins. What is under way goes on.
+	shut  atomic.Bool
 	t     *testing.T
 	site  string
 	db    *kv.Memory

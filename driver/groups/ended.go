@@ -38,8 +38,9 @@ func (g *Groups) TellEnds(ctx context.Context) {
 	}
 }
 
-// tellEnd tells one peer. Meanwhile no group of that name can begin: the peer
-// would take the end for that one's.
+// tellEnd tells one peer. Meanwhile no group of that name can begin to be replicated to
+// it: the peer would take the end for that one's. Where one is already, the peer learns the end from
+// what is announced, and it is told of it only once that one has ended as well.
 func (g *Groups) tellEnd(ctx context.Context, e group.Ended) error {
 	unlock, err := g.cfg.Locks.Lock(ctx, Key(e.Name))
 	if err != nil {
@@ -50,11 +51,14 @@ func (g *Groups) tellEnd(ctx context.Context, e group.Ended) error {
 	if err != nil || !slices.Contains(ended, e) {
 		return err
 	}
+	if st, err := g.reg.Get(e.Name); err == nil && st.Announces(e) {
+		return nil
+	}
 	if err := g.cfg.Replicator.Tell(ctx, e.Peer, replication.Announcement{Group: e.Name, Term: e.Term, Ended: true}); err != nil {
 		return err
 	}
 	g.cfg.Log.Info("peer knows that a group has ended", "group", e.Name, "peer", e.Peer)
-	return g.reg.ForgetEnd(e.Name)
+	return g.reg.ForgetEnd(e)
 }
 
 // Rest stops a primary group of which nothing is in use, and tells its peer, if
