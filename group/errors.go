@@ -14,6 +14,9 @@ var (
 	ErrNotFound = errors.New("no such group")
 	// ErrNoPoint: no recovery point matches; a *NoPointError names the nearest.
 	ErrNoPoint = errors.New("no such recovery point")
+	// ErrAway: which point is meant is not known while a volume that may hold its part
+	// of it does not answer. The call may be repeated.
+	ErrAway = errors.New("the recovery point is not known while a volume does not answer")
 	// ErrBarrier: a member did not answer in time; the checkpoint was given
 	// up everywhere and may be tried again.
 	ErrBarrier = errors.New("checkpoint given up")

@@ -17,6 +17,8 @@ type History struct {
 	// Checkpoints are the durable ones inside the horizon, oldest first.
 	Checkpoints []journal.Checkpoint
 	Pins        map[string]journal.Position
+	// Away: the store could not be asked, so that it may hold more than this says.
+	Away bool
 }
 
 // Points derives the recovery points of a group from its members, oldest
@@ -29,23 +31,12 @@ type History struct {
 // by an earlier group of the name whose volumes are still there: a checkpoint is
 // its number and its time.
 func Points(name string, members []History, deleted func(journal.VolumeID) bool) []Point {
-	type identity struct {
-		number journal.CheckpointNumber
-		time   int64
-	}
-	held := map[identity][]heldCheckpoint{}
 	pinned := map[journal.VolumeID]map[journal.Position][]string{}
 	for _, m := range members {
-		for _, c := range m.Checkpoints {
-			if c.Group == name {
-				key := identity{c.Number, c.Time.UnixNano()}
-				held[key] = append(held[key], heldCheckpoint{c, m.Volume})
-			}
-		}
 		pinned[m.Volume] = pinsByPosition(m.Pins)
 	}
 	var points []Point
-	for _, copies := range held {
+	for _, copies := range copiesOf(name, members) {
 		if p, ok := pointOf(copies, deleted); ok {
 			for id, pos := range p.Members {
 				p.Pins = append(p.Pins, pinned[id][pos]...)
@@ -55,10 +46,67 @@ func Points(name string, members []History, deleted func(journal.VolumeID) bool)
 			points = append(points, p)
 		}
 	}
+	sortPoints(points)
+	return points
+}
+
+// Undecided returns, ascending, what would be recovery points of a group if the volumes
+// that are away hold their parts of them, which is not known. Members are those that hold
+// theirs.
+func Undecided(name string, members []History, deleted func(journal.VolumeID) bool) []Point {
+	away := map[journal.VolumeID]bool{}
+	for _, m := range members {
+		if m.Away {
+			away[m.Volume] = true
+		}
+	}
+	if len(away) == 0 {
+		return nil
+	}
+	var points []Point
+	for _, copies := range copiesOf(name, members) {
+		if _, decided := pointOf(copies, deleted); decided {
+			continue
+		}
+		if p, ok := pointOf(copies, func(id journal.VolumeID) bool { return away[id] || deleted(id) }); ok {
+			points = append(points, p)
+		}
+	}
+	sortPoints(points)
+	return points
+}
+
+// Merge returns the points of two lists that are ascending as one.
+func Merge(a, b []Point) []Point {
+	all := slices.Concat(a, b)
+	sortPoints(all)
+	return all
+}
+
+func sortPoints(points []Point) {
 	slices.SortFunc(points, func(a, b Point) int {
 		return cmp.Or(cmp.Compare(a.Checkpoint, b.Checkpoint), a.Time.Compare(b.Time))
 	})
-	return points
+}
+
+// identity is what a checkpoint is known by.
+type identity struct {
+	number journal.CheckpointNumber
+	time   int64
+}
+
+// copiesOf are a group's checkpoints as the members hold them.
+func copiesOf(name string, members []History) map[identity][]heldCheckpoint {
+	held := map[identity][]heldCheckpoint{}
+	for _, m := range members {
+		for _, c := range m.Checkpoints {
+			if c.Group == name {
+				key := identity{c.Number, c.Time.UnixNano()}
+				held[key] = append(held[key], heldCheckpoint{c, m.Volume})
+			}
+		}
+	}
+	return held
 }
 
 // heldCheckpoint is a checkpoint as one member holds it.

@@ -44,6 +44,31 @@ func TestPointsNeedEveryMemberOfTheirMoment(t *testing.T) {
 	}
 }
 
+// What volumes that could not be asked would make a point, if they hold their parts.
+func TestPointsThatAreUndecided(t *testing.T) {
+	a := group.History{Volume: journal.VolumeID{1}, Checkpoints: []journal.Checkpoint{cut(1, 1), cut(2, 1, 2), cut(3, 1, 3), cut(4, 1, 2, 4), cut(5, 1, 5)}}
+	b := group.History{Volume: journal.VolumeID{2}, Checkpoints: []journal.Checkpoint{cut(2, 1, 2)}}
+	c, d := group.History{Volume: journal.VolumeID{3}, Away: true}, group.History{Volume: journal.VolumeID{4}, Away: true}
+	third := func(id journal.VolumeID) bool { return id == journal.VolumeID{3} }
+	for _, tc := range []struct {
+		members []group.History
+		deleted func(journal.VolumeID) bool
+		want    []int
+	}{
+		{[]group.History{a, b}, nobody, nil},            // all were asked
+		{[]group.History{a, b, c, d}, nobody, []int{3}}, // 4 lacks b, which was asked, 5 one that nobody knows
+		{[]group.History{a, b, c, d}, third, nil},       // 3 is a point without it
+	} {
+		var got []int
+		for _, p := range group.Undecided("shop", tc.members, tc.deleted) {
+			got = append(got, int(p.Checkpoint))
+		}
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("undecided %v, want %v", got, tc.want)
+		}
+	}
+}
+
 // TestANumberTakenTwice: volumes of an earlier group of the name are still
 // there, with numbers that the present group takes again.
 func TestANumberTakenTwice(t *testing.T) {

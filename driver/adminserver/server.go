@@ -375,7 +375,7 @@ func answer(err error) error {
 		{group.ErrRole, codes.FailedPrecondition}, {group.ErrNoRewind, codes.FailedPrecondition}, {group.ErrRewindOpen, codes.FailedPrecondition},
 		{groups.ErrInUse, codes.FailedPrecondition}, {journal.ErrHorizon, codes.OutOfRange}, {journal.ErrFull, codes.ResourceExhausted}, {vfs.ErrNoSpace, codes.ResourceExhausted},
 		{journal.ErrPinExists, codes.AlreadyExists}, {journal.ErrCorrupt, codes.DataLoss}, {journal.ErrPoisoned, codes.DataLoss},
-		{group.ErrBusy, codes.Aborted}, {group.ErrBarrier, codes.Aborted},
+		{group.ErrBusy, codes.Aborted}, {group.ErrBarrier, codes.Aborted}, {group.ErrAway, codes.Unavailable},
 		{context.DeadlineExceeded, codes.DeadlineExceeded}, {context.Canceled, codes.Canceled},
 	} {
 		if errors.Is(err, row.err) {

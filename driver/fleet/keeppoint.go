@@ -89,12 +89,11 @@ func (f *Fleet) newestOfAll(ctx context.Context, st group.State) (*group.Point, 
 	return newest, nil
 }
 
-// allTell reports whether all members of a group tell what they hold: their engines
-// answer, and have carried out orders, for which those that have a store open it.
+// allTell reports whether all members of a group tell what they hold.
 func (f *Fleet) allTell(st group.State) bool {
 	for _, v := range f.inGroup(st.Name, false) {
 		f.mu.Lock()
-		tells := v.client != nil && (v.state.Store != nil || v.state.Term != 0)
+		tells := v.tellsLocked()
 		f.mu.Unlock()
 		if !tells {
 			return false

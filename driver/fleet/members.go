@@ -109,7 +109,8 @@ func (f members) Outlines(ctx context.Context, st group.State) ([]group.History,
 }
 
 // ask has each engine of a group's members, and of its retired volumes, that
-// answers complete a history, which has the pins already.
+// answers complete a history, which has the pins already. Those that do not tell what
+// they hold are away.
 func (f members) ask(ctx context.Context, st group.State, complete func(context.Context, *control.Client, *group.History) error) ([]group.History, error) {
 	volumes := f.inGroup(st.Name, true)
 	all := make([]group.History, len(volumes))
@@ -117,19 +118,23 @@ func (f members) ask(ctx context.Context, st group.State, complete func(context.
 	for i, v := range volumes {
 		f.mu.Lock()
 		client, store := v.client, v.state.Store
+		all[i] = group.History{Volume: v.record.ID, Away: !v.tellsLocked() && !(st.Role == group.RolePrimary && v.isAbsentLocked())}
 		f.mu.Unlock()
 		if client == nil || store == nil {
 			continue
 		}
 		asking.Go(func() error {
-			all[i] = group.History{Volume: client.Volume(), Pins: f.pinsOf(v)}
+			all[i].Pins = f.pinsOf(v)
 			return complete(ctx, client, &all[i])
 		})
 	}
-	if err := asking.Wait(); err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(all, func(h group.History) bool { return h.Volume.IsZero() }), nil
+	return all, asking.Wait()
+}
+
+// tellsLocked reports whether a volume tells what it holds: its engine answers, and has
+// carried out orders, for which one that has a store opens it. Fleet.mu is held.
+func (v *volume) tellsLocked() bool {
+	return v.client != nil && (v.state.Store != nil || v.state.Term != 0)
 }
 
 // Ends implements groups.Members. What an engine told last may be older than

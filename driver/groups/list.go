@@ -31,7 +31,7 @@ func idOf(p *group.Point) pointID { return pointID{p.Checkpoint, p.Time.UnixNano
 // without the limit. group.ErrNotFound, as for Points. Members send outlines of
 // their histories, not these.
 func (g *Groups) ListPoints(ctx context.Context, name string, from, to time.Time, limit int) (listed []ListedPoint, total int, err error) {
-	st, points, err := g.outline(ctx, name)
+	st, points, _, err := g.outline(ctx, name)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -55,23 +55,24 @@ func (g *Groups) ListPoints(ctx context.Context, name string, from, to time.Time
 }
 
 // outline is all recovery points of a group, oldest first, of which the positions
-// may be missing and the pins are. group.ErrNotFound, as for Points.
-func (g *Groups) outline(ctx context.Context, name string) (group.State, []group.Point, error) {
+// may be missing and the pins are, and what is not known of them. group.ErrNotFound, as
+// for Points.
+func (g *Groups) outline(ctx context.Context, name string) (st group.State, points []group.Point, open doubt, err error) {
 	st, unknown := g.reg.Get(name)
 	if errors.Is(unknown, group.ErrNotFound) {
 		st = group.State{Name: name} // volumes that have moved may hold points of it
 	} else if unknown != nil {
-		return st, nil, unknown
+		return st, nil, doubt{}, unknown
 	}
 	histories, err := g.cfg.Members.Outlines(ctx, st)
 	if err != nil {
-		return st, nil, err
+		return st, nil, doubt{}, err
 	}
-	points := g.points(st, histories)
-	if unknown != nil && len(points) == 0 {
-		return st, nil, unknown
+	points, open = g.points(st, histories), doubtOf(st, histories)
+	if unknown != nil && len(points)+len(open.points) == 0 {
+		return st, nil, doubt{}, unknown
 	}
-	return st, points, nil
+	return st, points, open, nil
 }
 
 // PinnedPoints returns those recovery points of a group that a pin keeps, oldest

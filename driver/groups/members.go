@@ -53,7 +53,7 @@ type Members interface {
 	// Member returns a member, or why it cannot take part now.
 	Member(id journal.VolumeID) (Member, error)
 	// Histories returns the past of those of a group's members, and of its
-	// retired volumes, that are open.
+	// retired volumes, that are open. Others may be among them as away.
 	Histories(ctx context.Context, st group.State) ([]group.History, error)
 	// Complete reports whether all that Histories could return is there: no
 	// member and no retired volume of the group is not open.

@@ -2,6 +2,7 @@ package groups
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,9 +16,10 @@ import (
 // one that is not listed any more, because it has left its tier of the history, for
 // as long as all of its members can open it; Hold has them go on doing that. What is
 // meant is found in outlines of the members' histories, or among what is pinned, and
-// then read in full.
+// then read in full. Where a volume does not answer that may hold its part of what is
+// meant, nothing else is taken for it: group.ErrAway.
 func (g *Groups) Select(ctx context.Context, name, at string) (group.Point, error) {
-	st, listed, err := g.outline(ctx, name)
+	st, listed, open, err := g.outline(ctx, name)
 	if err != nil {
 		return group.Point{}, err
 	}
@@ -31,6 +33,9 @@ func (g *Groups) Select(ctx context.Context, name, at string) (group.Point, erro
 			return point, nil
 		}
 	}
+	if err := g.checkKnown(name, listed, open, at); err != nil {
+		return group.Point{}, err
+	}
 	found, err := group.Select(name, listed, at)
 	number, notNumber := strconv.ParseUint(at, 10, 64)
 	_, notTime := time.Parse(time.RFC3339Nano, at)
@@ -43,7 +48,10 @@ func (g *Groups) Select(ctx context.Context, name, at string) (group.Point, erro
 	case notTime == nil:
 		to = nextListed(listed, &found)
 	}
-	near, failed := g.openableIn(ctx, st, from, to)
+	near, open, failed := g.openableIn(ctx, st, from, to)
+	if failed == nil {
+		failed = g.checkKnown(name, near, open, at)
+	}
 	if failed != nil {
 		return group.Point{}, failed
 	}
@@ -87,11 +95,45 @@ func missing(name, at string, listed []group.Point, gone *group.Point) error {
 }
 
 // openableIn returns the points with numbers in [from, to] that all of their members
-// can open, ascending; a to of 0 is no end.
-func (g *Groups) openableIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.Point, error) {
+// can open, ascending, and what is not known of them; a to of 0 is no end.
+func (g *Groups) openableIn(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.Point, doubt, error) {
 	histories, err := g.cfg.Members.OpenableIn(ctx, st, from, to)
 	if err != nil {
-		return nil, err
+		return nil, doubt{}, err
 	}
-	return g.points(st, histories), nil
+	return g.points(st, histories), doubtOf(st, histories), nil
+}
+
+// doubt is what is not known of a group's points because volumes do not answer.
+type doubt struct {
+	points []group.Point // see group.Undecided
+	away   []journal.VolumeID
+}
+
+func doubtOf(st group.State, histories []group.History) doubt {
+	d := doubt{points: group.Undecided(st.Name, histories, st.IsDeleted)}
+	for _, h := range histories {
+		if h.Away {
+			d.away = append(d.away, h.Volume)
+		}
+	}
+	return d
+}
+
+// checkKnown returns group.ErrAway where text would name another point of a group if what
+// is in doubt were some. What a pin keeps is found by the pin alone.
+func (g *Groups) checkKnown(name string, points []group.Point, d doubt, text string) error {
+	if len(d.points) == 0 {
+		return nil
+	}
+	p, err := group.Select(name, group.Merge(points, d.points), text)
+	if err != nil || !slices.ContainsFunc(d.points, func(u group.Point) bool { return idOf(&u) == idOf(&p) }) {
+		return nil
+	}
+	var away []string
+	for _, id := range d.away {
+		away = append(away, g.cfg.Members.Title(id))
+	}
+	return fmt.Errorf("group %s, recovery point %s: it may be checkpoint %d of %s, and there is no answer of %s: %w",
+		name, text, p.Checkpoint, p.Time.Format(time.RFC3339), strings.Join(away, ", "), group.ErrAway)
 }

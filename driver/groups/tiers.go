@@ -14,7 +14,7 @@ type Tier = journal.TierPoints
 // Tiers tells of a group's recovery points by the tier that each is in now, the
 // youngest first. group.ErrNotFound. Members send outlines of their histories.
 func (g *Groups) Tiers(ctx context.Context, name string) ([]Tier, error) {
-	st, points, err := g.outline(ctx, name)
+	st, points, _, err := g.outline(ctx, name)
 	if err != nil {
 		return nil, err
 	}

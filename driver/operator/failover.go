@@ -26,7 +26,7 @@ func (r *recoverer) beginFailover(ctx context.Context, rec *v1alpha1.Recovery, s
 	}
 	at := orDefault(rec.Spec.At, "latest")
 	var out groups.Failover
-	err := r.awake(ctx, rec, func(ctx context.Context) (err error) {
+	err := r.atPoint(ctx, rec, func(ctx context.Context) (err error) {
 		out, err = r.fleet.Failover(ctx, name(rec), at, true)
 		return err
 	})
@@ -97,7 +97,7 @@ func (r *recoverer) fence(_ context.Context, rec *v1alpha1.Recovery) error {
 // promote makes this site primary, unless an earlier step did and was not told
 // of: the term that was chosen, or a higher one, says so.
 func (r *recoverer) promote(ctx context.Context, rec *v1alpha1.Recovery) error {
-	err := r.awake(ctx, rec, func(ctx context.Context) error {
+	err := r.atPoint(ctx, rec, func(ctx context.Context) error {
 		st, ok := r.state(rec)
 		if !ok {
 			return fail("group %s has ended", rec.Spec.Group)

@@ -249,6 +249,22 @@ func TestAFailoverLeavesOutWhatHadNotArrived(t *testing.T) {
 	}
 }
 
+// A point may be that of a volume as well that has left the group, and whose engine does
+// not run: it is started for that, and only for that.
+func TestAFailoverStartsTheEnginesOfThePast(t *testing.T) {
+	s := newReplica(t)
+	s.plane.left = true
+	s.want()
+	st, err := s.failover(newRecoverer(t, s.server.Config(), s.plane), 50)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.check(st)
+	if s.plane.awake != 0 || s.plane.past != 0 {
+		t.Errorf("%d and %d engines held", s.plane.awake, s.plane.past)
+	}
+}
+
 // Two failovers of one group that are made at once take turns: the first is done,
 // and the second says that there is nothing left to do.
 func TestTwoFailoversAtOnce(t *testing.T) {

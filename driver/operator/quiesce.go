@@ -189,7 +189,7 @@ func (r *recoverer) restoreDevices(ctx context.Context, rec *v1alpha1.Recovery) 
 	if missing() == nil {
 		return nil
 	}
-	return r.awake(ctx, rec, func(context.Context) error { // which has them carry out their orders
+	return r.awake(ctx, rec, false, func(context.Context) error { // which has them carry out their orders
 		if v := missing(); v != nil {
 			return waitFor("the engine of %s has no device yet: %s", v.Title(), v.State.Error)
 		}

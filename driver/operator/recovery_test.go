@@ -201,6 +201,18 @@ func TestRewindUndoCommit(t *testing.T) {
 	}
 }
 
+// A point of before a volume left the group needs that volume's engine, which may have
+// ended by the time that what uses the group has stopped.
+func TestARewindStartsTheEnginesOfThePast(t *testing.T) {
+	s := newShop(t)
+	s.plane.left = true
+	s.recovery("back", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "11"})
+	st := s.finish(newRecoverer(t, s.server.Config(), s.plane), "back")
+	if st.Phase != v1alpha1.PhaseCompleted || st.Point == nil || st.Point.Checkpoint != 11 || s.plane.rewinds != 1 || s.plane.awake != 0 || s.plane.past != 0 {
+		t.Errorf("%+v; %d rewinds, %d and %d engines held", st, s.plane.rewinds, s.plane.awake, s.plane.past)
+	}
+}
+
 // The controller dies at each of its requests that change something, before or
 // after it was carried out, and the next one ends what it began: once, with every
 // workload as big as it was.

@@ -125,7 +125,7 @@ func (r *recoverer) commit(ctx context.Context, rec *v1alpha1.Recovery, st group
 		rec.Status.Point = pointOf(&st.Rewind.To)
 		return nil
 	}
-	return r.awake(ctx, rec, func(ctx context.Context) error {
+	return r.awake(ctx, rec, false, func(ctx context.Context) error {
 		_, err := r.fleet.CommitRewind(ctx, name(rec), false)
 		if err != nil && !errors.Is(err, group.ErrNoRewind) {
 			return err
@@ -135,11 +135,23 @@ func (r *recoverer) commit(ctx context.Context, rec *v1alpha1.Recovery, st group
 	})
 }
 
-// awake runs an operation on the group with its engines there.
-func (r *recoverer) awake(ctx context.Context, rec *v1alpha1.Recovery, fn func(context.Context) error) error {
+// atPoint runs an operation that chooses a point with the group's engines there, and
+// those of volumes that have left the group if the point may be theirs, too: nothing else
+// is to wait for one of these.
+func (r *recoverer) atPoint(ctx context.Context, rec *v1alpha1.Recovery, fn func(context.Context) error) error {
+	err := r.awake(ctx, rec, false, fn)
+	if errors.Is(err, group.ErrAway) {
+		err = r.awake(ctx, rec, true, fn)
+	}
+	return err
+}
+
+// awake runs an operation on the group with its engines there, and where its past is
+// wanted with those of the volumes that have left it.
+func (r *recoverer) awake(ctx context.Context, rec *v1alpha1.Recovery, past bool, fn func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, wakeTimeout)
 	defer cancel()
-	release, err := r.fleet.Wake(ctx, name(rec), false)
+	release, err := r.fleet.Wake(ctx, name(rec), past)
 	if err != nil {
 		return fmt.Errorf("start the engines of group %s: %w", rec.Spec.Group, err)
 	}

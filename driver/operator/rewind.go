@@ -37,7 +37,7 @@ func (r *recoverer) rewind(ctx context.Context, rec *v1alpha1.Recovery) error {
 func (r *recoverer) goBack(ctx context.Context, rec *v1alpha1.Recovery, st group.State) error {
 	done := st.Rewind
 	if done == nil {
-		err := r.awake(ctx, rec, func(ctx context.Context) error {
+		err := r.atPoint(ctx, rec, func(ctx context.Context) error {
 			// What was begun before a crash is finished by now.
 			if now, ok := r.state(rec); ok && now.Rewind != nil {
 				done = now.Rewind
@@ -64,7 +64,7 @@ func (r *recoverer) undo(ctx context.Context, rec *v1alpha1.Recovery, st group.S
 	if st.Rewind == nil && st.Pending == nil {
 		return nil // it was there when this one was begun
 	}
-	return r.awake(ctx, rec, func(ctx context.Context) error {
+	return r.awake(ctx, rec, false, func(ctx context.Context) error {
 		_, err := r.fleet.UndoRewind(ctx, name(rec), false)
 		if errors.Is(err, group.ErrNoRewind) {
 			return nil

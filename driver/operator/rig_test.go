@@ -210,8 +210,12 @@ type plane struct {
 	adopted []controller.Adoption
 	changed []string // sites of PeerChanged
 	awake   int
-	used    map[journal.VolumeID]bool // mounted on their nodes
-	held    map[string]journal.CheckpointNumber
+	// left: the points are also those of a volume that has left the group; past counts
+	// who has its engine run.
+	left bool
+	past int
+	used map[journal.VolumeID]bool // mounted on their nodes
+	held map[string]journal.CheckpointNumber
 	// counts of what was done
 	rewinds, undos, commits, failovers, moves int
 }
@@ -319,20 +323,32 @@ func (p *plane) Summary(_ context.Context, name string) (groups.Summary, error) 
 	return out, nil
 }
 
-func (p *plane) Wake(_ context.Context, name string, _ bool) (func(), error) {
+func (p *plane) Wake(_ context.Context, name string, past bool) (func(), error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.states[name] == nil {
 		return nil, group.ErrNotFound
 	}
-	p.awake++
-	return sync.OnceFunc(func() { p.mu.Lock(); p.awake--; p.mu.Unlock() }), nil
+	more := 0
+	if past {
+		more = 1
+	}
+	p.awake, p.past = p.awake+1, p.past+more
+	return sync.OnceFunc(func() { p.mu.Lock(); p.awake, p.past = p.awake-1, p.past-more; p.mu.Unlock() }), nil
+}
+
+// choose finds a point.
+func (p *plane) choose(name, at string) (group.Point, error) {
+	if p.left && p.past == 0 {
+		return group.Point{}, group.ErrAway
+	}
+	return group.Select(name, p.points[name], at)
 }
 
 func (p *plane) Hold(_ context.Context, name, at, by string) (group.Point, func(), error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	point, err := group.Select(name, p.points[name], at)
+	point, err := p.choose(name, at)
 	if err == nil {
 		p.held[by] = point.Checkpoint
 	}
@@ -392,7 +408,7 @@ func (p *plane) StartRewind(_ context.Context, name, at string, _ bool) (group.R
 	if st.Rewind != nil {
 		return group.Rewind{}, group.ErrRewindOpen
 	}
-	to, err := group.Select(name, p.points[name], at)
+	to, err := p.choose(name, at)
 	if err != nil {
 		return group.Rewind{}, err
 	}
@@ -445,7 +461,7 @@ func (p *plane) Failover(_ context.Context, name, at string, dryRun bool) (group
 	if st.Role == group.RolePrimary {
 		return groups.Failover{}, group.ErrRole
 	}
-	point, err := group.Select(name, p.points[name], at)
+	point, err := p.choose(name, at)
 	out := groups.Failover{Point: point, Term: st.Term + 1, RPO: 6 * time.Second}
 	if err != nil || dryRun {
 		return out, err
