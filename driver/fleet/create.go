@@ -311,7 +311,8 @@ func (f *Fleet) withDetached(ctx context.Context, id journal.VolumeID, fn func(*
 }
 
 // ExpandVolume makes a volume at least sizeBytes big: first its backing volume,
-// then the store, then its device.
+// then the store, then its device. group.ErrRole for a replica, which is as big as its
+// primary's volume.
 func (f *Fleet) ExpandVolume(ctx context.Context, id journal.VolumeID, sizeBytes int64) error {
 	unlock, err := f.locks.Lock(ctx, volumeKey(id))
 	if err != nil {
@@ -324,10 +325,28 @@ func (f *Fleet) ExpandVolume(ctx context.Context, id journal.VolumeID, sizeBytes
 	}
 	defer f.hold(v)()
 	if f.recordOf(v).SizeBytes < sizeBytes {
+		if err := f.mayGrow(v); err != nil {
+			return err
+		}
 		if err := f.growBacking(ctx, v, sizeBytes); err != nil {
 			return err
 		}
 	}
-	_, err = f.served(ctx, v)
+	if _, err = f.served(ctx, v); err != nil {
+		return err
+	}
+	if f.recordOf(v).SizeBytes < sizeBytes { // demoted meanwhile
+		return f.mayGrow(v)
+	}
+	return nil
+}
+
+// mayGrow refuses to expand a replica: its size is its primary's to say.
+func (f *Fleet) mayGrow(v *volume) error {
+	r := f.recordOf(v)
+	st, err := f.groups.State(r.Group)
+	if err == nil && st.Role != group.RolePrimary {
+		err = fmt.Errorf("expand %s: site %s is primary for group %s: expand it there, or fail over first: %w", r.title(), st.Source, r.Group, group.ErrRole)
+	}
 	return err
 }

@@ -345,3 +345,27 @@ func TestAReplicasBackingVolumeGrowsWithItsPrimary(t *testing.T) {
 		t.Errorf("after a failover the device has %d bytes, want %d", got, 2*volumeBytes)
 	}
 }
+
+// Who has a claim at the site of the replica, as after a failback, cannot expand the volume
+// there: nothing would grow but what the claim says, and its backing volume.
+func TestAReplicaIsExpandedAtItsPrimary(t *testing.T) {
+	a, b, fa, fb := newPair(t)
+	defer closeFleet(t, fa)
+	replicated(t, a, fa, fb, 1)
+	if err := fb.ExpandVolume(bounded(t), id(1), 2*volumeBytes); !errors.Is(err, group.ErrRole) {
+		t.Errorf("expand the replica: %v, want ErrRole", err)
+	}
+	if v, err := fb.Volume(id(1)); err != nil || v.SizeBytes != volumeBytes || b.expandedTo(id(1)) != 0 {
+		t.Errorf("the replica has %d bytes, %v, and a backing volume for %d", v.SizeBytes, err, b.expandedTo(id(1)))
+	}
+	if err := fa.ExpandVolume(bounded(t), id(1), 2*volumeBytes); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the replica to know of it", func() bool {
+		v, err := fb.Volume(id(1))
+		return err == nil && v.SizeBytes == 2*volumeBytes
+	})
+	if err := fb.ExpandVolume(bounded(t), id(1), 2*volumeBytes); err != nil {
+		t.Errorf("expand the replica to what it has: %v", err)
+	}
+}
