@@ -52,8 +52,13 @@ type Backend interface {
 	// may have grown it further. It never shrinks. ErrExhausted.
 	ExpandStore(ctx context.Context, id journal.VolumeID, sizeBytes int64) (newBytes int64, err error)
 
+	// GroupSettings returns what a group runs by now; ErrNotFound. What came with a
+	// failover is not the controller's doing.
+	GroupSettings(ctx context.Context, name string) (group.Settings, error)
+
 	// ModifyGroup replaces an existing group's settings. Afterwards, and after
-	// a restart, the group runs by them. ErrInvalid (nothing was changed).
+	// a restart, the group runs by them. ErrInvalid, and ErrNotPrimary for a group that
+	// has its settings from another site (nothing was changed).
 	ModifyGroup(ctx context.Context, name string, settings group.Settings) error
 
 	// Attach opens the volume and provides its block device on a node, so that

@@ -44,11 +44,17 @@ func (s *Server) modifyGroup(ctx context.Context, name string, patch settingsPat
 	if patch == (settingsPatch{}) {
 		return nil
 	}
+	present, err := s.present(ctx, name)
+	if err != nil {
+		return err
+	}
 	var before, g catalog.Group
-	err := s.cfg.Catalog.Update(func(tx *catalog.Tx) (err error) {
-		if before, err = tx.Group(name); err != nil {
+	err = s.cfg.Catalog.Update(func(tx *catalog.Tx) error {
+		recorded, err := tx.Group(name)
+		if err != nil {
 			return err
 		}
+		before = asItRuns(recorded, present)
 		g = before
 		base := patch.apply(baseOf(g))
 		wanted := overlay(base, g.Chosen)
@@ -75,11 +81,15 @@ func (s *Server) modifyGroup(ctx context.Context, name string, patch settingsPat
 // nothing was changed then, and trying again cannot help.
 func (s *Server) tryModify(ctx context.Context, g, before catalog.Group) error {
 	err := s.finishModify(ctx, g)
-	if errors.Is(err, ErrInvalid) {
+	if isRefused(err) {
 		return errors.Join(err, s.settle(before, before.Settings))
 	}
 	return err
 }
+
+// isRefused reports whether a change of settings was refused for good: by what it says, or
+// because the settings are another site's to say.
+func isRefused(err error) bool { return errors.Is(err, ErrInvalid) || errors.Is(err, ErrNotPrimary) }
 
 // finishModify carries out a recorded change of settings.
 func (s *Server) finishModify(ctx context.Context, g catalog.Group) error {

@@ -112,5 +112,8 @@ func (s *Server) reconcileGroup(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return s.finishModify(ctx, g)
+	if err = s.finishModify(ctx, g); errors.Is(err, ErrNotPrimary) {
+		return s.settle(g, g.Settings) // this site was the primary when it was asked
+	}
+	return err
 }

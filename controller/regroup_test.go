@@ -180,6 +180,96 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// A failover brings the settings that the group had at the other site, and nobody tells the
+// catalog, which has those of the last time that this site was the primary: a change of one
+// setting leaves the others as they are.
+func TestSettingsThatCameWithAFailover(t *testing.T) {
+	at := func(t *testing.T) (*site, string) {
+		s := newSite(t)
+		id := s.createVolume("a", map[string]string{"group": "shop", "window": "48h"}).GetVolumeId()
+		there, _ := s.backend.Settings("shop")
+		there.Window, there.JournalBytes = 96*time.Hour, 8<<30
+		if err := s.backend.ModifyGroup(t.Context(), "shop", there); err != nil {
+			t.Fatal(err)
+		}
+		return s, id
+	}
+	check := func(t *testing.T, s *site, window, interval time.Duration) {
+		t.Helper()
+		now, _ := s.backend.Settings("shop")
+		if now.Window != window || now.JournalBytes != 8<<30 || now.CheckpointInterval != interval {
+			t.Errorf("the group has %+v, want window %s, interval %s and the journal size as it was", now, window, interval)
+		}
+		if g, err := s.settingsOf("shop"); err != nil || g.Settings != now || g.Pending != nil {
+			t.Errorf("the catalog has %+v, %v, the group %+v", g, err, now)
+		}
+	}
+	t.Run("Modify", func(t *testing.T) {
+		s, id := at(t)
+		must[*csi.ControllerModifyVolumeResponse](t)(s.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{
+			VolumeId: id, MutableParameters: map[string]string{"checkpointInterval": "2s"}}))
+		check(t, s, 96*time.Hour, 2*time.Second)
+	})
+	t.Run("ModifyToWhatWas", func(t *testing.T) {
+		s, id := at(t)
+		must[*csi.ControllerModifyVolumeResponse](t)(s.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{
+			VolumeId: id, MutableParameters: map[string]string{"window": "48h"}}))
+		check(t, s, 48*time.Hour, time.Second)
+	})
+	t.Run("Choose", func(t *testing.T) {
+		s, _ := at(t)
+		if err := s.Choose(t.Context(), "shop", group.Settings{CheckpointInterval: 2 * time.Second}); err != nil {
+			t.Fatal(err)
+		}
+		check(t, s, 96*time.Hour, 2*time.Second)
+	})
+	t.Run("ChooseNothing", func(t *testing.T) {
+		s, _ := at(t)
+		if err := s.Choose(t.Context(), "shop", group.Settings{}); err != nil {
+			t.Fatal(err)
+		}
+		check(t, s, 96*time.Hour, time.Second)
+	})
+	t.Run("ChangeThatWasLeft", func(t *testing.T) {
+		s, _ := at(t)
+		there, _ := s.backend.Settings("shop")
+		s.backend.Before = func(call string) error { return controller.ErrUnavailable }
+		if err := s.Choose(t.Context(), "shop", group.Settings{Window: 24 * time.Hour}); !errors.Is(err, controller.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		s.backend.Before = nil
+		there.Window = 120 * time.Hour // another failover, and back
+		if err := s.backend.ModifyGroup(t.Context(), "shop", there); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Choose(t.Context(), "shop", group.Settings{}); err != nil {
+			t.Fatal(err)
+		}
+		check(t, s, 120*time.Hour, time.Second)
+	})
+}
+
+// A group of which another site is the primary has that one's settings. What is refused
+// here is not tried again when it is no replica any more.
+func TestAReplicasSettingsAreItsPrimarys(t *testing.T) {
+	s := newSite(t)
+	id := s.createVolume("a", map[string]string{"group": "shop", "window": "48h"}).GetVolumeId()
+	s.backend.Before = func(call string) error {
+		if call == "ModifyGroup" {
+			return controller.ErrNotPrimary
+		}
+		return nil
+	}
+	_, err := s.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{VolumeId: id, MutableParameters: map[string]string{"window": "24h"}})
+	wantCode(t, err, codes.FailedPrecondition)
+	if g, err := s.settingsOf("shop"); err != nil || g.Pending != nil || g.Settings.Window != 48*time.Hour {
+		t.Errorf("the catalog has %+v, %v", g, err)
+	}
+	if err := s.Reconcile(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A claim chooses, by name, which member's image it gets of a snapshot.
 func TestAClaimNamesAMember(t *testing.T) {
 	ctx := context.Background()

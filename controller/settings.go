@@ -64,6 +64,31 @@ func baseOf(g catalog.Group) group.Settings {
 	return g.Settings
 }
 
+// present returns what a group runs by; nil for one that the backend does not have.
+func (s *Server) present(ctx context.Context, name string) (*group.Settings, error) {
+	now, err := s.cfg.Backend.GroupSettings(ctx, name)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read settings of group %s: %w", name, err)
+	}
+	return &now, nil
+}
+
+// asItRuns is a group's record with the settings that it runs by, where these are neither
+// the record's nor those of a change that is under way: they came with a failover from the
+// other site, of which nobody tells the catalog. They count as its parameters' then, and a
+// change that an earlier life as the primary has left is over.
+func asItRuns(g catalog.Group, present *group.Settings) catalog.Group {
+	if present == nil || *present == g.Settings.WithDefaults() || g.Pending != nil && *present == g.Pending.WithDefaults() {
+		return g
+	}
+	base := *present
+	g.Settings, g.Base, g.Pending = base, &base, nil
+	return g
+}
+
 // Choose gives a group settings of its own: what is zero in chosen is as the
 // parameters of its volumes have it. ErrNotFound for a group without volumes,
 // and ErrInvalid, when nothing was changed.
@@ -75,16 +100,25 @@ func (s *Server) Choose(ctx context.Context, name string, chosen group.Settings)
 }
 
 func (s *Server) choose(ctx context.Context, name string, chosen group.Settings) error {
+	present, err := s.present(ctx, name)
+	if err != nil {
+		return err
+	}
 	var before, g catalog.Group
-	err := s.cfg.Catalog.Update(func(tx *catalog.Tx) (err error) {
-		if before, err = tx.Group(name); err != nil {
+	err = s.cfg.Catalog.Update(func(tx *catalog.Tx) error {
+		recorded, err := tx.Group(name)
+		if err != nil {
 			return err
 		}
+		before = asItRuns(recorded, present)
 		g = before
 		base := baseOf(g)
 		wanted := overlay(base, chosen)
 		if g.Pending == nil && wanted == g.Settings && g.Chosen == chosen {
-			return nil
+			if g == recorded {
+				return nil
+			}
+			return tx.PutGroup(g)
 		}
 		if err := checkSettings(wanted); err != nil {
 			return err

@@ -85,6 +85,12 @@ func (b *backend) ExpandStore(ctx context.Context, id journal.VolumeID, sizeByte
 	return v.SizeBytes, toController(err)
 }
 
+// GroupSettings implements controller.Backend.
+func (b *backend) GroupSettings(_ context.Context, name string) (group.Settings, error) {
+	st, err := b.site.Groups().State(name)
+	return st.Settings, toController(err)
+}
+
 // ModifyGroup implements controller.Backend.
 func (b *backend) ModifyGroup(ctx context.Context, name string, settings group.Settings) error {
 	if err := settings.WithDefaults().Validate(); err != nil {

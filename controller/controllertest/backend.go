@@ -223,6 +223,15 @@ func (b *Backend) ExpandStore(ctx context.Context, id journal.VolumeID, sizeByte
 	return newBytes, err
 }
 
+// GroupSettings implements controller.Backend.
+func (b *Backend) GroupSettings(_ context.Context, name string) (group.Settings, error) {
+	settings, ok := b.Settings(name)
+	if !ok {
+		return settings, controller.ErrNotFound
+	}
+	return settings, nil
+}
+
 // ModifyGroup implements controller.Backend.
 func (b *Backend) ModifyGroup(ctx context.Context, name string, settings group.Settings) error {
 	return b.change(ctx, "ModifyGroup", func() error {

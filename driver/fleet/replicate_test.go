@@ -369,3 +369,23 @@ func TestAReplicaIsExpandedAtItsPrimary(t *testing.T) {
 		t.Errorf("expand the replica to what it has: %v", err)
 	}
 }
+
+// The settings of a replica are its primary's: a change here would be gone with the next
+// announcement, and whoever asked for it would take it for done.
+func TestAReplicasSettingsAreChangedAtItsPrimary(t *testing.T) {
+	a, _, fa, fb := newPair(t)
+	defer closeFleet(t, fa)
+	replicated(t, a, fa, fb, 1)
+	st, err := fb.Groups().State("shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := st.Settings
+	changed.JournalBytes = 1 << 30
+	if err := fb.Groups().Modify(bounded(t), "shop", changed); !errors.Is(err, group.ErrRole) {
+		t.Errorf("change the replica's settings: %v, want ErrRole", err)
+	}
+	if now, err := fb.Groups().State("shop"); err != nil || now.Settings != st.Settings {
+		t.Errorf("settings %+v, %v, want %+v", now.Settings, err, st.Settings)
+	}
+}

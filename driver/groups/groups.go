@@ -348,7 +348,8 @@ func (g *Groups) named(ctx context.Context, st group.State) func(journal.VolumeI
 }
 
 // Modify replaces a group's settings, at once and durably. Members that are
-// absent learn of them when they are back.
+// absent learn of them when they are back. group.ErrRole for a replica, whose settings
+// are its primary's.
 func (g *Groups) Modify(ctx context.Context, name string, settings group.Settings) error {
 	unlock, err := g.cfg.Locks.Lock(ctx, Key(name))
 	if err != nil {
@@ -359,11 +360,15 @@ func (g *Groups) Modify(ctx context.Context, name string, settings group.Setting
 	if err := settings.Validate(); err != nil {
 		return err
 	}
-	if _, err := g.reg.Get(name); err != nil {
+	st, err := g.reg.Get(name)
+	if err != nil {
 		return err
 	}
+	if st.Role == group.RoleReplica {
+		return fmt.Errorf("change settings of group %s: site %s is its primary, and says what they are: %w", name, st.Source, group.ErrRole)
+	}
 	var before string
-	st, err := g.reg.Update(name, func(st *group.State) error {
+	st, err = g.reg.Update(name, func(st *group.State) error {
 		before, st.Settings = st.Settings.ReplicateTo, settings
 		return nil
 	})

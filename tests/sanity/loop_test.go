@@ -39,6 +39,11 @@ var (
 	_ node.Devices       = (*loopBackend)(nil)
 )
 
+// GroupSettings implements controller.Backend: there is nobody who would change them.
+func (b *loopBackend) GroupSettings(context.Context, string) (group.Settings, error) {
+	return group.Settings{}, controller.ErrNotFound
+}
+
 func newLoopBackend(dir string) *loopBackend {
 	return &loopBackend{
 		dir: dir, specs: make(map[journal.VolumeID]controller.StoreSpec),
