@@ -81,11 +81,12 @@ func (s *Server) consult(ctx context.Context, c *creation, parameters map[string
 	return nil
 }
 
-// endCreate answers a creation whose claim is gone, which cause says. A provisioner
-// goes on asking for a volume that it was not told the end of, also when the claim
-// was deleted, and forgets it with the first answer that is final: so that is given
-// only when nothing is left of earlier calls. A volume that they have made, a copy
-// that took its time for one, is returned, for the provisioner to delete.
+// endCreate answers a creation whose claim is gone, or says by now what nobody
+// understands, which cause tells. A provisioner goes on asking for a volume that it was
+// not told the end of, also when the claim was deleted, and forgets it with the first
+// answer that is final: so that is given only when nothing is left of earlier calls. A
+// volume that they have made, a copy that took its time for one, is returned, for the
+// provisioner to delete if its claim is gone.
 func (s *Server) endCreate(ctx context.Context, c *creation, cause error) (*csi.CreateVolumeResponse, error) {
 	return run(ctx, s, []string{volumeKey(c.name)}, func(ctx context.Context) (*csi.CreateVolumeResponse, error) {
 		v, found, err := s.findVolumeNamed(c.name)

@@ -45,10 +45,10 @@ func (s *Server) createVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	}
 	if err := s.consult(ctx, c, req.GetParameters()); err != nil {
 		err = fmt.Errorf("create volume %s: %w", c.name, err)
-		if errors.Is(err, ErrNotFound) {
-			return s.endCreate(ctx, c, err)
+		if errors.Is(err, ErrUnavailable) {
+			return nil, err
 		}
-		return nil, err
+		return s.endCreate(ctx, c, err)
 	}
 	keys := []string{volumeKey(c.name)}
 	if len(c.givenMutable) > 0 {
@@ -110,7 +110,7 @@ func (s *Server) create(ctx context.Context, c *creation) (catalog.Volume, error
 	if found {
 		// An earlier call failed and could not be rolled back then.
 		if err := s.removeVolume(ctx, old); err != nil {
-			return old, err
+			return old, fmt.Errorf("%w: %w", errLeft, err)
 		}
 	}
 	v, settings, err := s.beginCreate(c)

@@ -57,7 +57,7 @@ func (s *Server) cutGroupSnapshot(ctx context.Context, name string, sources []st
 	if found {
 		// An earlier call failed and could not be rolled back then.
 		if err := s.finishDropPin(ctx, pin); err != nil {
-			return old, pin, err
+			return old, pin, fmt.Errorf("%w: %w", errLeft, err)
 		}
 	}
 	g, pin, err := s.beginGroupSnapshot(name, sources, asOf)

@@ -56,7 +56,7 @@ func (s *Server) cutSnapshot(ctx context.Context, name, source, asOf string) (ca
 	if found {
 		// An earlier call failed and could not be rolled back then.
 		if err := s.finishDropPin(ctx, pin); err != nil {
-			return old, pin, err
+			return old, pin, fmt.Errorf("%w: %w", errLeft, err)
 		}
 	}
 	snapshot, pin, err := s.beginSnapshot(name, source, asOf)

@@ -48,6 +48,26 @@ func TestACopyWhoseClaimIsGoneIsHandedOver(t *testing.T) {
 	wantCode(t, err, codes.NotFound) // nothing is left of it: that is final
 }
 
+// A claim whose annotations are changed to what nobody understands, while its copy is being
+// made, has that copy all the same. Its provisioner would forget it else.
+func TestACopyOfAClaimThatIsChangedMeanwhile(t *testing.T) {
+	known := claims{"prod/clone": {Group: "prod/clone"}}
+	s := newSiteWith(t, known)
+	source := s.createVolume("data", nil).GetVolumeId()
+	first, err := s.CreateVolume(t.Context(), cloneForClaim("clone", source)) // whose answer is lost
+	if err != nil {
+		t.Fatal(err)
+	}
+	known["prod/clone"] = controller.Claim{Group: "prod/clone", AsOf: "yesterday"}
+	again, err := s.CreateVolume(t.Context(), cloneForClaim("clone", source))
+	if err != nil || again.GetVolume().GetVolumeId() != first.GetVolume().GetVolumeId() {
+		t.Errorf("asked again: %v, %v, want %v", again, err, first)
+	}
+	known["prod/other"] = known["prod/clone"]
+	_, err = s.CreateVolume(t.Context(), cloneForClaim("other", source))
+	wantCode(t, err, codes.InvalidArgument)
+}
+
 // A call that fails, and cannot be undone, is asked for again, whatever it failed with:
 // a caller forgets what is final, and the start that would remove it may be weeks away.
 func TestWhatIsNotUndoneIsNotFinal(t *testing.T) {
@@ -59,7 +79,20 @@ func TestWhatIsNotUndoneIsNotFinal(t *testing.T) {
 	snapshot := &csi.CreateSnapshotRequest{Name: "snap", SourceVolumeId: source}
 	_, err := s.CreateSnapshot(t.Context(), snapshot)
 	wantCode(t, err, codes.Aborted)
+	groupSnapshot := &csi.CreateVolumeGroupSnapshotRequest{Name: "snaps", SourceVolumeIds: []string{source}}
+	_, err = s.CreateVolumeGroupSnapshot(t.Context(), groupSnapshot)
+	wantCode(t, err, codes.Aborted)
 	delete(failing, "TakePin")
+	_, err = s.CreateVolume(t.Context(), cloneForClaim("clone", source))
+	wantCode(t, err, codes.Aborted)
+	// Asked again, each is to begin anew, for which what is left has to go first.
+	_, err = s.CreateSnapshot(t.Context(), snapshot)
+	wantCode(t, err, codes.Aborted)
+	_, err = s.CreateVolumeGroupSnapshot(t.Context(), groupSnapshot)
+	wantCode(t, err, codes.Aborted)
+	_, err = s.CreateVolume(t.Context(), cloneForClaim("clone", source))
+	wantCode(t, err, codes.Aborted)
+	known["prod/clone"] = controller.Claim{Group: "prod/clone", Member: "prod/other"} // which needs a snapshot
 	_, err = s.CreateVolume(t.Context(), cloneForClaim("clone", source))
 	wantCode(t, err, codes.Aborted)
 	delete(known, "prod/clone")
@@ -74,6 +107,8 @@ func TestWhatIsNotUndoneIsNotFinal(t *testing.T) {
 	if status.Code(err) != codes.InvalidArgument {
 		t.Errorf("the snapshot: %v", err)
 	}
+	_, err = s.CreateVolumeGroupSnapshot(t.Context(), groupSnapshot)
+	wantCode(t, err, codes.InvalidArgument)
 	if stores, pins := s.backend.Stores(), s.backend.Pins(); len(stores) != 1 || len(pins) != 0 {
 		t.Errorf("left: stores %v, pins %v", stores, pins)
 	}
