@@ -6,6 +6,7 @@ import (
 
 	"github.com/lockstep-csi/lockstep/controller"
 	"github.com/lockstep-csi/lockstep/controller/catalog"
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
@@ -33,6 +34,9 @@ func (s *standalone) adoptMember(ctx context.Context, st *group.State, id journa
 	v, err := s.site.Volume(id)
 	if err != nil {
 		return err
+	}
+	if errors.Is(v.Err, groups.ErrAbsent) {
+		return nil // there is nothing to be published of it
 	}
 	return s.controller.Adopt(ctx, controller.Adoption{
 		ID: id, Name: v.Name, SizeBytes: v.SizeBytes, Group: st.Name, Settings: st.Settings, BlockBytes: engineBlockBytes,

@@ -197,6 +197,7 @@ var meaning = []struct{ from, to error }{
 	{site.ErrNotFound, controller.ErrNotFound},
 	{group.ErrNotFound, controller.ErrNotFound},
 	{group.ErrRole, controller.ErrNotPrimary},
+	{groups.ErrAbsent, controller.ErrPrecondition},
 	{group.ErrNoPoint, controller.ErrNoPoint},
 	{group.ErrBadSelector, controller.ErrInvalid},
 	{group.ErrBarrier, controller.ErrBarrier},

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
 )
 
 var atTerminal = terminals{stdin: true, stdout: true, stderr: true}
@@ -104,6 +106,19 @@ func TestDryRunChangesNothing(t *testing.T) {
 	s.must(t, "failover", "shop", "--dry-run")
 	if site.group.GetTerm() != 3 {
 		t.Error("failover --dry-run failed over")
+	}
+}
+
+// TestAFailoverNamesWhatItLeavesOut, before anybody confirms it.
+func TestAFailoverNamesWhatItLeavesOut(t *testing.T) {
+	site := newFakeSite()
+	site.group.Role, site.absent = adminv1.Role_ROLE_REPLICA, true
+	s := newShell(site.serve(t))
+	for _, args := range [][]string{{"failover", "shop", "--dry-run"}, {"failover", "shop", "--yes", "-o", "json"}} {
+		got := s.run(t, args...)
+		if got.exit != exitOK || !strings.Contains(got.stderr, "nothing has arrived here of pgwal (v-2c3d)") || strings.Contains(got.stderr, "pgdata") {
+			t.Errorf("%v: exit %d: %s", args, got.exit, got.stderr)
+		}
 	}
 }
 

@@ -67,6 +67,7 @@ there, and is not part of the group here.`,
 }
 
 func (a *app) failover(ctx context.Context, s *site, f *rewindFlags, confirm *confirmFlags, request *adminv1.FailoverRequest) error {
+	a.tellAbsent(ctx, s, request.GetGroup())
 	if confirm.asks() {
 		if err := a.askFailover(ctx, s, request); err != nil {
 			return err
@@ -83,6 +84,20 @@ func (a *app) failover(ctx context.Context, s *site, f *rewindFlags, confirm *co
 		return a.waitGroup(ctx, s, request.GetGroup())
 	}
 	return err
+}
+
+// tellAbsent names the members that a failover leaves out. What is not known of them
+// keeps nobody from it.
+func (a *app) tellAbsent(ctx context.Context, s *site, group string) {
+	answer, err := s.DescribeGroup(ctx, &adminv1.DescribeGroupRequest{Group: group})
+	if err != nil || answer.GetGroup().GetRole() != adminv1.Role_ROLE_REPLICA {
+		return
+	}
+	for _, v := range answer.GetMembers() {
+		if v.GetStore() == "" {
+			a.hint("nothing has arrived here of %s (%s): the group goes on without it, and site %s keeps what it has of it", volumeName(v), v.GetId(), answer.GetGroup().GetPeer())
+		}
+	}
 }
 
 // askFailover shows the plan first. What is confirmed is what is done: that point, and no

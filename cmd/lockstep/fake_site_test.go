@@ -57,6 +57,8 @@ type fakeSite struct {
 	// claims is the namespace of the claims that the volumes are for, as in a
 	// cluster, where a volume's own name says nothing; empty: there are none.
 	claims string
+	// absent says that nothing has arrived of the second volume.
+	absent bool
 	// asleep, when set, is why the last member's timelines are not known.
 	asleep string
 	// damaged is what a scrub finds.
@@ -106,6 +108,9 @@ func (f *fakeSite) volumes() []*adminv1.Volume {
 			Tip: &adminv1.Position{Timeline: 1, Seq: 900}, Store: "/var/lib/lockstep/volumes/v-2c3d",
 			Error: "sync journal: input/output error",
 		},
+	}
+	if f.absent {
+		volumes[1].Store = ""
 	}
 	if f.claims != "" {
 		for i, v := range volumes {

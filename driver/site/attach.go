@@ -42,6 +42,9 @@ func (s *Site) Attach(ctx context.Context, id journal.VolumeID, blockBytes int, 
 	if st, err := s.groups.State(name); err != nil || st.Role != group.RolePrimary {
 		return "", fmt.Errorf("attach volume %s: site %s is not primary for group %s: fail over first: %w", id, s.cfg.Name, name, group.ErrRole)
 	}
+	if s.isAbsent(id) {
+		return "", fmt.Errorf("attach: %w", absentErr(id))
+	}
 	config := holder.AttachConfig{Volume: id.String(), BlockBytes: blockBytes, ReadOnly: readOnly}
 	if a := v.attachment; a != nil {
 		if a.config != config {

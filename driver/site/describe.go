@@ -60,6 +60,9 @@ func (s *Site) Volume(id journal.VolumeID) (Volume, error) {
 		out.Device, out.Transport, out.Fallback = a.device, a.session.Init.Transport(), a.session.Fallback
 	}
 	s.mu.Unlock()
+	if s.isAbsent(id) {
+		out.Err = absentErr(id)
+	}
 	if r.Store != "" {
 		out.StoreDir = s.volumeDir(id) + "/" + r.Store
 	}

@@ -49,6 +49,7 @@ func (s commits) turn(name string, state ForkState) group.Saving {
 // nobody can have a device of the group exclusively, as who mounts it has.
 func (s commits) Fill(_ context.Context, st group.State) error {
 	ctx, fill := s.filling, st.Pending.Fill
+	st.Members = s.present(st.Members)
 	unlock, err := s.locks.Lock(ctx, forkKey(fill.Fork))
 	if err != nil {
 		return err

@@ -92,6 +92,16 @@ var _ groups.Members = members{}
 
 // Member implements groups.Members.
 func (s members) Member(id journal.VolumeID) (groups.Member, error) {
+	v, err := s.volumeOf(id)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	nothing := v.hasNothing()
+	s.mu.Unlock()
+	if nothing {
+		return absent{id}, nil
+	}
 	eng, err := s.engineOf(id)
 	if err != nil {
 		return nil, err
@@ -219,19 +229,25 @@ func (s members) Title(id journal.VolumeID) string {
 	return "volume " + id.String()
 }
 
-// Describe implements groups.Members.
+// Describe implements groups.Members. A member that is absent is as large as it was
+// announced: the peer, which has it, knows better.
 func (s members) Describe(ids []journal.VolumeID) ([]replication.Member, error) {
 	var all []replication.Member
 	for _, id := range ids {
-		eng, err := s.engineOf(id)
-		if err != nil {
-			return nil, err
-		}
 		v, err := s.volumeOf(id)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, replication.Member{Volume: id, Name: s.recordOf(v).Name, SizeBytes: eng.SizeBytes()})
+		r := s.recordOf(v)
+		m := replication.Member{Volume: id, Name: r.Name, SizeBytes: r.SizeBytes}
+		if r.Store != "" {
+			eng, err := s.engineOf(id)
+			if err != nil {
+				return nil, err
+			}
+			m.SizeBytes = eng.SizeBytes()
+		}
+		all = append(all, m)
 	}
 	return all, nil
 }

@@ -21,7 +21,8 @@ func (s *Site) isReplica(id journal.VolumeID) bool {
 }
 
 // CheckOrphaned returns nil for a volume that no primary feeds any more: its
-// group has ended there, or it has left the group there. A retired volume of this
+// group has ended there, or it has left the group there; or that this site became the
+// primary of before anything of it had arrived. A retired volume of this
 // site's own counts as well: whoever asks knows which are. Otherwise ErrNotFound,
 // or group.ErrRole with what feeds it.
 func (s *Site) CheckOrphaned(id journal.VolumeID) error {
@@ -33,6 +34,8 @@ func (s *Site) CheckOrphaned(id journal.VolumeID) error {
 	st, err := s.groups.State(r.Group)
 	switch {
 	case r.Retired, err != nil:
+		return nil
+	case s.isAbsent(id):
 		return nil
 	case st.Role != group.RoleReplica:
 		return fmt.Errorf("volume %s: this site is primary for group %s: delete the volume: %w", id, r.Group, group.ErrRole)

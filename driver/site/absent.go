@@ -1,0 +1,90 @@
+package site
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/journal"
+)
+
+// A member that joins a group at its primary is announced to the replica at once, and
+// its first image takes as long as it takes. A failover meanwhile makes this site primary
+// of a volume of which it has nothing. That volume is absent here: no store is made for
+// it, because one of zeroes would be taken by its users for theirs, and would take the
+// place of the image that the old primary has. The group does without it, and what the
+// old primary has of it stays as it is.
+
+// hasNothing reports whether nothing has ever arrived here of a volume of another site.
+// Who makes a volume names its store before it is one.
+func (v *volume) hasNothing() bool { return v.record.Store == "" && !v.record.Retired }
+
+// isAbsent reports whether this site is primary, or about to be, for a volume of which
+// nothing has ever arrived here.
+func (s *Site) isAbsent(id journal.VolumeID) bool {
+	s.mu.Lock()
+	v := s.volumes[id]
+	nothing := v != nil && v.hasNothing()
+	name := ""
+	if nothing {
+		name = v.record.Group
+	}
+	s.mu.Unlock()
+	if !nothing {
+		return false
+	}
+	st, err := s.groups.State(name)
+	return err == nil && st.Claimed() == group.RolePrimary
+}
+
+// absentErr is groups.ErrAbsent of a volume, for people.
+func absentErr(id journal.VolumeID) error {
+	return fmt.Errorf("volume %s: %w: the site that was the primary has it", id, groups.ErrAbsent)
+}
+
+// present are those of a group's members of which this site has something, in order.
+func (s *Site) present(ids []journal.VolumeID) (present []journal.VolumeID) {
+	for _, id := range ids {
+		if !s.isAbsent(id) {
+			present = append(present, id)
+		}
+	}
+	return present
+}
+
+// absent is a member of which there is nothing here. What a group does to all of its
+// members is done to it without effect, and it takes part in no point.
+type absent struct{ id journal.VolumeID }
+
+var _ groups.Member = absent{}
+
+func (m absent) Volume() journal.VolumeID { return m.id }
+
+func (m absent) Newest(context.Context) (journal.Checkpoint, error) {
+	return journal.Checkpoint{}, absentErr(m.id)
+}
+
+// Nobody can write to it, and it has nothing to keep or to use.
+func (m absent) SetWritable(context.Context, bool) error            { return nil }
+func (m absent) SetRetention(context.Context, group.Settings) error { return nil }
+func (m absent) CheckUnused(context.Context) error                  { return nil }
+func (m absent) Withdraw(context.Context) error                     { return nil }
+func (m absent) Unpin(context.Context, string) error                { return nil }
+func (m absent) Abort(context.Context, uint64)                      {}
+
+func (m absent) Fork(context.Context, journal.Position, string) error { return absentErr(m.id) }
+func (m absent) Pin(context.Context, string, journal.Position) error  { return absentErr(m.id) }
+func (m absent) Dirty(context.Context) (bool, error)                  { return false, absentErr(m.id) }
+func (m absent) Flush(context.Context) error                          { return absentErr(m.id) }
+
+func (m absent) Hold(context.Context, string, journal.Position, time.Duration) error {
+	return absentErr(m.id)
+}
+
+func (m absent) Prepare(context.Context, uint64, time.Duration) error { return absentErr(m.id) }
+
+func (m absent) Commit(context.Context, uint64, journal.Checkpoint) (journal.Position, error) {
+	return journal.Position{}, absentErr(m.id)
+}
