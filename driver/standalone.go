@@ -53,7 +53,7 @@ func RunStandalone(ctx context.Context, cfg StandaloneConfig) error {
 	if cfg.MaxVolumes == 0 {
 		cfg.MaxVolumes = DefaultMaxVolumes
 	}
-	s := &standalone{cfg: cfg}
+	s := &standalone{cfg: cfg, doubts: make(chan error, 1)}
 	err := s.open(ctx)
 	if err == nil {
 		err = s.serve(ctx)
@@ -72,6 +72,8 @@ type standalone struct {
 	catalog    kv.DB
 	controller *controller.Server
 	node       *node.Server
+	// doubts receives why a database of the site takes no changes any more; capacity 1.
+	doubts chan error
 }
 
 func (s *standalone) open(ctx context.Context) error {
@@ -92,7 +94,7 @@ func (s *standalone) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.site, err = site.Open(ctx, site.Config{Name: cfg.Site, Root: cfg.Root, JournalRoot: cfg.JournalRoot, Holder: s.holder, Transport: cfg.Transport, Peers: peers, Exports: s.nbd, IndexMemory: cfg.IndexMemory, ScrubEvery: cfg.ScrubEvery, CacheBytes: memory.CacheBytes(), Log: cfg.Log})
+	s.site, err = site.Open(ctx, site.Config{Name: cfg.Site, Root: cfg.Root, JournalRoot: cfg.JournalRoot, Holder: s.holder, Transport: cfg.Transport, Peers: peers, Exports: s.nbd, IndexMemory: cfg.IndexMemory, ScrubEvery: cfg.ScrubEvery, CacheBytes: memory.CacheBytes(), Fatal: s.doubt, Log: cfg.Log})
 	if err != nil {
 		return err
 	}
@@ -157,6 +159,7 @@ func (s *standalone) openCSI(ctx context.Context) error {
 	if s.catalog, err = (vfs.OS{}).OpenDB(cfg.path(csiCatalogFile)); err != nil {
 		return err
 	}
+	s.catalog = kv.Watch(s.catalog, s.doubt)
 	b := &backend{site: s.site, fs: vfs.OS{}, root: cfg.Root, journalRoot: cfg.JournalRoot, node: cfg.NodeID}
 	nodes, err := controller.OneNode(cfg.NodeID)
 	if err != nil {
@@ -186,9 +189,31 @@ func controllerConfig(c *catalog.Catalog, b *backend, nodes controller.Nodes, lo
 	return controller.Config{Catalog: c, Backend: b, Nodes: nodes, Reserved: b.reserved, Log: log}
 }
 
+// doubt has the site end because of a database of its own.
+func (s *standalone) doubt(err error) {
+	select {
+	case s.doubts <- err:
+	default: // it ends because of the other one
+	}
+}
+
+// awaitDoubt ends the site when one of its databases takes no changes any more. It could
+// go on, but with no volume attached, no point pinned and no role changed any more, and
+// nobody would mend that but who starts it again: so whoever watches over it does, at
+// once. Devices wait for that with the holder.
+func (s *standalone) awaitDoubt(ctx context.Context) error {
+	select {
+	case err := <-s.doubts:
+		return fmt.Errorf("end, because a database takes no changes any more and the next start finds out what a failed commit has left in it: %w", err)
+	case <-ctx.Done():
+		return nil
+	}
+}
+
 // serve runs the servers until ctx ends or one of them fails.
 func (s *standalone) serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.awaitDoubt(ctx) })
 	g.Go(func() error {
 		return csiserver.Run(ctx, csiserver.Config{
 			Endpoint: s.cfg.CSIEndpoint, Version: s.cfg.Version, Log: s.cfg.Log,

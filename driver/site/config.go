@@ -44,9 +44,13 @@ type Config struct {
 	// CacheBytes is how much of the stores' files the kernel is likely to keep in
 	// memory; 0: all of them, however large.
 	CacheBytes int64
-	FS         vfs.FS      // nil: the operating system's
-	Clock      clock.Clock // nil: the machine's
-	Log        *slog.Logger
+	// Fatal is called, once, when the site's database takes no changes any more, because it
+	// is unknown what a commit that failed has left on disk. The site serves on as it is,
+	// and only its next start finds out. nil: nobody is told.
+	Fatal func(error)
+	FS    vfs.FS      // nil: the operating system's
+	Clock clock.Clock // nil: the machine's
+	Log   *slog.Logger
 }
 
 // Exporter shows devices over the network block device protocol; *nbd.Server
@@ -64,6 +68,9 @@ func (c *Config) validate() error {
 	}
 	if c.JournalRoot != "" && (!filepath.IsAbs(c.JournalRoot) || filepath.Clean(c.JournalRoot) == filepath.Clean(c.Root)) {
 		return fmt.Errorf("site configuration: JournalRoot %q has to be absolute, and another directory than Root", c.JournalRoot)
+	}
+	if c.Fatal == nil {
+		c.Fatal = func(error) {}
 	}
 	if c.FS == nil {
 		c.FS = vfs.OS{}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -44,6 +45,54 @@ func (d *doubtfulDB) Update(fn func(kv.Tx) error) error {
 		return errors.New("sync: input/output error")
 	}
 	return err
+}
+
+// TestASiteTellsOfItsPoisonedDatabase: whoever runs it has to end it, and its next start
+// reads what the failed commit has left.
+func TestASiteTellsOfItsPoisonedDatabase(t *testing.T) {
+	disk := &doubtful{FS: vfs.NewMem()}
+	told := make(chan error, 2)
+	s, err := site.Open(t.Context(), site.Config{Name: "a", Root: "/root", FS: disk, Exports: &exports{}, SegmentBytes: journal.MinSegmentBytes,
+		Fatal: func(err error) { told <- err }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := site.NewVolume{ID: volumeA, Name: "a", SizeBytes: volumeBytes, Group: "shop", Settings: quiet()}
+	if err := s.CreateVolume(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-told:
+		t.Fatalf("told of a database that is well: %v", err)
+	default:
+	}
+	disk.fail = true
+	n.ID, n.Name = volumeB, "b"
+	for range 2 {
+		if err := s.CreateVolume(t.Context(), n); err == nil {
+			t.Error("a volume was made whose record may not be durable")
+		}
+	}
+	select {
+	case err := <-told:
+		if !strings.Contains(err.Error(), "input/output error") {
+			t.Errorf("told of %v, want the failed commit", err)
+		}
+	default:
+		t.Fatal("nobody is told")
+	}
+	disk.fail = false
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) > 0 {
+		t.Errorf("told again: %v", <-told)
+	}
+	next := mustOpen(t, disk)
+	if v, err := next.Volume(volumeB); err != nil || v.Name != "b" {
+		t.Errorf("the record that had reached the disk: %+v, %v", v, err)
+	}
+	mustClose(t, next)
 }
 
 // TestAnImageWhoseRecordIsInDoubtIsNotRemoved: the commit that puts an image in a store's

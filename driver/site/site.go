@@ -64,6 +64,7 @@ func Open(ctx context.Context, cfg Config) (*Site, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open site %s: %w", cfg.Name, err)
 	}
+	db = kv.Watch(db, cfg.Fatal)
 	s := &Site{
 		cfg: cfg, db: db, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}, forks: map[string]*fork{},
 		failedImages: map[journal.VolumeID]failedImage{}, deviceWaits: make(chan struct{}, 1),
