@@ -68,7 +68,7 @@ func (e *Engine) Commit(round uint64, c journal.Checkpoint) (journal.Position, e
 	b := &e.barrier
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.round != round {
+	if !b.isOf(round) {
 		return journal.Position{}, fmt.Errorf("commit checkpoint %d on volume %s: %w", c.Number, e.Volume(), ErrBarrierLost)
 	}
 	defer b.lift(e)
@@ -86,10 +86,14 @@ func (e *Engine) Abort(round uint64) {
 	b := &e.barrier
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.round == round {
+	if b.isOf(round) {
 		b.lift(e)
 	}
 }
+
+// isOf reports whether a round holds the gate. mu must be held. Round 0 never does: that
+// is none, and what a message without a number says.
+func (b *barrier) isOf(round uint64) bool { return round != 0 && b.round == round }
 
 func (b *barrier) lift(e *Engine) {
 	b.timer.Stop()

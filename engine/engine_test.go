@@ -252,6 +252,33 @@ func TestBarrierIsLiftedByAbortAndByItsDeadline(t *testing.T) {
 	}
 }
 
+// A round that is not numbered, as in a message without one, holds no barrier: neither
+// before the first one nor between two.
+func TestNoBarrierIsHeldByARoundWithoutNumber(t *testing.T) {
+	e := openEngine(t, vfs.NewMem())
+	ctx := context.Background()
+	for i := range 2 {
+		e.Abort(0)
+		if _, err := e.Commit(0, checkpoint(1)); !errors.Is(err, engine.ErrBarrierLost) {
+			t.Errorf("commit of round 0: %v, want ErrBarrierLost", err)
+		}
+		round := uint64(i + 1)
+		if err := e.Prepare(ctx, round, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		e.Abort(0)
+		if _, err := e.Commit(round, checkpoint(journal.CheckpointNumber(round))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(e.Store().Checkpoints()); n != 2 {
+		t.Errorf("%d checkpoints, want 2", n)
+	}
+}
+
 func TestPrepareWaitsForChangesInFlight(t *testing.T) {
 	blocked := &blockingFS{FS: vfs.NewMem(), entered: make(chan struct{}), release: make(chan struct{})}
 	e := openEngine(t, blocked)
