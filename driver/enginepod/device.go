@@ -54,7 +54,7 @@ type Device interface {
 // must be held.
 func (p *Pod) attach(ctx context.Context, eng *engine.Engine, how control.Attach) error {
 	p.mu.Lock()
-	device, attached := p.device, p.attached
+	device, attached, shown := p.device, p.attached, p.shown
 	p.mu.Unlock()
 	if device != nil {
 		if *attached != how {
@@ -64,6 +64,10 @@ func (p *Pod) attach(ctx context.Context, eng *engine.Engine, how control.Attach
 	}
 	if p.cfg.Devices == nil {
 		return errors.New("this engine cannot attach devices: no holder was named")
+	}
+	// Since the record says so tools change nothing. What they wrote before comes first.
+	if err := shown.Settle(ctx); err != nil {
+		return fmt.Errorf("attach volume %s: %w", p.cfg.Volume, err)
 	}
 	device, err := p.cfg.Devices.Attach(ctx, how, eng, p.recordNow().Device, p.keepDevice)
 	if err != nil {
@@ -186,6 +190,21 @@ func (p *Pod) Leave() {
 	defer p.mu.Unlock()
 	p.leaving = true
 	p.notifyLocked()
+}
+
+// mayBeAttached reports whether somebody may have the volume mounted: there is a device,
+// or one is ordered, or that of an engine before this one was never taken away and may
+// wait somewhere, with whoever uses it.
+func (p *Pod) mayBeAttached() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.device != nil || p.deviceWaitsLocked()
+}
+
+// deviceWaitsLocked reports whether, with no device served, there may be one that waits to
+// be. mu must be held.
+func (p *Pod) deviceWaitsLocked() bool {
+	return p.record.Orders.Attach != nil || !p.record.devicesOutdated()
 }
 
 // isAttached reports whether there is a device.

@@ -48,6 +48,7 @@ type Pod struct {
 	leaving  bool                     // guarded by mu; told to end, and waits for a successor
 	eng      *engine.Engine           // guarded by mu; nil while no store is open
 	upkeep   *upkeep                  // of eng; changes with the turn held
+	shown    *engine.Guarded          // guarded by mu; eng, or the one before it, as tools see it
 	device   Device                   // guarded by mu; nil while detached
 	attached *control.Attach          // guarded by mu; how device looks
 	unwatch  context.CancelFunc       // guarded by mu; of device's watcher

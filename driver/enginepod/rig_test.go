@@ -66,7 +66,8 @@ type devices struct {
 	busy bool
 	// deaf: the node does not say what is there.
 	deaf  error
-	stuck error // a device cannot be abandoned
+	stuck error  // a device cannot be abandoned
+	asked func() // is called first when a device is to be attached; nil: nothing
 }
 
 type device struct {
@@ -81,6 +82,9 @@ type device struct {
 func (d *devices) Attach(_ context.Context, how control.Attach, dev engine.Device, last *string, keep func(string) error) (enginepod.Device, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.asked != nil {
+		d.asked()
+	}
 	if d.fail != nil {
 		return nil, d.fail
 	}
@@ -186,6 +190,7 @@ type rig struct {
 	clock  clock.Clock
 	net    *network
 	node   *devices
+	shown  enginepod.Exporter // nil: nobody is shown anything
 	pod    *enginepod.Pod
 	client *control.Client
 	stop   func()
@@ -215,7 +220,7 @@ func (r *rig) start() {
 	}
 	var err error
 	r.pod, err = enginepod.Open(enginepod.Config{Volume: r.id, Dir: "/backing", JournalDir: r.journal, Devices: r.node, Boot: r.node.boot, DialEngine: r.net.dial,
-		SegmentBytes: journal.MinSegmentBytes, FS: files, Clock: r.clock})
+		SegmentBytes: journal.MinSegmentBytes, FS: files, Clock: r.clock, Exports: r.shown})
 	if err != nil {
 		r.t.Fatal(err)
 	}

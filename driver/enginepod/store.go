@@ -133,14 +133,15 @@ func (p *Pod) openEngine(name string) (*engine.Engine, error) {
 	up := &upkeep{ctx: ctx, stop: stop}
 	up.joined.Go(func() { p.maintain(ctx, store) })
 	up.joined.Go(func() { p.observe(ctx, store) })
+	shown := &engine.Guarded{Device: eng, Blocked: p.mayBeAttached}
 	if p.cfg.Exports != nil {
-		if err := p.cfg.Exports.Add(p.cfg.Volume.String(), engine.Guarded{Device: eng, Blocked: p.isAttached}, "live volume"); err != nil {
+		if err := p.cfg.Exports.Add(p.cfg.Volume.String(), shown, "live volume"); err != nil {
 			p.cfg.Log.Warn("volume is not shown to tools", "error", err)
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.eng, p.upkeep = eng, up
+	p.eng, p.upkeep, p.shown = eng, up, shown
 	p.notifyLocked()
 	return eng, nil
 }

@@ -83,7 +83,7 @@ func (p *Pod) checkUnused(ctx context.Context) error {
 func (p *Pod) deviceNow() (Device, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.device == nil && (p.record.Orders.Attach != nil || !p.record.devicesOutdated()) {
+	if p.device == nil && p.deviceWaitsLocked() {
 		return nil, fmt.Errorf("device of volume %s is not served yet: %w", p.cfg.Volume, control.ErrDeviceInUse)
 	}
 	return p.device, nil

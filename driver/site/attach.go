@@ -86,8 +86,10 @@ func (s *Site) attach(ctx context.Context, v *volume, config holder.AttachConfig
 			s.cfg.Log.Error("frontend ended", "volume", config.Volume, "error", a.ended)
 		}
 	})
-	s.setAttachment(v, a)
-	device, err = s.cfg.Holder.AttachLoop(ctx, config.Volume)
+	s.setAttachment(v, a) // from here on tools change nothing
+	if err = s.settleExport(ctx, v); err == nil {
+		device, err = s.cfg.Holder.AttachLoop(ctx, config.Volume)
+	}
 	if err == nil {
 		err = s.forgetLost(v, eng.Store())
 	}

@@ -21,7 +21,7 @@ func TestAGroupsHistoryIsItsMembers(t *testing.T) {
 	check := func() {
 		t.Helper()
 		for _, id := range members {
-			store := s.exports.device(id).(engine.Guarded).Device.(*engine.Engine).Store()
+			store := s.exports.device(id).(*engine.Guarded).Device.(*engine.Engine).Store()
 			if got := store.Retention(); got.History.String() != "1h:2h,2h:24h" || got.Window != settings.Window {
 				t.Errorf("member %s keeps %+v, want %s", id, got, settings.History)
 			}

@@ -95,7 +95,7 @@ func (a *aging) lists(p group.Point) bool {
 }
 
 func (a *aging) store(id journal.VolumeID) *journal.Store {
-	return a.exports.device(id).(engine.Guarded).Device.(*engine.Engine).Store()
+	return a.exports.device(id).(*engine.Guarded).Device.(*engine.Engine).Store()
 }
 
 // thin drops what is due of a member.

@@ -62,6 +62,7 @@ func (s *Site) reopen(ctx context.Context, v *volume, name string) error {
 		s.groups.Stop(name)
 	}
 	config, attached, err := s.replaceStore(ctx, v, st.Settings, nil)
+	defer s.setKept(v, false)
 	// The group starts whatever became of this member, and before I/O goes on:
 	// until then the member refuses changes.
 	if member {
@@ -96,6 +97,7 @@ func (s *Site) replaceStore(ctx context.Context, v *volume, settings group.Setti
 	if err != nil {
 		return config, false, err
 	}
+	s.setKept(v, attached) // until the caller has resumed it, or noted that it waits
 	reopenForks, err := s.releaseFrom(ctx, id, next != nil)
 	defer reopenForks()
 	if err != nil {

@@ -158,6 +158,7 @@ func (im *replicaImport) commit(ctx context.Context) (replication.ReplicaStore, 
 		return nil, errors.Join(err, im.remove())
 	}
 	config, attached, err := s.replaceStore(ctx, im.volume, st.Settings, &next)
+	defer s.setKept(im.volume, false)
 	if attached {
 		if err := s.resumeDevice(ctx, im.volume, config); err != nil {
 			s.cfg.Log.Error("device is not served: detach it, or reopen its volume", "volume", id, "error", err)

@@ -191,3 +191,46 @@ func TestADeviceThatWaitsIsInUse(t *testing.T) {
 	}
 	mustClose(t, k.opened)
 }
+
+// TestToolsChangeNothingWhileAVolumeIsReopened: its device stays with the holder, mounted
+// perhaps, and the store admits changes before the device is served again.
+func TestToolsChangeNothingWhileAVolumeIsReopened(t *testing.T) {
+	mem := vfs.NewMem()
+	mustClose(t, prepared(t, mem))
+	fault, stub, ex := vfs.NewFault(mem), stubHolder(t, volumeA), &exports{}
+	device := stub.kept
+	stub.set(func() { stub.kept = nil })
+	s, err := site.Open(t.Context(), site.Config{Name: "a", Root: "/root", FS: fault, Exports: ex, Holder: stub.client, SegmentBytes: journal.MinSegmentBytes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mustClose(t, &opened{s, ex})
+	write := func() error { return ex.device(volumeA).WriteAt(t.Context(), make([]byte, 512), 0, true) }
+	if err := write(); err != nil {
+		t.Fatalf("before there is a device: %v", err)
+	}
+	fault.FailFrom(fault.Count(vfs.OpWriteVec)+1, errors.New("disk says no"), vfs.OpWriteVec)
+	if err := write(); !errors.Is(err, engine.ErrPoisoned) {
+		t.Fatalf("the volume is not poisoned: %v", err)
+	}
+	fault.Mend()
+	stub.set(func() { stub.kept, stub.refusal = device, "" })
+	reopening, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	reopened := make(chan error, 1)
+	go func() {
+		_, err := s.ReopenVolume(reopening, volumeA)
+		reopened <- err
+	}()
+	<-stub.asked
+	if err := write(); !errors.Is(err, engine.ErrReadOnly) {
+		t.Errorf("a write while the device is taken over: %v, want ErrReadOnly", err)
+	}
+	cancel()
+	if err := <-reopened; !errors.Is(err, context.Canceled) {
+		t.Errorf("reopen: %v, want that its caller gave up", err)
+	}
+	if err := write(); !errors.Is(err, engine.ErrReadOnly) {
+		t.Errorf("a write beside the device that waits: %v, want ErrReadOnly", err)
+	}
+}

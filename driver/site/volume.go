@@ -31,6 +31,8 @@ type volume struct {
 	// that is not so. Guarded by Site.mu.
 	lost    *lostDevice
 	waiting *waitingDevice
+	kept    bool            // see setKept. Guarded by Site.mu
+	shown   *engine.Guarded // eng as tools see it; nil: not at all. Guarded by Site.mu
 	// exclusive is the device, while keepDevice keeps others from it. Guarded by Site.mu.
 	exclusive *os.File
 }
