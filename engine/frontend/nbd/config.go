@@ -20,8 +20,8 @@ type Config struct {
 	// transmission phase. 0 means 10 seconds.
 	HandshakeTimeout time.Duration
 
-	// DrainTimeout is how long Serve, once its context has ended, lets
-	// requests in flight finish before it cancels them and disconnects. 0
+	// DrainTimeout is how long Serve, once its context has ended, and Remove let
+	// requests in flight finish before they cancel them and disconnect. 0
 	// means 5 seconds.
 	DrainTimeout time.Duration
 

@@ -65,10 +65,10 @@ func (s *Server) Add(name string, dev engine.Device, description string) error {
 }
 
 // Remove ends an export: no client gets it any more, requests in flight are
-// answered, then its connections are closed. When Remove returns nil nobody
-// uses the device through this server. When ctx ends first, requests in flight
-// are cancelled and the connections closed at once; Remove still waits for the
-// device to return from them. Errors: ErrNoExport.
+// answered, for Config.DrainTimeout at most, then its connections are closed. When
+// Remove returns nil nobody uses the device through this server. When that time is
+// over, or ctx ends first, requests in flight are cancelled and the connections closed
+// at once; Remove still waits for the device to return from them. Errors: ErrNoExport.
 func (s *Server) Remove(ctx context.Context, name string) error {
 	s.exports.mu.Lock()
 	e := s.exports.byName[name]
@@ -81,6 +81,9 @@ func (s *Server) Remove(ctx context.Context, name string) error {
 	conns := slices.Collect(maps.Keys(e.conns))
 	s.exports.mu.Unlock()
 
+	// A client that takes no answers would keep whoever is closing the device waiting.
+	ctx, cancel := context.WithTimeout(ctx, s.config.DrainTimeout)
+	defer cancel()
 	for _, c := range conns {
 		c.drain()
 	}

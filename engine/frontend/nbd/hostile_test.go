@@ -333,6 +333,35 @@ func TestRemoveGivesUp(t *testing.T) {
 	}
 }
 
+// TestRemoveCutsOffWhoTakesNoAnswers: a client that is stopped, or whose machine is gone,
+// must not keep a store from being closed. Nothing else ends its connection.
+func TestRemoveCutsOffWhoTakesNoAnswers(t *testing.T) {
+	dev := conformance.NewMemory(8 << 20)
+	if err := dev.WriteAt(t.Context(), bytes.Repeat([]byte{1}, 8<<20), 0, false); err != nil {
+		t.Fatal(err)
+	}
+	r := serve(t, Config{DrainTimeout: 50 * time.Millisecond}, dev)
+	c := greeted(t, r.path)
+	if _, err := c.option(optGo, goData("vol")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // more than a socket takes
+		if _, err := c.conn.Write(requestHeader(request{command: cmdRead, length: 8 << 20})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(testPatience); dev.Counts().Reads < 2; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d reads reached the device, want 2", dev.Counts().Reads)
+		}
+	}
+	removed := make(chan error, 1)
+	go func() { removed <- r.Remove(context.Background(), "vol") }()
+	if err := soon(t, removed, "Remove"); err != nil {
+		t.Errorf("Remove: %v", err)
+	}
+}
+
 // TestServeEndsWithHungDevice: Serve returns though a call hangs until it is
 // cancelled.
 func TestServeEndsWithHungDevice(t *testing.T) {
