@@ -136,6 +136,44 @@ func TestHolderKilled(t *testing.T) {
 	}
 }
 
+// TestADeadDeviceThatIsOpen: a process has a device open that is dead, as that of a pod
+// with a raw block volume does, and does not let go of it. Nobody waits for it, the volume gets
+// another device, and the dead one goes with its user.
+func TestADeadDeviceThatIsOpen(t *testing.T) {
+	for name, dies := range map[string]func(n *node, engine *engineProcess){
+		"with holder and engine": func(n *node, engine *engineProcess) {
+			n.killHolder()
+			engine.kill()
+			n.startHolder("1m")
+		},
+		"with its connection": func(n *node, engine *engineProcess) {
+			abortMount(t, filepath.Join(n.mounts(), "vol"))
+			engine.kill()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := startNode(t)
+			file := n.newFile(1 << 20)
+			engine := n.startEngine("vol", file)
+			user := openDirect(t, engine.device)
+			dies(n, engine)
+			next := n.startEngine("vol", file)
+			if err := awaitResult(t, readSector(t, next.device)); err != nil {
+				t.Errorf("read from the volume's new device: %v", err)
+			}
+			if _, err := user.ReadAt(alignedBuffer(t, 4096), 0); !errors.Is(err, unix.EIO) {
+				t.Errorf("read from the dead device: %v, want EIO", err)
+			}
+			if err := errors.Join(user.Close(), n.client.Detach(testContext(t), "vol", false)); err != nil {
+				t.Error(err)
+			}
+			if err := engine.attached.Detach(testContext(t)); err != nil {
+				t.Errorf("device is still there: %v", err)
+			}
+		})
+	}
+}
+
 // killHolder ends the holder's process without any warning.
 func (n *node) killHolder() {
 	n.Helper()

@@ -379,12 +379,22 @@ func (v *volume) inTurn(ctx context.Context, do func() error) error {
 	return v.holder.config.Turn(ctx, v.id, do)
 }
 
+// lastUserWait is how long giveUpLoop waits for whoever has a device open: udev looks at
+// every device for a moment.
+const lastUserWait = 500 * time.Millisecond
+
 // giveUpLoop detaches a device whose file fails every request, or leaves it to
-// its last user.
+// its last user: one that has it mounted or claimed, or merely open, which may be for as long
+// as a pod runs that has a raw block volume.
 func giveUpLoop(ctx context.Context, d loop.Device) error {
-	err := detachLoop(ctx, d)
-	if errors.Is(err, ErrBusy) {
+	brief, cancel := context.WithTimeout(ctx, lastUserWait)
+	defer cancel()
+	err := detachLoop(brief, d)
+	switch {
+	case errors.Is(err, ErrBusy):
 		return d.Abandon()
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return nil // it was asked to go at its last close
 	}
 	return err
 }
