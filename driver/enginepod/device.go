@@ -46,7 +46,8 @@ type Device interface {
 	Abandon(ctx context.Context) error
 	// Release stops serving; I/O waits for the next engine.
 	Release() error
-	// Lost is closed when another engine has the device: this one must end.
+	// Lost is closed when another engine has the device, or nobody can be served by it any
+	// more: this one must end.
 	Lost() <-chan struct{}
 }
 

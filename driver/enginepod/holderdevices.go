@@ -44,16 +44,26 @@ func (d HolderDevices) Attach(ctx context.Context, how control.Attach, dev engin
 	if err := keep(keeper.Identity()); err != nil {
 		return nil, errors.Join(err, keeper.Close(ctx))
 	}
-	a := &attached{keeper: keeper, log: d.Log}
+	a := &attached{keeper: keeper, log: d.Log, lost: make(chan struct{})}
 	serving, stop := context.WithCancel(context.Background())
 	a.stop = stop
 	a.joined.Go(func() {
 		err := fuse.Serve(serving, keeper.Session(), dev, fuse.Options{Log: d.Log})
-		if err != nil && !errors.Is(err, fuse.ErrUnmounted) {
-			d.Log.Error("frontend ended", "volume", d.Volume, "error", err)
+		if serving.Err() == nil {
+			a.noteEnd(fmt.Errorf("serve device of volume %s: %w", d.Volume, err))
 		}
 	})
-	if a.path, err = keeper.AttachLoop(ctx); err != nil {
+	a.joined.Go(func() {
+		select {
+		case <-keeper.Lost():
+			a.lose()
+		case <-serving.Done():
+		}
+	})
+	if a.path, err = keeper.AttachLoop(ctx); err == nil {
+		err = a.failure()
+	}
+	if err != nil {
 		return nil, errors.Join(err, a.Release())
 	}
 	return a, nil
@@ -90,6 +100,52 @@ type attached struct {
 	log    *slog.Logger
 	stop   context.CancelFunc
 	joined sync.WaitGroup
+	lost   chan struct{} // closed by lose
+	losing sync.Once
+
+	mu    sync.Mutex
+	going bool  // guarded by mu; the device is being taken away, with which serving it ends
+	ended error // guarded by mu; why it is served no more
+}
+
+// noteEnd notes that the device is served no more, although nobody has stopped that: its
+// connection was aborted, or a call failed that should not. Nobody else would find out.
+func (a *attached) noteEnd(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended = err
+	if !a.going {
+		a.log.Error("frontend ended", "error", err)
+		a.lose()
+	}
+}
+
+func (a *attached) lose() { a.losing.Do(func() { close(a.lost) }) }
+
+func (a *attached) failure() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ended
+}
+
+// takeAway calls take, which takes the device away.
+func (a *attached) takeAway(take func() error) error {
+	a.setGoing(true)
+	if err := take(); err != nil {
+		a.setGoing(false)
+		return err
+	}
+	return a.Release()
+}
+
+// setGoing has the end of the frontend be expected, or not any more.
+func (a *attached) setGoing(going bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.going = going
+	if !going && a.ended != nil {
+		a.lose()
+	}
 }
 
 func (a *attached) Path() string { return a.path }
@@ -107,22 +163,20 @@ func (a *attached) Resize(ctx context.Context) error {
 // Detach implements Device. The device is served until the holder has let it
 // go: the kernel flushes it.
 func (a *attached) Detach(ctx context.Context) error {
-	if err := a.keeper.Detach(ctx, false); errors.Is(err, holder.ErrBusy) {
-		return fmt.Errorf("%s is still open or mounted: %w", a.path, control.ErrDeviceInUse)
-	} else if err != nil {
+	return a.takeAway(func() error {
+		err := a.keeper.Detach(ctx, false)
+		if errors.Is(err, holder.ErrBusy) {
+			return fmt.Errorf("%s is still open or mounted: %w", a.path, control.ErrDeviceInUse)
+		}
 		return err
-	}
-	return a.Release()
+	})
 }
 
 func (a *attached) Unused(ctx context.Context) error { return a.inUse(a.keeper.Withdraw(ctx, true)) }
 
 // Withdraw implements Device. As in Detach the device is served meanwhile.
 func (a *attached) Withdraw(ctx context.Context) error {
-	if err := a.keeper.Withdraw(ctx, false); err != nil {
-		return a.inUse(err)
-	}
-	return a.Release()
+	return a.takeAway(func() error { return a.inUse(a.keeper.Withdraw(ctx, false)) })
 }
 
 // inUse gives a refusal of the holder its meaning for orders. One that does not know
@@ -139,10 +193,7 @@ func (a *attached) inUse(err error) error {
 
 // Abandon implements Device.
 func (a *attached) Abandon(ctx context.Context) error {
-	if err := a.keeper.Detach(ctx, true); err != nil {
-		return err
-	}
-	return a.Release()
+	return a.takeAway(func() error { return a.keeper.Detach(ctx, true) })
 }
 
 func (a *attached) Release() error {
@@ -153,4 +204,4 @@ func (a *attached) Release() error {
 	return a.keeper.Close(ctx)
 }
 
-func (a *attached) Lost() <-chan struct{} { return a.keeper.Lost() }
+func (a *attached) Lost() <-chan struct{} { return a.lost }
