@@ -113,6 +113,7 @@ func (s *Store) appendLocal(r *Record) (Position, error) {
 // readyToAppend returns the tip that a record of this site's making is to
 // follow, on a timeline of this site's. appendMu must be held.
 func (s *Store) readyToAppend() (tip Position, err error) {
+	s.dropLeap() // it begins at the tip that is about to move
 	if err := s.beginAppend(); err != nil {
 		return Position{}, err
 	}

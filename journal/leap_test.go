@@ -287,6 +287,31 @@ func TestLeapRefuses(t *testing.T) {
 	}
 }
 
+// A leap begins at the tip, so what is appended at this site ends it.
+func TestLeapEndsWithALocalAppend(t *testing.T) {
+	r := newLeapRig(t, manualClock(), nil)
+	if _, err := r.replica.Fork(r.replica.Tip(), "failover"); err != nil {
+		t.Fatal(err)
+	}
+	tip := r.replica.Tip()
+	point := Record{Kind: KindCheckpoint, Position: Position{tip.Timeline, tip.Seq + 9}, Offset: 99, Payload: (&CheckpointInfo{Group: "shop"}).appendEncoded(nil)}
+	point.PayloadCRC = PayloadChecksum(point.Payload)
+	if err := errors.Join(r.replica.BeginLeap(1), r.replica.AppendLeap([]Record{point})); err != nil {
+		t.Fatal(err)
+	}
+	at, err := r.replica.Write(make([]byte, SectorBytes), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.replica.EndLeap(point.Position, nil); !errors.Is(err, ErrGap) {
+		t.Errorf("end a leap from before a write: %v, want ErrGap", err)
+	}
+	if got := r.replica.Tip(); got != at {
+		t.Errorf("the tip is %s, want that of the write, %s", got, at)
+	}
+	r.checkNoLeftovers()
+}
+
 // A leap that finds no room is given up, with its files; it succeeds when there
 // is some.
 func TestLeapWithoutRoom(t *testing.T) {
