@@ -243,7 +243,7 @@ func TestImportClearsLeftovers(t *testing.T) {
 // position before that, writes where a replica has no volume yet. Programs of
 // store version 1 appended no resize before that write.
 func TestReplicaGrowsWithItsSource(t *testing.T) {
-	w := newReplicaWorld(t, 1)
+	w := newReplicaWorld(t, 1, shortJournal)
 	at := w.src.s.Tip()
 	if _, err := w.src.s.Resize(2 * worldVolumeBytes); err != nil {
 		t.Fatal(err)

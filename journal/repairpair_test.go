@@ -15,7 +15,7 @@ import (
 // and then reads, at each position that it has, as its model says.
 func TestRepairInAReplicatedPair(t *testing.T) {
 	for _, seed := range rounds(t) {
-		w := newReplicaWorld(t, seed)
+		w := newReplicaWorld(t, seed, shortJournal)
 		w.cfg.ScrubEvery, w.src.cfg.ScrubEvery = DefaultScrubEvery, DefaultScrubEvery
 		for round := range 12 {
 			w.followAll(t)

@@ -17,9 +17,9 @@ type replicaWorld struct {
 	src *world
 }
 
-func newReplicaWorld(t *testing.T, seed uint64) *replicaWorld {
+func newReplicaWorld(t *testing.T, seed uint64, change func(*Config)) *replicaWorld {
 	t.Helper()
-	w := &replicaWorld{world: newWorld(t, seed, shortJournal), src: newWorld(t, seed+1000, nil)}
+	w := &replicaWorld{world: newWorld(t, seed, change), src: newWorld(t, seed+1000, nil)}
 	// The replica begins as an import of the source's empty image.
 	if err := w.s.Close(); err != nil {
 		t.Fatal(err)
@@ -182,12 +182,60 @@ func (w *replicaWorld) steps() []step {
 	}
 }
 
+// failover makes the replica go its own way for some writes, from a position that it
+// cannot lose. What is shipped next takes it back.
+func (w *replicaWorld) failover() error {
+	all := w.candidates()
+	at := all[w.rng.IntN(len(all))]
+	if !w.m.durable[at] {
+		return nil
+	}
+	if err := w.forkAt(at); err != nil {
+		return err
+	}
+	w.m.attempt = nil
+	for range w.rng.IntN(6) {
+		if err := w.write(); err != nil {
+			return err
+		}
+		w.m.attempt = nil
+	}
+	return nil
+}
+
+// failoverSteps have it go back and forth, and forget.
+func (w *replicaWorld) failoverSteps() []step {
+	on := func(call func() error) func(*world) error { return func(*world) error { return call() } }
+	return []step{
+		{3, on(w.produce)}, {6, on(w.ship)}, {1, on(w.rewind)}, {3, on(w.failover)}, {2, (*world).flush}, {2, (*world).maintain}, {1, (*world).reopen}, {1, (*world).hold},
+		{1, (*world).pin}, {1, (*world).unpinAny},
+	}
+}
+
+// TestFailoverCrashAtEveryOperation is that of a replica which is failed over to and back
+// again and again, with an index on disk.
+func TestFailoverCrashAtEveryOperation(t *testing.T) {
+	for _, seed := range rounds(t) {
+		dry := newReplicaWorld(t, seed, shortJournalSmallIndex)
+		if err := dry.run(dry.failoverSteps(), crashCalls); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if err := errors.Join(dry.closeViews(), dry.s.Close()); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		for k := int64(1); k <= dry.fault.Count(); k++ {
+			w := newReplicaWorld(t, seed, shortJournalSmallIndex)
+			w.crashAt(w.failoverSteps(), seed, k)
+		}
+	}
+}
+
 // TestReplicaCrashAtEveryOperation does to a replica what
 // TestCrashAtEveryOperation does to a primary: it continues the same
 // timelines, with recycled segments that hold some of the same records.
 func TestReplicaCrashAtEveryOperation(t *testing.T) {
 	for _, seed := range rounds(t) {
-		dry := newReplicaWorld(t, seed)
+		dry := newReplicaWorld(t, seed, shortJournal)
 		if err := dry.run(dry.steps(), crashCalls); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
@@ -195,7 +243,7 @@ func TestReplicaCrashAtEveryOperation(t *testing.T) {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		for k := int64(1); k <= dry.fault.Count(); k++ {
-			w := newReplicaWorld(t, seed)
+			w := newReplicaWorld(t, seed, shortJournal)
 			w.crashAt(w.steps(), seed, k)
 		}
 	}
