@@ -67,17 +67,14 @@ func (s *Server) publish(ctx context.Context, id string, wanted catalog.Publish)
 	if v.Publish.State == catalog.PublishActive {
 		// The device may be missing all the same: Reconcile cannot attach on a
 		// site that had been demoted, and is not repeated when it is primary.
-		if err := s.cfg.Backend.Attach(ctx, v.ID, v.Publish.Node, attachOptions(v)); err != nil {
-			return fmt.Errorf("attach: %w", err)
-		}
-		return nil
+		return s.attach(ctx, v)
 	}
-	if err := s.cfg.Backend.Attach(ctx, v.ID, v.Publish.Node, attachOptions(v)); err != nil {
+	if err := s.attach(ctx, v); err != nil {
 		if undo := s.unpublish(ctx, v); undo != nil {
 			// The record stays; a repeated call or the next start detaches.
 			s.log.Warn("undo publish", "volume", id, "error", undo)
 		}
-		return fmt.Errorf("attach: %w", err)
+		return err
 	}
 	_, err = s.updateVolume(id, func(v *catalog.Volume) error {
 		v.Publish.State = catalog.PublishActive
@@ -167,6 +164,7 @@ func (s *Server) unpublishVolume(ctx context.Context, req *csi.ControllerUnpubli
 	if !found || !publishedTo(v, req.GetNodeId()) {
 		return done, nil
 	}
+	s.waiting.end(v.ID.String(), req.GetNodeId())
 	return run(ctx, s, []string{volumeKey(v.Name)}, func(ctx context.Context) (*csi.ControllerUnpublishVolumeResponse, error) {
 		v, found, err := s.findVolume(req.GetVolumeId())
 		if err == nil && found && publishedTo(v, req.GetNodeId()) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -210,5 +211,35 @@ func TestPublishElsewhereLeavesWhatIsInUse(t *testing.T) {
 	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, at("b")))
 	if store := backend.Stores()[parseID(t, id)]; store.Node != "b" {
 		t.Errorf("attached to %s", store.Node)
+	}
+}
+
+// A volume whose engine does not come on a node, because it finds no room there for example,
+// can be taken off that node again: nobody waits for the engine any more then.
+func TestUnpublishEndsAPublishThatWaits(t *testing.T) {
+	for _, node := range []string{testNode, ""} {
+		s := newSite(t)
+		id := s.createVolume("data", nil).GetVolumeId()
+		s.backend.Attaching = make(chan struct{})
+		ctx, giveUp := context.WithCancel(t.Context())
+		published := make(chan error)
+		go func() {
+			_, err := s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability("")))
+			published <- err
+		}()
+		s.backend.Attaching <- struct{}{} // it waits
+		giveUp()
+		wantCode(t, <-published, codes.Aborted)
+		// From another node there is nothing to take it off.
+		must[*csi.ControllerUnpublishVolumeResponse](t)(s.ControllerUnpublishVolume(t.Context(), &csi.ControllerUnpublishVolumeRequest{VolumeId: id, NodeId: "other"}))
+		bounded, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		_, err := s.ControllerUnpublishVolume(bounded, &csi.ControllerUnpublishVolumeRequest{VolumeId: id, NodeId: node})
+		if err != nil {
+			t.Errorf("unpublish from %q: %v", node, err)
+		}
+		s.backend.Attaching = nil
+		must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(t.Context(), publishRequest(id, mountCapability(""))))
+		checkAgreement(t, s)
 	}
 }

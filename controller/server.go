@@ -64,6 +64,8 @@ type Server struct {
 	log   *slog.Logger
 	locks keylock.Set
 	ops   operations
+	// waiting are the attachments under way.
+	waiting waiting
 }
 
 // New returns a server. Call Reconcile before serving and Close at the end.

@@ -69,6 +69,9 @@ type Backend struct {
 	// its time: it receives from Copying once when it begins, and once more
 	// before it ends.
 	Copying chan struct{}
+	// Attaching, when not nil, has Attach wait, as for an engine: it receives from
+	// Attaching once when it begins, and once more before it ends.
+	Attaching chan struct{}
 }
 
 var _ controller.Backend = (*Backend)(nil)
@@ -104,15 +107,26 @@ func (b *Backend) change(ctx context.Context, call string, fn func() error) erro
 	return nil
 }
 
+// twice receives two times from a channel that is not nil.
+func twice(ctx context.Context, from chan struct{}) error {
+	if from == nil {
+		return nil
+	}
+	for range 2 {
+		select {
+		case <-from:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
 // CreateStore implements controller.Backend.
 func (b *Backend) CreateStore(ctx context.Context, spec controller.StoreSpec) ([]map[string]string, error) {
-	if spec.Source != nil && b.Copying != nil {
-		for range 2 {
-			select {
-			case <-b.Copying:
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
+	if spec.Source != nil {
+		if err := twice(ctx, b.Copying); err != nil {
+			return nil, err
 		}
 	}
 	return b.Topology, b.change(ctx, "CreateStore", func() error { return b.createStore(spec) })
@@ -246,6 +260,9 @@ func (b *Backend) ModifyGroup(ctx context.Context, name string, settings group.S
 
 // Attach implements controller.Backend.
 func (b *Backend) Attach(ctx context.Context, id journal.VolumeID, node string, options controller.AttachOptions) error {
+	if err := twice(ctx, b.Attaching); err != nil {
+		return err
+	}
 	return b.change(ctx, "Attach", func() error {
 		store, ok := b.stores[id]
 		if !ok || store.Retired {
