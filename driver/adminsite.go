@@ -70,8 +70,8 @@ func (a adminSite) timelines(_ context.Context, ids []journal.VolumeID) []admins
 	return all
 }
 
-func (a adminSite) Unpin(ctx context.Context, _, pin string) error {
-	return a.site.UnpinPoint(ctx, pin)
+func (a adminSite) Unpin(ctx context.Context, name, pin string) error {
+	return a.site.DropPin(ctx, name, pin)
 }
 
 func (a adminSite) Reopen(ctx context.Context, id journal.VolumeID) (bool, error) {

@@ -1,10 +1,14 @@
 package site
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -24,27 +28,141 @@ func (s *Site) PointSizes(point group.Point) (map[journal.VolumeID]int64, error)
 	return sizes, nil
 }
 
+// bucketUnpins holds the pins that were dropped while a store that may have them was not
+// open, by the id of its volume and their names. It drops them when it is opened: nobody
+// else knows of them any more, and they would hold its journal for ever.
+const bucketUnpins = "unpins"
+
 // UnpinPoint drops a pin from every store that has it, those of retired
-// volumes included. No error if none has.
+// volumes included, of whatever group: its name is nobody else's. Stores that are not
+// open drop it when they are. No error if none has it.
 func (s *Site) UnpinPoint(ctx context.Context, pin string) error {
+	return s.unpin(ctx, pin, func(record) bool { return true })
+}
+
+// DropPin is UnpinPoint of a pin whose name somebody chose: another group's of that name
+// stays.
+func (s *Site) DropPin(ctx context.Context, name, pin string) error {
+	st, err := s.groups.State(name)
+	if err != nil && !errors.Is(err, group.ErrNotFound) { // its volumes may be there, retired
+		return err
+	}
+	return s.unpin(ctx, pin, func(r record) bool { return r.Group == name || slices.Contains(st.Members, r.ID) })
+}
+
+func (s *Site) unpin(ctx context.Context, pin string, has func(record) bool) error {
 	unlock, err := s.groups.LockPin(ctx, pin)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	s.mu.Lock()
-	var holders []*journal.Store
-	for _, v := range s.volumes {
-		if v.eng != nil {
-			if _, ok := v.store().Pins()[pin]; ok {
-				holders = append(holders, v.store())
-			}
-		}
+	holders, err := s.noteUnpins(pin, has)
+	if err != nil {
+		return err
 	}
-	s.mu.Unlock()
 	for _, store := range holders {
 		if err := store.Unpin(pin); err != nil {
 			return fmt.Errorf("volume %s: %w", store.Volume(), err)
+		}
+	}
+	return nil
+}
+
+// noteUnpins returns the open stores that have a pin, and notes durably that those which
+// are not open have to drop it.
+func (s *Site) noteUnpins(pin string, has func(record) bool) (holders []*journal.Store, err error) {
+	s.unpinMu.Lock()
+	defer s.unpinMu.Unlock()
+	s.mu.Lock()
+	var closed []journal.VolumeID
+	for id, v := range s.volumes {
+		switch {
+		case !has(v.record):
+		case v.eng != nil:
+			if _, ok := v.store().Pins()[pin]; ok {
+				holders = append(holders, v.store())
+			}
+		case v.record.Store != "":
+			closed = append(closed, id)
+		}
+	}
+	s.mu.Unlock()
+	return holders, s.noteUnpin(closed, pin)
+}
+
+func unpinKey(id journal.VolumeID, pin string) []byte { return append(id[:], pin...) }
+
+// noteUnpin is noteUnpins for some volumes.
+func (s *Site) noteUnpin(ids []journal.VolumeID, pin string) error {
+	ids = slices.DeleteFunc(ids, func(id journal.VolumeID) bool {
+		noted := false
+		err := s.db.View(func(tx kv.Tx) error {
+			noted = tx.Get(bucketUnpins, unpinKey(id, pin)) != nil
+			return nil
+		})
+		return noted && err == nil
+	})
+	if len(ids) == 0 {
+		return nil
+	}
+	err := s.db.Update(func(tx kv.Tx) error {
+		for _, id := range ids {
+			if err := tx.Put(bucketUnpins, unpinKey(id, pin), []byte{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("note that pin %q is dropped: %w", pin, err)
+	}
+	return nil
+}
+
+// rangeUnpins calls fn for each pin that a volume has to drop.
+func rangeUnpins(tx kv.Tx, id journal.VolumeID, fn func(pin string)) {
+	tx.Range(bucketUnpins, id[:], func(key, _ []byte) bool {
+		pin, its := bytes.CutPrefix(key, id[:])
+		if its {
+			fn(string(pin))
+		}
+		return its
+	})
+}
+
+// dropNoted drops the pins that were dropped while a store was not open. What cannot be
+// dropped now is tried again at its next open. unpinMu must be held until the store is
+// known to be open.
+func (s *Site) dropNoted(store *journal.Store) {
+	var pins []string
+	err := s.db.View(func(tx kv.Tx) error {
+		rangeUnpins(tx, store.Volume(), func(pin string) { pins = append(pins, pin) })
+		return nil
+	})
+	if err == nil && len(pins) == 0 {
+		return
+	}
+	held := store.Pins()
+	for _, pin := range pins {
+		if _, ok := held[pin]; ok && err == nil {
+			err = store.Unpin(pin)
+		}
+	}
+	if err == nil {
+		err = s.db.Update(func(tx kv.Tx) error { return forgetUnpins(tx, store.Volume()) })
+	}
+	if err != nil {
+		s.cfg.Log.Warn("pins that were dropped while the volume was not open are still there", "volume", store.Volume(), "error", err)
+	}
+}
+
+// forgetUnpins forgets what a volume has to drop.
+func forgetUnpins(tx kv.Tx, id journal.VolumeID) error {
+	var pins []string
+	rangeUnpins(tx, id, func(pin string) { pins = append(pins, pin) })
+	for _, pin := range pins {
+		if err := tx.Delete(bucketUnpins, unpinKey(id, pin)); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -47,6 +47,9 @@ func (s *Site) deleteRecord(id journal.VolumeID) error {
 		if err := tx.Delete(bucketLostDevices, id[:]); err != nil {
 			return err
 		}
+		if err := forgetUnpins(tx, id); err != nil {
+			return err
+		}
 		return tx.Delete(bucketVolumes, id[:])
 	})
 	if err != nil {

@@ -29,7 +29,9 @@ type Site struct {
 	// failedImages are those of replicas that found no room.
 	failedImages map[journal.VolumeID]failedImage
 
-	lostMu sync.Mutex // one change of bucketLostDevices at a time, on disk and in memory
+	// unpinMu has a store that is being opened learn of every pin that was dropped before.
+	unpinMu sync.Mutex
+	lostMu  sync.Mutex // one change of bucketLostDevices at a time, on disk and in memory
 	// deviceWaits is sent to when a device begins to wait; capacity 1.
 	deviceWaits chan struct{}
 

@@ -58,6 +58,9 @@ func (s *Site) openStore(v *volume, settings group.Settings) error {
 	}
 	applyRetention(store, settings)
 	s.keepAll(store, r.Group)
+	s.unpinMu.Lock()
+	defer s.unpinMu.Unlock()
+	s.dropNoted(store)
 	s.serveStore(v, store)
 	return nil
 }
