@@ -28,8 +28,43 @@ type Image struct {
 
 // CreateVolume makes a volume and a member of its group. Idempotent, also
 // after a crash in the midst of an earlier call. It takes as long as copying
-// the image takes.
+// the image takes, and the group goes on meanwhile: it may be rewound, and given up to
+// another primary (group.ErrRole).
 func (s *Site) CreateVolume(ctx context.Context, n NewVolume) error {
+	unlock, err := s.locks.Lock(ctx, createKey(n.ID))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var v *volume
+	err = s.inGroup(ctx, n, func(group.Settings) (err error) {
+		v, err = s.beginStore(n)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if s.isUnmade(v) {
+		if err := s.fillStore(ctx, s.recordOf(v), n); err != nil && !errors.Is(err, journal.ErrExists) {
+			return fmt.Errorf("create volume %s: %w", n.ID, err)
+		}
+	}
+	return s.inGroup(ctx, n, func(settings group.Settings) error {
+		v, err := s.beginStore(n) // as it is by now
+		if err == nil {
+			err = s.openStore(v, settings)
+		}
+		if err != nil {
+			return err
+		}
+		return s.groups.Join(ctx, n.Group, settings, n.ID)
+	})
+}
+
+// inGroup calls fn with the keys of a new volume and of its group held, and with the
+// settings that the group has, or is to have. group.ErrRole unless this site is its
+// primary.
+func (s *Site) inGroup(ctx context.Context, n NewVolume, fn func(group.Settings) error) error {
 	unlock, err := s.locks.Lock(ctx, volumeKey(n.ID), groups.Key(n.Group))
 	if err != nil {
 		return err
@@ -48,16 +83,12 @@ func (s *Site) CreateVolume(ctx context.Context, n NewVolume) error {
 	} else if !errors.Is(err, group.ErrNotFound) {
 		return err
 	}
-	if _, err := s.makeStore(ctx, n, settings); err != nil {
-		return err
-	}
-	return s.groups.Join(ctx, n.Group, settings, n.ID)
+	return fn(settings)
 }
 
-// makeStore makes and opens the store, or finds the one that an earlier call
-// made. The record comes before the store, so that nothing is left that
-// nobody knows of.
-func (s *Site) makeStore(ctx context.Context, n NewVolume, settings group.Settings) (*volume, error) {
+// beginStore makes the record of a new volume, or finds what an earlier call made. The
+// record comes before the store, so that nothing is left that nobody knows of.
+func (s *Site) beginStore(n NewVolume) (*volume, error) {
 	s.mu.Lock()
 	v := s.volumes[n.ID]
 	s.mu.Unlock()
@@ -76,17 +107,22 @@ func (s *Site) makeStore(ctx context.Context, n NewVolume, settings group.Settin
 		return nil, fmt.Errorf("volume %s was deleted, and is kept for its points in group %s: %w", n.ID, r.Group, journal.ErrExists)
 	case r.Group != n.Group, v.eng != nil && v.store().SizeBytes() < n.SizeBytes:
 		return nil, fmt.Errorf("volume %s exists in group %s: %w", n.ID, r.Group, journal.ErrExists)
-	case v.eng != nil:
-		return v, nil
-	}
-	if r.Store == "" {
+	case r.Store == "":
 		return nil, fmt.Errorf("volume %s is a replica that holds nothing yet: %w", n.ID, group.ErrRole)
 	}
-	if err := s.fillStore(ctx, r, n); err != nil && !errors.Is(err, journal.ErrExists) {
-		return nil, fmt.Errorf("create volume %s: %w", n.ID, err)
-	}
-	return v, s.openStore(v, settings)
+	return v, nil
 }
+
+// isUnmade reports whether a volume's store is not open.
+func (s *Site) isUnmade(v *volume) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return v.eng == nil
+}
+
+// createKey is held while a volume is made, also without the keys of the volume and its
+// group, which are taken behind it.
+func createKey(id journal.VolumeID) string { return "create/" + id.String() }
 
 // fillStore creates the store with its first content.
 func (s *Site) fillStore(ctx context.Context, r record, n NewVolume) error {
@@ -216,13 +252,13 @@ func (s *Site) remove(ctx context.Context, v *volume) error {
 	return nil
 }
 
-// withDetached runs fn under the keys of a volume that is not attached.
+// withDetached runs fn under the keys of a volume that is not attached, or being made.
 func (s *Site) withDetached(ctx context.Context, id journal.VolumeID, fn func(*volume) error) error {
 	v, err := s.volumeOf(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
-	unlock, err := s.locks.Lock(ctx, volumeKey(id), groups.Key(s.recordOf(v).Group))
+	unlock, err := s.locks.Lock(ctx, createKey(id), volumeKey(id), groups.Key(s.recordOf(v).Group))
 	if err != nil {
 		return err
 	}
