@@ -144,10 +144,14 @@ func (s *Server) fork(f Fork) *adminv1.Fork {
 	return out
 }
 
-// checkPin refuses names that pins of forks have.
+// checkPin refuses names that pins of forks have, and those of rewinds, which a group
+// drops when it is started.
 func checkPin(pin string) error {
-	if strings.HasPrefix(pin, groups.ForkPinPrefix) {
+	switch {
+	case strings.HasPrefix(pin, groups.ForkPinPrefix):
 		return status.Errorf(codes.InvalidArgument, "pin %q: names that begin with %q are those of writable forks", pin, groups.ForkPinPrefix)
+	case group.IsRewindPin(pin):
+		return status.Errorf(codes.InvalidArgument, "pin %q: names that begin like this are those of rewinds", pin)
 	}
 	return nil
 }
