@@ -15,6 +15,7 @@ import (
 type barrier struct {
 	mu    sync.Mutex
 	round uint64 // that holds the gate; 0 for none
+	stops uint64 // what Engine.stops was when it began
 	timer *time.Timer
 }
 
@@ -41,7 +42,7 @@ func (e *Engine) Shut(round uint64, hold time.Duration) error {
 	if b.round != 0 {
 		return fmt.Errorf("prepare round %d on volume %s: round %d: %w", round, e.Volume(), b.round, ErrBarrierHeld)
 	}
-	b.round = round
+	b.round, b.stops = round, e.stops.Load()
 	e.gate.shut()
 	b.timer = time.AfterFunc(hold, func() { e.Abort(round) })
 	return nil
@@ -63,7 +64,7 @@ func (e *Engine) Drain(ctx context.Context) error {
 
 // Commit appends the checkpoint of a prepared round and lifts the barrier.
 // The record is durable after the next Flush. ErrBarrierLost if the barrier's
-// deadline passed: the volume then has no such checkpoint.
+// deadline passed, or changes were stopped since: the volume then has no such checkpoint.
 func (e *Engine) Commit(round uint64, c journal.Checkpoint) (journal.Position, error) {
 	b := &e.barrier
 	b.mu.Lock()
@@ -72,6 +73,12 @@ func (e *Engine) Commit(round uint64, c journal.Checkpoint) (journal.Position, e
 		return journal.Position{}, fmt.Errorf("commit checkpoint %d on volume %s: %w", c.Number, e.Volume(), ErrBarrierLost)
 	}
 	defer b.lift(e)
+	// Counted first and looked at then, so that either this sees a stop or the stop waits.
+	e.gate.join()
+	defer e.gate.leave()
+	if e.stops.Load() != b.stops {
+		return journal.Position{}, fmt.Errorf("commit checkpoint %d on volume %s, whose changes were stopped: %w", c.Number, e.Volume(), ErrBarrierLost)
+	}
 	covered := e.changes.Load()
 	pos, err := e.store.Checkpoint(c)
 	if err != nil {
@@ -105,9 +112,11 @@ func (b *barrier) lift(e *Engine) {
 func (e *Engine) Dirty() bool { return e.changes.Load() != e.covered.Load() }
 
 // StopChanges makes the engine read-only and waits for the changes in flight.
-// When it returns nil nothing more is appended through this engine.
+// When it returns nil nothing more is appended through this engine, but the checkpoint of a
+// round that is prepared behind it: a round that was prepared before comes to nothing.
 func (e *Engine) StopChanges(ctx context.Context) error {
 	e.SetReadOnly(true)
+	e.stops.Add(1)
 	select {
 	case <-e.gate.idle():
 		return nil

@@ -16,6 +16,7 @@ type Engine struct {
 	gate     gate
 	barrier  barrier
 	readOnly atomic.Bool
+	stops    atomic.Uint64 // calls of StopChanges
 	changes  atomic.Uint64 // changes that were admitted
 	covered  atomic.Uint64 // of them, those before the last checkpoint
 	relief   func(context.Context) bool

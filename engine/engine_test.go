@@ -310,6 +310,55 @@ func TestPrepareWaitsForChangesInFlight(t *testing.T) {
 	e.Abort(2)
 }
 
+// What is stopped appends nothing more, no checkpoint either: a site that is no primary any
+// more may be fed by the next one, and its member would be cut where others are not.
+func TestNoCheckpointIsAppendedOnceChangesAreStopped(t *testing.T) {
+	blocked := &blockingFS{FS: vfs.NewMem(), entered: make(chan struct{}), release: make(chan struct{})}
+	e := openEngine(t, blocked)
+	ctx := context.Background()
+	if err := e.Prepare(ctx, 1, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.StopChanges(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Commit(1, checkpoint(1)); !errors.Is(err, engine.ErrBarrierLost) {
+		t.Errorf("commit behind the stop of a round that was prepared before it: %v, want ErrBarrierLost", err)
+	}
+	e.Abort(1)
+	// A round of its own is taken all the same: by who stopped the changes, of what they left.
+	if err := e.Prepare(ctx, 2, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Commit(2, checkpoint(2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Prepare(ctx, 3, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	blocked.armed.Store(true)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, err := e.Commit(3, checkpoint(3)); err != nil {
+			t.Error(err)
+		}
+	})
+	<-blocked.entered
+	short, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
+	defer cancel()
+	if err := e.StopChanges(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("changes are stopped while a checkpoint is being appended: %v, want a time-out", err)
+	}
+	close(blocked.release)
+	wg.Wait()
+	if err := e.StopChanges(ctx); err != nil {
+		t.Error(err)
+	}
+	if n := len(e.Store().Checkpoints()); n > 2 {
+		t.Errorf("%d checkpoints, want none of the round that was stopped", n)
+	}
+}
+
 func TestDirtyUntilTheCheckpointThatCoversTheChange(t *testing.T) {
 	e := openEngine(t, vfs.NewMem())
 	ctx := context.Background()

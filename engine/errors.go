@@ -26,7 +26,7 @@ var (
 	ErrClosed = errors.New("engine is closed")
 	// ErrBarrierHeld: another checkpoint round holds the barrier.
 	ErrBarrierHeld = errors.New("another checkpoint round holds the barrier")
-	// ErrBarrierLost: the barrier's deadline passed before Commit.
+	// ErrBarrierLost: the barrier's deadline passed, or changes were stopped, before Commit.
 	ErrBarrierLost = errors.New("barrier was lifted before the checkpoint")
 )
 

@@ -35,7 +35,15 @@ func (g *gate) enter(ctx context.Context) error {
 	}
 }
 
-// leave ends what enter began.
+// join counts a change in flight whether or not the gate is open: the checkpoint of who has
+// shut it.
+func (g *gate) join() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inFlight++
+}
+
+// leave ends what enter, or join, began.
 func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -60,6 +60,8 @@ type Coordinator struct {
 	last     journal.CheckpointNumber
 	lastAt   time.Time // of the last checkpoint, never to be undercut
 	quietTo  time.Time // until here nothing changed since the last checkpoint
+	// suspended: the group is being given up, and no round is to append anything.
+	suspended bool
 	// due is set while the newest checkpoint is not known to be a recovery point of the
 	// present members: others took part in it, or it did not come about, durably, in
 	// each of them. Those that hold it count as clean, so that nothing else would tell.
@@ -130,6 +132,22 @@ func (c *Coordinator) SetMembers(members []Member) {
 	}
 	c.members = members
 	c.quietTo = time.Time{}
+}
+
+// Suspend has no round append a checkpoint any more, until Suspend(false): neither one that
+// prepares its members from here on, nor one that has. Who gives a group up calls it
+// before the members stop changes (engine.Engine.StopChanges), and when that is done nothing is
+// appended. It waits for nothing.
+func (c *Coordinator) Suspend(suspended bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.suspended = suspended
+}
+
+func (c *Coordinator) isSuspended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.suspended
 }
 
 // Configure applies new settings from the next round on.
@@ -259,6 +277,12 @@ func (c *Coordinator) barrier(ctx context.Context, round uint64, members []Membe
 	if err := prepare(ctx, round, members, timeout); err != nil {
 		c.abort(ctx, round, members)
 		return Taken{}, fmt.Errorf("%w: %w", ErrBarrier, err)
+	}
+	// Looked at behind the last answer: members that stop changes later have the round
+	// come to nothing by themselves.
+	if c.isSuspended() {
+		c.abort(ctx, round, members)
+		return Taken{}, fmt.Errorf("%w: the group is being given up", ErrBarrier)
 	}
 	point := c.nextCheckpoint(members)
 	var mu sync.Mutex

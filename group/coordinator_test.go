@@ -261,6 +261,49 @@ func await(t *testing.T, ok func() bool) {
 	}
 }
 
+// A site that is demoted appends no checkpoint once its members have stopped: neither a
+// round that was prepared before nor one that is prepared after.
+func TestAGroupThatIsGivenUpTakesNoCheckpoint(t *testing.T) {
+	ctx := context.Background()
+	for name, stop := range map[string]func(*group.Coordinator, []*member){
+		"prepared before": func(c *group.Coordinator, ms []*member) {
+			c.Suspend(true)
+			for _, m := range ms {
+				if err := m.StopChanges(ctx); err != nil {
+					t.Error(err)
+				}
+			}
+		},
+		"prepared after": func(c *group.Coordinator, _ []*member) { c.Suspend(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, far := range []bool{false, true} {
+				ms := newMembers(t, 2)
+				c := newCoordinator(ms, settings())
+				if far {
+					c.SetMembers([]group.Member{farMember{ms[0]}, farMember{ms[1]}})
+				}
+				var once sync.Once
+				ms[1].drained = func() { once.Do(func() { stop(c, ms) }) }
+				for range 2 {
+					if taken, err := c.Take(ctx); !errors.Is(err, group.ErrBarrier) {
+						t.Errorf("a round of a group that is given up: %+v, %v, want ErrBarrier", taken, err)
+					}
+				}
+				for _, m := range ms {
+					if n := len(m.Store().Checkpoints()); n != 0 {
+						t.Errorf("far %t: a member has %d checkpoints, want none", far, n)
+					}
+				}
+				c.Suspend(false)
+				if _, err := c.Take(ctx); err != nil {
+					t.Errorf("after the group was not given up after all: %v", err)
+				}
+			}
+		})
+	}
+}
+
 func TestTimesRiseWhenTheClockFalls(t *testing.T) {
 	ms := newMembers(t, 1)
 	last := time.Now().Add(time.Hour)

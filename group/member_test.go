@@ -26,6 +26,7 @@ type member struct {
 	failFork    error
 	failFlush   error
 	slow        chan struct{} // Drain waits for it; nil: it does not
+	drained     func()        // called at the end of Drain; nil: nothing is
 }
 
 func (m *member) Shut(round uint64, hold time.Duration) error {
@@ -42,6 +43,9 @@ func (m *member) Drain(ctx context.Context) error {
 	m.mu.Lock()
 	slow := m.slow
 	m.mu.Unlock()
+	if m.drained != nil {
+		defer m.drained()
+	}
 	if slow != nil {
 		select {
 		case <-slow:

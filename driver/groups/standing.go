@@ -230,14 +230,24 @@ func (g standings) Demote(ctx context.Context, name string, held group.Term, own
 	if err != nil || st.Term >= held {
 		return err
 	}
-	if err := g.stopWrites(ctx, st.Members); err != nil {
-		return err
+	// Its coordinator is not joined here: a checkpoint that it appends once the members are
+	// fed by the newer primary would be one of the old group's.
+	r := g.runningOf(name)
+	suspend := func(suspended bool) {
+		if r != nil && r.coord != nil {
+			r.coord.Suspend(suspended)
+		}
 	}
-	_, err = g.reg.Update(name, func(st *group.State) error {
-		st.Follow(owner, held)
-		return nil
-	})
-	if err != nil {
+	suspend(true)
+	err = g.stopWrites(ctx, st.Members)
+	if err == nil {
+		_, err = g.reg.Update(name, func(st *group.State) error {
+			st.Follow(owner, held)
+			return nil
+		})
+	}
+	if err != nil { // it is the primary still, and this is tried again
+		suspend(false)
 		return err
 	}
 	if st.Pending != nil {
@@ -245,7 +255,7 @@ func (g standings) Demote(ctx context.Context, name string, held group.Term, own
 	}
 	g.cfg.Members.Changed(name)
 	g.cfg.Log.Warn("site was demoted: a newer primary exists", "group", name, "term", held, "primary", owner)
-	if r := g.runningOf(name); r != nil {
+	if r != nil {
 		r.stop() // joined by whoever stops or restarts the group
 	}
 	return nil
