@@ -329,13 +329,28 @@ func (h *Holder) endangered() []string {
 		}
 	}
 	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), h.config.EndGrace)
+	defer cancel()
 	var ids []string
 	for _, v := range unserved {
-		if used, err := v.inUse(); err == nil && used {
+		if h.isUsed(ctx, v) {
 			ids = append(ids, v.id)
 		}
 	}
 	return ids
+}
+
+// isUsed reports whether anything on this node has the device of a volume mounted, claimed
+// or published: a pod claims no raw block volume. What cannot be found out is no.
+func (h *Holder) isUsed(ctx context.Context, v *volume) bool {
+	d, err := v.find()
+	if err != nil || d == nil {
+		return false
+	}
+	if used, err := d.InUse(); err != nil || used {
+		return used
+	}
+	return errors.Is(h.config.Unused(ctx, v.id, d.Path(), func() error { return nil }), ErrBusy)
 }
 
 // letGo closes the holder's copies of the descriptors. A volume that is served

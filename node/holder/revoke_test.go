@@ -22,6 +22,9 @@ type innerNode struct {
 	*node
 	holder *holder.Holder
 	end    func()
+	// published: the device is at a pod, as a raw block volume is that nobody has claimed.
+	published bool
+	grace     time.Duration // Config.EndGrace
 
 	mu   sync.Mutex
 	turn func(do func() error) error // guarded by mu; of Config.Turn
@@ -36,7 +39,7 @@ func (n *innerNode) setTurn(turn func(do func() error) error) {
 func startInnerNode(t *testing.T) *innerNode {
 	t.Helper()
 	requireKernel(t)
-	n := &innerNode{node: &node{TB: t, dir: t.TempDir()}, turn: func(do func() error) error { return do() }}
+	n := &innerNode{node: &node{TB: t, dir: t.TempDir()}, turn: func(do func() error) error { return do() }, grace: time.Nanosecond}
 	n.socket = filepath.Join(n.dir, "holder.sock")
 	t.Cleanup(n.checkLeaks)
 	n.begin()
@@ -48,7 +51,13 @@ func startInnerNode(t *testing.T) *innerNode {
 func (n *innerNode) begin() {
 	n.Helper()
 	h, err := holder.New(holder.Config{
-		Socket: n.socket, Dir: n.mounts(), IdleTimeout: -1, Keep: true, EndGrace: time.Nanosecond,
+		Socket: n.socket, Dir: n.mounts(), IdleTimeout: -1, Keep: true, EndGrace: n.grace,
+		Unused: func(_ context.Context, _, _ string, do func() error) error {
+			if n.published {
+				return holder.ErrBusy
+			}
+			return do()
+		},
 		Turn: func(_ context.Context, volume string, do func() error) error {
 			if volume != "vol" {
 				n.Errorf("turn of volume %q", volume)
@@ -351,6 +360,38 @@ func TestADeviceIsGivenUpInItsTurnOnly(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestTheEndWaitsForTheEngineOfAPublishedDevice: a raw block volume is not claimed by
+// whoever uses it. A holder that ends while its engine is replaced waits for that one all
+// the same, as for one that is mounted.
+func TestTheEndWaitsForTheEngineOfAPublishedDevice(t *testing.T) {
+	n := startInnerNode(t)
+	n.end()
+	n.published, n.grace = true, 20*time.Second
+	n.begin()
+	file := n.newFile(1 << 20)
+	engine := n.startEngine("vol", file)
+	engine.kill()
+	n.unserved()
+	waiting := readSector(t, engine.device)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		n.end()
+	}()
+	next := n.launchEngine("keeping-engine", "vol", file, nil)
+	if err := awaitResult(t, waiting); err != nil {
+		t.Errorf("the read that waited: %v", err)
+	}
+	<-ended
+	n.published, n.grace = false, time.Nanosecond
+	n.begin()
+	n.awaitDevice(next)
+	next.kill()
+	if err := n.holder.Revoke(testContext(t), n.unserved()); err != nil {
+		t.Error(err)
 	}
 }
 
