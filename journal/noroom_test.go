@@ -33,7 +33,7 @@ func shortJournalSmallIndex(cfg *Config) {
 	smallIndex(cfg)
 }
 
-// TestNoRoomForSomeOperations: from the k-th operation of a kind on, for every k, those of that
+// TestNoRoomForSomeOperations: from the k-th operation of a kind on, for every third k, those of that
 // kind find no room for a few calls. At each moment the volume reads as what was
 // acknowledged, nothing of the past is lost, and all goes on when there is room again.
 func TestNoRoomForSomeOperations(t *testing.T) {
@@ -41,9 +41,9 @@ func TestNoRoomForSomeOperations(t *testing.T) {
 		t.Run(load.name, func(t *testing.T) {
 			for _, op := range []vfs.Op{vfs.OpCommit, vfs.OpAllocate, vfs.OpWrite, vfs.OpWriteVec, vfs.OpCreate, vfs.OpTruncate, vfs.OpPunchHole} {
 				for _, seed := range rounds(t) {
-					for k := int64(1); ; k++ {
+					for k := int64(1 + (seed+2)%3); ; k += 3 {
 						w := newWorld(t, seed, load.change)
-						done, err := w.noRoomFrom(load.steps, k, op)
+						done, err := w.failFrom(load.steps, k, op, vfs.ErrNoSpace)
 						if err != nil || t.Failed() {
 							t.Fatalf("seed %d, no room from %s %d on: %v; the last operations were:\n%s", seed, op, k, err, w.fault.Trace())
 						}
@@ -57,20 +57,43 @@ func TestNoRoomForSomeOperations(t *testing.T) {
 	}
 }
 
-// noRoomFrom reports that there were fewer than k operations of the kind.
-func (w *world) noRoomFrom(steps []step, k int64, op vfs.Op) (done bool, err error) {
-	const calls, short = 50, 4
-	w.fault.FailFrom(k, vfs.ErrNoSpace, op)
-	left := -1 // calls without room
+// TestSomeOperationsFail is the same of operations that fail as a disk does: the store goes
+// on as well, or says that it cannot and loses nothing that was flushed.
+func TestSomeOperationsFail(t *testing.T) {
+	for _, load := range noRoomLoads {
+		t.Run(load.name, func(t *testing.T) {
+			for _, op := range []vfs.Op{vfs.OpAllocate, vfs.OpWrite, vfs.OpCreate, vfs.OpTruncate, vfs.OpPunchHole, vfs.OpRename, vfs.OpRemove} {
+				for _, seed := range rounds(t) {
+					for k := int64(1 + (seed+2)%3); ; k += 3 {
+						w := newWorld(t, seed, load.change)
+						done, err := w.failFrom(load.steps, k, op, errDisk)
+						if err != nil || t.Failed() {
+							t.Fatalf("seed %d, failing from %s %d on: %v; the last operations were:\n%s", seed, op, k, err, w.fault.Trace())
+						}
+						if done {
+							break
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// failFrom reports that there were fewer than k operations of the kind.
+func (w *world) failFrom(steps []step, k int64, op vfs.Op, failure error) (done bool, err error) {
+	const calls, failing = 50, 4
+	w.fault.FailFrom(k, failure, op)
+	left := -1 // calls that may fail
 	for range calls {
 		if left < 0 && w.fault.Count(op) >= k {
-			left = short
+			left = failing
 		}
 		if left--; left == 0 {
 			w.fault.Mend()
 			w.clock.Advance(maxVainWait)
 		}
-		if err := w.tryStep(steps); err != nil {
+		if err := w.tryStep(steps, failure); err != nil {
 			return false, err
 		}
 		if err := w.checkLive(); err != nil {
@@ -81,7 +104,7 @@ func (w *world) noRoomFrom(steps []step, k int64, op vfs.Op) (done bool, err err
 	w.fault.Mend()
 	w.clock.Advance(maxVainWait)
 	if err := errors.Join(w.run(steps, 5), w.flush(), w.closeViews()); err != nil {
-		return done, fmt.Errorf("with room again: %w", err)
+		return done, fmt.Errorf("when nothing failed any more: %w", err)
 	}
 	w.m.check(w.t, w.s, false)
 	w.mount(w.mem.CrashWith(nil, vfs.CrashOptions{LoseAll: true}))
@@ -93,23 +116,33 @@ func (w *world) noRoomFrom(steps []step, k int64, op vfs.Op) (done bool, err err
 	return done, w.s.Close()
 }
 
-// tryStep makes a call that may find no room.
-func (w *world) tryStep(steps []step) error {
+// tryStep makes a call that may fail.
+func (w *world) tryStep(steps []step, failure error) error {
 	err := w.run(steps, 1)
-	if !errors.Is(err, ErrFull) {
+	if !errors.Is(err, ErrFull) && !errors.Is(err, failure) {
 		return err
 	}
-	for w.s.closed || w.s.base == nil { // a close that found no room, or an open
-		w.fault.Mend()
-		if err := w.open(); err != nil {
-			return err
-		}
+	w.clock.Advance(time.Second)
+	if w.s != nil && w.s.Err() != nil {
+		w.views = nil
+		_ = w.s.Close()
 	}
-	if err := w.s.Err(); err != nil {
-		return err
+	if w.s == nil || w.s.closed {
+		return w.startAgain()
 	}
 	w.m.attempt, w.m.size = nil, w.s.SizeBytes()
-	w.clock.Advance(time.Second)
+	return nil
+}
+
+// startAgain opens a store that was closed, or could not be, as a new process.
+func (w *world) startAgain() error {
+	w.fault.Mend()
+	w.mount(w.mem.KillClone())
+	if err := w.open(); err != nil {
+		return err
+	}
+	w.m.check(w.t, w.s, true)
+	w.m.resume(w.s)
 	return nil
 }
 
