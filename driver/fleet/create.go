@@ -186,14 +186,25 @@ func (f *Fleet) RetireVolume(ctx context.Context, id journal.VolumeID) error {
 		return nil
 	}
 	return f.withDetached(ctx, id, func(v *volume) error {
-		if err := f.leave(ctx, v, false); err != nil {
+		r := f.recordOf(v)
+		unlock, err := f.locks.Lock(ctx, groupKey(r.Group))
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if f.IsReplica(id) { // demoted while this waited
+			return nil
+		}
+		defer f.pokeGroup(r.Group)
+		if err := f.groups.Leave(ctx, r.Group, id, false); err != nil {
 			return err
 		}
 		return f.change(ctx, v, func(r *record) { r.Retired = true })
 	})
 }
 
-func (f *Fleet) leave(ctx context.Context, v *volume, deleted bool) error {
+// leave tells the group of a volume that this is gone for good.
+func (f *Fleet) leave(ctx context.Context, v *volume) error {
 	r := f.recordOf(v)
 	unlock, err := f.locks.Lock(ctx, groupKey(r.Group))
 	if err != nil {
@@ -201,7 +212,7 @@ func (f *Fleet) leave(ctx context.Context, v *volume, deleted bool) error {
 	}
 	defer unlock()
 	defer f.pokeGroup(r.Group)
-	return f.groups.Leave(ctx, r.Group, r.ID, deleted)
+	return f.groups.Leave(ctx, r.Group, r.ID, true)
 }
 
 // leaveFormer tells the groups that a volume was in before that it is gone for
@@ -244,7 +255,7 @@ func (f *Fleet) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
 // remove takes a detached volume away. Its key is held.
 func (f *Fleet) remove(ctx context.Context, v *volume) error {
 	id := f.recordOf(v).ID
-	if err := f.leave(ctx, v, true); err != nil {
+	if err := f.leave(ctx, v); err != nil {
 		return err
 	}
 	if err := f.leaveFormer(ctx, v); err != nil {

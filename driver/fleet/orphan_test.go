@@ -1,7 +1,10 @@
 package fleet_test
 
 import (
+	"context"
 	"errors"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -256,4 +259,62 @@ func TestAVolumeThatNobodyHasUsedHasNoEngine(t *testing.T) {
 			t.Errorf("its engine runs on %s", on)
 		}
 	})
+}
+
+// A volume is deleted, or made, while its group is given up to a newer primary, which holds the
+// group's key: it stays as the replica that it is by then, and no member comes to a replica's group.
+func TestAReplicaChangesNoMembers(t *testing.T) {
+	for name, change := range map[string]struct {
+		do   func(context.Context, *fleet.Fleet) error
+		want error
+	}{
+		"retire": {func(ctx context.Context, f *fleet.Fleet) error { return f.RetireVolume(ctx, id(1)) }, nil},
+		"join": {func(ctx context.Context, f *fleet.Fleet) error {
+			return f.Groups().Join(ctx, "shop", group.Settings{}, id(2))
+		}, group.ErrRole},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t)
+				f := c.open()
+				defer closeFleet(t, f)
+				mustCreate(t, f, newVolume(1, "shop"))
+				unlock, err := fleet.LockGroup(t.Context(), f, "shop")
+				if err != nil {
+					t.Fatal(err)
+				}
+				var waiting sync.WaitGroup
+				defer waiting.Wait()
+				waiting.Go(func() {
+					if err := f.Groups().Standings().Demote(t.Context(), "shop", 5, "b"); err != nil {
+						t.Error(err)
+					}
+				})
+				synctest.Wait()
+				waiting.Go(func() {
+					if name == "join" { // its caller has the key
+						unlock, err := fleet.LockGroup(t.Context(), f, "shop")
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						defer unlock()
+					}
+					if err := change.do(t.Context(), f); !errors.Is(err, change.want) {
+						t.Errorf("%v, want %v", err, change.want)
+					}
+				})
+				synctest.Wait()
+				unlock()
+				waiting.Wait()
+				st, err := f.Groups().State("shop")
+				if err != nil || st.Role != group.RoleReplica || !slices.Equal(st.Members, []journal.VolumeID{id(1)}) {
+					t.Errorf("the replica's group: %+v, %v", st, err)
+				}
+				if v, err := f.Volume(id(1)); err != nil || v.Retired {
+					t.Errorf("the replica's volume: retired %t, %v", v.Retired, err)
+				}
+			})
+		})
+	}
 }

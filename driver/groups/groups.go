@@ -275,11 +275,15 @@ func (g *Groups) Refresh(ctx context.Context, name string) error {
 }
 
 // Join makes an open volume a member of a group, which is made with settings
-// if need be. The group's key must be held.
+// if need be. The group's key must be held. group.ErrRole for a replica's, whose members
+// are its primary's to say.
 func (g *Groups) Join(ctx context.Context, name string, settings group.Settings, id journal.VolumeID) error {
 	st, err := g.reg.Update(name, func(st *group.State) error {
 		if st.Role == "" {
 			st.Role, st.Term, st.Settings = group.RolePrimary, 1, settings
+		}
+		if st.Role != group.RolePrimary {
+			return fmt.Errorf("join group %s: this site is its %s: %w", name, st.Role, group.ErrRole)
 		}
 		if !slices.Contains(st.Members, id) {
 			st.Members = append(st.Members, id)
