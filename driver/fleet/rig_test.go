@@ -101,8 +101,10 @@ type cluster struct {
 	stop func(ctx context.Context) error
 	// unfit, unless nil, is why engines cannot serve a device.
 	unfit error
-	// waiting, unless nil, is called by engines that ask what waits on their node.
-	waiting func() error
+	// waiting, unless nil, is called by engines that ask what waits on their node, and
+	// attaching by those that attach a device.
+	waiting   func() error
+	attaching func()
 	// files, unless nil, is what engines see of their backing volumes.
 	files  func(vfs.FS) vfs.FS
 	linger time.Duration
@@ -121,7 +123,8 @@ type process struct {
 	dev   *device
 	// fallback is that of its device, unfit why it gets none.
 	fallback, unfit error
-	waiting         func() error // see cluster
+	waiting         func() error // see cluster, also attaching
+	attaching       func()
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -246,7 +249,7 @@ func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec, placed func(no
 			return fleet.Endpoint{}, err
 		}
 	}
-	p := &process{node: node, made: c.template, fallback: c.fallback, unfit: c.unfit, waiting: c.waiting}
+	p := &process{node: node, made: c.template, fallback: c.fallback, unfit: c.unfit, waiting: c.waiting, attaching: c.attaching}
 	backing := c.backing[spec.Volume]
 	if backing == nil {
 		return fleet.Endpoint{}, errors.New("no backing volume")
@@ -367,6 +370,9 @@ type device struct {
 func (p *process) Attach(_ context.Context, _ control.Attach, dev engine.Device, _ *string, keep func(string) error) (enginepod.Device, error) {
 	if p.unfit != nil {
 		return nil, p.unfit
+	}
+	if p.attaching != nil {
+		p.attaching()
 	}
 	if err := keep("0123456789abcdef"); err != nil {
 		return nil, err

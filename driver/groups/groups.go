@@ -176,7 +176,8 @@ func (g *Groups) startPrimary(ctx, runCtx context.Context, r *running, st group.
 		}
 	}
 	r.coord = group.NewCoordinator(st.Name, st.Settings, last, time.Time{}, g.cfg.Clock)
-	g.admit(ctx, r.coord, st)
+	members, newest := g.admitted(ctx, st)
+	setMembers(r.coord, members, newest)
 	r.joined.Go(func() { _ = r.coord.Run(runCtx) })
 	var err error
 	if r.replication, err = g.cfg.Replicator.Replicate(st); err != nil || r.replication == nil {
@@ -193,7 +194,29 @@ func (g *Groups) startPrimary(ctx, runCtx context.Context, r *running, st group.
 // admit lets the members that are there take writes, and makes them the
 // coordinator's. One of which there is nothing is in no checkpoint: nobody has
 // written to it here.
-func (g *Groups) admit(ctx context.Context, coord *group.Coordinator, st group.State) {
+//
+// For a caller who has given up meanwhile it is as it was: an answer that nobody waited
+// for says nothing of a member, and nobody would look again.
+func (g *Groups) admit(ctx context.Context, coord *group.Coordinator, st group.State) error {
+	members, newest := g.admitted(ctx, st)
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("look at the members of group %s: %w", st.Name, err)
+	}
+	setMembers(coord, members, newest)
+	return nil
+}
+
+// setMembers makes members the coordinator's; nil is none.
+func setMembers(coord *group.Coordinator, members []group.Member, newest []journal.Checkpoint) {
+	for _, c := range newest {
+		coord.Raise(c.Number, c.Time)
+	}
+	coord.SetMembers(slices.DeleteFunc(members, func(m group.Member) bool { return m == nil }))
+}
+
+// admitted is what admit finds: of each member what is to take part, nil for one that is
+// absent, and its newest checkpoint.
+func (g *Groups) admitted(ctx context.Context, st group.State) ([]group.Member, []journal.Checkpoint) {
 	members, newest := make([]group.Member, len(st.Members)), make([]journal.Checkpoint, len(st.Members))
 	var admitting sync.WaitGroup
 	for i, id := range st.Members {
@@ -209,10 +232,7 @@ func (g *Groups) admit(ctx context.Context, coord *group.Coordinator, st group.S
 		})
 	}
 	admitting.Wait()
-	for _, c := range newest {
-		coord.Raise(c.Number, c.Time)
-	}
-	coord.SetMembers(slices.DeleteFunc(members, func(m group.Member) bool { return m == nil }))
+	return members, newest
 }
 
 // admitMember lets one member take writes. It may have to attach its device.
@@ -250,6 +270,18 @@ func (g *Groups) Close() {
 
 func (g *Groups) restart(ctx context.Context, name string) error {
 	g.Stop(name)
+	return g.goOn(ctx, name)
+}
+
+// goOnTimeout bounds how long members may take to take part again, and to get their
+// devices back.
+const goOnTimeout = 30 * time.Second
+
+// goOn starts a group that was stopped, also for a caller who does not wait any more:
+// nobody else would.
+func (g *Groups) goOn(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goOnTimeout)
+	defer cancel()
 	return g.Start(ctx, name)
 }
 
@@ -269,7 +301,7 @@ func (g *Groups) Refresh(ctx context.Context, name string) error {
 		return g.Start(ctx, name)
 	}
 	if r.coord != nil {
-		g.admit(ctx, r.coord, st)
+		return g.admit(ctx, r.coord, st)
 	}
 	return nil
 }

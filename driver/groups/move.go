@@ -37,8 +37,11 @@ func (g *Groups) Move(ctx context.Context, m Move) error {
 	}
 	// No round of the old group has the volume from here on: its checkpoints
 	// of the new one come behind them.
-	last := g.exclude(ctx, m.From, m.Volume)
-	err := m.Commit(func(save func(kv.Tx) error) error {
+	last, err := g.exclude(ctx, m.From, m.Volume)
+	if err != nil {
+		return err
+	}
+	err = m.Commit(func(save func(kv.Tx) error) error {
 		return g.reg.Move(m.From, m.To, func(from, to *group.State) error {
 			if to.Role == "" {
 				to.Role, to.Settings = group.RolePrimary, m.Settings
@@ -83,13 +86,15 @@ func (g *Groups) mayMove(m Move) error {
 
 // exclude has a group take its checkpoints without one of its members, and
 // returns the number of the newest one.
-func (g *Groups) exclude(ctx context.Context, name string, id journal.VolumeID) journal.CheckpointNumber {
+func (g *Groups) exclude(ctx context.Context, name string, id journal.VolumeID) (journal.CheckpointNumber, error) {
 	st, err := g.reg.Get(name)
 	r := g.runningOf(name)
 	if err != nil || r == nil || r.coord == nil {
-		return 0
+		return 0, nil
 	}
 	st.Members = slices.DeleteFunc(st.Members, func(member journal.VolumeID) bool { return member == id })
-	g.admit(ctx, r.coord, st)
-	return r.coord.Last()
+	if err := g.admit(ctx, r.coord, st); err != nil {
+		return 0, err
+	}
+	return r.coord.Last(), nil
 }

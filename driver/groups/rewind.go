@@ -170,8 +170,12 @@ func (g *Groups) carryOut(ctx context.Context, st group.State, op group.Operatio
 		g.Release(ctx, st.Name, op.ID)
 	}
 	// Whatever happened, the group goes on: in its new state, or in its old
-	// one if nothing was begun. What was begun is finished first.
-	return errors.Join(err, g.Start(ctx, st.Name))
+	// one if nothing was begun. What was begun is finished first, and where that takes
+	// long, it is not hurried.
+	if op.Fill != nil {
+		return errors.Join(err, g.Start(ctx, st.Name))
+	}
+	return errors.Join(err, g.goOn(ctx, st.Name))
 }
 
 func (g *Groups) newOperation(kind group.OperationKind) (group.Operation, error) {
@@ -225,13 +229,10 @@ func (g *Groups) withdraw(ctx context.Context, st group.State) error {
 	return withdrawing.Wait()
 }
 
-// giveBackTimeout bounds how long members may take to get their devices back.
-const giveBackTimeout = 30 * time.Second
-
 // giveBack ends what withdraw, or stopWrites, began, where nothing came of it. It
 // is done also for a caller who does not wait any more.
 func (g *Groups) giveBack(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goOnTimeout)
 	defer cancel()
 	return g.Refresh(ctx, name)
 }
