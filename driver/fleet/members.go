@@ -200,6 +200,9 @@ func (f members) Changed(name string) {
 	}
 }
 
+// GiveBack implements groups.Members. The members of a replica are not attached.
+func (f members) GiveBack([]journal.VolumeID) {}
+
 // Describe implements groups.Members.
 func (f members) Describe(ids []journal.VolumeID) ([]replication.Member, error) {
 	var all []replication.Member

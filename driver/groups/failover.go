@@ -62,7 +62,16 @@ func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Fa
 	if dryRun {
 		return out, nil
 	}
-	return out, g.promote(ctx, st, point, out.Term)
+	// Nobody is to have anything of what the members hold until they have forked.
+	if err = g.withdraw(ctx, st); err != nil {
+		err = fmt.Errorf("fail over group %s: %w", name, err)
+	} else {
+		err = g.promote(ctx, st, point, out.Term)
+	}
+	if now, gone := g.reg.Get(name); err != nil && gone == nil && now.Claimed() != group.RolePrimary {
+		g.cfg.Members.GiveBack(st.Members)
+	}
+	return out, err
 }
 
 // Pause stops what replication appends to a group in this process, until release, and leaves

@@ -87,6 +87,8 @@ type Members interface {
 	// members, or that the group has other settings: what is to run for them, and
 	// what they live on, may be another thing. The group's key is held.
 	Changed(group string)
+	// GiveBack ends what Withdraw began of members that do not become writable.
+	GiveBack(ids []journal.VolumeID)
 	// Title is how messages name a volume to people; it is any volume's.
 	Title(id journal.VolumeID) string
 	// Describe tells a peer of the members.

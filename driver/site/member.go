@@ -109,6 +109,15 @@ func (s members) Member(id journal.VolumeID) (groups.Member, error) {
 	return member{eng, s.Site}, nil
 }
 
+// GiveBack implements groups.Members.
+func (s members) GiveBack(ids []journal.VolumeID) {
+	for _, id := range ids {
+		if v, err := s.volumeOf(id); err == nil {
+			s.letDeviceGo(v)
+		}
+	}
+}
+
 // HistoriesIn implements groups.Members.
 func (s members) HistoriesIn(_ context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error) {
 	stores := s.openStores(st)
