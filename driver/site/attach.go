@@ -52,6 +52,12 @@ func (s *Site) Attach(ctx context.Context, id journal.VolumeID, blockBytes int, 
 		}
 		return a.device, nil
 	}
+	if s.cfg.Holder == nil {
+		return "", ErrNoHolder
+	}
+	if err := s.checkStarted(v); err != nil {
+		return "", fmt.Errorf("attach volume %s: %w", id, err)
+	}
 	return s.attach(ctx, v, config)
 }
 

@@ -156,13 +156,17 @@ func (s *Site) resumeDevice(ctx context.Context, v *volume, config holder.Attach
 }
 
 // takeOver serves a device that the holder keeps. One that was lost is taken away, also
-// if the store is not open, and replaced. The volume's key must be held.
+// if the store is not open, and replaced. While the volume's group has not started the
+// device waits. The volume's key must be held.
 func (s *Site) takeOver(ctx context.Context, v *volume, config holder.AttachConfig) error {
 	s.mu.Lock()
 	lost := v.lost != nil
 	s.mu.Unlock()
 	err := s.takeAway(ctx, v)
 	var device string
+	if err == nil {
+		err = s.checkStarted(v)
+	}
 	if err == nil {
 		device, err = s.attach(ctx, v, config)
 	}

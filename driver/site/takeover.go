@@ -235,9 +235,6 @@ func (s *Site) tryTakeOver(ctx context.Context, v *volume) {
 		err = s.takeAway(trying, v) // nobody is to wait for a device that does not come
 	}
 	if err == nil {
-		err = s.checkStarted(v)
-	}
-	if err == nil {
 		err = s.resumeDevice(trying, v, config)
 	}
 	s.mu.Lock()
@@ -255,15 +252,22 @@ func (s *Site) tryTakeOver(ctx context.Context, v *volume) {
 }
 
 // checkStarted keeps I/O waiting that would fail: that of a volume whose group is primary
-// here and did not start.
+// here and did not start. An operation that has yet to be finished is why, mostly: then
+// what is read of the device would be kept, too, and the volume holds something else soon.
 func (s *Site) checkStarted(v *volume) error {
 	r := s.recordOf(v)
 	eng, err := s.engineOf(r.ID)
 	if err != nil {
 		return err
 	}
-	if st, err := s.groups.State(r.Group); err == nil && st.Role == group.RolePrimary && eng.ReadOnly() {
-		return fmt.Errorf("group %s has not started on this site, the log says why", r.Group)
+	st, err := s.groups.State(r.Group)
+	switch {
+	case err != nil:
+		return nil
+	case st.Pending != nil:
+		return fmt.Errorf("a %s of group %s has yet to be finished on this site, the log says why it is not: %w", st.Pending.Kind, r.Group, group.ErrBusy)
+	case st.Role == group.RolePrimary && eng.ReadOnly():
+		return fmt.Errorf("group %s has not started on this site, the log says why: %w", r.Group, group.ErrBusy)
 	}
 	return nil
 }
