@@ -47,10 +47,14 @@ func (d HolderDevices) Attach(ctx context.Context, how control.Attach, dev engin
 	a := &attached{keeper: keeper, log: d.Log, lost: make(chan struct{})}
 	serving, stop := context.WithCancel(context.Background())
 	a.stop = stop
+	// Without somebody who serves it the file system does not let it be opened.
+	attaching, giveUp := context.WithCancel(ctx)
+	defer giveUp()
 	a.joined.Go(func() {
 		err := fuse.Serve(serving, keeper.Session(), dev, fuse.Options{Log: d.Log})
 		if serving.Err() == nil {
 			a.noteEnd(fmt.Errorf("serve device of volume %s: %w", d.Volume, err))
+			giveUp()
 		}
 	})
 	a.joined.Go(func() {
@@ -60,8 +64,9 @@ func (d HolderDevices) Attach(ctx context.Context, how control.Attach, dev engin
 		case <-serving.Done():
 		}
 	})
-	if a.path, err = keeper.AttachLoop(ctx); err == nil {
-		err = a.failure()
+	a.path, err = keeper.AttachLoop(attaching)
+	if ended := a.failure(); ended != nil {
+		err = ended
 	}
 	if err != nil {
 		return nil, errors.Join(err, a.Release())
