@@ -62,6 +62,28 @@ func TestShortHistoryIsACondition(t *testing.T) {
 	}
 }
 
+// Points of a time that is still to come are a condition: nobody finds them by time.
+func TestPointsAheadAreACondition(t *testing.T) {
+	now := clock.NewManual(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC))
+	s := &Server{cfg: Config{Site: noVolumes{}, Clock: now}}
+	for ahead, want := range map[time.Duration]string{-time.Second: "RecoveryPoint", time.Minute: "RecoveryPoint", 2 * time.Minute: "PointsAhead", 1000 * time.Hour: "PointsAhead"} {
+		point := &group.Point{Checkpoint: 1, Time: now.Now().Add(ahead)}
+		g := &groups.Summary{State: group.State{Name: "shop", Role: group.RolePrimary, Settings: group.Settings{}.WithDefaults()}, Oldest: point, Newest: point, Whole: true}
+		got := ""
+		for _, c := range s.conditions(g, nil) {
+			if c.GetType() == "Ready" {
+				got = c.GetReason()
+				if c.GetOk() == (want == "PointsAhead") {
+					t.Errorf("%s ahead: ready %t", ahead, c.GetOk())
+				}
+			}
+		}
+		if got != want {
+			t.Errorf("%s ahead: %q, want %q", ahead, got, want)
+		}
+	}
+}
+
 // oneVolume is a site with a volume of which only the lack of room matters.
 type oneVolume struct {
 	Site

@@ -123,6 +123,8 @@ func (s *Server) conditions(g *groups.Summary, silent error) []*adminv1.Conditio
 			": there is one again when all members have been fed as far; give the file system more room")
 	case g.Newest == nil:
 		add("Ready", false, "NoRecoveryPoint", "no recovery point exists yet: wait for the first checkpoint")
+	case g.PointsAhead(s.cfg.Clock.Now()) != "":
+		add("Ready", false, "PointsAhead", g.PointsAhead(s.cfg.Clock.Now()))
 	default:
 		add("Ready", true, "RecoveryPoint", "recovery points are being taken")
 	}

@@ -33,6 +33,7 @@ const (
 	reasonSilent       = "MembersSilent"
 	reasonNoPoint      = "NoPointYet"
 	reasonPointGivenUp = "PointGivenUp"
+	reasonAhead        = "PointsAhead"
 	reasonAchieved     = "Achieved"
 	reasonShort        = "HistoryTooShort"
 	reasonUnknown      = "Unknown"
@@ -252,6 +253,8 @@ func ready(out *v1alpha1.ConsistencyGroupStatus, v *view) (metav1.ConditionStatu
 	case v.summary.State.Role == group.RoleReplica && v.summary.Newest == nil && pointGivenUpBy(v) != "":
 		return metav1.ConditionFalse, reasonPointGivenUp, "the newest recovery point that all members had was given up for want of room, by " + pointGivenUpBy(v) +
 			": there is one again when all members have been fed as far; give the backing volume more room"
+	case v.summary.PointsAhead(v.now) != "":
+		return metav1.ConditionFalse, reasonAhead, v.summary.PointsAhead(v.now)
 	case v.summary.State.Role == group.RoleReplica:
 		return metav1.ConditionTrue, reasonFed, "site " + v.summary.State.Source + " is primary"
 	case !v.summary.Started:

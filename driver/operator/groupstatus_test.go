@@ -47,6 +47,12 @@ func TestConditions(t *testing.T) {
 		{"not replicated", func(v *view) { v.summary.State.Settings.ReplicateTo, v.summary.Sending = "", nil }, reasonTaking, reasonAchieved, "", ""},
 		{"no engine", func(v *view) { v.volumes[0].Connected, v.volumes[0].Err = false, errors.New("unschedulable") }, "!" + reasonEngine, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
 		{"missed", func(v *view) { v.summary.Stats.LastError = group.ErrBarrier }, "!" + reasonMissed, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
+		{"clock was ahead", func(v *view) { v.summary.Newest.Time = v.now.Add(3 * time.Hour) }, "!" + reasonAhead, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
+		{"replica whose primary's clock is ahead", func(v *view) {
+			fed(v)
+			v.summary.Newest.Time = v.now.Add(2 * time.Minute)
+		}, "!" + reasonAhead, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
+		{"clocks that differ a little", func(v *view) { v.summary.Newest.Time = v.now.Add(time.Second) }, reasonTaking, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
 		{"no point", func(v *view) { v.summary.Newest, v.summary.Oldest = nil, nil }, "!" + reasonNoPoint, "!" + reasonUnknown, reasonConnected, v1alpha1.ReplicationSynced},
 		{"short history", func(v *view) { v.summary.State.Settings.Window = 24 * time.Hour }, reasonTaking, "!" + reasonShort, reasonConnected, v1alpha1.ReplicationSynced},
 		{"backing full", func(v *view) { v.volumes[0].State.Store.Space.ShortSince = v.now }, reasonTaking, reasonAchieved, reasonConnected, v1alpha1.ReplicationSynced},
