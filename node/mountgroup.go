@@ -92,10 +92,11 @@ func namesIn(tree *os.Root, dir string) ([]string, error) {
 }
 
 func giveOne(tree *os.Root, path string, group int) error {
-	if err := tree.Lchown(path, -1, group); err != nil {
-		return err
-	}
+	// The mode is that of before: a change of the group takes set-user-id from a program.
 	info, err := tree.Lstat(path)
+	if err == nil {
+		err = tree.Lchown(path, -1, group)
+	}
 	if err != nil || info.Mode()&fs.ModeSymlink != 0 {
 		return err
 	}

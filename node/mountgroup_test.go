@@ -46,3 +46,21 @@ func TestMountGroupStaysInTheVolume(t *testing.T) {
 		}
 	}
 }
+
+// TestMountGroupKeepsSetUserID: a change of a file's group takes set-user-id and set-group-id
+// from a program. Files have them for a reason.
+func TestMountGroupKeepsSetUserID(t *testing.T) {
+	needRoot(t)
+	volume := t.TempDir()
+	for name, mode := range map[string]os.FileMode{"setuid": os.ModeSetuid | 0o711, "setgid": os.ModeSetgid | 0o755, "plain": 0o640} {
+		path := filepath.Join(volume, name)
+		ok(t, os.WriteFile(path, nil, 0o600), os.Chmod(path, mode))
+	}
+	ok(t, giveToGroup(t.Context(), volume, "4711"))
+	for name, want := range map[string]string{"setuid": "4711 4771", "setgid": "4711 2775", "plain": "4711 660", ".": "4711 2775"} {
+		got, err := exec.Command("stat", "-c", "%g %a", filepath.Join(volume, name)).CombinedOutput()
+		if ok(t, err); strings.TrimSpace(string(got)) != want {
+			t.Errorf("%s is %s, want %s", name, strings.TrimSpace(string(got)), want)
+		}
+	}
+}
