@@ -126,14 +126,18 @@ func (s *Store) syncBase() error {
 // syncFile makes a file durable or poisons the store. The kernel tells a
 // failure to one of two concurrent syncs of a file only, and the other one
 // would acknowledge what is lost: so there is one sync of a file at a time,
-// and none after a failure.
+// and none after a failure. ErrClosed where Close has overtaken it.
 func (s *Store) syncFile(one *sync.Mutex, file vfs.File, name string) error {
 	one.Lock()
 	defer one.Unlock()
 	if err := s.Err(); err != nil {
 		return err
 	}
-	if err := file.Sync(); err != nil {
+	err := file.Sync()
+	switch {
+	case errors.Is(err, vfs.ErrClosed):
+		return ErrClosed // Close came first, which leaves nothing to be synced
+	case err != nil:
 		return s.poison(fmt.Errorf("sync %s: %w", name, err))
 	}
 	return nil
