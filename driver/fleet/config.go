@@ -13,7 +13,7 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// Config is what a Fleet needs. All but Linger, Expect, UpgradeEvery, KeepPointEvery, Clock
+// Config is what a Fleet needs. All but Linger, Expect, MoveWait, UpgradeEvery, KeepPointEvery, Clock
 // and Log is required.
 type Config struct {
 	Site    string
@@ -36,6 +36,8 @@ type Config struct {
 	// Expect is how long the engine of a volume that was just made runs for the
 	// attachment that is to come (NewVolume.Expected); 0: DefaultExpect.
 	Expect time.Duration
+	// MoveWait is how long a move waits for engines; 0: DefaultMoveWait.
+	MoveWait time.Duration
 	// UpgradeEvery is the time between two looks for engines of an old template;
 	// 0: DefaultUpgradeEvery.
 	UpgradeEvery time.Duration
@@ -61,6 +63,10 @@ const DefaultLinger = time.Minute
 // attached: a PersistentVolume is made and bound, and the pod, too.
 const DefaultExpect = 15 * time.Second
 
+// DefaultMoveWait is short because nobody can attach or detach the volume meanwhile; an
+// engine that was asked for lingers, so that the next attempt finds it.
+const DefaultMoveWait = 10 * time.Second
+
 // DefaultUpgradeEvery is how soon a changed template counts.
 const DefaultUpgradeEvery = 2 * time.Second
 
@@ -77,6 +83,9 @@ func (c *Config) validate() error {
 	}
 	if c.Expect == 0 {
 		c.Expect = DefaultExpect
+	}
+	if c.MoveWait == 0 {
+		c.MoveWait = DefaultMoveWait
 	}
 	if c.UpgradeEvery == 0 {
 		c.UpgradeEvery = DefaultUpgradeEvery

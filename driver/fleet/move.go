@@ -15,8 +15,8 @@ import (
 // is made with settings if need be. One commit does it; it may be repeated. The
 // points of the group that it leaves stay restorable, and both groups take a
 // point right after, as far as their members answer. Errors are those of
-// groups.Move, ErrNotFound, and ErrNoEngine while a member that has to take
-// part in checkpoints does not answer.
+// groups.Move, ErrNotFound, and ErrNoEngine where a member that has to take
+// part in checkpoints does not answer within Config.MoveWait: nothing has changed then.
 func (f *Fleet) MoveVolume(ctx context.Context, id journal.VolumeID, to string, settings group.Settings) error {
 	unlock, err := f.locks.Lock(ctx, volumeKey(id))
 	if err != nil {
@@ -42,7 +42,7 @@ func (f *Fleet) MoveVolume(ctx context.Context, id journal.VolumeID, to string, 
 	if r.Attach != nil || err == nil && (members{f}).Serving(st) {
 		// All engines of the new group are there first: until they are, it
 		// would take no points.
-		release, err := f.wake(ctx, to, append(f.inGroup(to, false), v))
+		release, err := f.wakeFor(ctx, to, append(f.inGroup(to, false), v))
 		if err != nil {
 			return fmt.Errorf("move %s to group %s: %w", r.title(), to, err)
 		}
@@ -59,6 +59,17 @@ func (f *Fleet) MoveVolume(ctx context.Context, id journal.VolumeID, to string, 
 		}
 	}
 	return nil
+}
+
+// wakeFor is wake within Config.MoveWait.
+func (f *Fleet) wakeFor(ctx context.Context, name string, volumes []*volume) (release func(), err error) {
+	waking, cancel := context.WithTimeout(ctx, f.cfg.MoveWait)
+	defer cancel()
+	release, err = f.wake(waking, name, volumes)
+	if err != nil && waking.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("engines are waited for: %w: %w", ErrNoEngine, err)
+	}
+	return release, err
 }
 
 // move changes the membership, with the keys of both groups held.

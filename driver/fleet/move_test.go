@@ -1,10 +1,13 @@
 package fleet_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/driver/fleet"
 	"github.com/lockstep-csi/lockstep/group"
@@ -256,4 +259,47 @@ func TestARewindAfterAMoveCanBeUndone(t *testing.T) {
 	}
 	mustAttach(t, f, 1, "node1")
 	expect(t, c.device(id(1)), 2)
+}
+
+// The engine of a member of a group in use may not come for days. A volume that is to join
+// the group does not wait for it for ever: meanwhile it could be neither attached nor
+// detached.
+func TestAMoveDoesNotWaitForEver(t *testing.T) {
+	c := newCluster(t)
+	c.moveWait = 50 * time.Millisecond
+	f := c.open()
+	defer closeFleet(t, f)
+	mustCreate(t, f, newVolume(1, "data"))
+	mustCreate(t, f, newVolume(2, "shop"))
+	mustAttach(t, f, 1, "node1")
+	mustAttach(t, f, 2, "node1")
+	var away atomic.Bool
+	away.Store(true)
+	c.mu.Lock()
+	c.run = func(_ context.Context, spec fleet.EngineSpec) error {
+		if spec.Volume == id(2) && away.Load() {
+			return errors.New("its node is away")
+		}
+		return nil
+	}
+	c.mu.Unlock()
+	c.kill(id(2))
+	until(t, "the engine to be away", func() bool {
+		v, err := f.Volume(id(2))
+		return err == nil && !v.Connected
+	})
+	limit := bounded(t)
+	if err := f.MoveVolume(limit, id(1), "shop", group.Settings{}); !errors.Is(err, fleet.ErrNoEngine) || limit.Err() != nil {
+		t.Errorf("move to a group whose engine is away: %v, and its caller has given up: %v; want ErrNoEngine before that", err, limit.Err())
+	}
+	expectMembers(t, f, "shop", 2)
+	mustDetach(t, f, 1)
+	mustAttach(t, f, 1, "node1")
+	away.Store(false)
+	until(t, "the engine to be back", func() bool {
+		v, err := f.Volume(id(2))
+		return err == nil && v.Connected
+	})
+	until(t, "the move", func() bool { return f.MoveVolume(bounded(t), id(1), "shop", group.Settings{}) == nil })
+	expectMembers(t, f, "shop", 1, 2)
 }

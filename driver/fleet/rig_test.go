@@ -110,6 +110,8 @@ type cluster struct {
 	linger time.Duration
 	// expect is the fleet's; 0: longer than any test.
 	expect time.Duration
+	// moveWait is the fleet's; 0: its default.
+	moveWait time.Duration
 }
 
 // process is one engine.
@@ -466,7 +468,7 @@ func (c *cluster) open() *fleet.Fleet {
 			}
 			return fleet.BackingClass{Class: "of-" + site, JournalClass: c.journalClass}, nil
 		},
-		Clock: c.clock, Linger: c.linger, Expect: cmp.Or(c.expect, time.Hour), UpgradeEvery: cmp.Or(c.upgradeEvery, 5*time.Millisecond), KeepPointEvery: cmp.Or(c.upgradeEvery, 20*time.Millisecond), Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+		Clock: c.clock, Linger: c.linger, Expect: cmp.Or(c.expect, time.Hour), MoveWait: c.moveWait, UpgradeEvery: cmp.Or(c.upgradeEvery, 5*time.Millisecond), KeepPointEvery: cmp.Or(c.upgradeEvery, 20*time.Millisecond), Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	rtcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -20,13 +21,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/lockstep-csi/lockstep/controller"
+	"github.com/lockstep-csi/lockstep/driver/fleet"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // moveRetry is how long after a refusal that ends by itself a move is tried
-// again: an operation on a group, a rewind that is not committed.
+// again: an operation on a group, a rewind that is not committed, an engine that does not
+// come.
 const moveRetry = 10 * time.Second
+
+// movesAtOnce is how many claims can be moved at a time: one of them may wait for engines.
+const movesAtOnce = 8
 
 // membership moves the volumes of claims whose group has changed.
 type membership struct {
@@ -78,7 +84,8 @@ func (m *membership) move(ctx context.Context, claim *corev1.PersistentVolumeCla
 	case err == nil:
 		m.events.note(claim, "GroupChanged", "Group", "claim %s/%s (volume %s) has moved from group %s to group %s; its points in the old group stay", claim.Namespace, claim.Name, id, from, to)
 		return reconcile.Result{}, nil
-	case errors.Is(err, group.ErrRewindOpen), errors.Is(err, group.ErrBusy), errors.Is(err, controller.ErrInUse), errors.Is(err, controller.ErrBusy):
+	case errors.Is(err, group.ErrRewindOpen), errors.Is(err, group.ErrBusy), errors.Is(err, controller.ErrInUse), errors.Is(err, controller.ErrBusy),
+		errors.Is(err, fleet.ErrNoEngine):
 		m.events.warn(claim, "GroupNotChanged", "Group", "%v", err)
 		return reconcile.Result{RequeueAfter: moveRetry}, nil
 	}
@@ -120,7 +127,8 @@ func (m *membership) setUp(mgr manager.Manager) error {
 	b := builder.ControllerManagedBy(mgr).Named("membership").
 		For(&corev1.PersistentVolumeClaim{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(claimsOfPod), builder.WithPredicates(podDecides)).
-		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(m.claimsIn), annotated)
+		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(m.claimsIn), annotated).
+		WithOptions(rtcontroller.Options{MaxConcurrentReconciles: movesAtOnce})
 	for _, kind := range workloadKinds() {
 		b = b.WatchesMetadata(kind, handler.EnqueueRequestsFromMapFunc(m.claimsIn), annotated)
 	}

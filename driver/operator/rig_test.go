@@ -204,7 +204,9 @@ type plane struct {
 	sending map[string]*replication.Metrics
 	failing error // of Summary's stats
 	mute    error // of engines that are asked for points
-	resting bool  // nothing is in use
+	// moving, unless nil, is called by each move before it does anything.
+	moving  func(context.Context) error
+	resting bool // nothing is in use
 	catalog map[journal.VolumeID]string
 	chosen  map[string]group.Settings
 	adopted []controller.Adoption
@@ -280,7 +282,12 @@ func (p *plane) States() []group.State {
 	return all
 }
 
-func (p *plane) MoveVolume(_ context.Context, v journal.VolumeID, to string, settings group.Settings) error {
+func (p *plane) MoveVolume(ctx context.Context, v journal.VolumeID, to string, settings group.Settings) error {
+	if p.moving != nil {
+		if err := p.moving(ctx); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	i := slices.IndexFunc(p.volumes, func(o fleet.Volume) bool { return o.ID == v })
