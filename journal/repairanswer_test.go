@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -58,6 +59,34 @@ func TestRepairByAnotherBase(t *testing.T) {
 			}
 			checkMended(t, w)
 		})
+	}
+}
+
+// An answer of before the base moved on does not prove an entry of it: a sector that is as it
+// was then may be one that the disk was given since, and has lost.
+func TestRepairThatTheBaseHasOvertaken(t *testing.T) {
+	w := scrubbedWorld(t, 3)
+	defer mustClose(t, w.s)
+	const at = 4096
+	flip(t, w.mem, baseSumsFile, sumOffset(at), 1)
+	scrubWhole(t, w)
+	q, ok, err := w.s.NextRepair(t.Context())
+	if err != nil || !ok || q.Offset != at {
+		t.Fatalf("asked: %+v, %t, %v", q, ok, err)
+	}
+	old := fileBytes(t, w.mem, baseFile)[at:][:q.Length]
+	if _, err := w.s.Write(bytes.Repeat([]byte{9}, int(q.Length)), at); err != nil {
+		t.Fatal(err)
+	}
+	destageAll(t, w.s)
+	for i, b := range old { // the disk loses that
+		flip(t, w.mem, baseFile, at+int64(i), 9^b)
+	}
+	if err := w.s.TakeRepair(t.Context(), q, RepairAnswer{Data: old, At: q.Base}); err != nil && !errors.Is(err, ErrCorrupt) {
+		t.Fatal(err)
+	}
+	if err := w.s.ReadAt(make([]byte, q.Length), at); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("a write that the disk has lost is not missed: %v", err)
 	}
 }
 

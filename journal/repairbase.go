@@ -124,7 +124,7 @@ func (s *Store) takeSectors(q RepairQuestion, a RepairAnswer) error {
 	if err != nil {
 		return err
 	}
-	wrong, err := s.putSectors(q, a.Data[:q.Length], changed)
+	wrong, err := s.putSectors(q, a, changed)
 	if err != nil {
 		return err
 	}
@@ -153,16 +153,21 @@ func (s *Store) takeSectors(q RepairQuestion, a RepairAnswer) error {
 }
 
 // putSectors writes what is proven; not durable. wrong says that an answer did not
-// fit.
-func (s *Store) putSectors(q RepairQuestion, data []byte, changed []bool) (wrong, err error) {
+// fit. Two copies that agree prove an entry only if they are of one position: once the base
+// has moved on, a sector that is as it was at the question's may have lost what was
+// written to it since.
+func (s *Store) putSectors(q RepairQuestion, a RepairAnswer, changed []bool) (wrong, err error) {
 	s.baseMu.Lock()
 	defer s.baseMu.Unlock()
+	s.mu.RLock()
+	overtaken := a.At == q.Base && s.state.Base != q.Base
+	s.mu.RUnlock()
 	c, err := s.readBaseCopy(q.Offset, q.Length)
 	if err != nil {
 		return nil, err
 	}
 	for i := range c.sectors() {
-		off, good := q.Offset+int64(i)*SectorBytes, data[i*SectorBytes:][:SectorBytes]
+		off, good := q.Offset+int64(i)*SectorBytes, a.Data[i*SectorBytes:][:SectorBytes]
 		if changed[i] || c.whole(i) {
 			continue
 		}
@@ -171,7 +176,7 @@ func (s *Store) putSectors(q RepairQuestion, data []byte, changed []bool) (wrong
 			if _, err := s.base.WriteAt(good, off); err != nil {
 				return nil, fmt.Errorf("write sector at %d of %s: %w", off, baseFile, mapFull(err))
 			}
-		case !c.unreadable[i] && string(good) == string(c.content(i)):
+		case !overtaken && !c.unreadable[i] && string(good) == string(c.content(i)):
 			entry := binary.LittleEndian.AppendUint32(nil, sum)
 			if _, err := s.sums.file.WriteAt(entry, sumOffset(off)); err != nil {
 				return nil, fmt.Errorf("write checksum of sector at %d of %s: %w", off, baseFile, mapFull(err))
