@@ -212,6 +212,43 @@ func TestAFailoverDoesNotTakeAForeignClaim(t *testing.T) {
 	}
 }
 
+// A claim of that name that somebody makes after the group was promoted, a tool that puts the
+// application's objects into the cluster for example, is waited for. There is no way to have
+// the rest done later: a failover to a site that is the primary is none.
+func TestAFailoverWaitsForAForeignClaim(t *testing.T) {
+	s := newReplica(t)
+	s.want()
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	until(t, "the group to be promoted", func() bool {
+		_, err := s.failover(r, 2)
+		return err != nil || s.plane.failovers == 1
+	})
+	foreign := claimNamed("data")
+	s.make(foreign)
+	st, err := s.failover(r, 20)
+	if err != nil || st.Phase != v1alpha1.PhasePublishing || !strings.Contains(st.Message, s.namespace+"/data exists") {
+		t.Errorf("with a claim of the name: %+v, %v", st, err)
+	}
+	if err := s.get("log", claimNamed("log")); err != nil {
+		t.Errorf("claim of the other volume: %v", err)
+	}
+	err = retry.RetryOnConflict(retry.DefaultRetry, func() error { // another test's binder may look at it
+		if err := s.get("data", foreign); err != nil {
+			return err
+		}
+		foreign.Finalizers = nil // its protection's controller does not run here
+		return s.Client.Update(t.Context(), foreign)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.remove(foreign)
+	if st, err = s.failover(r, 0); err != nil {
+		t.Fatal(err)
+	}
+	s.check(st)
+}
+
 // At a failback the claims and volumes of before are there: they are used again.
 func TestAFailoverFindsWhatIsThere(t *testing.T) {
 	s := newReplica(t)

@@ -32,7 +32,9 @@ const volumePrefix = "lockstep-"
 
 // publish makes the members usable here: known to CSI, then a PersistentVolume
 // and a claim for each, bound to each other. There is nothing to use of a volume that
-// had not arrived; a recovery that has left one out says so to its end.
+// had not arrived; a recovery that has left one out says so to its end. What is in the way
+// of one member is waited for, and does not keep the others: this site is the primary by
+// now, and no other recovery would do the rest.
 func (r *recoverer) publish(ctx context.Context, rec *v1alpha1.Recovery) error {
 	st, ok := r.state(rec)
 	if !ok {
@@ -42,13 +44,18 @@ func (r *recoverer) publish(ctx context.Context, rec *v1alpha1.Recovery) error {
 	if err != nil {
 		return err
 	}
-	var unbound, absent []string
+	var waits, unbound, absent []string
 	for _, v := range r.members(st) {
 		if v.Absent {
 			absent = append(absent, v.Title())
 			continue
 		}
 		made, bound, err := r.publishVolume(ctx, rec, &v, st, existing[v.ID.String()])
+		var wait waiting
+		if errors.As(err, &wait) {
+			waits = append(waits, wait.text)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -66,7 +73,10 @@ func (r *recoverer) publish(ctx context.Context, rec *v1alpha1.Recovery) error {
 		}
 	}
 	if len(unbound) > 0 {
-		return waitFor("claims are not bound yet: %s", strings.Join(unbound, ", "))
+		waits = append(waits, "claims are not bound yet: "+strings.Join(unbound, ", "))
+	}
+	if len(waits) > 0 {
+		return waitFor("%s", strings.Join(waits, "; "))
 	}
 	r.enter(rec, v1alpha1.PhaseCompleted)
 	if len(absent) > 0 {
@@ -78,13 +88,15 @@ func (r *recoverer) publish(ctx context.Context, rec *v1alpha1.Recovery) error {
 
 // publishVolume makes one member usable; nil for one that no claim is wanted for.
 func (r *recoverer) publishVolume(ctx context.Context, rec *v1alpha1.Recovery, v *fleet.Volume, st group.State, pv *corev1.PersistentVolume) (*v1alpha1.RecoveredClaim, bool, error) {
-	if err := r.publishable(ctx, rec, v); err != nil {
-		return nil, false, err
+	err := r.publishable(ctx, rec, v)
+	if err == nil {
+		err = r.catalog.Adopt(ctx, adoptionOf(v, st))
 	}
-	if err := r.catalog.Adopt(ctx, adoptionOf(v, st)); err != nil {
-		if errors.Is(err, controller.ErrExists) {
-			return nil, false, failing{err}
-		}
+	var failed failing
+	if errors.As(err, &failed) || errors.Is(err, controller.ErrExists) {
+		return nil, false, waitFor("%v", err)
+	}
+	if err != nil {
 		return nil, false, err
 	}
 	key, ok := claimOf(v)
