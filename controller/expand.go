@@ -76,7 +76,7 @@ func (s *Server) expand(ctx context.Context, req *csi.ControllerExpandVolumeRequ
 // finishExpand carries out a recorded expansion. An earlier attempt, at more, may have
 // grown the store further already.
 func (s *Server) finishExpand(ctx context.Context, v catalog.Volume) (catalog.Volume, error) {
-	size, err := s.cfg.Backend.ExpandStore(ctx, v.ID, v.ExpandTo)
+	size, err := s.grow(ctx, v)
 	if err != nil {
 		return v, err
 	}

@@ -45,6 +45,7 @@ func (s *Server) publishVolume(ctx context.Context, req *csi.ControllerPublishVo
 		ReadOnly: req.GetReadonly() || mode == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY,
 		Block:    req.GetVolumeCapability().GetBlock() != nil, Mode: mode.String(),
 	}
+	s.waiting.giveWay(v.ID.String())
 	return run(ctx, s, []string{volumeKey(v.Name)}, func(ctx context.Context) (*csi.ControllerPublishVolumeResponse, error) {
 		if err := s.publish(ctx, req.GetVolumeId(), wanted); err != nil {
 			return nil, fmt.Errorf("publish volume %s: %w", req.GetVolumeId(), err)
@@ -164,7 +165,8 @@ func (s *Server) unpublishVolume(ctx context.Context, req *csi.ControllerUnpubli
 	if !found || !publishedTo(v, req.GetNodeId()) {
 		return done, nil
 	}
-	s.waiting.end(v.ID.String(), req.GetNodeId())
+	s.waiting.giveWay(v.ID.String())
+	s.waiting.takeOff(v.ID.String(), req.GetNodeId())
 	return run(ctx, s, []string{volumeKey(v.Name)}, func(ctx context.Context) (*csi.ControllerUnpublishVolumeResponse, error) {
 		v, found, err := s.findVolume(req.GetVolumeId())
 		if err == nil && found && publishedTo(v, req.GetNodeId()) {

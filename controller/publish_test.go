@@ -243,3 +243,40 @@ func TestUnpublishEndsAPublishThatWaits(t *testing.T) {
 		checkAgreement(t, s)
 	}
 }
+
+// An expansion waits for the volume's engine as well, which a node that is lost does not give
+// back: who takes the volume off that node, or attaches it, comes first, and it is tried
+// again behind that.
+func TestAnExpansionGivesWay(t *testing.T) {
+	s := newSite(t)
+	id := s.createVolume("data", nil).GetVolumeId()
+	publish := func(ctx context.Context) error {
+		_, err := s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability("")))
+		return err
+	}
+	unpublish := func(ctx context.Context) error {
+		_, err := s.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id, NodeId: testNode})
+		return err
+	}
+	expand := func() error {
+		_, err := s.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{VolumeId: id, CapacityRange: &csi.CapacityRange{RequiredBytes: 128 * mib}})
+		return err
+	}
+	for _, comes := range []func(context.Context) error{publish, unpublish} {
+		s.backend.Expanding = make(chan struct{})
+		expanded := make(chan error)
+		go func() { expanded <- expand() }()
+		s.backend.Expanding <- struct{}{} // it waits
+		bounded, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if err := comes(bounded); err != nil {
+			t.Fatal(err)
+		}
+		wantCode(t, <-expanded, codes.Aborted)
+		s.backend.Expanding = nil
+	}
+	if err := expand(); err != nil {
+		t.Error(err)
+	}
+	checkAgreement(t, s)
+}

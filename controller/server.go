@@ -64,7 +64,7 @@ type Server struct {
 	log   *slog.Logger
 	locks keylock.Set
 	ops   operations
-	// waiting are the attachments under way.
+	// waiting are the attachments and expansions under way.
 	waiting waiting
 }
 

@@ -72,6 +72,8 @@ type Backend struct {
 	// Attaching, when not nil, has Attach wait, as for an engine: it receives from
 	// Attaching once when it begins, and once more before it ends.
 	Attaching chan struct{}
+	// Expanding, when not nil, has ExpandStore wait in the same way.
+	Expanding chan struct{}
 }
 
 var _ controller.Backend = (*Backend)(nil)
@@ -222,6 +224,9 @@ func (b *Backend) members(name string) []journal.VolumeID {
 
 // ExpandStore implements controller.Backend.
 func (b *Backend) ExpandStore(ctx context.Context, id journal.VolumeID, sizeBytes int64) (newBytes int64, err error) {
+	if err := twice(ctx, b.Expanding); err != nil {
+		return 0, err
+	}
 	err = b.change(ctx, "ExpandStore", func() error {
 		store, ok := b.stores[id]
 		if !ok {
