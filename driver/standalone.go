@@ -243,8 +243,8 @@ func (s *standalone) serve(ctx context.Context) error {
 // listenUnix listens on a socket that only this user can open. A stale one is
 // replaced.
 func listenUnix(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("replace socket: %w", err)
+	if err := csiserver.RemoveStale(path); err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
 	}
 	l, err := net.Listen("unix", path)
 	if err == nil {

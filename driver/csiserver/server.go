@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -91,7 +92,7 @@ func Listen(cfg Config) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := removeStale(path); err != nil {
+	if err := RemoveStale(path); err != nil {
 		return nil, fmt.Errorf("listen for CSI: %w", err)
 	}
 	listener, err := net.Listen("unix", path)
@@ -104,8 +105,9 @@ func Listen(cfg Config) (net.Listener, error) {
 	return listener, nil
 }
 
-// removeStale removes a socket that nobody answers on.
-func removeStale(path string) error {
+// RemoveStale removes a socket that nobody listens on; no error if there is none. What is
+// no socket stays, and so does one that a process has: errors.
+func RemoveStale(path string) error {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -115,8 +117,14 @@ func removeStale(path string) error {
 	case info.Mode()&fs.ModeSocket == 0:
 		return fmt.Errorf("%s exists and is not a socket", path)
 	}
-	if conn, err := net.Dial("unix", path); err == nil {
+	conn, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
 		return errors.Join(fmt.Errorf("%s is in use by another process", path), conn.Close())
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // it has just gone
+	case !errors.Is(err, syscall.ECONNREFUSED): // somebody who has no time for another call, for example
+		return fmt.Errorf("look whether another process uses it: %w", err)
 	}
 	return os.Remove(path)
 }
