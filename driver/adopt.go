@@ -35,7 +35,7 @@ func (s *standalone) adoptMember(ctx context.Context, st *group.State, id journa
 	if err != nil {
 		return err
 	}
-	if errors.Is(v.Err, groups.ErrAbsent) {
+	if errors.Is(v.DeviceErr, groups.ErrAbsent) {
 		return nil // there is nothing to be published of it
 	}
 	return s.controller.Adopt(ctx, controller.Adoption{

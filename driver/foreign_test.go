@@ -217,3 +217,31 @@ func TestTheNextStartMakesKnownWhatAFailoverDidNot(t *testing.T) {
 		t.Errorf("CSI knows %v, %v; want %s", listed, err, db)
 	}
 }
+
+// A member of which nothing had arrived when this site became the primary cannot be
+// published, so that CSI is not told of it, neither then nor at the next start.
+func TestAFailoverMakesNoAbsentVolumeKnown(t *testing.T) {
+	ctx := context.Background()
+	s := newCSISite(t)
+	data, ghost := s.mustCreate("data", "shop"), journal.VolumeID{9}
+	if _, _, err := s.site.Groups().TakePoint(ctx, "shop", ""); err != nil {
+		t.Fatal(err)
+	}
+	s.follow(2, data, ghost)
+	if _, err := s.site.Groups().Failover(ctx, "shop", "latest", false); err != nil {
+		t.Fatal(err)
+	}
+	for _, makeKnown := range []func() error{func() error { return s.adopt(ctx, "shop") }, func() error { return s.adoptUnknown(ctx) }} {
+		s.forgetAll()
+		if err := makeKnown(); err != nil {
+			t.Fatal(err)
+		}
+		listed, err := s.controller.ListVolumes(ctx, &csi.ListVolumesRequest{})
+		if err != nil || len(listed.GetEntries()) != 1 || listed.GetEntries()[0].GetVolume().GetVolumeId() != data.String() {
+			t.Errorf("CSI knows %v, %v; want %s", listed, err, data)
+		}
+	}
+	if v, err := s.site.Volume(ghost); err != nil || v.Err != nil || v.DeviceErr == nil {
+		t.Errorf("the absent volume: %+v, %v: want one that is well and has no device, so that nobody waits for it", v, err)
+	}
+}

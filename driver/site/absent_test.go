@@ -195,7 +195,7 @@ func TestAFailoverGoesOnWithoutAMemberThatNeverArrived(t *testing.T) {
 	if _, err := b.Attach(t.Context(), volumeC, 512, false); !errors.Is(err, groups.ErrAbsent) {
 		t.Errorf("attach: %v, want ErrAbsent", err)
 	}
-	if v, err := b.Volume(volumeC); err != nil || !errors.Is(v.Err, groups.ErrAbsent) {
+	if v, err := b.Volume(volumeC); err != nil || !errors.Is(v.DeviceErr, groups.ErrAbsent) || v.Err != nil {
 		t.Errorf("volume %+v, %v: it does not say that it is absent", v, err)
 	}
 	until(t, "site a to give way", func() bool { return a.isReplica(out.Term) })

@@ -20,7 +20,8 @@ type Volume struct {
 	Transport fuse.Transport
 	Fallback  error
 	// DeviceErr is why the volume is attached and its device not served: I/O on it waits,
-	// or fails (journal.ErrTailLost). nil while that is not so.
+	// or fails (journal.ErrTailLost). Or why there can be none: groups.ErrAbsent. nil while
+	// that is not so.
 	DeviceErr error
 	StoreDir  string // empty while a replica holds nothing
 	Retired   bool
@@ -61,7 +62,7 @@ func (s *Site) Volume(id journal.VolumeID) (Volume, error) {
 	}
 	s.mu.Unlock()
 	if s.isAbsent(id) {
-		out.Err = absentErr(id)
+		out.DeviceErr = absentErr(id)
 	}
 	if r.Store != "" {
 		out.StoreDir = s.volumeDir(id) + "/" + r.Store
