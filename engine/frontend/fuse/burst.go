@@ -146,8 +146,10 @@ func (b *burst) collect(reads []operation) (got int, err error) {
 			got++
 		case failure == nil, gone(failure):
 			err = ErrUnmounted
-		case errors.Is(failure, unix.ECANCELED), errors.Is(failure, unix.EINTR), errors.Is(failure, unix.ENOENT):
-			// ENOENT: the request was interrupted while it was being copied.
+		case errors.Is(failure, unix.ECANCELED), errors.Is(failure, unix.EINTR), errors.Is(failure, unix.ENOENT), errors.Is(failure, unix.EAGAIN):
+			// ENOENT: the request was interrupted while it was being copied. EAGAIN: there
+			// was none, and the kernel had no memory to have the read wait for one, so that
+			// it was tried elsewhere (io_arm_poll_handler of Linux io_uring/poll.c).
 		default:
 			err = fmt.Errorf("read request: %w", os.NewSyscallError("read", failure))
 		}

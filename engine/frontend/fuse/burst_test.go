@@ -23,6 +23,18 @@ func TestLateRequestStaysInItsSlot(t *testing.T) {
 	}
 }
 
+// TestReadsThatFindNothing: none of the ways in which a read of a burst can find nothing
+// ends the session.
+func TestReadsThatFindNothing(t *testing.T) {
+	for _, found := range []unix.Errno{unix.ECANCELED, unix.EINTR, unix.ENOENT, unix.EAGAIN} {
+		b := burst{}
+		got, err := b.collect([]operation{{err: found}, {n: 40}, {err: found}})
+		if err != nil || got != 1 {
+			t.Errorf("%v: %d requests, %v, want 1", found, got, err)
+		}
+	}
+}
+
 // TestRing runs a list over a socket: what waits is read, what does not is
 // cancelled, and replies go out in their order, round after round.
 func TestRing(t *testing.T) {
