@@ -1,10 +1,15 @@
 package fuse
 
 import (
+	"bytes"
+	"context"
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-csi/lockstep/engine"
 )
 
 // TestLateRequestStaysInItsSlot: the first read finds nothing, then a request
@@ -22,6 +27,58 @@ func TestLateRequestStaysInItsSlot(t *testing.T) {
 		t.Errorf("slots changed places: own first %t, bytes %v", b.slots[0] == own, b.bytes)
 	}
 }
+
+// batchedStub takes batches as an engine does, and no larger ones.
+type batchedStub struct {
+	*stubDevice
+	batches []int
+}
+
+func (d *batchedStub) WriteBatch(ctx context.Context, writes []engine.Write) error {
+	if len(writes) > engine.MaxBatch {
+		return engine.ErrOutOfRange
+	}
+	d.batches = append(d.batches, len(writes))
+	for _, w := range writes {
+		if err := d.WriteAt(ctx, w.Data, w.Offset, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestMoreWritesThanABatchTakes: the entries of a ring can hold more writes at once than a
+// device takes together. They are stored in batches all the same, in their order.
+func TestMoreWritesThanABatchTakes(t *testing.T) {
+	const count = 2*engine.MaxBatch + 3
+	dev := &batchedStub{stubDevice: newStub(1 << 20)}
+	s := newService(t.Context(), dev)
+	var w writeBatch
+	slots := make([]buffer, count)
+	for i := range slots {
+		slots[i].mem = make([]byte, headroomBytes+engine.SectorBytes)
+		msg := message(opWrite, uint64(i)+2, nodeFile, kernelRead{Size: engine.SectorBytes}, string(bytes.Repeat([]byte{byte(i) + 1}, engine.SectorBytes)))
+		h, body, err := decodeRequest(slots[i].request()[:copy(slots[i].request(), msg)])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if refusal, err := s.addWrite(&w, i, &slots[i], h, body); err != nil || refusal != nil {
+			t.Fatalf("write %d: %v", i, err)
+		}
+	}
+	var queued queuedReplies
+	if err := s.storeWrites(&w, &queued); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(dev.batches, []int{engine.MaxBatch, engine.MaxBatch, 3}) || len(queued) != count || dev.data[0] != count {
+		t.Errorf("batches of %v, %d replies, write %d was the last", dev.batches, len(queued), dev.data[0])
+	}
+}
+
+type queuedReplies []int
+
+func (q *queuedReplies) queue(place int, _ []byte) { *q = append(*q, place) }
+func (q *queuedReplies) send() error               { return nil }
 
 // TestReadsThatFindNothing: none of the ways in which a read of a burst can find nothing
 // ends the session.

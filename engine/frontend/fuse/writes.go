@@ -57,7 +57,7 @@ func (s *service) addWrite(w *writeBatch, place int, slot *buffer, h inHeader, b
 func (s *service) storeWrites(w *writeBatch, replies writeReplies) error {
 	for first := 0; first < len(w.writes); {
 		end := first
-		for s.batch != nil && end < len(w.writes) && !w.from[end].sync && len(w.writes[end].Data) <= maxBatchedBytes {
+		for s.batch != nil && end < len(w.writes) && end-first < engine.MaxBatch && !w.from[end].sync && len(w.writes[end].Data) <= maxBatchedBytes {
 			end++
 		}
 		if end-first < 2 || s.batch.WriteBatch(s.ctx, w.writes[first:end]) != nil {
