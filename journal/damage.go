@@ -3,6 +3,7 @@ package journal
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -120,4 +121,34 @@ func (s *Store) noteDamage(err error) error {
 		wake(s.repairs.wanted)
 	}
 	return err
+}
+
+// unreadError says that the disk did not give a part of a segment, which is not known to be
+// damaged: whoever asked for it may ask again.
+type unreadError struct {
+	file string
+	off  int64
+	err  error
+}
+
+func unread(file string, off int64, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &unreadError{file, off, err}
+}
+
+func (e *unreadError) Error() string {
+	return fmt.Sprintf("read %s at offset %d: %v", e.file, e.off, e.err)
+}
+func (e *unreadError) Unwrap() error { return e.err }
+
+// asDamage takes what the disk does not give for damage, as the scrub does: it may be repaired
+// as such, and it stops what needs it and nothing else.
+func (s *Store) asDamage(err error) error {
+	var u *unreadError
+	if errors.Is(err, ErrCorrupt) || !errors.As(err, &u) || s.check() != nil {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", &CorruptError{File: u.file, Offset: u.off, What: "content", Wanted: "to be readable", Found: u.err.Error()}, u.err)
 }

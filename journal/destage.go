@@ -55,6 +55,7 @@ func (s *Store) destageBatch(ctx context.Context, verify bool) (more bool, err e
 		return false, err
 	}
 	merged, moved, err := s.moveBatch(ctx, parts, to, verify || s.stuck)
+	err = s.asDamage(err)
 	s.stuck = errors.Is(err, ErrCorrupt)
 	if err != nil {
 		return false, fmt.Errorf("destage up to %s: %w", to, err)

@@ -17,8 +17,8 @@ const maintainEvery = 5 * time.Second
 
 // Run keeps the journal in shape until ctx ends: seals complete segments,
 // has the next one ready, destages what left the window, thins history, merges indexes, scrubs. A lack of space is
-// logged and tried again, and so is damage, which stops what needs the damaged
-// bytes and nothing else; the first other error ends Run.
+// logged and tried again, and so is damage, or a part of a segment that the disk does not give,
+// which stops what needs those bytes and nothing else; the first other error ends Run.
 //
 // The supply of segments has a goroutine of its own: an append that needs the
 // next one must not wait until a batch has been destaged. So have the making of
@@ -47,7 +47,7 @@ func (s *Store) repeat(ctx context.Context, woken <-chan struct{}, do func(conte
 			timer = s.cfg.Clock.NewTimer(maintainEvery)
 		case <-woken:
 		}
-		err := do(ctx)
+		err := s.asDamage(do(ctx))
 		switch {
 		case err == nil:
 			full = grumble{}
@@ -116,7 +116,7 @@ func (s *Store) settleLive() error {
 
 // Maintain does what is due now and returns. Errors: ErrFull when the backing
 // volume has no room (call again later), ErrCorrupt when a record that had to
-// be destaged is damaged, ErrPoisoned, ErrClosed.
+// be destaged is damaged, or cannot be read, ErrPoisoned, ErrClosed.
 func (s *Store) Maintain(ctx context.Context) error {
 	if err := s.destageDue(ctx); err != nil {
 		return err

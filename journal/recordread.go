@@ -69,7 +69,7 @@ func (s *Store) tryReadJournal(c *readScratch, x *piece) (done bool, err error) 
 func (r *recordReader) read(g *segment, p []byte, off int64) error {
 	err := r.readFile(g.file, p, off)
 	if err != nil && !errors.Is(err, errWouldWait) {
-		return fmt.Errorf("read %d bytes at %d of %s: %w", len(p), off, g.name, err)
+		return unread(g.name, off, err)
 	}
 	return err
 }

@@ -2,8 +2,10 @@ package journal
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"path"
+	"slices"
 	"testing"
 	"time"
 
@@ -118,6 +120,49 @@ func TestRepairOfWhatCannotBeRead(t *testing.T) {
 	checkMended(t, w)
 }
 
+// TestMaintenanceMeetsWhatCannotBeRead: a record that the disk does not give keeps destage
+// from going on, as a damaged one does, and nothing else from being done; and it is mended.
+func TestMaintenanceMeetsWhatCannotBeRead(t *testing.T) {
+	for name, lose := range map[string]func(g *segment, at *frame) int64{
+		"payload": func(_ *segment, at *frame) int64 { return at.payloadOffset() },
+		"footer":  func(g *segment, _ *frame) int64 { return g.bytes - blockBytes },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := scrubbedWorld(t, 10)
+			peer := peerOf(t, w)
+			mustClose(t, w.s)
+			bad := &badSectors{FS: w.fault, bad: map[string]map[int64]bool{}}
+			w.cfg.FS, w.cfg.JournalBytes = bad, MinSegmentBytes
+			if err := w.open(); err != nil {
+				t.Fatal(err)
+			}
+			g := sealedSegments(w.s)[0]
+			at := framesOf(t, g)[2]
+			bad.lose(path.Base(g.name), lose(g, &at)&^(SectorBytes-1))
+			ctx, stop := context.WithCancel(t.Context())
+			ran := make(chan error, 1)
+			go func() { ran <- w.s.Run(ctx) }()
+			select {
+			case <-w.s.RepairWanted():
+			case err := <-ran:
+				t.Fatalf("maintenance ended: %v", err)
+			}
+			stop()
+			if err := <-ran; err != nil {
+				t.Fatal(err)
+			}
+			if err := w.s.Maintain(t.Context()); !errors.Is(err, ErrCorrupt) || !errors.Is(err, errDisk) {
+				t.Errorf("destage of what cannot be read: %v, want ErrCorrupt and the cause", err)
+			}
+			mend(t, w.s, peer, nil)
+			if err := w.s.Maintain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			checkMended(t, w)
+		})
+	}
+}
+
 // badSectors is a file system of which sectors cannot be read before they are
 // written.
 type badSectors struct {
@@ -153,6 +198,15 @@ func (f *badFile) ReadAt(p []byte, off int64) (int, error) {
 		}
 	}
 	return f.File.ReadAt(p, off)
+}
+
+func (f *badFile) ReadVecAt(bufs [][]byte, off int64) (int, error) {
+	for at := range f.of.bad[f.name] {
+		if at < off+int64(len(slices.Concat(bufs...))) && at+SectorBytes > off {
+			return 0, errDisk
+		}
+	}
+	return f.File.ReadVecAt(bufs, off)
 }
 
 func (f *badFile) WriteAt(p []byte, off int64) (int, error) {

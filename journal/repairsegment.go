@@ -230,7 +230,7 @@ func (s *Store) mendBlocks(ctx context.Context, snap segmentSnapshot) error {
 	if !snap.sealed {
 		return nil
 	}
-	if err := g.checkHeader(); errors.Is(err, ErrCorrupt) {
+	if err := s.asDamage(g.checkHeader()); errors.Is(err, ErrCorrupt) {
 		h := segmentHeader{volume: g.volume, id: g.id, timeline: g.timeline, first: g.first, bytes: g.bytes, created: g.closedAt, generation: g.generation}
 		if err := s.putBlock(g, h.encode(), 0); err != nil {
 			return err
@@ -242,7 +242,8 @@ func (s *Store) mendBlocks(ctx context.Context, snap segmentSnapshot) error {
 	} else if err != nil {
 		return err
 	}
-	if _, err := g.readFooter(); err == nil || !errors.Is(err, ErrCorrupt) {
+	_, err := g.readFooter()
+	if err = s.asDamage(err); err == nil || !errors.Is(err, ErrCorrupt) {
 		return err
 	}
 	f, err := g.footerOfFrames(ctx, snap)

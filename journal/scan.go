@@ -125,7 +125,7 @@ func (s *frameScanner) bytes(off int64, n int) ([]byte, error) {
 	s.buf, s.bufOff = s.buf[:want], off
 	if err := readFull(s.file, s.buf[kept:], off+int64(kept)); err != nil {
 		s.buf = s.buf[:0]
-		return nil, fmt.Errorf("read %s at offset %d: %w", s.name, off, err)
+		return nil, unread(s.name, off, err)
 	}
 	return s.buf[:n:n], nil
 }

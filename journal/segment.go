@@ -202,7 +202,7 @@ func (g *segment) writeFooter(f footer) error {
 func (g *segment) checkHeader() error {
 	block := make([]byte, blockBytes)
 	if err := readFull(g.file, block, 0); err != nil {
-		return fmt.Errorf("read header of %s: %w", g.name, err)
+		return fmt.Errorf("read header: %w", unread(g.name, 0, err))
 	}
 	h, err := decodeSegmentHeader(block)
 	if err != nil {
@@ -237,7 +237,7 @@ func (g *segment) readTrailer() (trailer, error) {
 	at := g.bytes - blockBytes
 	block := make([]byte, blockBytes)
 	if err := readFull(g.file, block, at); err != nil {
-		return trailer{}, fmt.Errorf("read trailer of %s: %w", g.name, err)
+		return trailer{}, fmt.Errorf("read trailer: %w", unread(g.name, at, err))
 	}
 	t, err := decodeTrailer(block, g.bytes)
 	if err != nil {
@@ -255,7 +255,7 @@ func (g *segment) readTrailer() (trailer, error) {
 func (g *segment) readFooterBody(t *trailer) (footer, error) {
 	body := make([]byte, t.bodyBytes)
 	if err := readFull(g.file, body, t.offset); err != nil {
-		return footer{}, fmt.Errorf("read footer of %s: %w", g.name, err)
+		return footer{}, fmt.Errorf("read footer: %w", unread(g.name, t.offset, err))
 	}
 	f, err := t.decodeBody(body)
 	if err != nil {

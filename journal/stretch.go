@@ -1,9 +1,6 @@
 package journal
 
-import (
-	"encoding/binary"
-	"fmt"
-)
+import "encoding/binary"
 
 // stretch reads pieces of a segment for the base: those that follow one another on
 // disk, frame behind frame, in one call, each to where it is written from, and the
@@ -73,7 +70,7 @@ func (r *stretch) readFrames() error {
 	}
 	first := &r.pieces[0]
 	if n, err := first.g.file.ReadVecAt(r.bufs, first.off-frameHeaderBytes); n < want {
-		return fmt.Errorf("read %d bytes at %d of %s: %w", want, first.off-frameHeaderBytes, first.g.name, shortRead(err))
+		return unread(first.g.name, first.off-frameHeaderBytes, shortRead(err))
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ var (
 // because nothing depends on them. Where a record that is kept is damaged, the
 // segments stay as they are, the damage is told like that which a read meets (see
 // Damaged), and the next job goes on. Errors: ErrPoisoned, that of ctx, an I/O
-// error.
+// error of a write.
 func (s *Store) thinDue(ctx context.Context) error {
 	s.thinMu.Lock()
 	defer s.thinMu.Unlock()
@@ -34,7 +34,7 @@ func (s *Store) thinDue(ctx context.Context) error {
 		if job == nil {
 			return nil
 		}
-		err := s.thin(ctx, job)
+		err := s.asDamage(s.thin(ctx, job))
 		s.noteThinning(0, 0)
 		s.releaseParts(job.parts)
 		switch {
