@@ -221,6 +221,28 @@ func TestAttributesKeepTheirLimit(t *testing.T) {
 	}
 }
 
+// A claim that is a group of its own has a group whose name no checkpoint can carry, if its
+// own name is long enough: it is refused, and not made a volume without recovery points.
+func TestAClaimWhoseNameIsTooLongForAGroup(t *testing.T) {
+	c := newCluster(t)
+	room := replication.MaxNameBytes - len(c.namespace) - 1
+	fits, long := claimNamed(strings.Repeat("n", room)), claimNamed(strings.Repeat("n", room+1))
+	c.make(fits)
+	c.make(long)
+	if got, err := c.claims().Claim(t.Context(), c.namespace, fits.Name); err != nil || len(got.Group) != replication.MaxNameBytes {
+		t.Errorf("%+v, %v", got, err)
+	}
+	_, err := c.claims().Claim(t.Context(), c.namespace, long.Name)
+	if !errors.Is(err, controller.ErrInvalid) || !strings.Contains(err.Error(), AnnotationGroup) {
+		t.Errorf("a name that is too long: %v, want ErrInvalid that names the annotation", err)
+	}
+	long.Annotations = annotated("shop")
+	c.update(long)
+	if got, err := c.claims().Claim(t.Context(), c.namespace, long.Name); err != nil || got.Group != c.namespace+"/shop" {
+		t.Errorf("with a group: %+v, %v", got, err)
+	}
+}
+
 // podless is an API server that does not list pods at the moment.
 type podless struct{ client.Client }
 

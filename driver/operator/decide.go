@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lockstep-csi/lockstep/controller"
+	"github.com/lockstep-csi/lockstep/replication"
 )
 
 // maxOwners bounds how far up a pod's owners are followed: pod, ReplicaSet,
@@ -78,6 +79,10 @@ func (d decider) decide(ctx context.Context, claim *corev1.PersistentVolumeClaim
 	}
 	if named == "" {
 		named = claim.Name
+		if n := len(groupName(claim.Namespace, named)); n > replication.MaxNameBytes {
+			return decision{}, fmt.Errorf("%s is a group of its own, and its name has %d bytes with the namespace's, want at most %d: annotate the claim with %s: %w",
+				where, n, replication.MaxNameBytes, AnnotationGroup, controller.ErrInvalid)
+		}
 	}
 	return decision{groupName(claim.Namespace, named), len(users) > 0}, nil
 }
