@@ -53,6 +53,7 @@ type Coordinator struct {
 
 	roundMu sync.Mutex // one round at a time
 	round   uint64
+	ended   bool // guarded by roundMu
 
 	mu       sync.Mutex
 	settings Settings
@@ -150,6 +151,15 @@ func (c *Coordinator) isSuspended() bool {
 	return c.suspended
 }
 
+// End waits for a round under way and has none begin any more: Take is ErrBarrier. Who
+// forks the members ends their coordinator first. A checkpoint that one member took before
+// it forked and another one behind it would be of two states.
+func (c *Coordinator) End() {
+	c.roundMu.Lock()
+	defer c.roundMu.Unlock()
+	c.ended = true
+}
+
 // Configure applies new settings from the next round on.
 func (c *Coordinator) Configure(settings Settings) {
 	c.mu.Lock()
@@ -218,6 +228,9 @@ func (c *Coordinator) Take(ctx context.Context) (Taken, error) { return c.take(c
 func (c *Coordinator) take(ctx context.Context, force bool) (Taken, error) {
 	c.roundMu.Lock()
 	defer c.roundMu.Unlock()
+	if c.ended {
+		return Taken{}, fmt.Errorf("take checkpoint of group %s, which is being changed: try again: %w", c.name, ErrBarrier)
+	}
 	c.mu.Lock()
 	members, settings, last, lastAt := c.members, c.settings, c.last, c.lastAt
 	force = force || c.due

@@ -248,7 +248,7 @@ func (g *Groups) admitMember(ctx context.Context, id journal.VolumeID) (group.Me
 	return m, newest, err
 }
 
-// Stop ends what Start started; members refuse changes afterwards only if the
+// Stop ends what Start started, and waits for a checkpoint that somebody asked for; members refuse changes afterwards only if the
 // caller makes them. No error if it does not run.
 func (g *Groups) Stop(name string) {
 	g.mu.Lock()
@@ -258,6 +258,9 @@ func (g *Groups) Stop(name string) {
 	if r != nil {
 		r.stop()
 		r.joined.Wait()
+		if r.coord != nil { // who asked for a checkpoint may have it still
+			r.coord.End()
+		}
 	}
 }
 
