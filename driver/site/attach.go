@@ -42,6 +42,9 @@ func (s *Site) Attach(ctx context.Context, id journal.VolumeID, blockBytes int, 
 	if st, err := s.groups.State(name); err != nil || st.Role != group.RolePrimary {
 		return "", fmt.Errorf("attach volume %s: site %s is not primary for group %s: fail over first: %w", id, s.cfg.Name, name, group.ErrRole)
 	}
+	if s.recordOf(v).Retired {
+		return "", fmt.Errorf("attach volume %s: it was deleted, and is kept for its points in group %s: %w", id, name, ErrNotFound)
+	}
 	if s.isAbsent(id) {
 		return "", fmt.Errorf("attach: %w", absentErr(id))
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/kv"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -201,6 +202,24 @@ func TestNumbersGoOnInAGroupThatIsMadeAgain(t *testing.T) {
 	}
 	if !hasPoint(t, s, "latest") || !hasPoint(t, s, "pin:kept") {
 		t.Error("a point is hidden by one of the other group")
+	}
+	mustClose(t, s)
+}
+
+// TestAVolumeThatThePeerHasDeletedIsNotAttached: this site keeps it for its points, and is
+// the primary again. CSI may know it still.
+func TestAVolumeThatThePeerHasDeletedIsNotAttached(t *testing.T) {
+	ctx := context.Background()
+	s := prepared(t, vfs.NewMem())
+	follow(t, s, 2, []journal.VolumeID{volumeA}, []journal.VolumeID{volumeB})
+	if _, err := s.Groups().Failover(ctx, "shop", "latest", false); err != nil {
+		t.Fatal(err)
+	}
+	if device, err := s.Attach(ctx, volumeB, 512, false); !errors.Is(err, site.ErrNotFound) {
+		t.Errorf("attached as %q: %v, want ErrNotFound", device, err)
+	}
+	if _, err := s.Attach(ctx, volumeA, 512, false); !errors.Is(err, site.ErrNoHolder) {
+		t.Errorf("the member that is left: %v, want nothing but ErrNoHolder", err)
 	}
 	mustClose(t, s)
 }
