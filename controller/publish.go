@@ -45,8 +45,10 @@ func (s *Server) publishVolume(ctx context.Context, req *csi.ControllerPublishVo
 		ReadOnly: req.GetReadonly() || mode == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY,
 		Block:    req.GetVolumeCapability().GetBlock() != nil, Mode: mode.String(),
 	}
-	s.waiting.giveWay(v.ID.String())
+	entered := s.afterHalf(func() { s.waiting.giveWay(v.ID.String()) })
+	defer entered()
 	return run(ctx, s, []string{volumeKey(v.Name)}, func(ctx context.Context) (*csi.ControllerPublishVolumeResponse, error) {
+		entered()
 		if err := s.publish(ctx, req.GetVolumeId(), wanted); err != nil {
 			return nil, fmt.Errorf("publish volume %s: %w", req.GetVolumeId(), err)
 		}
@@ -165,9 +167,13 @@ func (s *Server) unpublishVolume(ctx context.Context, req *csi.ControllerUnpubli
 	if !found || !publishedTo(v, req.GetNodeId()) {
 		return done, nil
 	}
-	s.waiting.giveWay(v.ID.String())
-	s.waiting.takeOff(v.ID.String(), req.GetNodeId())
+	entered := s.afterHalf(func() {
+		s.waiting.giveWay(v.ID.String())
+		s.waiting.takeOff(v.ID.String(), req.GetNodeId())
+	})
+	defer entered()
 	return run(ctx, s, []string{volumeKey(v.Name)}, func(ctx context.Context) (*csi.ControllerUnpublishVolumeResponse, error) {
+		entered()
 		v, found, err := s.findVolume(req.GetVolumeId())
 		if err == nil && found && publishedTo(v, req.GetNodeId()) {
 			err = s.unpublish(ctx, v)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/controller/catalog"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -66,6 +67,14 @@ func (w *waiting) giveWay(id string) {
 	if a, ok := w.all[id]; ok && a.node == "" {
 		a.end(errGivesWay)
 	}
+}
+
+// afterHalf has fn called once half of the time has passed that a call waits for a volume's
+// lock, unless the returned function is called before: what is about to end by itself is
+// let do so.
+func (s *Server) afterHalf(fn func()) (entered func()) {
+	timer := time.AfterFunc(s.cfg.LockWait/2, fn)
+	return func() { timer.Stop() }
 }
 
 // ended is the error of an attempt, which the caller is to repeat if it was ended here.
