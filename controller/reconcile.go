@@ -39,9 +39,14 @@ func (s *Server) Reconcile(ctx context.Context) error {
 			failed = append(failed, fmt.Errorf("reconcile %s: %w", fmt.Sprintf(format, args...), err))
 		}
 	}
-	// Volumes go first: rolling one back releases the pin of its clone.
-	for _, v := range volumes {
-		note(s.reconcileVolume(ctx, v), "volume %s", v.ID)
+	// Volumes go first: rolling one back releases the pin of its clone. Those that are
+	// whole go last: a node that is lost may take all the time that there is, and for
+	// them there are callers, who try again.
+	isWhole := func(v *catalog.Volume) bool { return v.State == catalog.StateReady }
+	for i := range volumes {
+		if v := &volumes[i]; !isWhole(v) {
+			note(s.reconcileVolume(ctx, *v), "volume %s", v.ID)
+		}
 	}
 	for _, pin := range pins {
 		note(s.reconcilePin(ctx, pin), "pin %s", pin.Name)
@@ -50,6 +55,11 @@ func (s *Server) Reconcile(ctx context.Context) error {
 		note(s.reconcileGroup(ctx, g.Name), "group %s", g.Name)
 	}
 	note(s.collectRetired(ctx), "retired volumes")
+	for i := range volumes {
+		if v := &volumes[i]; isWhole(v) {
+			note(s.reconcileVolume(ctx, *v), "volume %s", v.ID)
+		}
+	}
 	return errors.Join(failed...)
 }
 

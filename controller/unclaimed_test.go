@@ -2,13 +2,16 @@ package controller_test
 
 import (
 	"context"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/lockstep-csi/lockstep/controller"
+	"github.com/lockstep-csi/lockstep/controller/catalog"
 )
 
 func cloneForClaim(name, source string) *csi.CreateVolumeRequest {
@@ -111,5 +114,41 @@ func TestWhatIsNotUndoneIsNotFinal(t *testing.T) {
 	wantCode(t, err, codes.InvalidArgument)
 	if stores, pins := s.backend.Stores(), s.backend.Pins(); len(stores) != 1 || len(pins) != 0 {
 		t.Errorf("left: stores %v, pins %v", stores, pins)
+	}
+}
+
+// A volume whose node is lost is attached again at a start for as long as that may take.
+// What an earlier process has left is removed all the same: nobody asks for it again.
+func TestALostNodeKeepsNothingFromBeingRolledBack(t *testing.T) {
+	known := claims{"prod/clone": {Group: "prod/clone"}}
+	s := newSiteWith(t, known)
+	source := s.createVolume("data", nil).GetVolumeId()
+	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(t.Context(), publishRequest(source, mountCapability(""))))
+	failing := map[string]error{"CreateStore": controller.ErrInvalid, "RetireStore": controller.ErrDamaged, "TakePin": controller.ErrInvalid, "ReleasePin": controller.ErrDamaged}
+	s.backend.After = func(call string) error { return failing[call] }
+	_, err := s.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: "snap", SourceVolumeId: source})
+	wantCode(t, err, codes.Aborted)
+	delete(failing, "TakePin")
+	for _, name := range []string{"clone", "clone-2", "clone-3"} {
+		known["prod/"+name] = controller.Claim{Group: "prod/" + name}
+		_, err = s.CreateVolume(t.Context(), cloneForClaim(name, source))
+		wantCode(t, err, codes.Aborted)
+	}
+	s.Close()
+	s.backend.After = nil
+	next := startSite(t, s.db, s.backend)
+	next.backend.Attaching = make(chan struct{})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := next.Reconcile(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("reconcile: %v, want DeadlineExceeded of what is attached", err)
+	}
+	var pins []catalog.Pin
+	err = catalog.New(s.db).View(func(tx *catalog.Tx) (err error) {
+		pins, err = tx.Pins()
+		return err
+	})
+	if stores := next.backend.Stores(); err != nil || len(pins) != 0 || len(stores) != 1 {
+		t.Errorf("left: pins %v, stores %v, %v", pins, stores, err)
 	}
 }
