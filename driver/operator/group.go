@@ -30,7 +30,8 @@ import (
 const advanceInterval = 10 * time.Second
 
 const (
-	// summaryTimeout bounds the questions to engines for one status.
+	// summaryTimeout bounds the questions to engines for one status, and a change of a
+	// group's settings, which goes on behind that.
 	summaryTimeout = 10 * time.Second
 	// silenceTolerated is how long they may fail before the status says so: an engine
 	// that is replaced does not answer for a moment either.
@@ -173,7 +174,10 @@ func (k *groupKeeper) apply(ctx context.Context, resource *v1alpha1.ConsistencyG
 	}
 	chosen, err := settingsOf(&resource.Spec)
 	if err == nil {
-		err = k.catalog.Choose(ctx, st.Name, chosen)
+		// Others are looked at after this one, whose engines may hang.
+		choosing, cancel := context.WithTimeout(ctx, summaryTimeout)
+		err = k.catalog.Choose(choosing, st.Name, chosen)
+		cancel()
 	}
 	if err != nil {
 		now.refused = err

@@ -204,14 +204,15 @@ type plane struct {
 	sending map[string]*replication.Metrics
 	failing error // of Summary's stats
 	mute    error // of engines that are asked for points
-	// moving, unless nil, is called by each move before it does anything.
-	moving  func(context.Context) error
-	resting bool // nothing is in use
-	catalog map[journal.VolumeID]string
-	chosen  map[string]group.Settings
-	adopted []controller.Adoption
-	changed []string // sites of PeerChanged
-	awake   int
+	// moving, unless nil, is called by each move before it does anything, and choosing by
+	// each change of a group's settings.
+	moving, choosing func(context.Context) error
+	resting          bool // nothing is in use
+	catalog          map[journal.VolumeID]string
+	chosen           map[string]group.Settings
+	adopted          []controller.Adoption
+	changed          []string // sites of PeerChanged
+	awake            int
 	// left: the points are also those of a volume that has left the group; past counts
 	// who has its engine run.
 	left bool
@@ -508,7 +509,12 @@ func (p *plane) Regroup(ctx context.Context, v journal.VolumeID, to string, chos
 	return nil
 }
 
-func (p *plane) Choose(_ context.Context, name string, chosen group.Settings) error {
+func (p *plane) Choose(ctx context.Context, name string, chosen group.Settings) error {
+	if p.choosing != nil {
+		if err := p.choosing(ctx); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	st := p.states[name]
