@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/engine/control"
@@ -238,5 +239,35 @@ func TestADeviceComesWhenWritesAreAdmitted(t *testing.T) {
 	o.Revision, o.Writable = 3, false
 	if s := r.order(o); s.Device == "" {
 		t.Errorf("the device has gone under its users: %+v", s)
+	}
+}
+
+// Who orders is told once that it cannot be done at the moment, and may not order again: the
+// node of a device waits for that, and its controller for the node. So the engine tries on.
+func TestOrdersThatFailAreTriedAgain(t *testing.T) {
+	r := newRig(t, newNetwork(), 1)
+	r.order(r.primary(1, 1))
+	r.node.mu.Lock()
+	r.node.fail = errors.New("no loop device is free")
+	r.node.mu.Unlock()
+	o := r.primary(1, 2)
+	o.Attach = &control.Attach{BlockBytes: 512}
+	if _, err := r.client.Order(ctx, o); err == nil {
+		t.Fatal("there is a device")
+	}
+	r.node.mu.Lock()
+	r.node.fail = nil
+	r.node.mu.Unlock()
+	over := time.After(20 * time.Second)
+	for {
+		s, changed := r.pod.State()
+		if s.Device != "" && s.Revision == 2 && s.Error == "" {
+			return
+		}
+		select {
+		case <-changed:
+		case <-over:
+			t.Fatalf("nobody has tried again: %+v", s)
+		}
 	}
 }

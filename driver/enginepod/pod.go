@@ -45,6 +45,7 @@ type Pod struct {
 	keeps    *journal.Store           // guarded by mu; see keepAll
 	failure  error                    // guarded by mu; why orders are not carried out
 	filling  bool                     // guarded by mu
+	resuming bool                     // guarded by mu; resume runs
 	leaving  bool                     // guarded by mu; told to end, and waits for a successor
 	eng      *engine.Engine           // guarded by mu; nil while no store is open
 	upkeep   *upkeep                  // of eng; changes with the turn held
@@ -64,8 +65,8 @@ type Pod struct {
 
 var _ control.Volume = (*Pod)(nil)
 
-// The pause between two attempts to carry out the orders that were found at the
-// start: startRetryMin at first, since the holder may be about to notice that
+// The pause between two attempts to carry out orders that were found at the
+// start, or have failed: startRetryMin at first, since the holder may be about to notice that
 // the engine before has ended, then twice as long each time up to startRetry.
 const (
 	startRetryMin = 10 * time.Millisecond
@@ -95,36 +96,72 @@ func Open(cfg Config) (*Pod, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	if rec.Orders.Term != 0 {
-		p.working.Go(p.resume)
+		p.resuming = true
+		p.working.Go(func() { p.resume(0) })
 	}
 	return p, nil
 }
 
-// resume carries out the orders of an earlier process until that succeeds or
-// newer ones have come.
-func (p *Pod) resume() {
-	for pause := startRetryMin; ; pause = min(2*pause, startRetry) {
+// resume carries out the newest orders, of an earlier process or of which an attempt has
+// failed, until that succeeds. The first attempt is made after pause.
+func (p *Pod) resume(pause time.Duration) {
+	for ; ; pause = min(max(2*pause, startRetryMin), startRetry) {
+		p.pause(pause)
 		<-p.turn
-		p.mu.Lock()
-		o, superseded := p.record.Orders, p.done.Term != 0
-		p.mu.Unlock()
-		var err error
-		if !superseded {
-			err = p.carryOut(p.ctx, o)
+		over := p.ctx.Err() != nil || p.isDone()
+		if !over {
+			o := p.recordNow().Orders
+			if err := p.carryOut(p.ctx, o); err == nil {
+				over = true
+			} else if p.ctx.Err() == nil {
+				p.cfg.Log.Warn("orders are not carried out yet", "volume", p.cfg.Volume, "error", err)
+			}
+		}
+		if over { // with the turn: whoever fails next begins another one
+			p.setResuming(false)
 		}
 		p.turn <- struct{}{}
-		if superseded || err == nil || p.ctx.Err() != nil {
-			return
-		}
-		p.cfg.Log.Warn("orders of an earlier start are not carried out yet", "volume", p.cfg.Volume, "error", err)
-		timer := p.cfg.Clock.NewTimer(pause)
-		select {
-		case <-timer.C():
-		case <-p.ctx.Done():
-			timer.Stop()
+		if over {
 			return
 		}
 	}
+}
+
+// pause waits, but no longer than the pod lasts.
+func (p *Pod) pause(d time.Duration) {
+	if d == 0 {
+		return
+	}
+	timer := p.cfg.Clock.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C():
+	case <-p.ctx.Done():
+	}
+}
+
+// isDone reports whether the newest orders are carried out.
+func (p *Pod) isDone() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failure == nil && reflect.DeepEqual(p.done, p.record.Orders)
+}
+
+// tryOn has orders that have just failed be tried again, unless they are already: who gave
+// them may not do it again, and others wait for what they say. The turn must be held.
+func (p *Pod) tryOn() {
+	if p.setResuming(true) {
+		p.working.Go(func() { p.resume(startRetryMin) })
+	}
+}
+
+// setResuming reports whether that is a change.
+func (p *Pod) setResuming(resuming bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	changed := p.resuming != resuming
+	p.resuming = resuming
+	return changed
 }
 
 // Fatal has the error that this process has to end with: what is durable is
@@ -165,7 +202,11 @@ func (p *Pod) Order(ctx context.Context, o control.Orders) error {
 	result := make(chan error, 1)
 	p.working.Go(func() {
 		defer func() { p.turn <- struct{}{} }()
-		result <- p.carryOut(p.ctx, o)
+		err := p.carryOut(p.ctx, o)
+		if err != nil {
+			p.tryOn()
+		}
+		result <- err
 	})
 	select {
 	case err := <-result:
