@@ -22,7 +22,7 @@ import (
 // A group whose engines run and do not answer, because a disk hangs, is not Ready any
 // more once that lasts; what was known of its points stays.
 func TestASilentGroupIsNotReady(t *testing.T) {
-	c, p, now := newCluster(t), newPlane(), clock.NewManual(testStart)
+	c, p, now := newCluster(t), newPlane(), clock.NewManual(testStart.Add(time.Hour))
 	p.add(1, c.namespace+"/shop", c.namespace, "data")
 	c.make(&v1alpha1.ConsistencyGroup{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
 	k := &groupKeeper{client: c.Client, fleet: p, catalog: p, events: events{kevents.NewFakeRecorder(100)}, clock: now, log: slog.New(slog.DiscardHandler),

@@ -75,7 +75,7 @@ func TestShortHistoryIsTold(t *testing.T) {
 	for range 10 {
 		a.step(members...)
 	}
-	a.clock.Advance(30 * time.Hour)
+	a.pass(30 * time.Hour)
 	a.step(members...)
 	expect("a young group", 0, 0)
 	want(24 * time.Hour)
