@@ -46,8 +46,11 @@ func replicaOn(t *testing.T, files vfs.FS) (p *Pod, open func() *Pod) {
 	p = open()
 	o := control.Orders{Volume: journal.VolumeID{1}, Term: 1, Revision: 1, Group: "shop", Role: control.Primary, Window: time.Hour, Writable: true, SizeBytes: 1 << 20}
 	orderPod(t, p, o)
-	if err := engineOf(t, p).WriteAt(context.Background(), bytes.Repeat([]byte{1}, 512), 0, true); err != nil {
-		t.Fatal(err)
+	// In extents that are apart, and more than a connection takes at once.
+	for off := int64(0); off < 1<<20; off += 256 << 10 {
+		if err := engineOf(t, p).WriteAt(context.Background(), bytes.Repeat([]byte{1}, 128<<10), off, true); err != nil {
+			t.Fatal(err)
+		}
 	}
 	o.Term, o.Role, o.Writable, o.Source = 2, control.Replica, false, "b"
 	orderPod(t, p, o)
@@ -284,5 +287,60 @@ func TestAnImageWhoseRecordIsInDoubtIsNotRemoved(t *testing.T) {
 	}
 	if got := firstByte(t, p); got != 9 {
 		t.Errorf("the volume has %d, want the image's 9", got)
+	}
+}
+
+// A primary's engine that is opened while its writes are stopped gives nothing up before they
+// are admitted again: its group may have an operation to finish, which returns to what is oldest.
+func TestAnEngineThatMayBeForkedKeepsWhatItHas(t *testing.T) {
+	ctx := context.Background()
+	files := vfs.NewMem()
+	if err := files.MkdirAll("/backing"); err != nil {
+		t.Fatal(err)
+	}
+	start := func() *Pod {
+		t.Helper()
+		p, err := Open(Config{Volume: journal.VolumeID{1}, Dir: "/backing", Exports: tools{}, SegmentBytes: journal.MinSegmentBytes, FS: files})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	p := start()
+	o := control.Orders{Volume: journal.VolumeID{1}, Term: 1, Revision: 1, Group: "shop", Role: control.Primary, Window: time.Hour, Writable: true, SizeBytes: 1 << 20}
+	orderPod(t, p, o)
+	for range 4 * journal.MinSegmentBytes / (64 << 10) {
+		if err := engineOf(t, p).WriteAt(ctx, bytes.Repeat([]byte{1}, 64<<10), 0, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := engineOf(t, p).Store().Horizon()
+	o.Revision, o.Writable = 2, false
+	orderPod(t, p, o)
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p = start()
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	o.Revision, o.JournalBytes = 3, journal.MinSegmentBytes
+	orderPod(t, p, o)
+	store := engineOf(t, p).Store()
+	if err := store.Maintain(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if now := store.Horizon(); now != before {
+		t.Errorf("the horizon has moved from %s to %s", before, now)
+	}
+	o.Revision, o.Writable = 4, true
+	orderPod(t, p, o)
+	if err := store.Maintain(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if now := store.Horizon(); now == before {
+		t.Errorf("the horizon is at %s still, with writes admitted", now)
 	}
 }

@@ -15,7 +15,9 @@ import (
 // which point that is.
 const keepUntold = time.Hour
 
-// keepAll has the store of a replica keep all that it has until it is told what to: once,
+// keepAll has the store of a replica, or one that is opened while its writes are stopped, keep all
+// that it has until it is told what to, or writes are admitted: a group whose operation was
+// interrupted may be about to return to what it has oldest, and it holds that no more. Once,
 // when it was opened or has become a replica's. What was told, or given up for want of
 // room, since then stays as it is, however often orders are repeated.
 func (p *Pod) keepAll(store *journal.Store) {

@@ -308,7 +308,9 @@ func (p *Pod) follow(ctx context.Context, o control.Orders) error {
 	if err != nil {
 		return err
 	}
-	p.keepNothing(eng.Store())
+	if o.Writable {
+		p.keepNothing(eng.Store())
+	}
 	if err := p.sendTo(o); err != nil {
 		return err
 	}

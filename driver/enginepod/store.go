@@ -124,7 +124,7 @@ func (p *Pod) openEngine(name string) (*engine.Engine, error) {
 		return nil, errors.Join(fmt.Errorf("open store of volume %s: it is volume %s: %w", p.cfg.Volume, store.Volume(), journal.ErrForeign), store.Close())
 	}
 	applyRetention(store, orders)
-	if orders.Role == control.Replica {
+	if orders.Role == control.Replica || !orders.Writable {
 		p.keepAll(store)
 	}
 	eng = engine.New(store)

@@ -29,7 +29,9 @@ func (f *Fleet) keepPoints() {
 		var keeping errgroup.Group
 		keeping.SetLimit(keepingPoints)
 		for _, st := range f.groups.States() {
-			if st.Role == group.RoleReplica {
+			// While an operation is not finished they keep what they keep: it may be about to
+			// return to what is older than the newest point.
+			if st.Role == group.RoleReplica && st.Pending == nil {
 				keeping.Go(func() error { f.keepPoint(st); return nil })
 			}
 		}

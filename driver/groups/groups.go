@@ -97,13 +97,14 @@ func (g *Groups) Start(ctx context.Context, name string) error {
 		return err
 	}
 	if st.Pending != nil {
-		members, err := g.forkers(st.Members)
-		if err != nil {
-			return fmt.Errorf("finish %s of group %s: %w", st.Pending.Kind, name, err)
-		}
+		// First, so that members which are there hold it as long as others are waited for.
 		pending := st.Pending
 		if err := g.holdTargets(ctx, pending, st.Members); err != nil {
 			g.cfg.Log.Warn("what an operation returns to is not held until it is finished", "group", name, "operation", pending.ID, "error", err)
+		}
+		members, err := g.forkers(st.Members)
+		if err != nil {
+			return fmt.Errorf("finish %s of group %s: %w", st.Pending.Kind, name, err)
 		}
 		if st, err = g.reg.Finish(ctx, name, members); errors.Is(err, group.ErrReverted) {
 			g.cfg.Log.Error("an operation was given up, and the group is where it was before", "group", name, "error", err)

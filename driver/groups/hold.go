@@ -58,9 +58,10 @@ func isGone(err error) bool {
 	return errors.Is(err, journal.ErrHorizon) || errors.Is(err, journal.ErrUnknownPosition)
 }
 
-// holdAll has members hold positions, all of them or an error.
+// holdAll has members hold positions, all of them or an error. One that cannot does not
+// keep the others from it.
 func (g *Groups) holdAll(ctx context.Context, at map[journal.VolumeID]journal.Position, by string, d time.Duration) error {
-	holding, ctx := errgroup.WithContext(ctx)
+	var holding errgroup.Group
 	for id, pos := range at {
 		holding.Go(func() error {
 			m, err := g.cfg.Members.Member(id)

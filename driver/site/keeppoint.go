@@ -38,8 +38,12 @@ func (s *Site) keepPoints(ctx context.Context) {
 
 // keepPoint has the members of a replica keep their part of its newest point, and those
 // of a primary nothing: they make every point together. While there is none, or it is not
-// known, they keep what they kept.
+// known, they keep what they kept; and so do all while an operation is not finished, which
+// may be about to return to what is older.
 func (s *Site) keepPoint(ctx context.Context, st group.State) error {
+	if st.Pending != nil {
+		return nil
+	}
 	if st.Role != group.RoleReplica {
 		for _, store := range (members{s}).openStores(st) {
 			store.KeepPoint(journal.Position{}, 0)
@@ -74,10 +78,11 @@ func (s *Site) allOpen(st group.State) bool {
 }
 
 // keepAll has a replica's store that was just opened keep all that it has, until it is
-// known which point is the newest.
+// known which point is the newest; and any until its group's operation, if one was interrupted, is
+// finished: what it held for that is held no more.
 func (s *Site) keepAll(store *journal.Store, name string) {
 	st, err := s.groups.State(name)
-	if errors.Is(err, group.ErrNotFound) || st.Role != group.RoleReplica {
+	if errors.Is(err, group.ErrNotFound) || st.Role != group.RoleReplica && st.Pending == nil {
 		return
 	}
 	store.KeepPoint(store.Horizon(), 0)

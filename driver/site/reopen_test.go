@@ -274,3 +274,60 @@ func TestAVolumeThatFoundNoRoomOpens(t *testing.T) {
 	}
 	mustClose(t, k.opened)
 }
+
+// TestAnUnfinishedRewindKeepsItsPoint: a rewind that was written down waits for a member that
+// does not open. The others do not give up meanwhile what it returns to.
+func TestAnUnfinishedRewindKeepsItsPoint(t *testing.T) {
+	ctx := context.Background()
+	fs := vfs.NewMem()
+	s := prepared(t, fs)
+	points, err := s.Groups().Points(ctx, "shop")
+	if err != nil || len(points) != 1 {
+		t.Fatalf("%d points, %v", len(points), err)
+	}
+	if err := s.UnpinPoint(ctx, "before"); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 * journal.MinSegmentBytes / (64 << 10) {
+		if err := s.exports.device(volumeA).WriteAt(ctx, bytes.Repeat([]byte{3}, 64<<10), 0, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustClose(t, s)
+	db, err := fs.OpenDB("/root/site.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg, err := group.OpenRegistry(db)
+	if err == nil {
+		err = reg.Begin("shop", group.Operation{ID: "1", Kind: group.OperationRewind, Targets: points[0].Members, Role: group.RolePrimary, Term: 1},
+			func(st *group.State) { st.Settings.JournalBytes = journal.MinSegmentBytes })
+	}
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	base := "/root/volumes/" + volumeB.String() + "/store-1/base.img"
+	if err := fs.Rename(base, base+".away"); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, fs)
+	st, err := s.Groups().State("shop")
+	if err != nil || st.Pending == nil {
+		t.Fatalf("the rewind is over without a member: %+v, %v", st, err)
+	}
+	store, err := s.Replicas().Replica(ctx, "shop", volumeA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.(interface{ Maintain(context.Context) error }).Maintain(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Rename(base+".away", base); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := s.ReopenVolume(ctx, volumeB); !done || err != nil {
+		t.Fatalf("reopen: %v, %v", done, err)
+	}
+	s.expect(t, 1)
+	mustClose(t, s)
+}
