@@ -92,7 +92,9 @@ func (r *SurvivorReader) Next() (Record, error) {
 		f, err := r.scanner.scan()
 		switch {
 		case errors.Is(err, io.EOF):
-			r.passed = max(r.passed, r.seg.last)
+			// The path may leave the timeline within the segment, of which nothing is left
+			// behind that.
+			r.passed = max(r.passed, min(r.seg.last, r.end))
 			r.leave()
 			continue
 		case errors.Is(err, ErrCorrupt) && !waited:

@@ -46,11 +46,19 @@ type leapWorld struct {
 	// replicas say that they take leaps.
 	sentBytes  int64
 	knowsLeaps bool
+	// back is where the primary's members were before the last rewind; nil: nowhere to
+	// return to. pending is a fork of all members that is under way. split: the old primary
+	// does not know of the new one yet.
+	back    *[2]journal.Position
+	pending *leapFork
+	split   bool
+	forks   int
 }
 
 // leapCounts shows that the simulation came to what it is meant to try.
 type leapCounts struct {
 	Leaps, Forked, Resumed, Images, CrashesInLeap, FaultsInLeap, Damaged, Rewrites, Rewinds, Failovers, Points int
+	Undone, Halves, Restarts, Trimmed, Kept, Split                                                             int
 }
 
 type leapSite struct {
@@ -146,6 +154,9 @@ func (m *leapMember) open() {
 		m.w.fail(fmt.Errorf("open store: %w", err))
 	}
 	m.store = store
+	if f := m.w.pending; f != nil && f.site.members[m.index] == m {
+		store.KeepPoint(store.Horizon(), 0) // what it held is to be there still
+	}
 }
 
 func (m *leapMember) close() {
@@ -170,20 +181,10 @@ func (m *leapMember) crash() {
 	}
 }
 
-// heal takes back a fault that has not come about, by wasted operations.
+// heal takes back faults that have not come about.
 func (m *leapMember) heal() {
-	if m.fault == nil {
-		return // it has no disk yet
-	}
-	for range 3 {
-		f, err := m.fault.Create("spent")
-		if err != nil {
-			continue
-		}
-		_, _ = f.WriteAt(make([]byte, 8), 0)
-		_ = f.Sync()
-		_ = f.Close()
-		_ = m.fault.Remove("spent")
+	if m.fault != nil { // else it has no disk yet
+		m.fault.Mend()
 	}
 }
 
@@ -255,8 +256,17 @@ func (w *leapWorld) mustFlush(m *leapMember) {
 }
 
 // tick is ten seconds of the primary: some writes, and a checkpoint of the group.
-func (w *leapWorld) tick() {
-	s := w.sites[w.primary]
+func (w *leapWorld) tick() { w.tickOf(w.sites[w.primary]) }
+
+func (w *leapWorld) tickOf(s *leapSite) {
+	if s == nil {
+		return
+	}
+	for _, m := range s.members {
+		if m.heal(); m.store.Err() != nil { // broken while it was fed
+			m.crash()
+		}
+	}
 	w.clock.Advance(10 * time.Second)
 	w.number++
 	key := [2]int64{w.number, w.clock.Now().UnixNano()}
@@ -297,7 +307,9 @@ func (w *leapWorld) maintain(m *leapMember) {
 
 // connect opens a member's stream.
 func (w *leapWorld) connect(v int) {
-	if w.streams[v] != nil {
+	// A promotion that is not finished sends nothing, and a site that does not know of it
+	// takes nothing.
+	if w.streams[v] != nil || w.split || w.pending != nil && w.pending.failover {
 		return
 	}
 	from, to := w.sites[w.primary].members[v], w.sites[1-w.primary].members[v]
