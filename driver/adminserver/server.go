@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -290,7 +291,9 @@ func (s *Server) Failover(ctx context.Context, req *adminv1.FailoverRequest) (*a
 	began := s.cfg.Clock.Now()
 	f, err := s.cfg.Site.Groups().Failover(ctx, req.GetGroup(), req.GetAt(), req.GetDryRun())
 	if err == nil && !req.GetDryRun() && s.cfg.Promoted != nil {
-		err = s.cfg.Promoted(ctx, req.GetGroup())
+		if err = s.cfg.Promoted(ctx, req.GetGroup()); err != nil {
+			err = fmt.Errorf("this site is the primary of group %s now (checkpoint %d, term %d), but CSI does not know all of its volumes; the next start of the site tells it: %w", req.GetGroup(), f.Point.Checkpoint, f.Term, err)
+		}
 	}
 	if err != nil {
 		return nil, answer(err)
