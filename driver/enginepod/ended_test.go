@@ -31,7 +31,10 @@ func TestADeviceThatWasAbortedIsReplaced(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- n.proc.Wait() }()
 	select {
-	case <-ended:
+	case err := <-ended:
+		if err == nil {
+			t.Error("the engine ends as if it had been told to")
+		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("the engine serves on what nobody reaches")
 	}
