@@ -16,7 +16,7 @@ import (
 func TestASiteEndsWithItsDatabase(t *testing.T) {
 	s, dir := newCSISite(t), t.TempDir()
 	s.doubts = make(chan error, 1)
-	s.cfg = StandaloneConfig{Site: "a", Root: dir, CSIEndpoint: "unix://" + filepath.Join(dir, "csi.sock"), NodeID: "n", Admin: filepath.Join(dir, "admin.sock"), Log: slog.New(slog.DiscardHandler)}
+	s.cfg = StandaloneConfig{Site: "a", Root: dir, CSIEndpoint: "unix://" + filepath.Join(dir, "csi.sock"), NodeID: "n", Version: "test", Admin: filepath.Join(dir, "admin.sock"), Log: slog.New(slog.DiscardHandler)}
 	var err error
 	if s.nbd, err = nbd.New(nbd.Config{}); err == nil {
 		s.node, err = node.New(node.Config{NodeID: "n", Devices: nodeDevices{&backend{site: s.site}}, StateDir: dir, Log: s.cfg.Log})

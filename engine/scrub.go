@@ -65,6 +65,9 @@ func (e *Engine) Scrub(ctx context.Context, how Scrub) (Scrubbed, error) {
 		}
 	}
 	out.Damaged, out.Repaired = e.store.DamagedPlaces(), e.store.Repaired(began)
+	if len(out.Repaired) > 0 {
+		out.Peer = how.Peer // also where the store was faster by itself, and asked it
+	}
 	return out, nil
 }
 
