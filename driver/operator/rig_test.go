@@ -3,6 +3,7 @@ package operator
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -541,7 +542,7 @@ func (c *cluster) run(p *plane) *Operator {
 	c.t.Helper()
 	peers := NewPeers(func(string) string { return "" })
 	o, err := New(Config{Rest: c.server.Config(), Site: "here", DriverName: testDriver, Fleet: p, Catalog: p, Peers: peers,
-		Interval: 20 * time.Millisecond, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+		Interval: 20 * time.Millisecond, Log: slog.New(slog.NewTextHandler(outputOf(c.t), nil))})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -555,4 +556,30 @@ func (c *cluster) run(p *plane) *Operator {
 		}
 	})
 	return o
+}
+
+// output is a test's, as long as that runs: client-go goes on recording events, and logs
+// what becomes of it, when those who made them have ended.
+type output struct {
+	mu   sync.Mutex // guards test
+	test io.Writer  // nil: it is over
+}
+
+func outputOf(t *testing.T) *output {
+	o := &output{test: t.Output()}
+	t.Cleanup(func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.test = nil
+	})
+	return o
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.test == nil {
+		return len(p), nil
+	}
+	return o.test.Write(p)
 }
