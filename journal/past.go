@@ -75,7 +75,8 @@ func (s *Store) OldestCheckpoint() Checkpoint {
 	if err != nil {
 		return Checkpoint{}
 	}
-	outlived := s.outlivedLocked()
+	ages := s.ageingLocked()
+	outlived := s.outlivedLocked(&ages)
 	var newest Checkpoint
 	for _, part := range s.partsLocked(path) {
 		for _, c := range part.checkpoints {
@@ -100,7 +101,7 @@ func (s *Store) newestFirstLocked() iter.Seq[Checkpoint] {
 	if s.cfg.History.thins() {
 		s.eachAnchorLocked(func(at Position) { anchors[at] = true })
 	}
-	outlived := s.outlivedLocked()
+	outlived := s.outlivedLocked(&ages)
 	return func(yield func(Checkpoint) bool) {
 		var later Checkpoint // not yielded yet, because it takes the one before it to tell
 		newest := true

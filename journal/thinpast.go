@@ -128,7 +128,7 @@ type outlived struct {
 
 // outlivedLocked finds out whether pins or views hold what has left the window.
 // Without them destage is about to take that, or waits for the end of its segment.
-func (s *Store) outlivedLocked() (o outlived) {
+func (s *Store) outlivedLocked(ages *ageing) (o outlived) {
 	if s.cfg.Window <= 0 {
 		return o
 	}
@@ -137,7 +137,6 @@ func (s *Store) outlivedLocked() (o outlived) {
 	if err != nil || from == tip {
 		return o
 	}
-	ages := s.ageingLocked()
 	cutoff := ages.cutoff(s.cfg.Window)
 	for _, part := range s.partsLocked(path) {
 		for i := range part.checkpoints {

@@ -49,6 +49,16 @@ func TestNobodyMountsADeviceWhileItsVolumeIsRewound(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	a.notHadMeanwhile(t, "a rewind", func() error {
+		_, err := a.Groups().StartRewind(a.ctx, "shop", "pin:before", false)
+		return err
+	})
+}
+
+// notHadMeanwhile checks that nobody can mount the device while an operation goes back to
+// a point that holds 1, and that it can be had, and holds that, afterwards.
+func (a *attached) notHadMeanwhile(t *testing.T, what string, operate func() error) {
+	t.Helper()
 	var seen strings.Builder // of each change of the site's database: - refused, + had
 	look := func() {
 		switch f, err := a.mount(); {
@@ -62,21 +72,22 @@ func TestNobodyMountsADeviceWhileItsVolumeIsRewound(t *testing.T) {
 		}
 	}
 	a.tails.committing.Store(&look)
-	_, err = a.Groups().StartRewind(a.ctx, "shop", "pin:before", false)
+	err := operate()
 	a.tails.committing.Store(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The rewind is begun, and is done. Others may change the database at any time.
+	// The operation is begun, and is done. Others may change the database at any time.
 	if got := strings.Trim(seen.String(), "+"); len(got) < 2 || strings.Contains(got, "+") {
-		t.Errorf("in the middle of a rewind the device was %q, want it to be refused twice or more, and never had", got)
+		t.Errorf("in the middle of %s the device was %q, want it to be refused twice or more, and never had", what, got)
 	}
-	if f, err = a.mount(); err != nil {
-		t.Fatalf("the device cannot be had after the rewind: %v", err)
+	f, err := a.mount()
+	if err != nil {
+		t.Fatalf("the device cannot be had after %s: %v", what, err)
 	}
 	got := make([]byte, 512)
 	_, err = f.ReadAt(got, 0)
 	if err := errors.Join(err, f.Close()); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{1}, len(got))) {
-		t.Errorf("the device holds %d after the rewind (%v), want 1", got[0], err)
+		t.Errorf("the device holds %d after %s (%v), want 1", got[0], what, err)
 	}
 }

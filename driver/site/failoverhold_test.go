@@ -1,12 +1,8 @@
 package site_test
 
 import (
-	"bytes"
 	"errors"
-	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
 )
@@ -52,33 +48,8 @@ func TestNobodyMountsADeviceWhileItsVolumeIsFailedOverTo(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	var seen strings.Builder // of each change of the site's database: - refused, + had
-	look := func() {
-		switch f, err := a.mount(); {
-		case err == nil:
-			seen.WriteByte('+')
-			_ = f.Close()
-		case errors.Is(err, unix.EBUSY):
-			seen.WriteByte('-')
-		default:
-			t.Errorf("open the device: %v", err)
-		}
-	}
-	a.tails.committing.Store(&look)
-	_, err = a.Groups().Failover(a.ctx, "shop", "pin:before", false)
-	a.tails.committing.Store(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := strings.Trim(seen.String(), "+"); len(got) < 2 || strings.Contains(got, "+") {
-		t.Errorf("in the middle of a failover the device was %q, want it to be refused twice or more, and never had", got)
-	}
-	if f, err = a.mount(); err != nil {
-		t.Fatalf("the device cannot be had after the failover: %v", err)
-	}
-	got := make([]byte, 512)
-	_, err = f.ReadAt(got, 0)
-	if err := errors.Join(err, f.Close()); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{1}, len(got))) {
-		t.Errorf("the device holds %d after the failover (%v), want 1", got[0], err)
-	}
+	a.notHadMeanwhile(t, "a failover", func() error {
+		_, err := a.Groups().Failover(a.ctx, "shop", "pin:before", false)
+		return err
+	})
 }
