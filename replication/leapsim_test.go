@@ -39,6 +39,7 @@ func TestLeapSimulation(t *testing.T) {
 
 func simulateLeaps(t *testing.T, seed uint64) leapCounts {
 	w := newLeapWorld(t, seed)
+	defer w.close() // before the next seed: its disks are in memory
 	for range leapSteps {
 		w.step()
 		w.check()
@@ -407,6 +408,7 @@ func TestLeapSendsLessThanAnImage(t *testing.T) {
 	for name, knows := range map[string]bool{"leaps": true, "older replica": false} {
 		t.Run(name, func(t *testing.T) {
 			w := newLeapWorld(t, 1)
+			defer w.close()
 			w.tick()
 			w.settle()
 			before, images := w.sentBytes, w.counts.Images

@@ -115,14 +115,15 @@ func newLeapWorld(t *testing.T, seed uint64) *leapWorld {
 		}
 		w.mustFlush(m)
 	}
-	t.Cleanup(func() {
-		for _, s := range w.sites {
-			for _, m := range s.members {
-				m.close()
-			}
-		}
-	})
 	return w
+}
+
+func (w *leapWorld) close() {
+	for _, s := range w.sites {
+		for _, m := range s.members {
+			m.close()
+		}
+	}
 }
 
 func (w *leapWorld) fail(err error) {
