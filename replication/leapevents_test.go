@@ -183,10 +183,10 @@ func (w *leapWorld) restart(m *leapMember) {
 }
 
 // squeeze has the members of a site give up most of their history. Those of a replica keep the
-// newest point that all of them have.
+// newest point that all of them have, but for one whose disk was full a moment ago.
 func (w *leapWorld) squeeze(s *leapSite) {
 	keys := w.common(s)
-	kept := s != w.sites[w.primary] && len(keys) > 0
+	kept, givenUp := s != w.sites[w.primary] && len(keys) > 0, uint64(0)
 	for v, m := range s.members {
 		if m.store == nil || m.store.Err() != nil {
 			continue
@@ -195,18 +195,19 @@ func (w *leapWorld) squeeze(s *leapSite) {
 			m.store.KeepPoint(w.cuts[keys[len(keys)-1]][v], time.Hour)
 		}
 		m.heal()
-		usual := m.store.Retention()
+		usual, givenUpBefore := m.store.Retention(), m.store.Stats().Space.PointsGivenUp
 		m.store.SetRetention(journal.Retention{JournalBytes: journal.MinSegmentBytes, Window: usual.Window, History: usual.History})
 		before := m.store.Horizon()
 		if err := m.store.Maintain(context.Background()); err != nil && !errors.Is(err, journal.ErrPoisoned) && !errors.Is(err, errDisk) {
 			w.fail(fmt.Errorf("trim: %w", err))
 		}
 		m.store.SetRetention(usual)
+		givenUp += m.store.Stats().Space.PointsGivenUp - givenUpBefore
 		if m.store.Horizon() != before {
 			w.counts.Trimmed++
 		}
 	}
-	if kept {
+	if kept && givenUp == 0 {
 		if now := w.common(s); now != nil && !slices.Contains(now, keys[len(keys)-1]) {
 			w.fail(fmt.Errorf("site %s gave its newest point %d up", s.name, keys[len(keys)-1][0]))
 		}
