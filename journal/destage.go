@@ -76,7 +76,7 @@ func (s *Store) destageBatch(ctx context.Context, verify bool) (more bool, err e
 // chooseBatch picks sealed segments from the base on that are over the budget
 // or out of the window, and holds them. A batch that a crash interrupted comes
 // first, and where room is tight a segment of it at a time: between base and
-// horizon the base holds a mixture anyway. Where damage stopped the last batch, it takes all that may go: a record
+// horizon the base holds a mixture anyway. It ends at the horizon, also in the middle of a segment. Where damage stopped the last batch, it takes all that may go: a record
 // behind that batch may hide what is damaged. maintainMu must be held.
 func (s *Store) chooseBatch() ([]pathPart, Position) {
 	if s.isOverlay() { // whose base could not tell zeroes from what is its origin's
@@ -105,6 +105,10 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 		must := interrupted && path.Contains(s.state.Horizon) && !s.passesLocked(end, s.state.Horizon)
 		more := due && (s.stuck || !interrupted && len(batch) < limit)
 		may := (more || exact < len(batch)) && !s.isHeldLocked(end)
+		cut := interrupted && !may && part.passes(s.state.Horizon)
+		if cut {
+			part.upTo, end, must = s.state.Horizon.Seq, s.state.Horizon, true
+		}
 		if !part.sealed || !must && !may || must && s.isTight() && len(batch) == limit {
 			break
 		}
@@ -118,12 +122,21 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 		case part.endsExactly():
 			exact, to = len(batch), end
 		}
+		if cut {
+			break
+		}
 	}
 	batch = batch[:exact]
 	for _, part := range batch {
 		part.users.Add(1)
 	}
 	return batch, to
+}
+
+// passes reports whether a position is in the middle of a part. The horizon is, in an
+// interrupted batch that ended where a rewind had begun, once that is undone.
+func (p *pathPart) passes(at Position) bool {
+	return p.timeline == at.Timeline && p.first <= at.Seq && at.Seq < p.upTo
 }
 
 // endsExactly reports whether the state behind a part can be had: a segment
@@ -408,11 +421,26 @@ func (s *Store) dropBatch(parts []pathPart, to Position, merged table) error {
 	if err != nil {
 		return fmt.Errorf("drop journal up to %s: %w", to, err)
 	}
-	if len(parts) > 0 {
-		s.forgetDestaged(merged, parts[len(parts)-1].id)
+	if left := s.leftParts(parts); len(left) > 0 {
+		s.forgetDestaged(merged, left[len(left)-1].id)
 	}
 	s.leaveSegments(dropped)
 	return nil
+}
+
+// leftParts are the parts of a batch whose segments are not on the path any more. The last one's
+// still is where the base is in its middle now: the live index may lead to newer records in it.
+func (s *Store) leftParts(parts []pathPart) []pathPart {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	path, err := s.tree.path(s.state.Base, s.tipLocked())
+	if n := len(parts); err == nil && n > 0 {
+		last := &parts[n-1]
+		if last.upTo < last.last && path.Contains(Position{last.timeline, last.upTo + 1}) {
+			return parts[:n-1]
+		}
+	}
+	return parts
 }
 
 // leaveSegments lets go of segments that the catalog does not name any more.
