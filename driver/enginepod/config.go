@@ -30,6 +30,9 @@ type Config struct {
 	// Boot tells this run of the machine's kernel, where devices are, from every other
 	// one; empty: it is not known.
 	Boot string
+	// Disk tells this attachment of the disk that the journal is on to the machine from
+	// every other one of the same run of its kernel; empty: it is not known.
+	Disk string
 	// DialEngine connects to another engine, whose image is to be copied.
 	DialEngine func(address string) (*grpc.ClientConn, error)
 	// Site is this site's name, as replication names it.

@@ -94,14 +94,11 @@ func (p *Pod) attach(ctx context.Context, eng *engine.Engine, how control.Attach
 // engine that dies before leaves a device that nobody has used, and the next one does
 // not take that over.
 func (p *Pod) keepDevice(identity string) error {
-	now, boot := p.recordNow(), p.cfg.Boot
-	if now.Device == nil && identity == "" {
+	now, boot, disk := p.recordNow(), p.cfg.Boot, p.cfg.Disk
+	if now.Device == nil && identity == "" || now.hasDevice(identity, boot, disk) {
 		return nil
 	}
-	if now.Device != nil && *now.Device == identity && (boot == "" || boot == now.Boot || identity == "") {
-		return nil
-	}
-	return p.updateRecord(func(r *record) { r.setDevice(identity, boot) })
+	return p.updateRecord(func(r *record) { r.setDevice(identity, boot, disk) })
 }
 
 // outdateDevices makes durable that the volume has no device: one that waits somewhere
@@ -111,7 +108,7 @@ func (p *Pod) outdateDevices() error {
 	if now := p.recordNow(); now.devicesOutdated() {
 		return nil
 	}
-	return p.updateRecord(func(r *record) { r.setDevice("", "") })
+	return p.updateRecord(func(r *record) { r.setDevice("", "", "") })
 }
 
 // detach takes the device away and makes everything written to it durable. From then

@@ -152,6 +152,76 @@ func TestADeviceIsLeftBehindBeforeTheStoreIsRecovered(t *testing.T) {
 	}
 }
 
+// A disk is taken from a machine by force, and attached to it again: what was acknowledged
+// and not flushed went with the first attachment. An engine that was killed before it could
+// notice has left a device that counts on it, and the next one, whose flushes would succeed,
+// must not take that over. What was all on the disk by then has lost nothing.
+func TestADeviceIsLeftBehindWhereItsDiskWasTakenAway(t *testing.T) {
+	for name, c := range map[string]struct {
+		before, after string // attachments of the disk
+		closed        bool   // the engine was not killed
+		want          counts
+	}{
+		"by force": {"7", "8", false, counts{made: 2, revoked: 1}},
+		"from an engine that had closed its store": {"7", "8", true, counts{made: 1, taken: 1}},
+		"it was not":              {"7", "7", false, counts{made: 1, taken: 1}},
+		"it was not known before": {"", "8", false, counts{made: 1, taken: 1}},
+		"it is not known now":     {"7", "", false, counts{made: 1, taken: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			here := &devices{name: "here", boot: "1", disk: c.before}
+			r, _ := attachedOn(t, here)
+			if err := r.fs.SyncDir("/"); err != nil { // the backing volume is durable
+				t.Fatal(err)
+			}
+			write(t, here.attached(), 0, 1)
+			killed := r.fs.KillClone()
+			if c.before != c.after {
+				killed = killed.CrashWith(nil, vfs.CrashOptions{LoseAll: true})
+			}
+			r.stop()
+			if !c.closed {
+				r.fs = killed
+			}
+			here.disk = c.after
+			r.start()
+			r.resumed(1)
+			here.expect(t, c.want)
+			// What follows on the same attachment is what it always was.
+			killed = r.fs.KillClone()
+			r.stop()
+			r.fs = killed
+			r.start()
+			r.resumed(1)
+			c.want.taken++
+			here.expect(t, c.want)
+		})
+	}
+}
+
+// The engine that comes next may end without a device, and leave a store that is all on the
+// disk, but for what is gone.
+func TestADeviceIsLeftBehindBeforeTheStoreIsRecoveredFromItsDisk(t *testing.T) {
+	here := &devices{name: "here", boot: "1", disk: "7"}
+	r, _ := attachedOn(t, here)
+	if err := r.fs.SyncDir("/"); err != nil { // the backing volume is durable
+		t.Fatal(err)
+	}
+	write(t, here.attached(), 0, 1)
+	cut := r.fs.KillClone().CrashWith(nil, vfs.CrashOptions{LoseAll: true})
+	r.stop()
+	r.fs, here.disk, here.fail = cut, "8", errors.New("the node plugin is away")
+	r.start()
+	for s, changed := r.pod.State(); s.Store == nil; s, changed = r.pod.State() {
+		<-changed
+	}
+	r.stop()
+	here.fail = nil
+	r.start()
+	r.resumed(1)
+	here.expect(t, counts{made: 2, revoked: 1})
+}
+
 // An engine that does not know on which machine it runs leaves everything as it is.
 func TestADeviceOfAnUnknownMachineIsTakenOver(t *testing.T) {
 	here := &devices{name: "here", boot: "1"}

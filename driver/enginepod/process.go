@@ -1,6 +1,7 @@
 package enginepod
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"github.com/lockstep-csi/lockstep/driver/probes"
@@ -276,7 +278,7 @@ func (p *process) serve(ctx context.Context, files vfs.FS) error {
 	devices := HolderDevices{Volume: p.cfg.Volume, Socket: p.cfg.HolderSocket, Log: p.cfg.Log}
 	pod, err := Open(Config{
 		Volume: p.cfg.Volume, Dir: p.cfg.StoreDir, JournalDir: p.cfg.JournalDir, FS: files, IndexMemory: p.cfg.IndexMemory, ScrubEvery: p.cfg.ScrubEvery, CacheBytes: memory.CacheBytes(), Version: p.cfg.Version, Log: p.cfg.Log, Exports: shown, Site: site,
-		Devices: devices, Boot: bootID(p.cfg.Log),
+		Devices: devices, Boot: bootID(p.cfg.Log), Disk: diskID(cmp.Or(p.cfg.JournalDir, p.cfg.StoreDir), p.cfg.Log),
 		DialEngine: p.dialEngine, DialPeer: p.dialPeer, Peer: replication.GatewayPeer(certs.RequireRole(site, certs.RoleGateway)),
 	})
 	if err != nil {
@@ -368,6 +370,27 @@ func bootID(log *slog.Logger) string {
 		return ""
 	}
 	return strings.TrimSpace(string(raw))
+}
+
+// diskSequence has the number that the kernel gave to a disk when it was attached, which no
+// other has until the next boot (Linux 5.15, Documentation/ABI/stable/sysfs-block).
+const diskSequence = "diskseq"
+
+// diskID is Config.Disk of the file system that has a directory; empty where that is on no
+// disk of this machine, as a network's, or does not tell on which, as btrfs.
+func diskID(dir string, log *slog.Logger) string {
+	var stat unix.Stat_t
+	if err := unix.Stat(dir, &stat); err != nil {
+		log.Warn("it is not known which disk the journal is on", "directory", dir, "error", err)
+		return ""
+	}
+	device := fmt.Sprintf("/sys/dev/block/%d:%d/", unix.Major(stat.Dev), unix.Minor(stat.Dev))
+	for _, file := range []string{device + diskSequence, device + "../" + diskSequence} { // of a disk; of a partition's
+		if raw, err := os.ReadFile(file); err == nil {
+			return strings.TrimSpace(string(raw))
+		}
+	}
+	return ""
 }
 
 // PodID is the id of this pod for its lease: what the downward API gives as

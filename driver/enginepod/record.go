@@ -37,19 +37,33 @@ type record struct {
 	Device *string `json:"device,omitempty"`
 	// Boot is Config.Boot of where Device is; empty: it is not known, as of earlier versions.
 	Boot string `json:"boot,omitempty"`
+	// Disk is Config.Disk, in that run of the kernel, of the journal that holds what was
+	// written to Device; empty: it is not known, as of earlier versions.
+	Disk string `json:"disk,omitempty"`
 }
 
-// setDevice notes which device the volume has, and where; see Device and Boot.
-func (r *record) setDevice(identity, boot string) {
-	r.Device, r.Boot = &identity, boot
+// setDevice notes which device the volume has, and where; see Device, Boot and Disk.
+func (r *record) setDevice(identity, boot, disk string) {
+	r.Device, r.Boot, r.Disk = &identity, boot, disk
 	if identity == "" {
-		r.Boot = ""
+		r.Boot, r.Disk = "", ""
 	}
+}
+
+// hasDevice reports whether setDevice would change nothing but what is not known now.
+func (r *record) hasDevice(identity, boot, disk string) bool {
+	return r.Device != nil && *r.Device == identity && (identity == "" || (boot == "" || boot == r.Boot) && (disk == "" || disk == r.Disk))
 }
 
 // leftBehind reports whether the volume's device is on another machine than boot tells of,
 // or on one that has started anew since, and is gone with what it ran.
 func (r *record) leftBehind(boot string) bool { return boot != "" && r.Boot != "" && r.Boot != boot }
+
+// takenFrom reports whether the journal's disk was taken from the device's machine, and
+// attached to it again, since it was noted. What had not got to the disk by then is gone.
+func (r *record) takenFrom(boot, disk string) bool {
+	return boot != "" && r.Boot == boot && disk != "" && r.Disk != "" && r.Disk != disk
+}
 
 // devicesOutdated reports whether no device that waits somewhere may be taken over.
 func (r *record) devicesOutdated() bool { return r.Device != nil && *r.Device == "" }

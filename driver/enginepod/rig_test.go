@@ -52,6 +52,7 @@ func (n *network) dial(address string) (*grpc.ClientConn, error) {
 type devices struct {
 	name string
 	boot string // of the node's machine; empty: that is not known
+	disk string // the attachment of the backing volume's disk to it; empty: that is not known
 	mu   sync.Mutex
 	now  *device
 	fail error
@@ -219,7 +220,7 @@ func (r *rig) start() {
 		files = r.files
 	}
 	var err error
-	r.pod, err = enginepod.Open(enginepod.Config{Volume: r.id, Dir: "/backing", JournalDir: r.journal, Devices: r.node, Boot: r.node.boot, DialEngine: r.net.dial,
+	r.pod, err = enginepod.Open(enginepod.Config{Volume: r.id, Dir: "/backing", JournalDir: r.journal, Devices: r.node, Boot: r.node.boot, Disk: r.node.disk, DialEngine: r.net.dial,
 		SegmentBytes: journal.MinSegmentBytes, FS: files, Clock: r.clock, Exports: r.shown})
 	if err != nil {
 		r.t.Fatal(err)

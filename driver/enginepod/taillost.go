@@ -73,15 +73,10 @@ func (p *Pod) forsakeDevice() error {
 
 // recoverStore opens a store. Where that finds out that the engine before has lost what users
 // of its device count on, the next attempt, which finds nothing of it, waits until
-// it is noted that no device is taken over. On another machine than the device's that is noted
-// before: what its users were told is written, and nobody has flushed, is in the memory of that
-// machine, and gone once the store is recovered without. storeTurn must be held.
+// it is noted that no device is taken over. storeTurn must be held.
 func (p *Pod) recoverStore(name string) (*journal.Store, error) {
-	if now := p.recordNow(); p.tailLost || now.leftBehind(p.cfg.Boot) {
-		if err := p.outdateDevices(); err != nil {
-			return nil, fmt.Errorf("open store of volume %s: %w", p.cfg.Volume, err)
-		}
-		p.tailLost = false
+	if err := p.outdateLeft(name); err != nil {
+		return nil, fmt.Errorf("open store of volume %s: %w", p.cfg.Volume, err)
 	}
 	store, err := journal.Open(p.storeConfig(name))
 	if err != nil {
@@ -90,4 +85,43 @@ func (p *Pod) recoverStore(name string) (*journal.Store, error) {
 		return nil, fmt.Errorf("open store of volume %s: %w", p.cfg.Volume, err)
 	}
 	return store, nil
+}
+
+// outdateLeft is for a store that is about to be recovered without what users of the
+// volume's device were told is written, and nobody has flushed. On another machine than the
+// device's that is so: it is in the memory of that one. On the same machine it is so when the
+// disk was attached anew since, unless the store was closed before that. What is not known of
+// a disk that an engine was killed over counts as lost: it may have been detached in order.
+// storeTurn must be held.
+func (p *Pod) outdateLeft(name string) error {
+	now := p.recordNow()
+	lost := p.tailLost || now.leftBehind(p.cfg.Boot)
+	if !lost && now.takenFrom(p.cfg.Boot, p.cfg.Disk) {
+		closed, err := p.wasClosed(name)
+		if err != nil {
+			return err
+		}
+		if closed {
+			return p.updateRecord(func(r *record) { r.Disk = p.cfg.Disk })
+		}
+		lost = true
+		p.cfg.Log.Warn("the journal's disk was attached anew since an engine was killed: a device that waits for this one counts on writes that may be lost, and is taken away", "volume", p.cfg.Volume)
+	}
+	if !lost {
+		return nil
+	}
+	if err := p.outdateDevices(); err != nil {
+		return err
+	}
+	p.tailLost = false
+	return nil
+}
+
+// wasClosed reports whether a store was closed, and nothing appended to it since.
+func (p *Pod) wasClosed(name string) (bool, error) {
+	store, err := journal.OpenReadOnly(p.storeConfig(name))
+	if err != nil {
+		return false, err
+	}
+	return store.Clean(), store.Close()
 }
