@@ -133,14 +133,18 @@ func (a *attached) failure() error {
 	return a.ended
 }
 
-// takeAway calls take, which takes the device away.
+// takeAway calls take, which takes the device away. What becomes of the lease then is no error:
+// there is nothing left that it would be of, and nobody to try again with.
 func (a *attached) takeAway(take func() error) error {
 	a.setGoing(true)
 	if err := take(); err != nil {
 		a.setGoing(false)
 		return err
 	}
-	return a.Release()
+	if err := a.Release(); err != nil {
+		a.log.Warn("the lease of a device that is gone was not given back", "device", a.path, "error", err)
+	}
+	return nil
 }
 
 // setGoing has the end of the frontend be expected, or not any more.
