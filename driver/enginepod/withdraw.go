@@ -24,7 +24,11 @@ func (p *Pod) Withdraw(ctx context.Context, o *control.Orders) error {
 	result := make(chan error, 1)
 	p.working.Go(func() {
 		defer func() { p.turn <- struct{}{} }()
-		result <- p.withdraw(p.ctx, *o)
+		err := p.withdraw(p.ctx, *o)
+		if err != nil {
+			p.tryOn()
+		}
+		result <- err
 	})
 	select {
 	case err := <-result:
@@ -60,13 +64,22 @@ func (p *Pod) withdraw(ctx context.Context, o control.Orders) error {
 			err = eng.Flush(ctx)
 		}
 		if err != nil {
-			return err
+			return p.undone(err)
 		}
 	}
 	if err := p.accept(ctx, o); err != nil {
-		return err
+		return p.undone(err)
 	}
 	return p.carryOut(ctx, o)
+}
+
+// undone notes why the orders in force are not carried out any more: their device is gone.
+func (p *Pod) undone(err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failure = err
+	p.notifyLocked()
+	return err
 }
 
 // checkUnused looks whether the device could be withdrawn.

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/test/bufconn"
 
 	enginev1 "github.com/lockstep-csi/lockstep/api/engine/v1"
 	"github.com/lockstep-csi/lockstep/engine/control"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -176,5 +178,50 @@ func TestAnEngineThatCannotKnowIsInUse(t *testing.T) {
 	defer conn.Close()
 	if _, err := control.NewClient(id, conn).Withdraw(ctx, nil); !errors.Is(err, control.ErrDeviceInUse) {
 		t.Errorf("withdraw: %v, want ErrDeviceInUse", err)
+	}
+}
+
+// A device that is withdrawn is gone before its orders are. Where these cannot be noted, or
+// carried out, at the moment, whoever withdrew it is told, and may not order again: the engine
+// has what its newest orders say all the same.
+func TestAWithdrawalThatFailsIsFollowedUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		commit   int64 // of the withdrawal, that fails
+		revision uint64
+		device   bool
+	}{
+		"its orders are not noted":                      {1, 1, true},
+		"that there is no device any more is not noted": {2, 2, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, newNetwork(), 1)
+			r.stop()
+			r.faults = vfs.NewFault(r.fs)
+			r.files = r.faults
+			r.start()
+			o := r.primary(1, 1)
+			o.Attach = &control.Attach{BlockBytes: 512}
+			r.order(o)
+			r.faults.FailAfter(c.commit, errDisk, vfs.OpCommit)
+			without := r.primary(1, 2)
+			if _, err := r.client.Withdraw(ctx, &without); err == nil {
+				t.Fatal("the withdrawal has not failed")
+			}
+			over := time.After(20 * time.Second)
+			for {
+				s, changed := r.pod.State()
+				if s.Revision == c.revision && (s.Device != "") == c.device && s.Error == "" {
+					break
+				}
+				select {
+				case <-changed:
+				case <-over:
+					t.Fatalf("nobody has followed it up: %+v", s)
+				}
+			}
+			if s := r.resumed(c.revision); !c.device && r.client.Fork(ctx, s.Store.Tip, "rewind 1") != nil {
+				t.Error("a volume whose device was withdrawn cannot fork")
+			}
+		})
 	}
 }
