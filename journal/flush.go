@@ -114,6 +114,47 @@ func (f tailFile) Sync() error {
 	return err
 }
 
+// SyncTail is for a store that was poisoned by something else than a sync of the journal: it
+// syncs what was appended, which nobody does any more, once, so that Err is ErrTailLost if that
+// is lost. A file system that has failed keeps in memory what it will not write, and loses it
+// when it is mounted again, where nothing tells of it. Nothing is acknowledged for it. For any
+// other store it does nothing. Close does the same.
+func (s *Store) SyncTail() {
+	s.mu.RLock()
+	failed, dirty := s.failed, slices.Clone(s.unsynced)
+	for _, g := range dirty {
+		g.users.Add(1)
+	}
+	s.mu.RUnlock()
+	defer func() {
+		for _, g := range dirty {
+			s.releaseSegment(g)
+		}
+	}()
+	if failed == nil {
+		return
+	}
+	for _, g := range dirty {
+		if !s.syncTailOf(g) {
+			return
+		}
+	}
+}
+
+// syncTailOf is SyncTail for a segment, and reports whether another one may be tried.
+func (s *Store) syncTailOf(g *segment) bool {
+	g.syncMu.Lock()
+	defer g.syncMu.Unlock()
+	if errors.Is(s.Err(), ErrTailLost) {
+		return false // by a sync: there is none after that
+	}
+	err := tailFile{g.file}.Sync()
+	if errors.Is(err, ErrTailLost) && !errors.Is(err, vfs.ErrClosed) { // Close has overtaken it
+		_ = s.poison(fmt.Errorf("sync %s: %w", g.name, err)) // it is told by Err
+	}
+	return err == nil
+}
+
 // syncBase makes the base and its checksums durable, in no order: what a crash
 // leaves of either alone is not read before it was written again.
 func (s *Store) syncBase() error {

@@ -351,6 +351,8 @@ func (s *Store) Close() error {
 	s.dropLeap()
 	if failed == nil {
 		err = s.closeCleanly()
+	} else {
+		s.SyncTail()
 	}
 	// Whoever is sealing or making a segment ends first, and finds the store
 	// closed next.

@@ -55,6 +55,40 @@ func TestTailLost(t *testing.T) {
 		}
 		<-s.TailLost()
 	})
+	// Nothing is synced any more once something has failed, but by Close, which finds out.
+	for name, lost := range map[string]bool{"a write fails, and what was appended is there": false, "a write fails, and with it the file system": true} {
+		t.Run(name, func(t *testing.T) {
+			mem, fault, s := open(t)
+			fault.FailAfter(1, disk, vfs.OpWriteVec)
+			if lost {
+				fault.FailFrom(fault.Count(vfs.OpSync)+1, disk, vfs.OpSync)
+			}
+			if _, err := s.Write(bytes.Repeat([]byte("y"), SectorBytes), SectorBytes); !errors.Is(err, ErrPoisoned) {
+				t.Errorf("write: %v, want ErrPoisoned", err)
+			}
+			durable := s.Durable()
+			_ = s.Close() // it has failed
+			if got := errors.Is(s.Err(), ErrTailLost); got != lost {
+				t.Errorf("closed, the store is %v; the tail is lost: %t, want %t", s.Err(), got, lost)
+			}
+			if now := s.Durable(); now != durable {
+				t.Errorf("a store that has failed makes %v durable, after %v", now, durable)
+			}
+			if lost {
+				return
+			}
+			r, err := Open(Config{FS: mem.CrashWith(nil, vfs.CrashOptions{LoseAll: true}), Dir: "/store", SegmentBytes: MinSegmentBytes})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tip := r.Tip(); tip.Seq != 1 {
+				t.Errorf("after a crash the tip is %v, want what was appended before the write that failed", tip)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	// A lease that is lost refuses what nobody has tried: the system has it all still, and
 	// this machine's next Open finds it.
 	t.Run("a flush is refused", func(t *testing.T) {

@@ -195,6 +195,7 @@ func (p *Pod) settle() {
 	up.joined.Wait()
 	if err := eng.Flush(context.Background()); err != nil {
 		p.cfg.Log.Warn("flush before the end failed", "volume", p.cfg.Volume, "error", err)
+		eng.Store().SyncTail() // what is lost with it is known while the device is there
 	}
 }
 

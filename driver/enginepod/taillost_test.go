@@ -103,6 +103,31 @@ func TestADeviceIsNotTakenOverAfterASyncThatFailed(t *testing.T) {
 	}
 }
 
+// A file system that fails, as one does whose disk is away for a moment, fails the next write
+// or commit. It has to be mounted again, and has lost what it had not written then, which
+// nobody meets any more: so the engine finds out before it ends.
+func TestADeviceIsNotTakenOverAfterItsFileSystemFailed(t *testing.T) {
+	for name, more := range map[string][]vfs.Op{"and notes it": nil, "and nothing can be written any more": {vfs.OpCommit}} {
+		t.Run(name, func(t *testing.T) {
+			here := &devices{name: "here", boot: "1", disk: "7"}
+			r, syncs := failingRig(t, here)
+			syncs.failing.Store(true)
+			r.faults.FailAfter(1, errDisk, vfs.OpWriteVec)
+			for _, op := range more {
+				r.faults.FailFrom(r.faults.Count(op)+1, errDisk, op)
+			}
+			if err := here.attached().WriteAt(ctx, make([]byte, 512), 512, false); !errors.Is(err, engine.ErrPoisoned) {
+				t.Fatalf("write: %v, want ErrPoisoned", err)
+			}
+			if err := <-r.pod.Fatal(); !errors.Is(err, journal.ErrPoisoned) {
+				t.Fatalf("the process ends with %v, want ErrPoisoned", err)
+			}
+			r.replaced()
+			here.expect(t, counts{made: 2, revoked: 1})
+		})
+	}
+}
+
 // A journal that fails as it is closed has no device any more, which waits for the next
 // engine by then.
 func TestADeviceIsNotTakenOverAfterASyncThatFailsAtTheEnd(t *testing.T) {
