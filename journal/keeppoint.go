@@ -67,12 +67,18 @@ func (s *Store) KeptPoint() Position {
 	return s.kept.at
 }
 
-// endKeptPoint lets go of what nobody has said for long that it is still to be kept.
+// endKeptPoint lets go of what nobody has said for long that it is still to be kept. Who says
+// so at this moment is either before that, or keeps it anew.
 func (s *Store) endKeptPoint() {
 	s.holdMu.Lock()
-	over := !s.kept.until.IsZero() && s.cfg.Clock.Now().After(s.kept.until)
+	k := &s.kept
+	over := !k.until.IsZero() && s.cfg.Clock.Now().After(k.until)
+	if over {
+		k.until = time.Time{}
+		s.keepLocked(Position{})
+	}
 	s.holdMu.Unlock()
 	if over {
-		s.KeepPoint(Position{}, 0)
+		s.letGo()
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -94,5 +95,26 @@ func TestKeepPointEnds(t *testing.T) {
 		}
 		c.Advance(40 * time.Minute)
 		r.s.endHolds()
+	}
+}
+
+// What somebody says is still to be kept, at the moment at which nobody has said so for too
+// long, is kept.
+func TestKeepPointAgainWhenItsTimeIsOver(t *testing.T) {
+	now := clock.NewManual(time.Unix(1_000_000, 0))
+	r := newThinRig(t, now, nil)
+	at := r.second(1).Position
+	for range 5000 {
+		r.s.KeepPoint(at, time.Second)
+		now.Advance(2 * time.Second)
+		begin := make(chan struct{})
+		var both sync.WaitGroup
+		both.Go(func() { <-begin; r.s.endHolds() })
+		both.Go(func() { <-begin; r.s.KeepPoint(at, time.Hour) })
+		close(begin)
+		both.Wait()
+		if kept := r.s.KeptPoint(); kept != at {
+			t.Fatalf("%s is kept, want %s, as was said last", kept, at)
+		}
 	}
 }
