@@ -62,8 +62,8 @@ func (s *Store) recover(id identity) (err error) {
 	return s.disinherit(unused)
 }
 
-// unusedOf names the files that hold nothing, after making sure of that.
-func (s *Store) unusedOf(found []*candidate) (unused []string, err error) {
+// unusedOf are the files that hold nothing, after making sure of that.
+func (s *Store) unusedOf(found []*candidate) (unused []*candidate, err error) {
 	for _, c := range found {
 		if c.kept {
 			continue
@@ -71,7 +71,7 @@ func (s *Store) unusedOf(found []*candidate) (unused []string, err error) {
 		if err := s.checkUnused(c); err != nil {
 			return nil, err
 		}
-		unused = append(unused, c.name)
+		unused = append(unused, c)
 	}
 	return unused, nil
 }
@@ -79,10 +79,9 @@ func (s *Store) unusedOf(found []*candidate) (unused []string, err error) {
 // disinherit keeps the files of an owner that did not close the store from being
 // written to again: if it still runs somewhere, cut off, what it writes late goes
 // to files that nobody reads new records from.
-func (s *Store) disinherit(unused []string) error {
+func (s *Store) disinherit(unused []*candidate) error {
 	if !s.forkFirst {
-		s.free = append(s.free, unused...)
-		return nil
+		return s.removeUnused(s.reuse(unused))
 	}
 	for _, g := range s.segments {
 		g.inherited = true
@@ -90,10 +89,23 @@ func (s *Store) disinherit(unused []string) error {
 	return s.removeUnused(unused)
 }
 
-func (s *Store) removeUnused(unused []string) error {
-	for _, name := range unused {
-		if err := s.cfg.FS.Remove(s.cfg.file(name)); err != nil {
-			return fmt.Errorf("remove unused segment %s: %w", name, err)
+// reuse keeps files for reuse, and returns those that are too many or of another size: what
+// a store had ready and never wrote to is small, and would be no reserve for a full disk.
+func (s *Store) reuse(unused []*candidate) (rest []*candidate) {
+	for _, c := range unused {
+		if c.size != s.cfg.SegmentBytes || len(s.free) == keepFree {
+			rest = append(rest, c)
+			continue
+		}
+		s.free = append(s.free, c.name)
+	}
+	return rest
+}
+
+func (s *Store) removeUnused(unused []*candidate) error {
+	for _, c := range unused {
+		if err := s.cfg.FS.Remove(s.cfg.file(c.name)); err != nil {
+			return fmt.Errorf("remove unused segment %s: %w", c.name, err)
 		}
 	}
 	return nil

@@ -132,18 +132,24 @@ func (s *Store) noteSyncs() {
 	s.syncsBefore = syncs
 }
 
-// dropSpare gives the file that is ready, if there is one, back for reuse.
-// spareMu must be held.
+// dropSpare gives the file that is ready, if there is one, back for reuse, or removes it if
+// it is smaller than others. spareMu must be held.
 func (s *Store) dropSpare() error {
-	if s.spare == nil {
+	g := s.spare
+	if g == nil {
 		return nil
 	}
-	s.free = append(s.free, s.spare.name)
-	s.giveAllowance(s.spare.bytes)
-	err := s.spare.file.Close()
 	s.spare = nil
-	if err != nil {
+	s.giveAllowance(g.bytes)
+	if err := g.file.Close(); err != nil {
 		return fmt.Errorf("close spare segment: %w", err)
+	}
+	if g.bytes == s.cfg.SegmentBytes {
+		s.free = append(s.free, g.name)
+		return nil
+	}
+	if err := s.cfg.FS.Remove(s.cfg.file(g.name)); err != nil {
+		s.cfg.Log.Warn("removing a spare segment failed; the next open removes it", "segment", g.name, "error", err)
 	}
 	return nil
 }

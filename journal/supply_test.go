@@ -2,7 +2,9 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
@@ -175,5 +177,59 @@ func TestFilesOfAnOwnerThatIsGoneAreNotReused(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// What was ready and is never written to does not gather, however often a store is opened and
+// closed, and is no reserve for a full disk: it is too small for what a segment may need in
+// the base.
+func TestSmallFilesAreNotKeptForReuse(t *testing.T) {
+	for name, before := range map[string]func(w *world) error{
+		"opened and closed": func(w *world) error {
+			for range 3 {
+				if err := errors.Join(w.s.Maintain(context.Background()), w.s.Close()); err != nil {
+					return err
+				}
+				w.s = mustOpen(t, w.cfg)
+			}
+			names, err := w.cfg.FS.ReadDir(w.s.cfg.file(journalDir))
+			if len(names) > 0 {
+				t.Errorf("opened and closed three times without a write: the journal has the files %q", names)
+			}
+			return err
+		},
+		"a leap began": func(w *world) error {
+			if err := errors.Join(w.s.Maintain(context.Background()), w.s.BeginLeap(time.Second)); err != nil {
+				return err
+			}
+			tip := w.s.Tip()
+			r := Record{Kind: KindResize, Position: Position{tip.Timeline, tip.Seq + 1}, Length: w.s.SizeBytes()}
+			return w.s.AppendLeap([]Record{r})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1, func(cfg *Config) { cfg.SegmentBytes = 2 * firstSegmentBytes })
+			if err := before(w); err != nil {
+				t.Fatal(err)
+			}
+			p := make([]byte, 64<<10)
+			for len(w.s.segments) < 3 {
+				_, err := w.s.Write(p, 0)
+				if err := errors.Join(err, w.s.supply(context.Background())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(w.s.free) == 0 {
+				t.Fatal("there is no reserve")
+			}
+			for _, name := range w.s.free {
+				if bytes, err := w.cfg.FS.Stat(w.s.cfg.file(name)); err != nil || bytes < w.cfg.SegmentBytes {
+					t.Errorf("%s is kept for a full disk, with %d bytes, %v; want %d", name, bytes, err, w.cfg.SegmentBytes)
+				}
+			}
+			if err := w.s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
