@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"cmp"
 	"slices"
 	"time"
 )
@@ -21,25 +20,27 @@ const countedRest = time.Hour
 // rest is a time without a checkpoint that is longer than what counts of it.
 type rest struct{ from, to time.Time }
 
-// pointTimes is what a segment's checkpoints say about rests: when the first and the last
-// of them were made, and which rests lie between. The zero value has none.
-type pointTimes struct {
-	first, last time.Time
-	rests       []rest
+// busyTime is a time in which checkpoints were made without a rest.
+type busyTime struct {
+	from, to time.Time
+	interval time.Duration // that to which the segment was thinned
 }
+
+// pointTimes are the times of checkpoints, in the order in which these were made.
+type pointTimes []busyTime
 
 // add takes the time of one more checkpoint. Of a segment that was thinned to an
 // interval, neighbours may be nearly two of those apart without there having been
 // a rest.
 func (p *pointTimes) add(at time.Time, interval time.Duration) {
-	if p.first.IsZero() {
-		p.first, p.last = at, at
-		return
+	if n := len(*p); n > 0 {
+		s := &(*p)[n-1]
+		if _, rested := restBetween(s.to, at, interval); !rested && !at.Before(s.from) {
+			s.to = later(s.to, at)
+			return
+		}
 	}
-	if r, ok := restBetween(p.last, at, interval); ok {
-		p.rests = append(p.rests, r)
-	}
-	p.last = later(p.last, at)
+	*p = append(*p, busyTime{at, at, interval})
 }
 
 // timesOf are those of a whole segment.
@@ -66,41 +67,59 @@ type ageing struct {
 
 // ageingLocked is that of the present. mu must be held.
 func (s *Store) ageingLocked() ageing {
-	segments := make([]*segment, 0, len(s.segments))
-	for _, g := range s.segments {
-		if !g.times.first.IsZero() {
-			segments = append(segments, g)
-		}
-	}
-	slices.SortFunc(segments, func(a, b *segment) int { return cmp.Compare(a.id, b.id) }) // that is the order in which they were made
 	var all pointTimes
-	thinned := time.Duration(0)
-	for _, g := range segments {
-		all.add(g.times.first, max(thinned, g.thinned))
-		all.rests = append(all.rests, g.times.rests...)
-		all.last, thinned = later(all.last, g.times.last), g.thinned
+	for _, g := range s.segments {
+		all = append(all, g.times...)
 	}
-	return all.ageing(s.cfg.Clock.Now())
+	newest := time.Time{}
+	for c := range s.allNewestFirstLocked() {
+		newest = c.Time
+		break
+	}
+	return all.ageing(newest, s.cfg.Clock.Now())
 }
 
 // ageingOf is that of points with the given times, from the oldest to the newest, which
 // may have been thinned to an interval.
 func ageingOf(points []time.Time, interval time.Duration, now time.Time) ageing {
 	var all pointTimes
+	newest := time.Time{}
 	for _, at := range points {
 		all.add(at, interval)
+		newest = at
 	}
-	return all.ageing(now)
+	return all.ageing(newest, now)
 }
 
-// ageing is how what has these points ages. p is not used any more.
-func (p *pointTimes) ageing(now time.Time) ageing {
-	now = later(now, p.last) // a clock that was set back: what is newest is of now
-	if !p.first.IsZero() {
-		p.add(now, 0)
+// ageing is how what has these points, in any order, ages: newest is the time of the newest one
+// on the active path. A clock that was set back has that of now. Others, on timelines
+// that were left, may be of times that are still to come: they tell nothing of what was before.
+func (p pointTimes) ageing(newest, now time.Time) ageing {
+	a := ageing{now: later(now, newest)}
+	slices.SortFunc(p, func(a, b busyTime) int { return a.from.Compare(b.from) })
+	var end busyTime // the one that reaches furthest so far
+	for i, s := range p {
+		if s.from.After(a.now) {
+			break
+		}
+		if i > 0 {
+			a.add(end.to, s.from, max(end.interval, s.interval))
+		}
+		if i == 0 || s.to.After(end.to) {
+			end = s
+		}
 	}
-	slices.Reverse(p.rests)
-	return ageing{now, p.rests}
+	if !end.to.IsZero() {
+		a.add(end.to, a.now, 0)
+	}
+	slices.Reverse(a.rests)
+	return a
+}
+
+func (a *ageing) add(from, to time.Time, interval time.Duration) {
+	if r, ok := restBetween(from, to, interval); ok {
+		a.rests = append(a.rests, r)
+	}
 }
 
 func later(a, b time.Time) time.Time {

@@ -82,6 +82,15 @@ func (r *ageingRig) reopen(d time.Duration) {
 	r.maintain()
 }
 
+// setClock closes the store and opens it by a clock that shows something else.
+func (r *ageingRig) setClock(now time.Time) {
+	r.t.Helper()
+	mustClose(r.t, r.s)
+	r.clock = clock.NewManual(now)
+	r.cfg.Clock = r.clock
+	r.s = mustOpen(r.t, r.cfg)
+}
+
 // oldest is how long before a moment the oldest point was made that can be opened.
 func (r *ageingRig) oldest(before time.Time) time.Duration {
 	r.t.Helper()
@@ -161,6 +170,34 @@ func TestClockSetBackAfterItWasAhead(t *testing.T) {
 	for at, want := range map[time.Duration]time.Duration{0: time.Hour + time.Minute, time.Minute: time.Hour, 1000 * time.Hour: 0} {
 		if got := ages.age(worldStart.Add(at)); got != want {
 			t.Errorf("what was written at %s is %s old, want %s", at, got, want)
+		}
+	}
+}
+
+// TestRewoundFromAClockThatWasAhead: points of a time that is still to come, on a timeline that
+// was left, make nothing older that is written on another one, whatever pauses there are.
+func TestRewoundFromAClockThatWasAhead(t *testing.T) {
+	r := newAgeingRig(t)
+	r.work(6 * time.Hour)
+	right, back := r.clock.Now(), r.s.NewestCheckpoint()
+	r.setClock(right.Add(1000 * time.Hour))
+	r.point()
+	r.setClock(right)
+	if _, err := r.s.Fork(back.Position, "rewind"); err != nil {
+		t.Fatal(err)
+	}
+	r.point()
+	r.clock.Advance(2 * time.Hour)
+	r.work(time.Hour)
+	if got := r.oldest(right); got < 5*time.Hour {
+		t.Errorf("of six hours of history %s are left", got)
+	}
+	for _, c := range r.s.CheckpointsIn("shop", 0, 0) {
+		r.s.mu.RLock()
+		ages := r.s.ageingLocked()
+		r.s.mu.RUnlock()
+		if got, most := ages.age(c.Time), r.clock.Now().Sub(c.Time); got < 0 || got > most {
+			t.Errorf("what was written %s ago is %s old", most, got)
 		}
 	}
 }
