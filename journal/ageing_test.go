@@ -19,6 +19,7 @@ type ageingRig struct {
 	clock *clock.Manual
 	s     *Store
 	next  CheckpointNumber
+	ahead time.Duration // of the clock that points are made by
 }
 
 func newAgeingRig(t *testing.T) *ageingRig {
@@ -53,7 +54,7 @@ func (r *ageingRig) point() {
 	block := make([]byte, 64<<10)
 	block[0] = byte(r.next)
 	_, err := r.s.Write(block, 0)
-	c := Checkpoint{Number: r.next, Time: r.clock.Now(), CheckpointInfo: CheckpointInfo{Group: "shop", Members: []VolumeID{testVolume}}}
+	c := Checkpoint{Number: r.next, Time: r.clock.Now().Add(r.ahead), CheckpointInfo: CheckpointInfo{Group: "shop", Members: []VolumeID{testVolume}}}
 	if err == nil {
 		_, err = r.s.Checkpoint(c)
 	}
@@ -199,6 +200,21 @@ func TestRewoundFromAClockThatWasAhead(t *testing.T) {
 		if got, most := ages.age(c.Time), r.clock.Now().Sub(c.Time); got < 0 || got > most {
 			t.Errorf("what was written %s ago is %s old", most, got)
 		}
+	}
+}
+
+// TestStoreWhoseClockIsBehind: a replica keeps what its primary has written lately, also where
+// its own clock shows a time of before the window.
+func TestStoreWhoseClockIsBehind(t *testing.T) {
+	r := newAgeingRig(t)
+	r.ahead = 48 * time.Hour
+	r.work(6 * time.Hour)
+	if got := r.oldest(r.clock.Now().Add(r.ahead)); got < 5*time.Hour {
+		t.Errorf("of six hours of history %s are left", got)
+	}
+	r.work(30 * time.Hour)
+	if got := r.oldest(r.clock.Now().Add(r.ahead)); got > r.cfg.Window+2*time.Hour {
+		t.Errorf("the oldest point is %s old with a window of %s", got, r.cfg.Window)
 	}
 }
 

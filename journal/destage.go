@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
 )
@@ -99,9 +100,11 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 	var batch []pathPart
 	var to Position
 	exact := 0 // parts of the batch behind which the horizon can be
+	newest := time.Time{}
 	for _, part := range all {
 		end := Position{part.timeline, part.upTo}
-		due := s.pressed.Load() || short > 0 || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.closedAt.Before(expiry) || part.thinned == pinsOnly
+		newest = part.newestTime(newest)
+		due := s.pressed.Load() || short > 0 || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && later(part.closedAt, newest).Before(expiry) || part.thinned == pinsOnly
 		must := interrupted && path.Contains(s.state.Horizon) && !s.passesLocked(end, s.state.Horizon)
 		more := due && (s.stuck || !interrupted && len(batch) < limit)
 		may := (more || exact < len(batch)) && !s.isHeldLocked(end)
@@ -137,6 +140,18 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 // interrupted batch that ended where a rewind had begun, once that is undone.
 func (p *pathPart) passes(at Position) bool {
 	return p.timeline == at.Timeline && p.first <= at.Seq && at.Seq < p.upTo
+}
+
+// newestTime is that of the last checkpoint of a part, or what it is before if there is none. What
+// comes behind was written no earlier, whatever the clock of this store shows: that may be
+// another one than that of checkpoints, and behind, as a replica's is, or may have been set back.
+func (p *pathPart) newestTime(before time.Time) time.Time {
+	for _, c := range slices.Backward(p.checkpoints) {
+		if c.Position.Seq <= p.upTo {
+			return c.Time
+		}
+	}
+	return before
 }
 
 // endsExactly reports whether the state behind a part can be had: a segment
