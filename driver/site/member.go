@@ -39,6 +39,9 @@ func (m member) Fork(_ context.Context, at journal.Position, reason string) erro
 }
 
 func (m member) Pin(_ context.Context, name string, at journal.Position) error {
+	if err := m.site.keepPin(m.Store(), name, at); err != nil {
+		return err
+	}
 	return m.Store().Pin(name, at)
 }
 

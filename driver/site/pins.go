@@ -156,6 +156,29 @@ func (s *Site) dropNoted(store *journal.Store) {
 	}
 }
 
+// keepPin has a pin stay that is about to be made in a store under a name whose pin it should
+// have dropped, and could not when it was opened: that one goes before. The pin's key must be held.
+func (s *Site) keepPin(store *journal.Store, pin string, at journal.Position) error {
+	key := unpinKey(store.Volume(), pin)
+	noted := false
+	err := s.db.View(func(tx kv.Tx) error {
+		noted = tx.Get(bucketUnpins, key) != nil
+		return nil
+	})
+	if err != nil || !noted {
+		return err
+	}
+	if old, ok := store.Pins()[pin]; ok && old != at {
+		if err := store.Unpin(pin); err != nil {
+			return err
+		}
+	}
+	if err := s.db.Update(func(tx kv.Tx) error { return tx.Delete(bucketUnpins, key) }); err != nil {
+		return fmt.Errorf("forget that pin %q was to be dropped: %w", pin, err)
+	}
+	return nil
+}
+
 // forgetUnpins forgets what a volume has to drop.
 func forgetUnpins(tx kv.Tx, id journal.VolumeID) error {
 	var pins []string

@@ -96,3 +96,38 @@ func TestAPinIsDroppedFromAStoreThatIsNotOpen(t *testing.T) {
 		})
 	}
 }
+
+// TestAPinThatIsTakenAgainStays: what could not be dropped when its store was opened, for
+// want of room, is not dropped in the place of one that was taken under the name since.
+func TestAPinThatIsTakenAgainStays(t *testing.T) {
+	ctx := context.Background()
+	fs := vfs.NewMem()
+	mustClose(t, prepared(t, fs))
+	base := "/root/volumes/" + volumeB.String() + "/store-1/base.img"
+	if err := fs.Rename(base, base+".away"); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, fs)
+	if err := s.DropPin(ctx, "shop", "before"); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	if err := fs.Rename(base+".away", base); err != nil {
+		t.Fatal(err)
+	}
+	full := vfs.NewFault(fs)
+	full.FailFrom(1, vfs.ErrNoSpace, vfs.OpCommit)
+	s = mustOpen(t, full)
+	full.Mend()
+	if _, _, err := s.Groups().TakePoint(ctx, "shop", "before"); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	s = mustOpen(t, fs)
+	mustClose(t, s)
+	for _, id := range members {
+		if pins := pinsOf(t, fs, id); !slices.Contains(pins, "before") {
+			t.Errorf("volume %s has the pins %q", id, pins)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -174,16 +175,20 @@ func TestAnImageWaitsForViews(t *testing.T) {
 }
 
 // rewindPins lists the pins of rewinds in a store that is not open.
-func rewindPins(t *testing.T, fs vfs.FS, id journal.VolumeID) (pins []string) {
+func rewindPins(t *testing.T, fs vfs.FS, id journal.VolumeID) []string {
+	t.Helper()
+	return slices.DeleteFunc(pinsOf(t, fs, id), func(pin string) bool { return !group.IsRewindPin(pin) })
+}
+
+// pinsOf lists the pins in a store that is not open.
+func pinsOf(t *testing.T, fs vfs.FS, id journal.VolumeID) (pins []string) {
 	t.Helper()
 	report, err := journal.Verify(context.Background(), journal.Config{FS: fs, Dir: "/root/volumes/" + id.String() + "/store-1"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range report.Pins {
-		if group.IsRewindPin(p.Name) {
-			pins = append(pins, p.Name)
-		}
+		pins = append(pins, p.Name)
 	}
 	return pins
 }
