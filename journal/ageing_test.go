@@ -203,6 +203,27 @@ func TestRewoundFromAClockThatWasAhead(t *testing.T) {
 	}
 }
 
+// TestRewoundWithinASegmentOfAClockThatWasAhead: what was written by that clock, in a segment that the
+// path leaves before, does not keep what is on the path.
+func TestRewoundWithinASegmentOfAClockThatWasAhead(t *testing.T) {
+	r := newAgeingRig(t)
+	r.work(time.Hour + time.Minute)
+	right, back := r.clock.Now(), r.s.NewestCheckpoint()
+	r.clock.Advance(1000 * time.Hour)
+	r.point()
+	if g := r.s.segmentOfLocked(back.Position); g.last == back.Position.Seq {
+		t.Fatalf("segment %s ends at %s", g.name, back.Position)
+	}
+	r.setClock(right)
+	if _, err := r.s.Fork(back.Position, "rewind"); err != nil {
+		t.Fatal(err)
+	}
+	r.work(30 * time.Hour)
+	if got := r.oldest(r.clock.Now()); got > r.cfg.Window+2*time.Hour {
+		t.Errorf("the oldest point is %s old with a window of %s", got, r.cfg.Window)
+	}
+}
+
 // TestStoreWhoseClockIsBehind: a replica keeps what its primary has written lately, also where
 // its own clock shows a time of before the window.
 func TestStoreWhoseClockIsBehind(t *testing.T) {

@@ -103,8 +103,10 @@ func (s *Store) chooseBatch() ([]pathPart, Position) {
 	newest := time.Time{}
 	for _, part := range all {
 		end := Position{part.timeline, part.upTo}
-		newest = part.newestTime(newest)
-		due := s.pressed.Load() || short > 0 || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && later(part.closedAt, newest).Before(expiry) || part.thinned == pinsOnly
+		if c := part.newestPoint(); c != nil {
+			newest = c.Time
+		}
+		due := s.pressed.Load() || short > 0 || s.cfg.JournalBytes > 0 && total > s.cfg.JournalBytes || s.cfg.Window > 0 && part.writtenBy(newest).Before(expiry) || part.thinned == pinsOnly
 		must := interrupted && path.Contains(s.state.Horizon) && !s.passesLocked(end, s.state.Horizon)
 		more := due && (s.stuck || !interrupted && len(batch) < limit)
 		may := (more || exact < len(batch)) && !s.isHeldLocked(end)
@@ -142,16 +144,25 @@ func (p *pathPart) passes(at Position) bool {
 	return p.timeline == at.Timeline && p.first <= at.Seq && at.Seq < p.upTo
 }
 
-// newestTime is that of the last checkpoint of a part, or what it is before if there is none. What
-// comes behind was written no earlier, whatever the clock of this store shows: that may be
-// another one than that of checkpoints, and behind, as a replica's is, or may have been set back.
-func (p *pathPart) newestTime(before time.Time) time.Time {
-	for _, c := range slices.Backward(p.checkpoints) {
+// newestPoint is the last checkpoint of a part; nil if there is none.
+func (p *pathPart) newestPoint() *Checkpoint {
+	for i, c := range slices.Backward(p.checkpoints) {
 		if c.Position.Seq <= p.upTo {
-			return c.Time
+			return &p.checkpoints[i]
 		}
 	}
-	return before
+	return nil
+}
+
+// writtenBy is when the last record of a part was written, or nearly; newest is the time of the
+// last checkpoint there or before. It is no earlier than that, whatever the clock of this store shows:
+// that may be another one than that of checkpoints, and behind, as a replica's is, or may have been set
+// back. Where the path leaves a segment at a checkpoint, what came later in it tells nothing.
+func (p *pathPart) writtenBy(newest time.Time) time.Time {
+	if c := p.newestPoint(); p.upTo < p.last && c != nil && c.Position.Seq == p.upTo {
+		return c.Time
+	}
+	return later(p.closedAt, newest)
 }
 
 // endsExactly reports whether the state behind a part can be had: a segment
