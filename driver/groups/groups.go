@@ -442,15 +442,24 @@ func (g *Groups) Reconnect(ctx context.Context, name string) error {
 	return g.restart(ctx, name)
 }
 
+// setRetention has every member that is there follow what the group is by now, its settings
+// among that. One that cannot does not keep the others from it.
 func (g *Groups) setRetention(ctx context.Context, st group.State) error {
-	for _, id := range st.Members {
-		if m, err := g.cfg.Members.Member(id); err == nil {
-			if err := m.SetRetention(ctx, st.Settings); err != nil {
-				return fmt.Errorf("member %s: %w", id, err)
-			}
+	errs := make([]error, len(st.Members))
+	var setting sync.WaitGroup
+	for i, id := range st.Members {
+		m, err := g.cfg.Members.Member(id)
+		if err != nil {
+			continue // it learns of them when it is back
 		}
+		setting.Go(func() {
+			if err := m.SetRetention(ctx, st.Settings); err != nil {
+				errs[i] = fmt.Errorf("member %s: %w", id, err)
+			}
+		})
 	}
-	return nil
+	setting.Wait()
+	return errors.Join(errs...)
 }
 
 func (g *Groups) runningOf(name string) *running {
