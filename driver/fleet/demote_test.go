@@ -21,6 +21,30 @@ func announced(t *testing.T, st group.State, term group.Term, numbers ...byte) r
 	return a
 }
 
+// A site that learns of its successor from a refusal knows by then all that the successor
+// announces. Its engines are to take that one's records all the same.
+func TestEnginesOfADemotedSiteBecomeReplicas(t *testing.T) {
+	c := newCluster(t)
+	f := c.open()
+	defer closeFleet(t, f)
+	mustCreate(t, f, newVolume(1, "shop"))
+	mustAttach(t, f, 1, "node1")
+	write(t, c.device(id(1)), 1)
+	st, err := f.Groups().State("shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Groups().Standings().Demote(bounded(t), "shop", st.Term+1, "b"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Groups().Standings().Follow(bounded(t), "b", announced(t, st, st.Term+1, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := f.Volume(id(1)); err != nil || v.State.Term != uint64(st.Term+1) || v.State.Device != "" {
+		t.Errorf("engine has carried out orders of term %d, %v, and has device %q; want term %d and none", v.State.Term, err, v.State.Device, st.Term+1)
+	}
+}
+
 // A member that is in use at a site that was the primary keeps no other one from being fed by
 // the new one.
 func TestADeviceInUseKeepsNoOtherMemberFromFollowing(t *testing.T) {

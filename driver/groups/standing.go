@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
@@ -240,8 +241,9 @@ func (g standings) Demote(ctx context.Context, name string, held group.Term, own
 	}
 	suspend(true)
 	err = g.stopWrites(ctx, st.Members)
+	next := st
 	if err == nil {
-		_, err = g.reg.Update(name, func(st *group.State) error {
+		next, err = g.reg.Update(name, func(st *group.State) error {
 			st.Follow(owner, held)
 			return nil
 		})
@@ -253,12 +255,26 @@ func (g standings) Demote(ctx context.Context, name string, held group.Term, own
 	if st.Pending != nil {
 		g.Release(ctx, name, st.Pending.ID)
 	}
-	g.cfg.Members.Changed(name)
 	g.cfg.Log.Warn("site was demoted: a newer primary exists", "group", name, "term", held, "primary", owner)
+	g.tellDemoted(ctx, next)
+	g.cfg.Members.Changed(name)
 	if r != nil {
 		r.stop() // joined by whoever stops or restarts the group
 	}
 	return nil
+}
+
+// tellTimeout bounds how long members may take to follow a site that was demoted.
+const tellTimeout = 5 * time.Second
+
+// tellDemoted has the members follow: the announcement that comes next may say nothing that
+// this site does not know by now. One that has not done so within the time does when it can.
+func (g standings) tellDemoted(ctx context.Context, st group.State) {
+	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
+	defer cancel()
+	if err := g.setRetention(ctx, st); err != nil {
+		g.cfg.Log.Warn("a member does not follow the demotion of its site yet", "group", st.Name, "error", err)
+	}
 }
 
 // Announcement is what a peer is to be told of a group that is primary here.
