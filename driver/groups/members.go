@@ -46,6 +46,13 @@ type Member interface {
 	Withdraw(ctx context.Context) error
 }
 
+// NumberAbove is above the number of every checkpoint that a group may have taken before now, for
+// one of which no member knows any: it counts milliseconds, and a group takes a few
+// checkpoints a second at most.
+func NumberAbove(now time.Time) journal.CheckpointNumber {
+	return journal.CheckpointNumber(max(0, now.UnixMilli()))
+}
+
 // Members is where the members of a site's groups are. Its methods may be
 // called concurrently, also with a group's key held (see Config.Locks): they
 // must not wait for one.

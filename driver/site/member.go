@@ -70,24 +70,27 @@ func (m member) SetRetention(_ context.Context, settings group.Settings) error {
 
 // Newest implements groups.Member. Where no member's store knows of a checkpoint and history
 // was given up, as by a drain, a replica has points with numbers that nobody here knows:
-// those that follow have to be above them, or it takes the old ones for the latest. A
-// number that counts seconds is, as a group does not take more than one a second for long.
+// those that follow have to be above them, or it takes the old ones for the latest.
 func (m member) Newest(context.Context) (journal.Checkpoint, error) {
 	newest := m.Store().NewestCheckpoint()
 	if newest.Number == 0 && m.Store().Horizon().Seq > 0 && !m.site.knowsCheckpoint(m.Volume()) {
-		newest.Number = journal.CheckpointNumber(m.site.cfg.Clock.Now().Unix())
+		newest.Number = groups.NumberAbove(m.site.cfg.Clock.Now())
 	}
 	return newest, nil
 }
 
-// knowsCheckpoint reports whether a store of a volume's group holds a checkpoint.
+// knowsCheckpoint reports whether a member of a volume's group holds a checkpoint. What was
+// retired holds those of before, and none of those since.
 func (s *Site) knowsCheckpoint(id journal.VolumeID) bool {
 	v, err := s.volumeOf(id)
 	if err != nil {
 		return false
 	}
 	st, err := s.groups.State(s.recordOf(v).Group)
-	return err == nil && slices.ContainsFunc(members{s}.openStores(st), func(store *journal.Store) bool { return store.NewestCheckpoint().Number > 0 })
+	return err == nil && slices.ContainsFunc(st.Members, func(id journal.VolumeID) bool {
+		eng, err := s.engineOf(id)
+		return err == nil && eng.Store().NewestCheckpoint().Number > 0
+	})
 }
 
 func (m member) CheckUnused(context.Context) error {
