@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
@@ -128,7 +129,8 @@ func (m member) SetRetention(ctx context.Context, _ group.Settings) error {
 
 // Newest asks behind a flush: a checkpoint that an earlier coordinator appended
 // and did not live to make durable counts as well. So does one of a group that
-// the volume was in before: within a store numbers rise.
+// the volume was in before: within a store numbers rise. Where no member knows of one any
+// more, and history was given up, a replica may: see groups.NumberAbove.
 func (m member) Newest(ctx context.Context) (journal.Checkpoint, error) {
 	if m.fleet.isAbsent(m.v) {
 		return journal.Checkpoint{}, fmt.Errorf("%s: %w", members{m.fleet}.Title(m.id), groups.ErrAbsent)
@@ -140,17 +142,37 @@ func (m member) Newest(ctx context.Context) (journal.Checkpoint, error) {
 	if err := c.Flush(ctx); err != nil {
 		return journal.Checkpoint{}, err
 	}
+	var told journal.Checkpoint
+	var horizon journal.Position
 	m.fleet.mu.Lock()
-	var from journal.CheckpointNumber
 	if s := m.v.state.Store; s != nil {
-		from = s.Newest.Number
+		told, horizon = s.Newest, s.Horizon
 	}
 	m.fleet.mu.Unlock()
-	held, err := c.Checkpoints(ctx, "", from, 0)
-	if err != nil || len(held) == 0 {
+	held, err := c.Checkpoints(ctx, "", told.Number, 0)
+	if err != nil {
 		return journal.Checkpoint{}, err
 	}
-	return held[len(held)-1], nil
+	if len(held) > 0 {
+		return held[len(held)-1], nil
+	}
+	if told.Number == 0 && horizon.Seq > 0 && !m.fleet.mayKnowCheckpoint(m.fleet.recordOf(m.v).Group) {
+		told.Number = groups.NumberAbove(m.fleet.cfg.Clock.Now())
+	}
+	return told, nil
+}
+
+// mayKnowCheckpoint reports whether a member of a group holds a checkpoint, or has yet to tell.
+func (f *Fleet) mayKnowCheckpoint(name string) bool {
+	volumes := f.inGroup(name, false)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(volumes, func(v *volume) bool {
+		if s := v.state.Store; s != nil {
+			return s.Newest.Number > 0
+		}
+		return !v.tellsLocked() && !v.isAbsentLocked()
+	})
 }
 
 func (m member) setWithdrawn(withdrawn bool) {
