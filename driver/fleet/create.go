@@ -56,6 +56,10 @@ func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error
 	}
 	f.expectAt(v, n.Expected)
 	placement, err := f.ensureBacking(ctx, v)
+	if err == nil && n.Fill != nil {
+		defer f.hold(v)() // what has filled it is what it is going to be attached to
+		err = f.fill(ctx, v, *n.Fill)
+	}
 	if err == nil && placement.Pending {
 		// Nobody has chosen a node: the engine's scheduler does.
 		defer f.hold(v)()
@@ -63,12 +67,6 @@ func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error
 	}
 	if err != nil {
 		return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
-	}
-	if n.Fill != nil {
-		defer f.hold(v)() // what has filled it is what it is going to be attached to
-		if err := f.fill(ctx, v, *n.Fill); err != nil {
-			return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
-		}
 	}
 	if placement, err = f.ensureBacking(ctx, v); err != nil {
 		return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
@@ -117,7 +115,11 @@ func (f *Fleet) ensureBacking(ctx context.Context, v *volume) (Placement, error)
 	return placement, f.change(ctx, v, func(r *record) { r.Placement = &placement })
 }
 
-// fill has the engine of a new volume copy its first content, unless it has.
+// copyAttempts is how often a copy is begun that loses an engine. Each begins anew.
+const copyAttempts = 5
+
+// fill has the engine of a new volume copy its first content, unless it has. Where its
+// engine goes away meanwhile, or that of the source, both are waited for again.
 func (f *Fleet) fill(ctx context.Context, v *volume, from Source) error {
 	if f.recordOf(v).Fill == nil {
 		return nil
@@ -127,18 +129,46 @@ func (f *Fleet) fill(ctx context.Context, v *volume, from Source) error {
 		return err
 	}
 	defer f.hold(source)()
-	if _, err := f.connected(ctx, source); err != nil {
-		return err
-	}
 	defer f.hold(v)()
-	state, err := f.served(ctx, v)
-	if err != nil {
-		return err
+	for attempt := 1; ; attempt++ {
+		state, err := f.copied(ctx, v, source)
+		switch {
+		case err == nil && state.Store == nil:
+			return fmt.Errorf("fill volume from volume %s: %w", from.Member, control.ErrNoStore)
+		case err == nil:
+			return f.change(ctx, v, func(r *record) { r.Fill = nil })
+		case ctx.Err() != nil || !connectionLost(err) || attempt == copyAttempts:
+			return err
+		}
+		f.cfg.Log.Info("a copy that lost an engine is begun anew", "volume", f.recordOf(v).ID, "source", from.Member, "error", err)
+		if err := f.pause(ctx); err != nil { // its end may not be known yet
+			return err
+		}
 	}
-	if state.Store == nil {
-		return fmt.Errorf("fill volume from volume %s: %w", from.Member, control.ErrNoStore)
+}
+
+// copied makes one attempt at filling a volume, once both engines answer.
+func (f *Fleet) copied(ctx context.Context, v, source *volume) (control.State, error) {
+	for _, needed := range []*volume{source, v} {
+		if _, err := f.connected(ctx, needed); err != nil {
+			return control.State{}, err
+		}
 	}
-	return f.change(ctx, v, func(r *record) { r.Fill = nil })
+	return f.reorder(ctx, v, nil)
+}
+
+// pause waits for as long as between two attempts to have an engine run.
+func (f *Fleet) pause(ctx context.Context) error {
+	timer := f.cfg.Clock.NewTimer(retryPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C():
+		return nil
+	case <-f.ctx.Done():
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // fillOf says where an engine finds its first content.
@@ -150,7 +180,7 @@ func (f *Fleet) fillOf(from Source) (*control.Fill, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if source.client == nil {
-		return nil, fmt.Errorf("%s: %w: %w", members{f}.Title(from.Member), ErrNoEngine, orUnknown(source.failure))
+		return nil, fmt.Errorf("%s: %w: %w", source.record.title(), ErrNoEngine, orUnknown(source.failure))
 	}
 	return &control.Fill{Address: source.address, Volume: from.Member, Pin: from.Pin}, nil
 }

@@ -134,7 +134,15 @@ func awaitPins(t *testing.T, f *fleet.Fleet, name string, pins ...string) {
 }
 
 // countCheckpoints is a stream interceptor of the engines.
-func (c *cluster) countCheckpoints(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func (c *cluster) countCheckpoints(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	c.mu.Lock()
+	copying := c.copying
+	c.mu.Unlock()
+	if copying != nil && info.FullMethod == enginev1.Engine_ReadImage_FullMethodName {
+		if err := copying(stream.Context()); err != nil {
+			return err
+		}
+	}
 	return handler(srv, countedStream{stream, c})
 }
 

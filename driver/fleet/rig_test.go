@@ -99,6 +99,11 @@ type cluster struct {
 	begin func(ctx context.Context, spec fleet.EngineSpec) error
 	// stop, unless nil, is called by each Stop before it does anything.
 	stop func(ctx context.Context) error
+	// scheduled: backing volumes wait for an engine, and the scheduler chooses its node.
+	scheduled bool
+	// copying, unless nil, is called by an engine whose image is to be copied, before it
+	// sends any of it.
+	copying func(ctx context.Context) error
 	// unfit, unless nil, is why engines cannot serve a device.
 	unfit error
 	// waiting, unless nil, is called by engines that ask what waits on their node, and
@@ -164,7 +169,7 @@ func (c *cluster) Ensure(_ context.Context, spec fleet.BackingSpec) (fleet.Place
 			c.journals[spec.Volume] = spec.JournalBytes
 		}
 	}
-	return fleet.Placement{Lease: true}, nil
+	return fleet.Placement{Lease: true, Pending: c.scheduled && c.engines[spec.Volume] == nil}, nil
 }
 
 // Expand implements fleet.Backing.
