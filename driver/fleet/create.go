@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/engine/control"
@@ -54,6 +55,7 @@ func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error
 	if err != nil {
 		return Placement{}, err
 	}
+	f.setBeingMade(v, !f.isMember(v))
 	f.expectAt(v, n.Expected)
 	placement, err := f.ensureBacking(ctx, v)
 	if err == nil && n.Fill != nil {
@@ -201,11 +203,33 @@ func (f *Fleet) join(ctx context.Context, v *volume, settings group.Settings) er
 		return err
 	}
 	defer unlock()
+	f.setBeingMade(v, false) // its group asks it from here on
 	if err := f.groups.Join(ctx, r.Group, settings, r.ID); err != nil {
+		f.setBeingMade(v, !f.isMember(v))
 		return err
 	}
+	f.follow(v) // the budget may have been changed meanwhile
 	f.pokeGroup(r.Group)
 	return nil
+}
+
+// isMember reports whether a volume is a member of the group that its record names.
+func (f *Fleet) isMember(v *volume) bool {
+	r := f.recordOf(v)
+	st, err := f.groups.State(r.Group)
+	return err == nil && slices.Contains(st.Members, r.ID)
+}
+
+func (f *Fleet) setBeingMade(v *volume, making bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v.making = making
+}
+
+func (f *Fleet) isBeingMade(v *volume) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return v.making
 }
 
 // RetireVolume takes a detached volume out of its group but keeps its store for

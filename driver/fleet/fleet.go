@@ -132,8 +132,14 @@ func (f *Fleet) add(r record) (*volume, error) {
 }
 
 // inGroup returns the volumes of a group by id; where the past is wanted, also
-// those that have left it, retired or for another group.
+// those that have left it, retired or for another group. One that is being made is
+// none yet: what is done to the group does not wait for it, nor for its copy.
 func (f *Fleet) inGroup(name string, past bool) []*volume {
+	return slices.DeleteFunc(f.ofGroup(name, past), f.isBeingMade)
+}
+
+// ofGroup is inGroup with the volumes that are being made.
+func (f *Fleet) ofGroup(name string, past bool) []*volume {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var all []*volume
@@ -152,7 +158,7 @@ func compareIDs(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) }
 
 // pokeGroup has the volumes of a group looked at again.
 func (f *Fleet) pokeGroup(name string) {
-	for _, v := range f.inGroup(name, true) {
+	for _, v := range f.ofGroup(name, true) {
 		v.poke()
 	}
 }

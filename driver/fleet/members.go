@@ -227,7 +227,7 @@ func (f members) Follow(ctx context.Context, peer string, a replication.Announce
 			return err
 		}
 	}
-	for _, v := range f.inGroup(a.Group, false) {
+	for _, v := range f.ofGroup(a.Group, false) {
 		if present[f.recordOf(v).ID] {
 			continue
 		}
@@ -249,6 +249,7 @@ func (f members) followMember(ctx context.Context, peer string, a replication.An
 			Attributes: m.Attributes, Backing: BackingSpec{Volume: m.Volume, BackingClass: class, VolumeBytes: m.SizeBytes, JournalBytes: journalBytes(a.Settings, m.SizeBytes)}})
 		return err
 	}
+	f.setBeingMade(v, false)
 	r := f.recordOf(v)
 	if r.Name == m.Name && r.Group == a.Group && r.SizeBytes == m.SizeBytes && !r.Retired && maps.Equal(r.Attributes, m.Attributes) {
 		f.follow(v)

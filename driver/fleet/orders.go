@@ -131,9 +131,13 @@ func (f *Fleet) ordersOfGroup(o *control.Orders, st group.State) {
 }
 
 // greet brings an engine that has just answered up to date, and then has its
-// group look at its members again.
+// group look at its members again. One that is to be filled has its orders from who has
+// it filled: they take as long as the copy, and the group's key is not held so long.
 func (f *Fleet) greet(ctx context.Context, v *volume, client *control.Client) {
 	r := f.recordOf(v)
+	if r.Fill != nil {
+		return
+	}
 	log := f.cfg.Log.With("volume", r.ID, "group", r.Group)
 	unlock, err := f.locks.Lock(ctx, groupKey(r.Group))
 	if err != nil {

@@ -43,6 +43,7 @@ type volume struct {
 	// growAsked counts who found it too small.
 	growAsked uint64
 	gone      bool // deleted: tend ends
+	making    bool // it is being made, and was in no group yet
 	// delivered is the peer that was last known to hold all that is durable, and
 	// the term; zero: none is known to.
 	delivered delivery
