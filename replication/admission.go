@@ -174,13 +174,18 @@ func (a *admission) shut(ctx context.Context, groupName string) (release func(),
 }
 
 // demoteIfStale makes this site give up a group when a peer's refusal shows
-// that a newer primary was promoted; demoted is true when it has.
+// that a newer primary was promoted; demoted is true when it has. Where the refusal names
+// this very site it goes on, at the term that it was refused for.
 func demoteIfStale(ctx context.Context, groups Demoter, groupName string, refusal error) (demoted bool, err error) {
 	var term *TermError
 	if !errors.As(refusal, &term) || term.Kind != ErrStaleTerm || term.Held <= term.Offered {
 		return false, nil
 	}
-	if err := groups.Demote(ctx, groupName, term.Held, term.Owner); err != nil {
+	err = groups.Demote(ctx, groupName, term.Held, term.Owner)
+	if errors.Is(err, ErrOwnTerm) {
+		return false, nil
+	}
+	if err != nil {
 		return false, fmt.Errorf("demote group %s: %w", groupName, err)
 	}
 	return true, nil

@@ -104,7 +104,7 @@ func (a *Announcer) AnnounceNow() {
 }
 
 // Run announces until ctx ends, which it returns, or until the peer holds a
-// higher term: then this site is demoted, durably, and Run returns a
+// higher term of another site: then this one is demoted, durably, and Run returns a
 // *TermError that matches ErrStaleTerm. Every other failure is shown in
 // Metrics and tried again. Run is called once.
 func (a *Announcer) Run(ctx context.Context) error {

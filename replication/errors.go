@@ -12,6 +12,9 @@ var (
 	// that was offered. Errors of this kind are a *TermError. The site whose
 	// term was refused is no longer primary.
 	ErrStaleTerm = errors.New("term is stale")
+	// ErrOwnTerm: the term that this site was refused for is its own. It holds that now,
+	// and is primary still.
+	ErrOwnTerm = errors.New("this site owns the term that it was refused for")
 	// ErrSplitBrain: two sites claim the same term of a group. Neither gives
 	// way by itself; promoting one of them again, which raises its term,
 	// decides. Errors of this kind are a *TermError.

@@ -106,7 +106,7 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 }
 
 // Run replicates until ctx ends, which it returns, or until the peer holds a
-// higher term: then this site is demoted, durably, and Run returns a
+// higher term of another site: then this one is demoted, durably, and Run returns a
 // *TermError that matches ErrStaleTerm. Every other failure, of the peer, the
 // connection or a store, is shown in Metrics and tried again. Run is called
 // once; all its goroutines have ended when it returns.

@@ -159,7 +159,8 @@ type Demoter interface {
 	// Demote makes this site a replica at a term that a peer refused it for,
 	// fed by owner. Durable on return, as is that no further write is
 	// admitted. No change when the site meanwhile holds that term or a higher
-	// one. It is called by Announcer.Run, so that it must not wait for it.
+	// one. ErrOwnTerm where owner is this site, which is primary: it holds that term
+	// then, durably, and goes on. It is called by Announcer.Run, so that it must not wait for it.
 	Demote(ctx context.Context, group string, held group.Term, owner string) error
 }
 

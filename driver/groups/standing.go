@@ -3,6 +3,7 @@ package groups
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -228,6 +229,9 @@ func (g standings) Demote(ctx context.Context, name string, held group.Term, own
 	}
 	defer unlock()
 	st, err := g.reg.Get(name)
+	if err == nil && owner == g.cfg.Site && st.Claimed() == group.RolePrimary {
+		return g.takeUp(st, held)
+	}
 	if err != nil || st.Term >= held {
 		return err
 	}
@@ -275,6 +279,26 @@ func (g standings) tellDemoted(ctx context.Context, st group.State) {
 	if err := g.setRetention(ctx, st); err != nil {
 		g.cfg.Log.Warn("a member does not follow the demotion of its site yet", "group", st.Name, "error", err)
 	}
+}
+
+// takeUp raises the term of a group that this site is the primary of to one that it owns
+// already: the group was made anew under the name of one that had been failed over and
+// back, and of which the peer has kept a replica. There is no newer primary to give way to.
+func (g standings) takeUp(st group.State, held group.Term) error {
+	raised := false
+	_, err := g.reg.Update(st.Name, func(st *group.State) error {
+		raised = st.Term < held
+		st.Term = max(st.Term, held)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if raised {
+		g.cfg.Log.Info("site takes up a term that it owns: an earlier group of the name had it", "group", st.Name, "term", held, "before", st.Term)
+		g.cfg.Members.Changed(st.Name)
+	}
+	return fmt.Errorf("group %s at term %d: %w", st.Name, held, replication.ErrOwnTerm)
 }
 
 // Announcement is what a peer is to be told of a group that is primary here.

@@ -26,6 +26,7 @@ type rival struct {
 	mu       sync.Mutex
 	standing replication.Standing
 	followed chan replication.Announcement
+	kept     chan replication.Announcement // nil: nobody asks
 }
 
 func (r *rival) Standing(context.Context, string) (replication.Standing, bool, error) {
@@ -39,6 +40,11 @@ func (r *rival) Follow(_ context.Context, peer string, a replication.Announcemen
 	defer r.mu.Unlock()
 	if r.standing.Role == group.RolePrimary {
 		r.followed <- a
+	} else {
+		select {
+		case r.kept <- a:
+		default:
+		}
 	}
 	r.standing = replication.Standing{Role: group.RoleReplica, Term: a.Term, Source: peer}
 	return nil
@@ -141,5 +147,49 @@ func TestFailoverOfAPrimaryDecidesASplitBrain(t *testing.T) {
 	}
 	if _, err := s.Groups().Failover(ctx, "shop", "latest", false); !errors.Is(err, group.ErrRole) {
 		t.Errorf("failover of an undisputed primary: %v, want ErrRole", err)
+	}
+}
+
+// TestAGroupThatIsMadeAgainTakesUpItsTerm: the peer has a replica of an earlier group of the
+// name, which was failed over and back, and this very site owns that one's term. It is not
+// demoted by it, to a replica of its own.
+func TestAGroupThatIsMadeAgainTakesUpItsTerm(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	r := &rival{standing: replication.Standing{Role: group.RoleReplica, Term: 3, Source: "a"}, kept: make(chan replication.Announcement, 1)}
+	fs := vfs.NewMem()
+	cfg := site.Config{Name: "a", Root: "/root", FS: fs, Peers: map[string]site.Peer{"b": {Conn: r.serve(t)}}, Exports: &exports{}, SegmentBytes: journal.MinSegmentBytes}
+	s, err := site.Open(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := quiet()
+	settings.ReplicateTo = "b"
+	if err := s.CreateVolume(ctx, site.NewVolume{ID: volumeA, Name: "a", SizeBytes: volumeBytes, Group: "shop", Settings: settings}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case a := <-r.kept:
+		if a.Term != 3 {
+			t.Errorf("announced at term %d, want 3", a.Term)
+		}
+	case <-ctx.Done():
+		st, err := s.Groups().State("shop")
+		t.Fatalf("the group is not replicated: %s at term %d, fed by %q, %v", st.Role, st.Term, st.Source, err)
+	}
+	if _, _, err := s.Groups().TakePoint(ctx, "shop", ""); err != nil {
+		t.Errorf("the group goes on: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = site.Open(ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := s.Groups().State("shop"); err != nil || st.Role != group.RolePrimary || st.Term != 3 {
+		t.Errorf("after a restart the site is its %s at term %d, %v; want its primary at 3", st.Role, st.Term, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
