@@ -194,6 +194,43 @@ func TestSaveNeverOverwritesUnlessForced(t *testing.T) {
 	}
 }
 
+// TestSaveThatIsCutOff: a renewal that was killed between two of its files leaves what loads,
+// and so does one over that; whoever starts with it need not wait for a person. What is
+// left in the end has one key.
+func TestSaveThatIsCutOff(t *testing.T) {
+	in := newInstallation(t)
+	dir := in.issue(t, Request{Site: "a"})
+	for cut := 0; ; cut++ {
+		id, err := in.authority.Issue(Request{Site: "a", Now: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		writes, err := id.writes(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range writes[:min(cut, len(writes))] {
+			if err := w.do(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if site, err := LocalSite(dir); err != nil || site != "a" {
+			t.Errorf("after %d of %d files: site %q, %v", cut, len(writes), site, err)
+		}
+		if cut < len(writes) {
+			continue
+		}
+		keys, err := os.ReadFile(filepath.Join(dir, KeyFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(keys), "BEGIN PRIVATE KEY"); n != 1 {
+			t.Errorf("%d keys are left, want 1", n)
+		}
+		return
+	}
+}
+
 func TestModes(t *testing.T) {
 	in := newInstallation(t)
 	ca := filepath.Join(in.root, "ca")

@@ -30,7 +30,9 @@
 // Keys are ECDSA P-256 in PKCS #8. The authority lives 10 years, a site's leaf
 // one year, a role's 90 days, unless asked otherwise; [RenewAt] says when a leaf
 // is to be replaced. Each file is replaced atomically and is durable
-// before the call that wrote it returns.
+// before the call that wrote it returns. While a pair is replaced, tls.key holds
+// the old key behind the new one, so that what a kill leaves has the key of its
+// certificate; whoever loads a directory looks for that.
 //
 // # Invariants
 //

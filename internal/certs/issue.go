@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -115,24 +116,47 @@ func (a *Authority) leafEnd(req Request) time.Time {
 // Save writes ca.crt, tls.crt and tls.key to dir, which is created with mode
 // 0700 when missing. Unless force is set, it writes nothing and returns
 // ErrExists when any of them is there. All files are durable on return.
-//
-// Certificate and key are two files, so a process that reloads in between sees
-// a pair that does not match; it keeps its old pair and tries again.
 func (id *Identity) Save(dir string, force bool) error {
 	if err := prepareDir(dir, force, AuthorityFile, CertFile, KeyFile); err != nil {
 		return err
 	}
-	files, err := id.Files()
+	writes, err := id.writes(dir)
 	if err != nil {
 		return err
 	}
-	for _, file := range []struct {
-		name string
-		mode fs.FileMode
-	}{{AuthorityFile, certMode}, {KeyFile, keyMode}, {CertFile, certMode}} {
-		if err := writeFile(filepath.Join(dir, file.name), files[file.name], file.mode); err != nil {
+	for _, w := range writes {
+		if err := w.do(dir); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// fileWrite is one file to be replaced.
+type fileWrite struct {
+	name string
+	data []byte
+	mode fs.FileMode
+}
+
+func (w fileWrite) do(dir string) error { return writeFile(filepath.Join(dir, w.name), w.data, w.mode) }
+
+// writes is what Save does to a directory, in order. Each state in between has a key for its
+// certificate, also if nothing follows because the process was killed: where a pair is
+// replaced, the old key stays behind the new one until the certificate is there.
+func (id *Identity) writes(dir string) ([]fileWrite, error) {
+	files, err := id.Files()
+	if err != nil {
+		return nil, err
+	}
+	writes := []fileWrite{
+		{AuthorityFile, files[AuthorityFile], certMode},
+		{KeyFile, files[KeyFile], keyMode},
+		{CertFile, files[CertFile], certMode},
+	}
+	if _, old, err := readPair(dir); err == nil {
+		writes[1].data = slices.Concat(files[KeyFile], old)
+		writes = append(writes, fileWrite{KeyFile, files[KeyFile], keyMode})
+	}
+	return writes, nil
 }

@@ -3,6 +3,7 @@ package certs
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"log/slog"
 	"os"
@@ -127,17 +128,9 @@ func loadMaterial(dir string) (*material, error) {
 	if err != nil {
 		return nil, err
 	}
-	certPEM, err := readFile(filepath.Join(dir, CertFile))
+	pair, _, err := readPair(dir)
 	if err != nil {
 		return nil, err
-	}
-	keyPEM, err := readFile(filepath.Join(dir, KeyFile))
-	if err != nil {
-		return nil, err
-	}
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		return nil, fmt.Errorf("pair %s with %s in %s: %w", CertFile, KeyFile, dir, err)
 	}
 	site, role, err := ownerOf(pair.Leaf)
 	if err != nil {
@@ -148,6 +141,30 @@ func loadMaterial(dir string) (*material, error) {
 		roots.AddCert(authority)
 	}
 	return &material{cert: pair, roots: roots, site: site, role: role}, nil
+}
+
+// readPair reads a directory's certificate, and finds its key among those of the key file,
+// of which a renewal that was cut off leaves two; keyPEM is that key alone.
+func readPair(dir string) (pair tls.Certificate, keyPEM []byte, err error) {
+	certPEM, err := readFile(filepath.Join(dir, CertFile))
+	if err != nil {
+		return pair, nil, err
+	}
+	rest, err := readFile(filepath.Join(dir, KeyFile))
+	if err != nil {
+		return pair, nil, err
+	}
+	pair, first := tls.X509KeyPair(certPEM, rest)
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return pair, nil, fmt.Errorf("pair %s with %s in %s: %w", CertFile, KeyFile, dir, first)
+		}
+		keyPEM = pem.EncodeToMemory(block)
+		if pair, err = tls.X509KeyPair(certPEM, keyPEM); err == nil {
+			return pair, keyPEM, nil
+		}
+	}
 }
 
 // ownerOf returns whom a certificate of either kind was issued to.
