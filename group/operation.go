@@ -124,7 +124,8 @@ func (r *Registry) Finish(ctx context.Context, name string, members []Forker) (S
 		return nil
 	}, r.ends(op, true))
 	if err == nil && closed != nil && (s.Rewind == nil || s.Rewind.ID != closed.ID) {
-		err = unpinAll(ctx, members, rewindPin(closed.ID))
+		// The operation is over all the same: whoever starts the group drops what is left.
+		_ = unpinAll(ctx, members, rewindPin(closed.ID))
 	}
 	return s, err
 }

@@ -172,10 +172,26 @@ func (g *Groups) carryOut(ctx context.Context, st group.State, op group.Operatio
 	// Whatever happened, the group goes on: in its new state, or in its old
 	// one if nothing was begun. What was begun is finished first, and where that takes
 	// long, it is not hurried.
+	var failed error
 	if op.Fill != nil {
-		return errors.Join(err, g.Start(ctx, st.Name))
+		failed = g.Start(ctx, st.Name)
+	} else {
+		failed = g.goOn(ctx, st.Name)
 	}
-	return errors.Join(err, g.goOn(ctx, st.Name))
+	if err != nil && !over && failed == nil && g.isDone(st.Name, &op) {
+		g.cfg.Log.Warn("an operation was done at the second attempt", "group", st.Name, "operation", op.Kind, "error", err)
+		return nil
+	}
+	return errors.Join(err, failed)
+}
+
+// isDone reports whether a group is as an operation that was begun leaves it.
+func (g *Groups) isDone(name string, op *group.Operation) bool {
+	st, err := g.reg.Get(name)
+	if err != nil || st.Pending != nil || st.Role != op.Role || (st.Rewind == nil) != (op.Rewind == nil) {
+		return false
+	}
+	return op.Rewind == nil || st.Rewind.ID == op.Rewind.ID
 }
 
 func (g *Groups) newOperation(kind group.OperationKind) (group.Operation, error) {
