@@ -3,10 +3,12 @@ package driver
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/controller"
 	"github.com/lockstep-csi/lockstep/controller/catalog"
 	"github.com/lockstep-csi/lockstep/driver/groups"
+	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
@@ -43,9 +45,37 @@ func (s *standalone) adoptMember(ctx context.Context, st *group.State, id journa
 	})
 }
 
+// tellPause is the time between two looks at what CSI does not know.
+const tellPause = 10 * time.Second
+
+// tellCSI makes known to CSI what this site has become the primary of without anybody who
+// waited for it, until ctx ends: a failover that could not be finished at once is finished
+// later, also when a member's store is reopened.
+func (s *standalone) tellCSI(ctx context.Context) {
+	told := ""
+	for {
+		timer := time.NewTimer(tellPause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		text := ""
+		if err := s.adoptUnknown(ctx); err != nil {
+			text = err.Error()
+		}
+		if text != "" && text != told && ctx.Err() == nil {
+			s.cfg.Log.Error("some volumes of this site are not known to CSI: they cannot be published; it is tried again", "error", text)
+		}
+		told = text
+	}
+}
+
 // adoptUnknown adopts what this site is the primary of and CSI does not know: a failover
 // was interrupted before it was told, or could not be, or CSI's catalog was lost. Call it
-// behind Reconcile, which removes what was to be deleted, and before serving.
+// behind Reconcile, which removes what was to be deleted. What is made or deleted meanwhile
+// CSI knows for longer than the group has it.
 func (s *standalone) adoptUnknown(ctx context.Context) error {
 	var failed []error
 	for _, st := range s.site.Groups().States() {
@@ -59,6 +89,9 @@ func (s *standalone) adoptUnknown(ctx context.Context) error {
 			})
 			if errors.Is(err, catalog.ErrNotFound) {
 				err = s.adoptMember(ctx, &st, id)
+			}
+			if errors.Is(err, site.ErrNotFound) {
+				err = nil // it was deleted meanwhile
 			}
 			failed = append(failed, err)
 		}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -216,6 +218,34 @@ func TestTheNextStartMakesKnownWhatAFailoverDidNot(t *testing.T) {
 	if err != nil || len(listed.GetEntries()) != 1 || listed.GetEntries()[0].GetVolume().GetVolumeId() != db.String() {
 		t.Errorf("CSI knows %v, %v; want %s", listed, err, db)
 	}
+}
+
+// A failover that could not be finished at once is finished when its group is started again, by
+// nobody who would tell CSI.
+func TestCSIIsToldOfAFailoverThatIsFinishedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newCSISite(t)
+		data := s.mustCreate("data", "shop")
+		if _, _, err := s.site.Groups().TakePoint(t.Context(), "shop", ""); err != nil {
+			t.Fatal(err)
+		}
+		s.follow(2, data)
+		s.forgetAll()
+		ctx, stop := context.WithCancel(t.Context())
+		var telling sync.WaitGroup
+		telling.Go(func() { s.tellCSI(ctx) })
+		if _, err := s.site.Groups().Failover(ctx, "shop", "latest", false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(tellPause)
+		synctest.Wait()
+		listed, err := s.controller.ListVolumes(ctx, &csi.ListVolumesRequest{})
+		if err != nil || len(listed.GetEntries()) != 1 || listed.GetEntries()[0].GetVolume().GetVolumeId() != data.String() {
+			t.Errorf("CSI knows %v, %v; want %s", listed, err, data)
+		}
+		stop()
+		telling.Wait()
+	})
 }
 
 // A member of which nothing had arrived when this site became the primary cannot be

@@ -230,6 +230,10 @@ func (s *standalone) serve(ctx context.Context) error {
 		s.site.Groups().TellWindows(ctx)
 		return nil
 	})
+	g.Go(func() error {
+		s.tellCSI(ctx)
+		return nil
+	})
 	if s.replicator != nil {
 		g.Go(func() error { return s.serveReplication(ctx) })
 	}

@@ -292,7 +292,7 @@ func (s *Server) Failover(ctx context.Context, req *adminv1.FailoverRequest) (*a
 	f, err := s.cfg.Site.Groups().Failover(ctx, req.GetGroup(), req.GetAt(), req.GetDryRun())
 	if err == nil && !req.GetDryRun() && s.cfg.Promoted != nil {
 		if err = s.cfg.Promoted(ctx, req.GetGroup()); err != nil {
-			err = fmt.Errorf("this site is the primary of group %s now (checkpoint %d, term %d), but CSI does not know all of its volumes; the next start of the site tells it: %w", req.GetGroup(), f.Point.Checkpoint, f.Term, err)
+			err = fmt.Errorf("this site is the primary of group %s now (checkpoint %d, term %d), but CSI does not know all of its volumes yet; it is told again every 10 s: %w", req.GetGroup(), f.Point.Checkpoint, f.Term, err)
 		}
 	}
 	if err != nil {

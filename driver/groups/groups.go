@@ -249,6 +249,13 @@ func (g *Groups) admitMember(ctx context.Context, id journal.VolumeID) (group.Me
 	return m, newest, err
 }
 
+// IsUnfinished reports whether a group has an operation that is not finished, and that
+// nobody who has its key is about to finish: the group could not be started.
+func (g *Groups) IsUnfinished(name string) bool {
+	st, err := g.reg.Get(name)
+	return err == nil && st.Pending != nil && g.runningOf(name) == nil
+}
+
 // Stop ends what Start started, and waits for a checkpoint that somebody asked for; members refuse changes afterwards only if the
 // caller makes them. No error if it does not run.
 func (g *Groups) Stop(name string) {

@@ -12,7 +12,8 @@
 // Goroutines: per open volume one that maintains the journal and, while
 // attached, those of its frontend; per primary group one coordinator and, where
 // it replicates, one sender; one for each member of an open fork, one that looks after
-// the forks, one after the points of replicas, and one after devices that could not be
-// taken over; per open volume another one that waits for a loss of what its device's users
-// count on. Close ends and joins them all.
+// the forks, one after the points of replicas, one after devices that could not be
+// taken over, and one after operations that could not be finished; per open volume another
+// one that waits for a loss of what its device's users count on. Close ends and joins them
+// all.
 package site

@@ -133,11 +133,13 @@ func (s *Site) load(ctx context.Context) error {
 	waits := func(id journal.VolumeID) bool {
 		return slices.ContainsFunc(waiting, func(st group.State) bool { return slices.Contains(st.Members, id) })
 	}
-	if err := s.resumeAttachments(ctx, func(id journal.VolumeID) bool { return !waits(id) }); err != nil || len(waiting) == 0 {
-		return err
+	err = s.resumeAttachments(ctx, func(id journal.VolumeID) bool { return !waits(id) })
+	if err == nil && len(waiting) > 0 {
+		s.startGroups(ctx, waiting)
+		err = s.resumeAttachments(ctx, waits)
 	}
-	s.startGroups(ctx, waiting)
-	return s.resumeAttachments(ctx, waits)
+	s.tending.Go(func() { s.tendGroups(tending) }) // not before: nobody has had their keys
+	return err
 }
 
 // startGroups starts groups, and finishes what was interrupted in them. One that does
