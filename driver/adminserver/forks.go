@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"time"
+	"unicode"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -144,10 +145,15 @@ func (s *Server) fork(f Fork) *adminv1.Fork {
 	return out
 }
 
+// maxPinBytes is the longest name of a pin that a person gives.
+const maxPinBytes = 128
+
 // checkPin refuses names that pins of forks have, and those of rewinds, which a group
-// drops when it is started.
+// drops when it is started, and what cannot be read in a list or typed again.
 func checkPin(pin string) error {
 	switch {
+	case len(pin) > maxPinBytes || strings.ContainsFunc(pin, func(r rune) bool { return !unicode.IsPrint(r) }):
+		return status.Errorf(codes.InvalidArgument, "pin %.40q: want a name of at most %d bytes, all of them printable", pin, maxPinBytes)
 	case strings.HasPrefix(pin, groups.ForkPinPrefix):
 		return status.Errorf(codes.InvalidArgument, "pin %q: names that begin with %q are those of writable forks", pin, groups.ForkPinPrefix)
 	case group.IsRewindPin(pin):

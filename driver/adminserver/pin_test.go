@@ -1,6 +1,7 @@
 package adminserver
 
 import (
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -17,6 +18,17 @@ func TestPinsOfOthersAreNotTaken(t *testing.T) {
 	for _, pin := range []string{"fork:mine", "rewind:mine"} {
 		if err := taken(t, s, pin); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("pin %s: %v, want InvalidArgument", pin, err)
+		}
+	}
+}
+
+// TestPinsThatNobodyCanTypeAreNotTaken: a list has a name a line, and a pin is dropped
+// by its name.
+func TestPinsThatNobodyCanTypeAreNotTaken(t *testing.T) {
+	s := New(Config{Site: noVolumes{}, Clock: clock.Wall{}})
+	for _, pin := range []string{"two\nlines", "a\ttab", "bell\a", strings.Repeat("x", 129)} {
+		if err := taken(t, s, pin); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("pin %.20q: %v, want InvalidArgument", pin, err)
 		}
 	}
 }
