@@ -46,10 +46,16 @@ type NoPointError struct {
 	Wanted   string
 	Nearest  []Point // at most one on each side, older first
 	Existing int     // recovery points that the group has
+	// Pins are the names that there are, ascending, where a pin was wanted: no point is
+	// near to a name.
+	Pins []string
 }
 
 // Error names what was asked for and what there is instead.
 func (e *NoPointError) Error() string {
+	if strings.HasPrefix(e.Wanted, pinSelector) {
+		return fmt.Sprintf("group %s has no recovery point %s; %s", e.Group, e.Wanted, e.pins())
+	}
 	var near []string
 	for _, p := range e.Nearest {
 		near = append(near, fmt.Sprintf("%d at %s", p.Checkpoint, p.Time.Format(time.RFC3339Nano)))
@@ -58,6 +64,19 @@ func (e *NoPointError) Error() string {
 		return fmt.Sprintf("group %s has no recovery point %s: it has none at all yet", e.Group, e.Wanted)
 	}
 	return fmt.Sprintf("group %s has no recovery point %s; nearest: %s (%d in all)", e.Group, e.Wanted, strings.Join(near, ", "), e.Existing)
+}
+
+// namedPins is how many pins an error names: a group may have hundreds of snapshots.
+const namedPins = 10
+
+func (e *NoPointError) pins() string {
+	switch {
+	case len(e.Pins) == 0:
+		return "none of its points has a pin"
+	case len(e.Pins) > namedPins:
+		return fmt.Sprintf("pins: %s, ... (%d in all)", strings.Join(e.Pins[:namedPins], ", "), len(e.Pins))
+	}
+	return "pins: " + strings.Join(e.Pins, ", ")
 }
 
 // Unwrap returns ErrNoPoint.

@@ -142,6 +142,9 @@ func pinsByPosition(pins map[string]journal.Position) map[journal.Position][]str
 	return by
 }
 
+// pinSelector begins a text that names a point by its pin.
+const pinSelector = "pin:"
+
 // Select finds the point that text names among points, which are ascending:
 // "latest", a checkpoint number, an RFC 3339 time (the newest point not after
 // it), or "pin:NAME". ErrBadSelector, or a *NoPointError.
@@ -161,13 +164,16 @@ func Select(name string, points []Point, text string) (Point, error) {
 		}
 		return points[len(points)-1], nil
 	}
-	if pin, ok := strings.CutPrefix(text, "pin:"); ok {
+	if pin, ok := strings.CutPrefix(text, pinSelector); ok {
+		e := &NoPointError{Group: name, Wanted: text, Existing: len(points)}
 		for _, p := range points {
 			if slices.Contains(p.Pins, pin) {
 				return p, nil
 			}
+			e.Pins = append(e.Pins, p.Pins...)
 		}
-		return missing(len(points))
+		slices.Sort(e.Pins)
+		return Point{}, e
 	}
 	if n, err := strconv.ParseUint(text, 10, 64); err == nil {
 		i, found := slices.BinarySearchFunc(points, journal.CheckpointNumber(n), func(p Point, n journal.CheckpointNumber) int {

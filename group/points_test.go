@@ -96,7 +96,7 @@ func TestSelect(t *testing.T) {
 		{at: "9", near: []int{5}},
 		{at: "0", near: []int{1}},
 		{at: "pin:nightly", want: 2},
-		{at: "pin:none", near: []int{5}},
+		{at: "pin:none"},
 		{at: "1970-01-01T00:00:20Z", want: 2},
 		{at: "1970-01-01T00:00:49.999Z", want: 2},
 		{at: "1970-01-01T01:00:50+01:00", want: 5},
@@ -128,6 +128,11 @@ func TestSelect(t *testing.T) {
 		if _, err := group.Select("shop", points, bad); !errors.Is(err, group.ErrBadSelector) {
 			t.Errorf("%q: %v, want ErrBadSelector", bad, err)
 		}
+	}
+	// No point is near to a name: what helps are the names that there are.
+	var noPin *group.NoPointError
+	if _, err := group.Select("shop", points, "pin:nigthly"); !errors.As(err, &noPin) || !slices.Equal(noPin.Pins, []string{"nightly"}) {
+		t.Errorf("a pin that is not there: %v, want it to name the pins that are", err)
 	}
 	if _, err := group.Select("shop", nil, "latest"); !errors.Is(err, group.ErrNoPoint) {
 		t.Errorf("latest of none: %v", err)

@@ -23,6 +23,7 @@ func (g *Groups) Select(ctx context.Context, name, at string) (group.Point, erro
 	if err != nil {
 		return group.Point{}, err
 	}
+	var noPin error
 	if strings.HasPrefix(at, "pin:") {
 		pinned, err := g.pinnedPoints(ctx, st)
 		if err != nil {
@@ -32,6 +33,7 @@ func (g *Groups) Select(ctx context.Context, name, at string) (group.Point, erro
 		if err == nil {
 			return point, nil
 		}
+		noPin = err
 	}
 	if err := g.checkKnown(name, listed, open, at); err != nil {
 		return group.Point{}, err
@@ -43,6 +45,8 @@ func (g *Groups) Select(ctx context.Context, name, at string) (group.Point, erro
 	switch {
 	case notNumber == nil:
 		from, to = journal.CheckpointNumber(number), journal.CheckpointNumber(number)
+	case err != nil && noPin != nil:
+		return group.Point{}, noPin // names the pins that there are
 	case err != nil:
 		return group.Point{}, err
 	case notTime == nil:
