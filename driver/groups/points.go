@@ -3,6 +3,7 @@ package groups
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -74,15 +75,20 @@ func (g *Groups) quiet(name string) (until time.Time, since journal.CheckpointNu
 	return r.announced.ValidUntil, r.announced.NewestCheckpoint
 }
 
-// TakePoint takes a checkpoint now; with a pin it is kept under that name.
-// The same pin again returns the point that it keeps. stall is how long writes
-// were held.
+// TakePoint takes a checkpoint now; with a pin it is kept under that name. A pin that
+// is there already keeps what it keeps: that point is returned with
+// journal.ErrPinExists, so that nobody takes it for one of now. stall is how long
+// writes were held.
 func (g *Groups) TakePoint(ctx context.Context, name, pin string) (point group.Point, stall time.Duration, err error) {
-	if pin != "" {
-		point, err := g.PinPoint(ctx, name, pin, "")
-		return point, 0, err
+	if pin == "" {
+		return g.take(ctx, name)
 	}
-	return g.take(ctx, name)
+	point, stall, kept, err := g.pin(ctx, name, pin, "")
+	if err == nil && kept {
+		err = fmt.Errorf("no point was taken: pin %q keeps point %d of %s: drop it first (`point drop`), or choose another name: %w",
+			pin, point.Checkpoint, point.Time.UTC().Format(time.RFC3339Nano), journal.ErrPinExists)
+	}
+	return point, stall, err
 }
 
 // takeAttempts is how often a checkpoint that somebody asked for is tried. One
@@ -117,14 +123,28 @@ func pinKey(pin string) string { return "pin/" + pin }
 // with an empty at a new checkpoint. The same name again returns the same
 // point, also if an earlier call pinned only some of the members.
 func (g *Groups) PinPoint(ctx context.Context, name, pin, at string) (group.Point, error) {
+	point, _, _, err := g.pin(ctx, name, pin, at)
+	return point, err
+}
+
+// pin is PinPoint, and tells whether the pin kept the point already, and how long
+// writes were held.
+func (g *Groups) pin(ctx context.Context, name, pin, at string) (point group.Point, stall time.Duration, kept bool, err error) {
 	unlock, err := g.cfg.Locks.Lock(ctx, pinKey(pin))
 	if err != nil {
-		return group.Point{}, err
+		return group.Point{}, 0, false, err
 	}
 	defer unlock()
-	point, release, err := g.pointFor(ctx, name, pin, at)
+	point, kept, release, err := g.kept(ctx, name, pin)
+	switch {
+	case err != nil || kept:
+	case at != "":
+		point, release, err = g.Hold(ctx, name, at, "")
+	default:
+		point, stall, err = g.take(ctx, name) // the newest is never thinned
+	}
 	if err != nil {
-		return group.Point{}, err
+		return group.Point{}, 0, false, err
 	}
 	defer release()
 	pinning, ctx := errgroup.WithContext(ctx)
@@ -137,27 +157,20 @@ func (g *Groups) PinPoint(ctx context.Context, name, pin, at string) (group.Poin
 			return m.Pin(ctx, pin, pos)
 		})
 	}
-	return point, pinning.Wait()
+	return point, stall, kept, pinning.Wait()
 }
 
-// pointFor returns the point that a pin keeps already, or else is to keep, held until
-// release.
-func (g *Groups) pointFor(ctx context.Context, name, pin, at string) (point group.Point, release func(), err error) {
+// kept returns the point that a pin keeps already, held until release.
+func (g *Groups) kept(ctx context.Context, name, pin string) (point group.Point, found bool, release func(), err error) {
 	pinned, err := g.isPinned(ctx, name, pin)
-	if err != nil {
-		return group.Point{}, nil, err
+	if err != nil || !pinned {
+		return group.Point{}, false, func() {}, err
 	}
-	if pinned {
-		point, release, err = g.Hold(ctx, name, "pin:"+pin, "")
-		if err == nil || !errors.Is(err, group.ErrNoPoint) {
-			return point, release, err
-		}
+	point, release, err = g.Hold(ctx, name, "pin:"+pin, "")
+	if errors.Is(err, group.ErrNoPoint) {
+		return group.Point{}, false, release, nil
 	}
-	if at != "" {
-		return g.Hold(ctx, name, at, "")
-	}
-	point, _, err = g.take(ctx, name)
-	return point, func() {}, err // the newest is never thinned
+	return point, err == nil, release, err
 }
 
 // noCheckpoint is a number that none has: of a history in which only it is asked

@@ -2,6 +2,7 @@ package site_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
+	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // stuckDisk holds up the next append, once it is armed, until it is released.
@@ -74,6 +76,25 @@ func TestASlowDiskCostsNoPoint(t *testing.T) {
 	running.Wait()
 	if err != nil || len(p.Members) != 2 {
 		t.Errorf("point %+v, %v", p, err)
+	}
+	mustClose(t, s)
+}
+
+// TestAPinThatIsThereIsNotTakenForOneOfNow: who gives the name "before-upgrade" a second
+// time would else be told of a point that was taken now, and go back to the one of the
+// last upgrade.
+func TestAPinThatIsThereIsNotTakenForOneOfNow(t *testing.T) {
+	ctx := context.Background()
+	s := prepared(t, vfs.NewMem())
+	before, err := s.Groups().Select(ctx, "shop", "pin:before")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, _, err := s.Groups().TakePoint(ctx, "shop", "before"); !errors.Is(err, journal.ErrPinExists) || p.Checkpoint != before.Checkpoint {
+		t.Errorf("the pin again: point %d, %v; want ErrPinExists, which keeps %d", p.Checkpoint, err, before.Checkpoint)
+	}
+	if p, err := s.Groups().PinPoint(ctx, "shop", "before", ""); err != nil || p.Checkpoint != before.Checkpoint {
+		t.Errorf("a snapshot's pin again: point %d, %v; want %d", p.Checkpoint, err, before.Checkpoint)
 	}
 	mustClose(t, s)
 }
