@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -112,5 +114,29 @@ func fromStatus(err error, peer, groupName string, offered group.Term) error {
 			return &TermError{Kind: r.err, Group: groupName, Offered: offered, Held: group.Term(refusal.GetTerm()), Owner: owner}
 		}
 	}
-	return fmt.Errorf("call site %s: %w", peer, err)
+	return &callError{peer: peer, message: plain(st.Message()), err: err}
+}
+
+// callError is a call of a peer that failed without a refusal. It tells a person what
+// happened, and keeps gRPC's status for who asks.
+type callError struct {
+	peer    string
+	message string
+	err     error
+}
+
+func (e *callError) Error() string { return "call site " + e.peer + ": " + e.message }
+
+func (e *callError) Unwrap() error { return e.err }
+
+// plain takes gRPC's own words from around what the network, or TLS, said:
+//
+//	connection error: desc = "transport: Error while dialing: dial tcp ..."
+func plain(message string) string {
+	if quoted, ok := strings.CutPrefix(message, "connection error: desc = "); ok {
+		if inner, err := strconv.Unquote(quoted); err == nil {
+			message = strings.TrimPrefix(strings.TrimPrefix(inner, "transport: "), "Error while dialing: ")
+		}
+	}
+	return message
 }

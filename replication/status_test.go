@@ -76,3 +76,17 @@ func TestDemoteIfStale(t *testing.T) {
 		}
 	}
 }
+
+// TestACallThatFailsIsToldInPlainWords, and keeps its status.
+func TestACallThatFailsIsToldInPlainWords(t *testing.T) {
+	for message, want := range map[string]string{
+		`connection error: desc = "transport: Error while dialing: dial tcp 10.0.0.2:7443: connect: connection refused"`: "call site b: dial tcp 10.0.0.2:7443: connect: connection refused",
+		`connection error: desc = "transport: authentication handshake failed: EOF"`:                                     "call site b: authentication handshake failed: EOF",
+		"error reading from server: EOF": "call site b: error reading from server: EOF",
+	} {
+		err := fromStatus(status.Error(codes.Unavailable, message), "b", "shop", 1)
+		if err.Error() != want || status.Code(err) != codes.Unavailable {
+			t.Errorf("%v (%v), want %s", err, status.Code(err), want)
+		}
+	}
+}

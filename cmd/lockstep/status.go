@@ -73,7 +73,7 @@ func (p *page) showStatus(m *adminv1.GetStatusResponse, admin string) {
 }
 
 func (p *page) showPeers(peers []*adminv1.Peer) {
-	columns := []column{left("SITE"), left("ADDRESS"), left("STATE"), right("SINCE"), left("LAST ERROR")}
+	columns := []column{left("SITE"), left("ADDRESS"), left("STATE"), right("HEARD"), left("LAST ERROR")}
 	var rows [][]cell
 	for _, peer := range peers {
 		state := cell{"unreachable", toneBad}

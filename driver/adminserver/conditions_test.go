@@ -1,19 +1,22 @@
 package adminserver
 
 import (
+	"errors"
 	"testing"
 	"time"
 
+	adminv1 "github.com/lockstep-csi/lockstep/api/admin/v1"
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/journal"
+	"github.com/lockstep-csi/lockstep/replication"
 )
 
 // noVolumes is a site of which only its groups matter.
 type noVolumes struct{ Site }
 
-func (noVolumes) Volumes() []Volume        { return nil }
+func (noVolumes) Volumes() []Volume { return nil }
 func (noVolumes) Peers() map[string]string { return map[string]string{"there": "there:7443"} }
 
 // A group that is to be replicated to a site that is no peer says so, also at rest.
@@ -115,5 +118,18 @@ func TestAPointThatWasGivenUpIsACondition(t *testing.T) {
 				t.Errorf("%s: %v, want %s", tt.name, c, tt.want)
 			}
 		}
+	}
+}
+
+// When a peer was last heard of is told also, and above all, when it cannot be reached.
+func TestAPeerThatIsGoneWasHeardOf(t *testing.T) {
+	heard := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	gone := errors.New("connection refused")
+	p := &adminv1.Peer{Site: "b"}
+	for _, m := range []replication.Metrics{{Announced: heard, LastError: gone}, {LastError: gone}, {Announced: heard.Add(-time.Hour), LastError: gone}} {
+		tellOf(p, &m)
+	}
+	if p.GetConnected() || p.GetLastError() == "" || !p.GetSince().AsTime().Equal(heard) {
+		t.Errorf("%v, want a peer that was last heard of at %v", p, heard)
 	}
 }

@@ -235,6 +235,18 @@ func timelines(v Volume) []*adminv1.Timeline {
 	return out
 }
 
+// tellOf adds what one group's sender knows of its peer.
+func tellOf(p *adminv1.Peer, sending *replication.Metrics) {
+	if err := sendingError(sending); err != nil {
+		p.LastError = err.Error()
+	} else if !sending.Announced.IsZero() {
+		p.Connected = true
+	}
+	if heard := sending.Announced; !heard.IsZero() && heard.After(p.GetSince().AsTime()) {
+		p.Since = stamp(heard)
+	}
+}
+
 // peers tells of each configured site whether any group reaches it.
 func (s *Server) peers() []*adminv1.Peer {
 	byName := map[string]*adminv1.Peer{}
@@ -246,12 +258,7 @@ func (s *Server) peers() []*adminv1.Peer {
 		if sending == nil || byName[sending.Peer] == nil {
 			continue
 		}
-		p := byName[sending.Peer]
-		if err := sendingError(sending); err != nil {
-			p.LastError = err.Error()
-		} else if !sending.Announced.IsZero() {
-			p.Connected, p.Since = true, stamp(sending.Announced)
-		}
+		tellOf(byName[sending.Peer], sending)
 	}
 	var out []*adminv1.Peer
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
