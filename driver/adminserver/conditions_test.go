@@ -2,6 +2,8 @@ package adminserver
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +19,9 @@ import (
 type noVolumes struct{ Site }
 
 func (noVolumes) Volumes() []Volume { return nil }
+func (noVolumes) Volume(journal.VolumeID) (Volume, error) {
+	return Volume{}, errors.New("no such volume")
+}
 func (noVolumes) Peers() map[string]string { return map[string]string{"there": "there:7443"} }
 
 // A group that is to be replicated to a site that is no peer says so, also at rest.
@@ -131,5 +136,19 @@ func TestAPeerThatIsGoneWasHeardOf(t *testing.T) {
 	}
 	if p.GetConnected() || p.GetLastError() == "" || !p.GetSince().AsTime().Equal(heard) {
 		t.Errorf("%v, want a peer that was last heard of at %v", p, heard)
+	}
+}
+
+// What a failover prints is in the same order each time: scripts compare a dry run with
+// what is done then.
+func TestVolumesOfAFailoverAreInOrder(t *testing.T) {
+	s := &Server{cfg: Config{Site: noVolumes{}}}
+	members := map[journal.VolumeID]journal.Position{}
+	for i := range 16 {
+		members[journal.VolumeID{byte(i)}] = journal.Position{}
+	}
+	out := s.failedOver(members)
+	if len(out) != 16 || !slices.IsSortedFunc(out, func(a, b *adminv1.FailoverVolume) int { return strings.Compare(a.GetId(), b.GetId()) }) {
+		t.Errorf("%d volumes, in no order: %v", len(out), out)
 	}
 }

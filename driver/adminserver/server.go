@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -299,15 +301,24 @@ func (s *Server) Failover(ctx context.Context, req *adminv1.FailoverRequest) (*a
 		return nil, answer(err)
 	}
 	resp := &adminv1.FailoverResponse{Point: point(f.Point), Term: uint64(f.Term), Rpo: durationpb.New(f.RPO), Took: s.since(began)}
-	for id := range f.Point.Members {
-		resp.VolumeIds = append(resp.VolumeIds, id.String())
+	resp.Volumes = s.failedOver(f.Point.Members)
+	for _, v := range resp.Volumes {
+		resp.VolumeIds = append(resp.VolumeIds, v.GetId())
+	}
+	return resp, nil
+}
+
+// failedOver describes the volumes of a failover, ascending by id.
+func (s *Server) failedOver(members map[journal.VolumeID]journal.Position) (out []*adminv1.FailoverVolume) {
+	for id := range members {
 		v := &adminv1.FailoverVolume{Id: id.String()}
 		if d, err := s.cfg.Site.Volume(id); err == nil {
 			v.Name, v.Claim = d.Name, d.Claim
 		}
-		resp.Volumes = append(resp.Volumes, v)
+		out = append(out, v)
 	}
-	return resp, nil
+	slices.SortFunc(out, func(a, b *adminv1.FailoverVolume) int { return strings.Compare(a.GetId(), b.GetId()) })
+	return out
 }
 
 // OpenView implements adminv1.AdminServer.
