@@ -126,6 +126,28 @@ func TestReconcileAttachesAgain(t *testing.T) {
 	wantCode(t, err, codes.Unavailable) // the closed one
 }
 
+// TestReconcileLeavesReplicasAlone: a site that comes back as its peer's replica has nothing
+// to attach, and nothing that has failed.
+func TestReconcileLeavesReplicasAlone(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	id := s.createVolume("data", nil).GetVolumeId()
+	must[*csi.ControllerPublishVolumeResponse](t)(s.ControllerPublishVolume(ctx, publishRequest(id, mountCapability(""))))
+	s.Close()
+	s.backend.Before = func(call string) error {
+		if call == "Attach" {
+			return controller.ErrNotPrimary
+		}
+		return nil
+	}
+	next := startSite(t, s.db, s.backend)
+	if err := next.Reconcile(ctx); err != nil {
+		t.Error(err)
+	}
+	s.backend.Before = nil
+	must[*csi.ControllerUnpublishVolumeResponse](t)(next.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id}))
+}
+
 // TestUnpublishInUse refuses to detach a device that is open, and a restart
 // must then attach it again for those who have it open.
 func TestUnpublishInUse(t *testing.T) {

@@ -86,7 +86,14 @@ func (s *Server) reconcilePublish(ctx context.Context, v catalog.Volume) error {
 	case v.Publish == nil:
 		return nil
 	case v.Publish.State == catalog.PublishActive:
-		return s.cfg.Backend.Attach(ctx, v.ID, v.Publish.Node, attachOptions(v))
+		err := s.cfg.Backend.Attach(ctx, v.ID, v.Publish.Node, attachOptions(v))
+		if errors.Is(err, ErrNotPrimary) {
+			// Another site has taken over since, and nothing is to be failed over because of
+			// that. The device is its users' to let go of.
+			s.log.Warn("volume is published here, and its group is a replica's by now: unpublish it", "volume", v.ID, "node", v.Publish.Node)
+			return nil
+		}
+		return err
 	}
 	return s.unpublish(ctx, v)
 }
