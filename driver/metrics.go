@@ -30,8 +30,19 @@ var (
 	replicaPresent = prometheus.NewDesc("lockstep_volume_replicating", "1 while the replica is connected.", volumeLabels, nil)
 )
 
-func newRegistry(s *site.Site) *prometheus.Registry {
+// newRegistry has the figures of a site; gone is closed once its holder is gone.
+func newRegistry(s *site.Site, gone <-chan struct{}) *prometheus.Registry {
 	r := prometheus.NewRegistry()
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "lockstep_site_holder_gone", Help: "1 if the process that keeps the block devices is gone: they fail when the site ends.",
+	}, func() float64 {
+		select {
+		case <-gone:
+			return 1
+		default:
+			return 0
+		}
+	}))
 	r.MustRegister(siteCollector{s}, groupmetrics.New(s.Groups(), clock.Wall{}), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }

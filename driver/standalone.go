@@ -210,10 +210,35 @@ func (s *standalone) awaitDoubt(ctx context.Context) error {
 	}
 }
 
+// holderGone is closed once the holder is gone; nil where there is none.
+func (s *standalone) holderGone() <-chan struct{} {
+	if s.holder == nil {
+		return nil
+	}
+	return s.holder.Done()
+}
+
+// awaitHolder tells when the holder is gone. Nobody notices: devices work on. But no volume
+// is attached any more, and the next start of the site, which seems to be what helps, is the
+// end of those that are.
+func (s *standalone) awaitHolder(ctx context.Context) {
+	select {
+	case <-s.holderGone():
+		if ctx.Err() == nil {
+			s.cfg.Log.Error("holder is gone: devices work on while this site runs, and fail when it ends; no volume can be attached: stop the applications, unpublish all volumes, and start the site again")
+		}
+	case <-ctx.Done():
+	}
+}
+
 // serve runs the servers until ctx ends or one of them fails.
 func (s *standalone) serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.awaitDoubt(ctx) })
+	g.Go(func() error {
+		s.awaitHolder(ctx)
+		return nil
+	})
 	g.Go(func() error {
 		return csiserver.Run(ctx, csiserver.Config{
 			Endpoint: s.cfg.CSIEndpoint, Version: s.cfg.Version, Log: s.cfg.Log,
@@ -317,7 +342,7 @@ func serveGRPC(ctx context.Context, srv *grpc.Server, l net.Listener, grace time
 
 func (s *standalone) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(newRegistry(s.site), promhttp.HandlerOpts{}))
+	mux.Handle("/metrics", promhttp.HandlerFor(newRegistry(s.site, s.holderGone()), promhttp.HandlerOpts{}))
 	srv := &http.Server{Addr: s.cfg.MetricsAddr, Handler: mux, ReadHeaderTimeout: stopTimeout}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.ListenAndServe() }()
