@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -70,9 +71,9 @@ func (s *Store) lostLinesLocked() []Timeline {
 // the journal is empty. The tip stays what it is, and the store can be used on.
 //
 // ErrHeld if a view, a reader or, without force, a pin or a timeline of its own
-// needs what would be given up; with force, pins are dropped. ErrFull, ErrCorrupt
-// where a record is damaged, ErrPoisoned, ctx's error: what was moved until then
-// stays moved, and Drain can be called again. Appends wait meanwhile.
+// needs what would be given up; with force, pins are dropped. ErrCorrupt where a record
+// is damaged, which is found out before anything is given up. ErrFull, ErrPoisoned, ctx's
+// error: what was moved until then stays moved, and Drain can be called again. Appends wait meanwhile.
 func (s *Store) Drain(ctx context.Context, force bool) error {
 	defer s.impatience()() // at full speed
 	s.maintainMu.Lock()
@@ -101,6 +102,9 @@ func (s *Store) drain(ctx context.Context, force bool) error {
 	if err := s.sealPending(); err != nil {
 		return err
 	}
+	if err := s.checkWhole(ctx); err != nil {
+		return err
+	}
 	for name := range s.Pins() {
 		if err := s.Unpin(name); err != nil {
 			return err
@@ -122,6 +126,38 @@ func (s *Store) drain(ctx context.Context, force bool) error {
 	s.pruneRuns()
 	s.runs.removeLeftovers()
 	return errors.Join(s.trimBase(), s.removeFree())
+}
+
+// checkWhole finds out whether all that is to be moved into the base is whole, before
+// anything is given up for it: the bytes that are damaged may be sound at a point that a
+// drain which ends in the middle has given up by then.
+func (s *Store) checkWhole(ctx context.Context) error {
+	s.mu.RLock()
+	path, err := s.tree.path(s.state.Base, s.tipLocked())
+	parts := s.partsLocked(path)
+	for _, part := range parts {
+		part.users.Add(1)
+	}
+	s.mu.RUnlock()
+	defer func() {
+		for _, part := range parts {
+			s.releaseSegment(part.segment)
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	pace := s.newPacer()
+	for batch := range slices.Chunk(parts, maxBatchSegments) {
+		merged, err := tableOf(batch)
+		if err == nil {
+			err = s.checkWanted(ctx, batch, merged, pace)
+		}
+		if err != nil {
+			return s.asDamage(err)
+		}
+	}
+	return nil
 }
 
 // checkDrain finds out who needs what Drain gives up.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"path"
 	"testing"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
@@ -191,4 +192,33 @@ func TestDrainOnAFullDisk(t *testing.T) {
 	if err := readFull(base, got, 0); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the image is not the volume: %v", err)
 	}
+}
+
+// TestDrainOfADamagedJournalGivesNothingUp: what is damaged in the present may be sound at
+// a point that is pinned, which a drain that ends at the damage must not have given up.
+func TestDrainOfADamagedJournalGivesNothingUp(t *testing.T) {
+	r := newThinRig(t, manualClock(), func(cfg *Config) { cfg.History, cfg.Window = nil, time.Hour })
+	r.seconds(60)
+	pinned := r.points[40]
+	if err := r.s.Pin("sound", pinned.Position); err != nil {
+		t.Fatal(err)
+	}
+	var newest location
+	for sector := uint64(0); sector < rigVolumeBytes/SectorBytes; sector++ {
+		_ = r.s.index.lookup(sector, sector+1, func(e extent) bool { // never fails
+			if !e.loc.isZeroes() {
+				newest = max(newest, e.loc)
+			}
+			return false
+		})
+	}
+	flip(t, r.mem, segmentName(newest.segment()), newest.fileOffset()+100, 4)
+	horizon := r.s.Horizon()
+	if err := r.s.Drain(t.Context(), true); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("drain of a damaged journal: %v", err)
+	}
+	if r.s.Pins()["sound"] != pinned.Position || r.s.Horizon() != horizon {
+		t.Errorf("pins %v and horizon %s after a drain that failed, want the pin, and %s", r.s.Pins(), r.s.Horizon(), horizon)
+	}
+	r.checkOpens(pinned)
 }
