@@ -147,7 +147,7 @@ func (s members) HistoriesIn(_ context.Context, st group.State, from, to journal
 	stores := s.openStores(st)
 	all := make([]group.History, len(stores))
 	for i, store := range stores {
-		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.CheckpointsIn(st.Name, from, to), Pins: store.Pins()}
+		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.CheckpointsIn(st.Name, from, to), Pins: s.pinsOf(store)}
 	}
 	return all, nil
 }
@@ -157,7 +157,7 @@ func (s members) OpenableIn(_ context.Context, st group.State, from, to journal.
 	stores := s.openStores(st)
 	all := make([]group.History, len(stores))
 	for i, store := range stores {
-		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.OpenableIn(st.Name, from, to), Pins: store.Pins()}
+		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.OpenableIn(st.Name, from, to), Pins: s.pinsOf(store)}
 	}
 	return all, nil
 }
@@ -174,7 +174,7 @@ func (s members) Histories(_ context.Context, st group.State) ([]group.History, 
 	stores := s.openStores(st)
 	all := make([]group.History, len(stores))
 	for i, store := range stores {
-		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.Checkpoints(), Pins: store.Pins()}
+		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.Checkpoints(), Pins: s.pinsOf(store)}
 	}
 	return all, nil
 }

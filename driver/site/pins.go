@@ -156,6 +156,20 @@ func (s *Site) dropNoted(store *journal.Store) {
 	}
 }
 
+// pinsOf are the pins of a store, without those that were dropped while it was not open and
+// could not be when it was opened: they are gone for everybody but the store.
+func (s *Site) pinsOf(store *journal.Store) map[string]journal.Position {
+	pins := store.Pins()
+	err := s.db.View(func(tx kv.Tx) error {
+		rangeUnpins(tx, store.Volume(), func(pin string) { delete(pins, pin) })
+		return nil
+	})
+	if err != nil { // of a database that ends the site
+		s.cfg.Log.Warn("which pins were dropped is not known", "volume", store.Volume(), "error", err)
+	}
+	return pins
+}
+
 // keepPin has a pin stay that is about to be made in a store under a name whose pin it should
 // have dropped, and could not when it was opened: that one goes before. The pin's key must be held.
 func (s *Site) keepPin(store *journal.Store, pin string, at journal.Position) error {

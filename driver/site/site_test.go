@@ -316,7 +316,7 @@ func TestCrashAnywhere(t *testing.T) {
 		{name: "failover", allowed: []byte{1, 2}, done: group.ErrRole,
 			before: func(s *opened) error { return s.follow(2, members, nil) },
 			op:     func(s *opened) error { _, err := s.Groups().Failover(ctx, "shop", "pin:before", false); return err }},
-		{name: "pin", allowed: []byte{2},
+		{name: "pin", allowed: []byte{2}, done: journal.ErrPinExists,
 			op: func(s *opened) error { _, _, err := s.Groups().TakePoint(ctx, "shop", "now"); return err }},
 		{name: "create from image", allowed: []byte{2},
 			op: func(s *opened) error {
