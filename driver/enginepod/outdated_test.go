@@ -234,6 +234,26 @@ func TestADeviceOfAnUnknownMachineIsTakenOver(t *testing.T) {
 	here.expect(t, counts{made: 1, taken: 3})
 }
 
+// What is known of the device's machine and disk stays, too: a disk has its number within one
+// run of a kernel.
+func TestAnEngineOnAnUnknownMachineLeavesWhatIsKnown(t *testing.T) {
+	here := &devices{name: "here", boot: "1", disk: "7"}
+	r, _ := attachedOn(t, here)
+	if err := r.fs.SyncDir("/"); err != nil { // the backing volume is durable
+		t.Fatal(err)
+	}
+	here.boot, here.disk = "", "8"
+	r.moveTo(here)
+	r.resumed(1)
+	write(t, here.attached(), 0, 1)
+	cut := r.fs.KillClone().CrashWith(nil, vfs.CrashOptions{LoseAll: true})
+	r.stop()
+	r.fs, here.boot, here.disk = cut, "1", "9"
+	r.start()
+	r.resumed(1)
+	here.expect(t, counts{made: 2, taken: 1, revoked: 1})
+}
+
 // An engine that dies before it has kept the identity of its new device has served it
 // to nobody. The next one makes another, and that of the node before is not taken over
 // for it.

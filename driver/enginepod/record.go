@@ -52,7 +52,7 @@ func (r *record) setDevice(identity, boot, disk string) {
 
 // hasDevice reports whether setDevice would change nothing but what is not known now.
 func (r *record) hasDevice(identity, boot, disk string) bool {
-	return r.Device != nil && *r.Device == identity && (identity == "" || (boot == "" || boot == r.Boot) && (disk == "" || disk == r.Disk))
+	return r.Device != nil && *r.Device == identity && (identity == "" || (boot == "" || boot == r.Boot && (disk == "" || disk == r.Disk)))
 }
 
 // leftBehind reports whether the volume's device is on another machine than boot tells of,
