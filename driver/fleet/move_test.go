@@ -303,3 +303,53 @@ func TestAMoveDoesNotWaitForEver(t *testing.T) {
 	until(t, "the move", func() bool { return f.MoveVolume(bounded(t), id(1), "shop", group.Settings{}) == nil })
 	expectMembers(t, f, "shop", 1, 2)
 }
+
+// TestDroppingAPinLeavesThatOfTheGroupThatAVolumeIsInNow, and that of the one that it was in: people
+// choose the names of pins, and the same one in each group.
+func TestDroppingAPinLeavesThatOfTheGroupThatAVolumeIsInNow(t *testing.T) {
+	c := newCluster(t)
+	f := c.open()
+	defer closeFleet(t, f)
+	for n, name := range map[byte]string{1: "shop", 2: "shop", 3: "bank"} {
+		mustCreate(t, f, newVolume(n, name))
+		mustAttach(t, f, n, "node1")
+		write(t, c.device(id(n)), 1)
+	}
+	pin := func(name, pin string) {
+		t.Helper()
+		if _, _, err := f.PinPoint(bounded(t), name, pin, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	drop := func(name, pin string) {
+		t.Helper()
+		if err := f.UnpinPoint(bounded(t), name, pin); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(want ...string) {
+		t.Helper()
+		told := f.Timelines(bounded(t), []journal.VolumeID{id(2)})[0]
+		if told.Err != nil {
+			t.Fatal(told.Err)
+		}
+		var got []string
+		for _, use := range told.Uses {
+			got = append(got, use.Pins...)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("volume 2 has the pins %q, want %q", got, want)
+		}
+	}
+	pin("shop", "early")
+	pin("bank", "early")
+	mustMove(t, f, 2, "bank")
+	pin("bank", "late")
+	pin("shop", "late")
+	drop("shop", "late")
+	drop("bank", "early")
+	expect("early", "late")
+	drop("shop", "early")
+	drop("bank", "late")
+	expect()
+}

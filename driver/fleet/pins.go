@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -51,7 +52,8 @@ func (f *Fleet) sizesAt(ctx context.Context, point group.Point) (map[journal.Vol
 
 // UnpinPoint drops a pin from every volume of a group, those that have left it
 // included. No error if none has it, or there is no such group. A volume that is
-// deleted meanwhile has none.
+// deleted meanwhile has none. One that has been in several groups keeps what it has under the
+// name for a point of another one.
 func (f *Fleet) UnpinPoint(ctx context.Context, name, pin string) error {
 	unlock, err := f.groups.LockPin(ctx, pin)
 	if err != nil {
@@ -62,7 +64,7 @@ func (f *Fleet) UnpinPoint(ctx context.Context, name, pin string) error {
 	for _, v := range f.inGroup(name, true) {
 		dropping.Go(func() error {
 			defer f.hold(v)()
-			if err := f.unpin(ctx, v, pin); err != nil && !f.isGone(v) {
+			if err := f.unpin(ctx, v, name, pin); err != nil && !f.isGone(v) {
 				return fmt.Errorf("volume %s: %w", f.recordOf(v).ID, err)
 			}
 			return nil
@@ -71,9 +73,9 @@ func (f *Fleet) UnpinPoint(ctx context.Context, name, pin string) error {
 	return dropping.Wait()
 }
 
-// unpin drops a pin from a volume once its engine has opened the store: before
+// unpin drops a group's pin from a volume once its engine has opened the store: before
 // that it knows of none.
-func (f *Fleet) unpin(ctx context.Context, v *volume, pin string) error {
+func (f *Fleet) unpin(ctx context.Context, v *volume, name, pin string) error {
 	state, err := f.served(ctx, v)
 	if errors.Is(err, control.ErrNoStore) && f.isAbsent(v) {
 		return nil
@@ -84,6 +86,16 @@ func (f *Fleet) unpin(ctx context.Context, v *volume, pin string) error {
 	client, err := f.connected(ctx, v)
 	if err != nil {
 		return err
+	}
+	if len(f.recordOf(v).Former) > 0 {
+		pinned, err := client.PinnedCheckpoints(ctx, "") // of whatever group
+		if err != nil {
+			return err
+		}
+		at := state.Store.Pins[pin]
+		if slices.ContainsFunc(pinned, func(c journal.Checkpoint) bool { return c.Position == at && c.Group != name }) {
+			return nil
+		}
 	}
 	return client.Unpin(ctx, pin)
 }
