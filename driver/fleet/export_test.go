@@ -1,6 +1,13 @@
 package fleet
 
-import "context"
+import (
+	"context"
+
+	"github.com/lockstep-csi/lockstep/driver/groups"
+)
+
+// FencerOf stops what feeds the replicas of a fleet, as a failover does first.
+func FencerOf(f *Fleet) groups.Fencer { return fencer{f} }
 
 // LockGroup takes a group's key.
 func LockGroup(ctx context.Context, f *Fleet, group string) (unlock func(), err error) {

@@ -144,8 +144,10 @@ func (f *Fleet) greet(ctx context.Context, v *volume, client *control.Client) {
 		return
 	}
 	defer unlock()
+	// Read first: the fence of a promote that begins from here on is above it.
+	claimed := f.claimedTerm(r.Group)
 	if st, err := f.groups.State(r.Group); err == nil && f.isFenced(v, st) {
-		if err := client.Lift(ctx, uint64(f.claimedTerm(r.Group)), uint64(st.Term)); err != nil {
+		if err := client.Lift(ctx, uint64(claimed), uint64(st.Term)); err != nil {
 			log.Warn("a fence that no promote followed is not lifted", "error", err)
 		}
 	}

@@ -117,6 +117,21 @@ type cluster struct {
 	expect time.Duration
 	// moveWait is the fleet's; 0: its default.
 	moveWait time.Duration
+	// viewing, unless nil, is called before each look into the fleet's database.
+	viewing atomic.Pointer[func()]
+}
+
+// watched is a cluster's database as its fleet has it.
+type watched struct {
+	*kv.Memory
+	c *cluster
+}
+
+func (w watched) View(fn func(kv.Tx) error) error {
+	if viewing := w.c.viewing.Load(); viewing != nil {
+		(*viewing)()
+	}
+	return w.Memory.View(fn)
 }
 
 // process is one engine.
@@ -460,7 +475,7 @@ func (c *cluster) setPeer(site string, p fleet.Peer) {
 // open opens the fleet on what is committed, as a controller that starts.
 func (c *cluster) open() *fleet.Fleet {
 	c.t.Helper()
-	f, err := fleet.Open(fleet.Config{Site: c.site, DB: c.db, Backing: c, Engines: c, Dial: c.dial,
+	f, err := fleet.Open(fleet.Config{Site: c.site, DB: watched{c.db, c}, Backing: c, Engines: c, Dial: c.dial,
 		Peer: func(site string) (fleet.Peer, bool) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
