@@ -311,7 +311,7 @@ func (g *Groups) Refresh(ctx context.Context, name string) error {
 	if r == nil {
 		return g.Start(ctx, name)
 	}
-	if r.coord != nil {
+	if r.coord != nil && st.Role == group.RolePrimary { // else it was demoted, and nobody is to write
 		return g.admit(ctx, r.coord, st)
 	}
 	return nil
