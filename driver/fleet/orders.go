@@ -118,6 +118,9 @@ func (f *Fleet) ordersOfGroup(o *control.Orders, st group.State) {
 	o.Term, o.Window, o.History, o.JournalBytes = uint64(st.Term), st.Settings.Window, st.Settings.History, st.Settings.JournalBytes
 	if st.Role == group.RoleReplica {
 		o.Role, o.Source, o.Writable, o.Attach, o.SizeBytes = control.Replica, st.Source, false, nil, 0
+		if st.Claimed() == group.RolePrimary { // its term is this site's, at which nobody else has anything to send
+			o.Source = ""
+		}
 		return
 	}
 	if st.Pending != nil { // an engine that has a device does not fork
