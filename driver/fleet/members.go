@@ -37,6 +37,15 @@ func (f members) Member(id journal.VolumeID) (groups.Member, error) {
 	return member{f.Fleet, v, id}, nil
 }
 
+// Outlived implements groups.Members: engines of what has left a group mostly do not run. What
+// is being made is in none yet, and holds nothing.
+func (f members) Outlived(name string, joins journal.VolumeID) bool {
+	return slices.ContainsFunc(f.inGroup(name, true), func(v *volume) bool {
+		r := f.recordOf(v)
+		return r.ID != joins && (r.Retired || r.Group != name)
+	})
+}
+
 // Serving implements groups.Members.
 func (f members) Serving(st group.State) bool {
 	f.mu.Lock()

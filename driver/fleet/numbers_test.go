@@ -65,3 +65,40 @@ func TestNumbersRiseWhereNoMemberKnowsACheckpoint(t *testing.T) {
 		return err == nil
 	})
 }
+
+// A group that is made anew under the name of one of which a deleted volume is kept for a snapshot:
+// the newest of the points of both is the one with the highest number, also while nobody can ask
+// what is kept.
+func TestNumbersGoOnInAGroupOfACluster(t *testing.T) {
+	c := newCluster(t)
+	f := c.open()
+	defer closeFleet(t, f)
+	mustCreate(t, f, newVolume(1, "shop"))
+	mustAttach(t, f, 1, "node1")
+	var before journal.CheckpointNumber
+	for range 5 {
+		before = takePoint(t, f, "shop").Checkpoint
+	}
+	if _, _, err := f.PinPoint(bounded(t), "shop", "snap", ""); err != nil {
+		t.Fatal(err)
+	}
+	mustDetach(t, f, 1)
+	if err := f.RetireVolume(bounded(t), id(1)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "no engine to be left", func() bool { return c.node(id(1)) == "" })
+	mustCreate(t, f, newVolume(2, "shop"))
+	mustAttach(t, f, 2, "node1")
+	p := takePoint(t, f, "shop")
+	if p.Checkpoint <= before {
+		t.Errorf("checkpoint %d, want more than %d", p.Checkpoint, before)
+	}
+	release, err := f.Wake(bounded(t), "shop", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if latest, err := f.Groups().Select(bounded(t), "shop", "latest"); err != nil || len(latest.Members) != 1 || latest.Members[id(2)] == (journal.Position{}) {
+		t.Errorf("the latest point is %d of %v, %v; want one of the volume that is there", latest.Checkpoint, latest.Members, err)
+	}
+}

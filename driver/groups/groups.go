@@ -324,6 +324,7 @@ func (g *Groups) Join(ctx context.Context, name string, settings group.Settings,
 	st, err := g.reg.Update(name, func(st *group.State) error {
 		if st.Role == "" {
 			st.Role, st.Term, st.Settings = group.RolePrimary, 1, settings
+			st.LastCheckpoint = g.lastOf(name, id)
 		}
 		if st.Role != group.RolePrimary {
 			return fmt.Errorf("join group %s: this site is its %s: %w", name, st.Role, group.ErrRole)
@@ -339,6 +340,16 @@ func (g *Groups) Join(ctx context.Context, name string, settings group.Settings,
 		return err
 	}
 	return g.Refresh(ctx, st.Name)
+}
+
+// lastOf is what the numbers of a group that is made anew go on above, where volumes of an
+// earlier one of the name are there that do not tell. Among the points of both the newest must
+// be the one with the highest number.
+func (g *Groups) lastOf(name string, joins journal.VolumeID) journal.CheckpointNumber {
+	if !g.cfg.Members.Outlived(name, joins) {
+		return 0
+	}
+	return NumberAbove(g.cfg.Clock.Now())
 }
 
 // Leave takes a volume out of a group, for good if it is deleted; a group

@@ -84,6 +84,9 @@ type Members interface {
 	// Whole reports whether every member is known to hold its history from its
 	// beginning.
 	Whole(st group.State) bool
+	// Outlived reports whether volumes may hold checkpoints of a group that has ended, and
+	// which Histories does not tell of now. joins is to be the first member of another one of that name.
+	Outlived(name string, joins journal.VolumeID) bool
 	// Serving reports whether a primary group is to take checkpoints now. One
 	// of which nothing is in use rests: its newest point stays true.
 	Serving(st group.State) bool

@@ -45,6 +45,7 @@ func (g *Groups) Move(ctx context.Context, m Move) error {
 		return g.reg.Move(m.From, m.To, func(from, to *group.State) error {
 			if to.Role == "" {
 				to.Role, to.Settings = group.RolePrimary, m.Settings
+				to.LastCheckpoint = g.lastOf(m.To, m.Volume)
 			}
 			to.Term = max(to.Term, m.Term, 1)
 			to.LastCheckpoint = max(to.LastCheckpoint, from.LastCheckpoint, last)

@@ -227,6 +227,18 @@ func (s members) openStores(st group.State) []*journal.Store {
 	return stores
 }
 
+// Outlived implements groups.Members: stores that are open tell.
+func (s members) Outlived(name string, joins journal.VolumeID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, v := range s.volumes {
+		if id != joins && v.record.Retired && v.record.Group == name && v.eng == nil && v.record.Store != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // Serving implements groups.Members: stores of this process are open for as
 // long as it lives.
 func (s members) Serving(group.State) bool { return true }
