@@ -79,7 +79,7 @@ type Backend interface {
 	// it returns the same point. Afterwards every member's image at the point
 	// can be the Source of CreateStore until ReleasePin, also once the member
 	// was retired. ErrNoPoint and ErrPointGone name the nearest points;
-	// ErrBarrier.
+	// ErrBarrier; ErrUntouched beside ErrUnavailable where this call has pinned nothing.
 	TakePin(ctx context.Context, groupName, pin string, at Moment) (PinnedPoint, error)
 
 	// ReleasePin drops a pin from every store that has it, those of retired

@@ -44,6 +44,9 @@ var (
 	ErrBarrier = errors.New("checkpoint missed")
 	// ErrUnavailable: something that is needed does not answer at present.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrUntouched comes with another error: nothing was begun, and so nothing is to be
+	// undone.
+	ErrUntouched = errors.New("nothing was begun")
 	// ErrDamaged: data that is needed is corrupt.
 	ErrDamaged = errors.New("data is damaged")
 	// ErrClosed: the server is shutting down.

@@ -59,8 +59,16 @@ func beginDropPin(tx *catalog.Tx, pin catalog.Pin) (catalog.Pin, error) {
 	return pin, tx.PutPin(pin)
 }
 
-// releasePin releases a pin and removes it with its owner.
+// releasePin releases a pin and removes it with its owner. One that was not made whole is
+// going from here on: it may take as long as an engine is away, and keeps no volume of its
+// group from moving.
 func (s *Server) releasePin(ctx context.Context, pin catalog.Pin) error {
+	if pin.State == catalog.StateCreating {
+		pin.State = catalog.StateDeleting
+		if err := s.cfg.Catalog.Update(func(tx *catalog.Tx) error { return tx.PutPin(pin) }); err != nil {
+			return err
+		}
+	}
 	if err := s.cfg.Backend.ReleasePin(ctx, pin.Group, pin.Name); err != nil {
 		return fmt.Errorf("release pin %s of group %s: %w", pin.Name, pin.Group, err)
 	}
@@ -87,10 +95,23 @@ func (s *Server) finishDropPin(ctx context.Context, pin catalog.Pin) error {
 	return nil
 }
 
+// forgetPin removes a pin that no store has, with its owner.
+func (s *Server) forgetPin(ctx context.Context, pin catalog.Pin) error {
+	if err := s.cfg.Catalog.Update(func(tx *catalog.Tx) error { return tx.RemovePin(pin) }); err != nil {
+		return err
+	}
+	s.tryCollectRetired(ctx)
+	return nil
+}
+
 // undoPin drops a pin whose making failed with cause, which it returns; with errLeft
 // if that failed, too.
 func (s *Server) undoPin(ctx context.Context, pin catalog.Pin, cause error) error {
-	if err := s.finishDropPin(ctx, pin); err != nil {
+	drop := s.finishDropPin
+	if errors.Is(cause, ErrUntouched) { // the engine that did not come would be waited for again
+		drop = s.forgetPin
+	}
+	if err := drop(ctx, pin); err != nil {
 		// The record stays; a repeated call or the next start drops it.
 		s.log.Warn("undo pin", "pin", pin.Name, "group", pin.Group, "error", err)
 		return fmt.Errorf("%w: %w: %w", cause, errLeft, err)

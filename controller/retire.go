@@ -67,7 +67,8 @@ func (s *Server) finishDelete(ctx context.Context, v catalog.Volume) error {
 	})
 }
 
-// isPinned reports whether a pin holds an image of v, or may turn out to.
+// isPinned reports whether a pin holds an image of v, or may turn out to, or have: of one
+// that was not made whole it is not known whom it has.
 func isPinned(tx *catalog.Tx, v catalog.Volume) (bool, error) {
 	pins, err := tx.Pins()
 	if err != nil {
@@ -77,7 +78,7 @@ func isPinned(tx *catalog.Tx, v catalog.Volume) (bool, error) {
 		if _, member := pin.Members[v.ID]; member {
 			return true, nil
 		}
-		if pin.State == catalog.StateCreating && (pin.Group == v.Group || v.Moved) {
+		if pin.State != catalog.StateReady && len(pin.Members) == 0 && (pin.Group == v.Group || v.Moved) {
 			return true, nil
 		}
 	}

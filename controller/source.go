@@ -114,6 +114,9 @@ func beginClonePin(tx *catalog.Tx, v *catalog.Volume, sourceGroup, asOf string) 
 // from being deleted under the copy, and the copy from mixing two moments.
 func (s *Server) takeClonePin(ctx context.Context, v catalog.Volume, pin catalog.Pin) (catalog.Pin, error) {
 	pin, err := s.takePin(ctx, pin)
+	if errors.Is(err, ErrUntouched) {
+		return pin, errors.Join(err, s.forgetPin(ctx, pin))
+	}
 	if err != nil {
 		return pin, err
 	}

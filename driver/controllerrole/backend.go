@@ -105,7 +105,10 @@ func (b *backend) TakePin(ctx context.Context, groupName, pin string, at control
 		if !at.Time.IsZero() && errors.Is(err, group.ErrNoPoint) {
 			return controller.PinnedPoint{}, fmt.Errorf("%w: %w", controller.ErrPointGone, err)
 		}
-		return controller.PinnedPoint{}, toController(err)
+		if err = toController(err); errors.Is(err, fleet.ErrNotPinned) {
+			err = fmt.Errorf("%w: %w", controller.ErrUntouched, err)
+		}
+		return controller.PinnedPoint{}, err
 	}
 	return controller.PinnedPoint{Checkpoint: point.Checkpoint, Time: point.Time, Members: sizes}, nil
 }

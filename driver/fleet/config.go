@@ -13,7 +13,7 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
-// Config is what a Fleet needs. All but Linger, Expect, MoveWait, UpgradeEvery, KeepPointEvery, Clock
+// Config is what a Fleet needs. All but Linger, Expect, MoveWait, EngineWait, UpgradeEvery, KeepPointEvery, Clock
 // and Log is required.
 type Config struct {
 	Site    string
@@ -38,6 +38,9 @@ type Config struct {
 	Expect time.Duration
 	// MoveWait is how long a move waits for engines; 0: DefaultMoveWait.
 	MoveWait time.Duration
+	// EngineWait is how long who makes a volume, or makes or drops a pin, waits for an
+	// engine to run; 0: DefaultEngineWait.
+	EngineWait time.Duration
 	// UpgradeEvery is the time between two looks for engines of an old template;
 	// 0: DefaultUpgradeEvery.
 	UpgradeEvery time.Duration
@@ -67,6 +70,10 @@ const DefaultExpect = 15 * time.Second
 // engine that was asked for lingers, so that the next attempt finds it.
 const DefaultMoveWait = 10 * time.Second
 
+// DefaultEngineWait is longer than it takes until there is another node, where none has room
+// for an engine's pod, and it has the image.
+const DefaultEngineWait = 10 * time.Minute
+
 // DefaultUpgradeEvery is how soon a changed template counts.
 const DefaultUpgradeEvery = 2 * time.Second
 
@@ -86,6 +93,9 @@ func (c *Config) validate() error {
 	}
 	if c.MoveWait == 0 {
 		c.MoveWait = DefaultMoveWait
+	}
+	if c.EngineWait == 0 {
+		c.EngineWait = DefaultEngineWait
 	}
 	if c.UpgradeEvery == 0 {
 		c.UpgradeEvery = DefaultUpgradeEvery
@@ -214,6 +224,8 @@ var (
 	ErrNeedsEngine = errors.New("backing volume grows while the engine runs")
 	// ErrNoEngine: the volume's engine does not answer.
 	ErrNoEngine = errors.New("engine does not answer")
+	// ErrNotPinned comes with another error: no volume has the pin because of this call.
+	ErrNotPinned = errors.New("nothing is pinned")
 	// ErrExists: the volume exists with other properties.
 	ErrExists = errors.New("volume exists with other properties")
 	// ErrClosed: the controller is shutting down.

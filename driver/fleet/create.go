@@ -31,7 +31,9 @@ type NewVolume struct {
 
 // CreateVolume makes a volume and a member of its group, and returns where it
 // can be used. Idempotent, also after a crash in the midst of an earlier call.
-// With a Fill it takes as long as copying takes.
+// With a Fill it takes as long as copying takes. An engine is waited for no longer than
+// Config.EngineWait: ErrNoEngine, and what there is by then RetireVolume and DeleteVolume
+// take away.
 func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error) {
 	unlock, err := f.locks.Lock(ctx, volumeKey(n.ID))
 	if err != nil {
@@ -65,7 +67,7 @@ func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error
 	if err == nil && placement.Pending {
 		// Nobody has chosen a node: the engine's scheduler does.
 		defer f.hold(v)()
-		_, err = f.served(ctx, v)
+		err = f.servedSoon(ctx, v)
 	}
 	if err != nil {
 		return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
@@ -133,7 +135,10 @@ func (f *Fleet) fill(ctx context.Context, v *volume, from Source) error {
 	defer f.hold(source)()
 	defer f.hold(v)()
 	for attempt := 1; ; attempt++ {
-		state, err := f.copied(ctx, v, source)
+		if err := f.answerSoon(ctx, source, v); err != nil {
+			return err
+		}
+		state, err := f.reorder(ctx, v, nil)
 		switch {
 		case err == nil && state.Store == nil:
 			return fmt.Errorf("fill volume from volume %s: %w", from.Member, control.ErrNoStore)
@@ -149,14 +154,24 @@ func (f *Fleet) fill(ctx context.Context, v *volume, from Source) error {
 	}
 }
 
-// copied makes one attempt at filling a volume, once both engines answer.
-func (f *Fleet) copied(ctx context.Context, v, source *volume) (control.State, error) {
-	for _, needed := range []*volume{source, v} {
-		if _, err := f.connected(ctx, needed); err != nil {
-			return control.State{}, err
+// answerSoon returns once engines answer, within Config.EngineWait.
+func (f *Fleet) answerSoon(ctx context.Context, volumes ...*volume) error {
+	return within(ctx, f.cfg.EngineWait, func(ctx context.Context) error {
+		for _, v := range volumes {
+			if _, err := f.connected(ctx, v); err != nil {
+				return err
+			}
 		}
-	}
-	return f.reorder(ctx, v, nil)
+		return nil
+	})
+}
+
+// servedSoon is served within Config.EngineWait: of a volume of which nothing is copied.
+func (f *Fleet) servedSoon(ctx context.Context, v *volume) error {
+	return within(ctx, f.cfg.EngineWait, func(ctx context.Context) error {
+		_, err := f.served(ctx, v)
+		return err
+	})
 }
 
 // pause waits for as long as between two attempts to have an engine run.
@@ -194,7 +209,7 @@ func (f *Fleet) join(ctx context.Context, v *volume, settings group.Settings) er
 	st, err := f.groups.State(r.Group)
 	if err == nil && (members{f}).Serving(st) {
 		defer f.hold(v)()
-		if _, err := f.served(ctx, v); err != nil {
+		if err := f.servedSoon(ctx, v); err != nil {
 			return err
 		}
 	}

@@ -63,12 +63,10 @@ func (f *Fleet) MoveVolume(ctx context.Context, id journal.VolumeID, to string, 
 
 // wakeFor is wake within Config.MoveWait.
 func (f *Fleet) wakeFor(ctx context.Context, name string, volumes []*volume) (release func(), err error) {
-	waking, cancel := context.WithTimeout(ctx, f.cfg.MoveWait)
-	defer cancel()
-	release, err = f.wake(waking, name, volumes)
-	if err != nil && waking.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("engines are waited for: %w: %w", ErrNoEngine, err)
-	}
+	err = within(ctx, f.cfg.MoveWait, func(ctx context.Context) (err error) {
+		release, err = f.wake(ctx, name, volumes)
+		return err
+	})
 	return release, err
 }
 

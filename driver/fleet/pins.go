@@ -15,19 +15,28 @@ import (
 
 // PinPoint keeps a recovery point of a group under a name, see groups.PinPoint,
 // and returns it with the size in bytes that each member had. Its engines are
-// started if need be.
+// started if need be, and waited for no longer than Config.EngineWait: ErrNoEngine, and
+// ErrNotPinned where nothing was begun.
 func (f *Fleet) PinPoint(ctx context.Context, name, pin, at string) (group.Point, map[journal.VolumeID]int64, error) {
 	// The past needs those that have left the group as well.
-	release, err := f.Wake(ctx, name, at != "")
+	var release func()
+	err := within(ctx, f.cfg.EngineWait, func(ctx context.Context) (err error) {
+		release, err = f.Wake(ctx, name, at != "")
+		return err
+	})
 	if err != nil {
-		return group.Point{}, nil, err
+		return group.Point{}, nil, fmt.Errorf("%w: %w", ErrNotPinned, err)
 	}
 	defer release()
 	point, err := f.groups.PinPoint(ctx, name, pin, at)
 	if err != nil {
 		return group.Point{}, nil, err
 	}
-	sizes, err := f.sizesAt(ctx, point)
+	var sizes map[journal.VolumeID]int64
+	err = within(ctx, f.cfg.EngineWait, func(ctx context.Context) (err error) {
+		sizes, err = f.sizesAt(ctx, point)
+		return err
+	})
 	return point, sizes, err
 }
 
@@ -53,24 +62,27 @@ func (f *Fleet) sizesAt(ctx context.Context, point group.Point) (map[journal.Vol
 // UnpinPoint drops a pin from every volume of a group, those that have left it
 // included. No error if none has it, or there is no such group. A volume that is
 // deleted meanwhile has none. One that has been in several groups keeps what it has under the
-// name for a point of another one.
+// name for a point of another one. ErrNoEngine where an engine has not come within
+// Config.EngineWait; the others have dropped it then.
 func (f *Fleet) UnpinPoint(ctx context.Context, name, pin string) error {
 	unlock, err := f.groups.LockPin(ctx, pin)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	dropping, ctx := errgroup.WithContext(ctx)
-	for _, v := range f.inGroup(name, true) {
-		dropping.Go(func() error {
-			defer f.hold(v)()
-			if err := f.unpin(ctx, v, name, pin); err != nil && !f.isGone(v) {
-				return fmt.Errorf("volume %s: %w", f.recordOf(v).ID, err)
-			}
-			return nil
-		})
-	}
-	return dropping.Wait()
+	return within(ctx, f.cfg.EngineWait, func(ctx context.Context) error {
+		dropping, ctx := errgroup.WithContext(ctx)
+		for _, v := range f.inGroup(name, true) {
+			dropping.Go(func() error {
+				defer f.hold(v)()
+				if err := f.unpin(ctx, v, name, pin); err != nil && !f.isGone(v) {
+					return fmt.Errorf("volume %s: %w", f.recordOf(v).ID, err)
+				}
+				return nil
+			})
+		}
+		return dropping.Wait()
+	})
 }
 
 // unpin drops a group's pin from a volume once its engine has opened the store: before

@@ -115,8 +115,8 @@ type cluster struct {
 	linger time.Duration
 	// expect is the fleet's; 0: longer than any test.
 	expect time.Duration
-	// moveWait is the fleet's; 0: its default.
-	moveWait time.Duration
+	// moveWait is the fleet's, and its engineWait; 0: its default.
+	moveWait, engineWait time.Duration
 	// viewing, unless nil, is called before each look into the fleet's database.
 	viewing atomic.Pointer[func()]
 }
@@ -488,7 +488,7 @@ func (c *cluster) open() *fleet.Fleet {
 			}
 			return fleet.BackingClass{Class: "of-" + site, JournalClass: c.journalClass}, nil
 		},
-		Clock: c.clock, Linger: c.linger, Expect: cmp.Or(c.expect, time.Hour), MoveWait: c.moveWait, UpgradeEvery: cmp.Or(c.upgradeEvery, 5*time.Millisecond), KeepPointEvery: cmp.Or(c.upgradeEvery, 20*time.Millisecond), Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+		Clock: c.clock, Linger: c.linger, Expect: cmp.Or(c.expect, time.Hour), MoveWait: c.moveWait, EngineWait: c.engineWait, UpgradeEvery: cmp.Or(c.upgradeEvery, 5*time.Millisecond), KeepPointEvery: cmp.Or(c.upgradeEvery, 20*time.Millisecond), Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -3,6 +3,8 @@ package fleet
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
@@ -51,6 +53,18 @@ func (f *Fleet) wake(ctx context.Context, name string, volumes []*volume) (relea
 		return nil, err
 	}
 	return release, nil
+}
+
+// within has fn wait for engines, and for no longer than wait: ErrNoEngine, with what they
+// are waited for.
+func within(ctx context.Context, wait time.Duration, fn func(context.Context) error) error {
+	waiting, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	err := fn(waiting)
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("an engine has not come within %s: see what keeps its pod from running; this is tried again: %w: %w", wait, ErrNoEngine, err)
+	}
+	return err
 }
 
 // awake is served for one of several: a volume of which nothing has arrived does not
