@@ -18,8 +18,11 @@ type operations struct {
 	slots chan struct{}
 	stop  chan struct{} // closed by close
 
-	mu     sync.Mutex // guards closed, and orders wg.Add before wg.Wait
+	mu     sync.Mutex // guards closed and failed, and orders wg.Add before wg.Wait
 	closed bool
+	// failed is how what was tried last has failed, by its first key: who asked for it may
+	// have been gone by then. At most maxOperations.
+	failed map[string]error
 	wg     *sync.WaitGroup
 }
 
@@ -65,6 +68,37 @@ func (o *operations) start(ctx context.Context, fn func(context.Context)) error 
 	return nil
 }
 
+// note keeps how an operation has ended.
+func (o *operations) note(key string, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.failed, key)
+	if err == nil {
+		return
+	}
+	for other := range o.failed {
+		if len(o.failed) < maxOperations {
+			break
+		}
+		delete(o.failed, other)
+	}
+	if o.failed == nil {
+		o.failed = map[string]error{}
+	}
+	o.failed[key] = err
+}
+
+// withLast is the answer to who is to ask again, with how what was tried before has
+// failed: nobody else would be told.
+func (o *operations) withLast(key string, err error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if last := o.failed[key]; last != nil && errors.Is(err, ErrBusy) {
+		return fmt.Errorf("%w; what was tried before failed: %s", err, last.Error())
+	}
+	return err
+}
+
 // run carries out fn once it holds the locks of all keys, and returns its
 // result. When ctx ends first, fn goes on, holding the locks, and the caller
 // is told to ask again.
@@ -72,7 +106,7 @@ func run[R any](ctx context.Context, s *Server, keys []string, fn func(context.C
 	var none R
 	release, err := s.enter(ctx, keys)
 	if err != nil {
-		return none, err
+		return none, s.ops.withLast(keys[0], err)
 	}
 	type result struct {
 		value R
@@ -81,6 +115,7 @@ func run[R any](ctx context.Context, s *Server, keys []string, fn func(context.C
 	done := make(chan result, 1)
 	err = s.ops.start(ctx, func(ctx context.Context) {
 		value, err := guard(ctx, fn)
+		s.ops.note(keys[0], err)
 		release()
 		done <- result{value, err}
 	})
@@ -97,7 +132,7 @@ func run[R any](ctx context.Context, s *Server, keys []string, fn func(context.C
 			return r.value, r.err
 		default:
 		}
-		return none, fmt.Errorf("%w and goes on; ask again: %w", ErrBusy, ctx.Err())
+		return none, s.ops.withLast(keys[0], fmt.Errorf("%w and goes on; ask again: %w", ErrBusy, ctx.Err()))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -93,4 +94,34 @@ func TestACloneWhosePinWasNotBegunIsUndone(t *testing.T) {
 	}
 	s.backend.Before = nil
 	s.createFrom(fromVolume(volumeRequest("copy", nil), data))
+}
+
+// TestWhoAsksAgainIsToldWhatFailed: what takes long fails when its caller has gone, and
+// the next one, who is told to ask again, hears of it.
+func TestWhoAsksAgainIsToldWhatFailed(t *testing.T) {
+	s := newSite(t)
+	data, _ := shop(s)
+	s.backend.Copying = make(chan struct{})
+	s.backend.Before = func(call string) error {
+		if call == "CreateStore" {
+			return fmt.Errorf("no node has room for its engine: %w", controller.ErrUnavailable)
+		}
+		return nil
+	}
+	for attempt, wanted := range []bool{false, true} {
+		ctx, leave := context.WithCancel(context.Background())
+		answer := make(chan error, 1)
+		go func() {
+			_, err := s.CreateVolume(ctx, fromVolume(volumeRequest("copy", nil), data))
+			answer <- err
+		}()
+		s.backend.Copying <- struct{}{} // it is under way
+		leave()
+		err := <-answer
+		wantCode(t, err, codes.Aborted)
+		if told := strings.Contains(err.Error(), "no node has room"); told != wanted {
+			t.Errorf("attempt %d: %v", attempt, err)
+		}
+		s.backend.Copying <- struct{}{} // and fails
+	}
 }
