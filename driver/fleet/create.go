@@ -265,15 +265,20 @@ func (f *Fleet) RetireVolume(ctx context.Context, id journal.VolumeID) error {
 			return nil
 		}
 		defer f.pokeGroup(r.Group)
-		if err := f.groups.Leave(ctx, r.Group, id, false); err != nil {
-			return err
+		if !f.isBeingMade(v) {
+			if err := f.groups.Leave(ctx, r.Group, id, false); err != nil {
+				return err
+			}
 		}
 		return f.change(ctx, v, func(r *record) { r.Retired = true })
 	})
 }
 
-// leave tells the group of a volume that this is gone for good.
+// leave tells the group of a volume that this is gone for good, if it ever was there.
 func (f *Fleet) leave(ctx context.Context, v *volume) error {
+	if f.isBeingMade(v) {
+		return nil
+	}
 	r := f.recordOf(v)
 	unlock, err := f.locks.Lock(ctx, groupKey(r.Group))
 	if err != nil {

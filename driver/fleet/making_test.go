@@ -109,7 +109,10 @@ func TestAGroupOfEnginesGoesOnWhileACopyIsMade(t *testing.T) {
 			if err := <-made; err != nil && !(name == "demote" && errors.Is(err, group.ErrRole)) {
 				t.Error(err)
 			}
-			if name == "demote" {
+			if name == "demote" { // it is nobody's replica, and goes
+				if f.RetireVolume(bounded(t), id(3)) != nil || f.DeleteVolume(bounded(t), id(3)) != nil || c.has(id(3)) {
+					t.Error("the volume that was being made is left")
+				}
 				return
 			}
 			mustAttach(t, f, 3, "node1")

@@ -236,7 +236,7 @@ func (f members) Follow(ctx context.Context, peer string, a replication.Announce
 			return err
 		}
 	}
-	for _, v := range f.ofGroup(a.Group, false) {
+	for _, v := range f.inGroup(a.Group, false) {
 		if present[f.recordOf(v).ID] {
 			continue
 		}

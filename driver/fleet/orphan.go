@@ -9,7 +9,7 @@ import (
 )
 
 // IsReplica reports whether a volume is a member of a group that another site is
-// primary of.
+// primary of. One that was being made when this site gave the group up is none.
 func (f *Fleet) IsReplica(id journal.VolumeID) bool {
 	v, err := f.volumeOf(id)
 	if err != nil {
@@ -17,7 +17,7 @@ func (f *Fleet) IsReplica(id journal.VolumeID) bool {
 	}
 	r := f.recordOf(v)
 	st, err := f.groups.State(r.Group)
-	return err == nil && !r.Retired && st.Role == group.RoleReplica
+	return err == nil && !r.Retired && st.Role == group.RoleReplica && !f.isBeingMade(v)
 }
 
 // IsOrphaned reports whether a volume is a replica that no primary feeds any
