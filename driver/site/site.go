@@ -129,6 +129,7 @@ func (s *Site) load(ctx context.Context) error {
 	s.tending.Go(func() { s.keepPoints(tending) })
 	s.tending.Go(func() { s.serveWaiting(tending) })
 	s.tending.Go(func() { s.reopenFull(tending) })
+	s.tending.Go(func() { s.tendGroups(tending) })
 	waiting := slices.DeleteFunc(states, func(st group.State) bool { return !filled(st) })
 	waits := func(id journal.VolumeID) bool {
 		return slices.ContainsFunc(waiting, func(st group.State) bool { return slices.Contains(st.Members, id) })
@@ -138,18 +139,27 @@ func (s *Site) load(ctx context.Context) error {
 		s.startGroups(ctx, waiting)
 		err = s.resumeAttachments(ctx, waits)
 	}
-	s.tending.Go(func() { s.tendGroups(tending) }) // not before: nobody has had their keys
 	return err
 }
 
 // startGroups starts groups, and finishes what was interrupted in them. One that does
-// not start keeps nobody else from it.
+// not start keeps nobody else from it, and one that was started meanwhile, for a member that
+// did not open before, goes on.
 func (s *Site) startGroups(ctx context.Context, states []group.State) {
 	for _, st := range states {
-		if err := s.groups.Start(ctx, st.Name); err != nil {
+		if err := s.startGroup(ctx, st.Name); err != nil {
 			s.cfg.Log.Error("group does not start", "group", st.Name, "error", err)
 		}
 	}
+}
+
+func (s *Site) startGroup(ctx context.Context, name string) error {
+	unlock, err := s.locks.Lock(ctx, groups.Key(name))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.groups.Refresh(ctx, name)
 }
 
 // Close ends everything in order: groups, views, forks, frontends, stores. Devices
