@@ -36,8 +36,7 @@ var (
 	ErrNotPrimary = errors.New("this site is not primary for the group")
 	// ErrNoPoint: there is no such recovery point. The text names the nearest.
 	ErrNoPoint = errors.New("no such recovery point")
-	// ErrPointGone: the moment is before the horizon or in the future. The
-	// text names the oldest or newest point.
+	// ErrPointGone: the moment is before the horizon. The text names the oldest point.
 	ErrPointGone = errors.New("moment outside the recorded history")
 	// ErrBarrier: a checkpoint was missed because a member did not answer in
 	// time. Nothing happened; the call may be repeated.
