@@ -179,13 +179,18 @@ func (s *Store) passesLocked(a, b Position) bool {
 }
 
 // isHeldLocked reports whether a view, pin or reader needs a position that the
-// horizon at to would no longer lead to.
+// horizon at to would no longer lead to. The horizon stays before the record of what is
+// pinned, as of what KeepPoint keeps: behind it the record goes with its segment, and with it
+// what says that there is a checkpoint.
 func (s *Store) isHeldLocked(to Position) bool {
 	blocked := func(at Position) bool {
 		_, err := s.tree.path(to, at)
 		return err != nil
 	}
 	for _, at := range s.pins {
+		if line, ok := s.tree.timelines[at.Timeline]; ok && at.Seq > line.Parent.Seq {
+			at.Seq--
+		}
 		if blocked(at) {
 			return true
 		}

@@ -152,3 +152,58 @@ func TestGainsOfUnits(t *testing.T) {
 		}
 	}
 }
+
+// TestAPointAtTheHorizonIsListed: a checkpoint that is pinned, and that destage has come up
+// to, is there for as long as the pin is: also where nothing of its segment is on the path
+// to the present any more, but itself.
+func TestAPointAtTheHorizonIsListed(t *testing.T) {
+	for name, leave := range map[string]func(r *thinRig, at Position){
+		"the present": func(*thinRig, Position) {},
+		"a fork there": func(r *thinRig, at Position) {
+			if _, err := r.s.Fork(at, "rewind"); err != nil {
+				r.t.Fatal(err)
+			}
+		},
+		"a fork there and another": func(r *thinRig, at Position) {
+			for range 2 {
+				if _, err := r.s.Fork(at, "rewind"); err != nil {
+					r.t.Fatal(err)
+				}
+			}
+		},
+		"the end of a segment": func(r *thinRig, _ Position) {
+			mustClose(r.t, r.s)
+			r.s = mustOpen(r.t, r.cfg)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newPinRig(t)
+			r.seconds(3)
+			pinned := r.points[len(r.points)-1]
+			if err := r.s.Pin("before", pinned.Position); err != nil {
+				t.Fatal(err)
+			}
+			leave(r, pinned.Position)
+			listed := func(when string) {
+				t.Helper()
+				for _, points := range [][]Checkpoint{r.s.Checkpoints(), r.s.CheckpointsIn("shop", 0, 0), r.s.OpenableIn("shop", pinned.Number, pinned.Number)} {
+					if !slices.ContainsFunc(points, func(c Checkpoint) bool { return c.Position == pinned.Position }) {
+						t.Errorf("%s: the pinned point is not among %d that are listed", when, len(points))
+					}
+				}
+			}
+			listed("before anything is written")
+			if newest := r.s.NewestCheckpoint(); newest.Position != pinned.Position {
+				t.Errorf("the newest checkpoint is %d, want %d", newest.Number, pinned.Number)
+			}
+			r.maintain()
+			listed("after destage")
+			r.seconds(60)
+			r.maintain()
+			listed("behind the window")
+			mustClose(t, r.s)
+			r.s = mustOpen(t, r.cfg)
+			listed("after a restart")
+		})
+	}
+}
