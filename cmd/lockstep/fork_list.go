@@ -34,7 +34,7 @@ site has given up takes nothing, and stays listed for a week with the reason.`,
 				}
 				forks := answer.GetForks()
 				if len(forks) == 0 && output.forPeople() {
-					a.hint("there are no forks")
+					a.hint("there are no forks%s", ofGroup(group))
 					return nil
 				}
 				r := result{
@@ -72,4 +72,12 @@ func (p *page) showForks(forks []*adminv1.Fork) {
 		}
 	}
 	p.table("", columns, rows)
+}
+
+// ofGroup ends a sentence on what a list of one group, or of all, does not have.
+func ofGroup(name string) string {
+	if name == "" {
+		return ""
+	}
+	return " of group " + name
 }

@@ -159,4 +159,10 @@ func TestEmptyListsAreLists(t *testing.T) {
 	if people.stdout != "" || !strings.Contains(people.stderr, "no views") {
 		t.Errorf("for people: stdout %q, stderr %q", people.stdout, people.stderr)
 	}
+	// Others may be open: a name that was misspelt must not be taken for none at all.
+	for _, kind := range []string{"view", "fork"} {
+		if got := s.run(t, kind, "list", "--group", "shop"); !strings.HasSuffix(got.stderr, " of group shop\n") {
+			t.Errorf("%s list of one group: stderr %q", kind, got.stderr)
+		}
+	}
 }

@@ -112,7 +112,7 @@ func (a *app) drainJournal(ctx context.Context, cfg journal.Config, confirm *con
 
 // planDrain looks without changing anything, and refuses what would fail later.
 func planDrain(cfg journal.Config) (drainDocument, journal.DrainPlan, error) {
-	r, err := openReadOnly(cfg)
+	r, err := openReadOnly(cfg, "copy what it holds, with its site running: `lockstep view open GROUP`, then nbdcopy")
 	if err != nil {
 		return drainDocument{}, journal.DrainPlan{}, err
 	}

@@ -103,7 +103,7 @@ func (a *app) exportJournal(ctx context.Context, store, target string, f *export
 	if err := f.validate(&cfg, target); err != nil {
 		return err
 	}
-	r, err := openReadOnly(cfg)
+	r, err := openReadOnly(cfg, "have that site show the moment over NBD: `lockstep view open GROUP --at MOMENT`")
 	if err != nil {
 		return err
 	}
@@ -125,10 +125,10 @@ func (a *app) exportJournal(ctx context.Context, store, target string, f *export
 	return nil
 }
 
-// openReadOnly says what to do when a site has the store.
-func openReadOnly(cfg journal.Config) (*journal.ReadOnly, error) {
+// openReadOnly says what to do when a site has the store: end the site, or what instead names.
+func openReadOnly(cfg journal.Config, instead string) (*journal.ReadOnly, error) {
 	r, err := journal.OpenReadOnly(cfg)
-	return r, explainInUse(err, "have that site show the moment over NBD: `lockstep view open GROUP --at MOMENT`")
+	return r, explainInUse(err, instead)
 }
 
 // validate refuses what cannot be meant, before anything is opened.

@@ -145,7 +145,7 @@ func finishImport(name, dir string) (importDocument, bool, error) {
 	if !sameFile(name, journal.BasePath(dir)) {
 		return importDocument{}, false, nil
 	}
-	r, err := openReadOnly(journal.Config{FS: vfs.OS{}, Dir: dir})
+	r, err := openReadOnly(journal.Config{FS: vfs.OS{}, Dir: dir}, "name another directory")
 	if errors.Is(err, journal.ErrNotStore) {
 		return importDocument{}, false, nil
 	}

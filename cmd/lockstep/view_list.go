@@ -31,7 +31,7 @@ func (a *app) newViewListCommand() *cobra.Command {
 				}
 				views := answer.GetViews()
 				if len(views) == 0 && output.forPeople() {
-					a.hint("no views are open")
+					a.hint("no views are open%s", ofGroup(group))
 					return nil
 				}
 				r := result{

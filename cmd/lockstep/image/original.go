@@ -29,7 +29,7 @@ var (
 	// ErrNotRaw: it has the format of another kind of image.
 	ErrNotRaw = errors.New("not a raw image")
 	// ErrSectors: its size is not a multiple of 512 bytes, or nothing.
-	ErrSectors = errors.New("size is not a multiple of 512 bytes")
+	ErrSectors = errors.New("size is not a multiple of 512 bytes above zero")
 )
 
 // OpenOriginal opens an image and checks that it can be one. ErrInUse, ErrOpen,
