@@ -93,6 +93,9 @@ func (s *Site) beginStore(n NewVolume) (*volume, error) {
 	v := s.volumes[n.ID]
 	s.mu.Unlock()
 	if v == nil {
+		if err := s.checkNoStore(n.ID); err != nil {
+			return nil, fmt.Errorf("create volume %s: %w", n.ID, err)
+		}
 		v = &volume{record: record{ID: n.ID, Name: n.Name, Group: n.Group, SizeBytes: n.SizeBytes, Store: storeDir(1), Generation: 1, OwnJournal: s.cfg.JournalRoot != ""}}
 		if err := s.saveRecord(v.record); err != nil {
 			return nil, err

@@ -3,6 +3,7 @@ package site_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -221,5 +222,48 @@ func TestAVolumeThatThePeerHasDeletedIsNotAttached(t *testing.T) {
 	if _, err := s.Attach(ctx, volumeA, 512, false); !errors.Is(err, site.ErrNoHolder) {
 		t.Errorf("the member that is left: %v, want nothing but ErrNoHolder", err)
 	}
+	mustClose(t, s)
+}
+
+// TestADeletedVolumeStaysDeletedOverAPowerLoss: the next volume of its id does not begin with
+// what is left of it.
+func TestADeletedVolumeStaysDeletedOverAPowerLoss(t *testing.T) {
+	mem := vfs.NewMem()
+	s := prepared(t, mem)
+	if err := s.DeleteVolume(t.Context(), volumeB); err != nil {
+		t.Fatal(err)
+	}
+	lost := mem.CrashWith(nil, vfs.CrashOptions{LoseAll: true})
+	_ = s.Close() // its disk is gone
+	s = mustOpen(t, lost)
+	if err := s.create(volumeB, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.content(t, volumeB); got != 0 {
+		t.Errorf("a new volume holds %d", got)
+	}
+	mustClose(t, s)
+}
+
+// TestAVolumeIsNotMadeOfAStoreThatNobodyKnows: the site's database was lost, and CSI asks for
+// a volume anew. What there is of it is neither shown as a new one nor removed.
+func TestAVolumeIsNotMadeOfAStoreThatNobodyKnows(t *testing.T) {
+	mem := vfs.NewMem()
+	mustClose(t, prepared(t, mem))
+	if err := mem.Rename("/root/site.db", "/root/site.db.away"); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, mem)
+	for range 2 {
+		if err := s.create(volumeB, nil); !errors.Is(err, journal.ErrExists) || !strings.Contains(err.Error(), "/root/volumes/"+volumeB.String()) {
+			t.Errorf("create: %v, want ErrExists and where", err)
+		}
+	}
+	mustClose(t, s)
+	if err := mem.Rename("/root/site.db.away", "/root/site.db"); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, mem)
+	s.expect(t, 2)
 	mustClose(t, s)
 }

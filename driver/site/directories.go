@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -123,11 +124,34 @@ func (s *Site) checkReach(r record) error {
 	return nil
 }
 
-// removeVolumeDir removes everything that a volume has.
+// removeVolumeDir removes everything that a volume has; durable on return, because its
+// record goes next, and what came back after a power loss would be nobody's.
 func (s *Site) removeVolumeDir(id journal.VolumeID) error {
 	for _, dir := range s.dirsOf(id) {
 		if err := s.cfg.FS.RemoveAll(dir); err != nil {
 			return err
+		}
+		if err := s.cfg.FS.SyncDir(path.Dir(dir)); err != nil && !errors.Is(err, vfs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkNoStore returns journal.ErrExists where a store lies in the place of a volume that the site
+// has no record of, as after its database was lost: that is not the new volume of its id.
+func (s *Site) checkNoStore(id journal.VolumeID) error {
+	dir := s.volumeDir(id)
+	names, err := s.cfg.FS.ReadDir(dir)
+	if errors.Is(err, vfs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if store := path.Join(dir, name); journal.IsStore(s.cfg.FS, store) {
+			return fmt.Errorf("%s holds a store that this site has no record of; move it out of the site's directory, from where `lockstep volume adopt` makes a volume of it, or remove it: %w", store, journal.ErrExists)
 		}
 	}
 	return nil
