@@ -179,19 +179,14 @@ func (s *Store) passesLocked(a, b Position) bool {
 }
 
 // isHeldLocked reports whether a view, pin or reader needs a position that the
-// horizon at to would no longer lead to. The horizon stays before the record of what is
-// pinned, as of what KeepPoint keeps: behind it the record goes with its segment, and with it
-// what says that there is a checkpoint.
+// horizon at to would no longer lead to.
 func (s *Store) isHeldLocked(to Position) bool {
 	blocked := func(at Position) bool {
 		_, err := s.tree.path(to, at)
 		return err != nil
 	}
 	for _, at := range s.pins {
-		if line, ok := s.tree.timelines[at.Timeline]; ok && at.Seq > line.Parent.Seq {
-			at.Seq--
-		}
-		if blocked(at) {
+		if blocked(s.beforeRecordLocked(at)) {
 			return true
 		}
 	}
@@ -202,11 +197,25 @@ func (s *Store) isHeldLocked(to Position) bool {
 		if h.point && s.yielding {
 			continue
 		}
-		if blocked(h.at) && !(h.yields && strained) {
+		at := h.at
+		if h.record {
+			at = s.beforeRecordLocked(at)
+		}
+		if blocked(at) && !(h.yields && strained) {
 			return true
 		}
 	}
 	return false
+}
+
+// beforeRecordLocked is where the horizon has to stay for a checkpoint at a position to be
+// listed: behind its record that goes with its segment, and with it what says that there is
+// a checkpoint. Where a timeline begins there is none. mu must be held.
+func (s *Store) beforeRecordLocked(at Position) Position {
+	if line, ok := s.tree.timelines[at.Timeline]; ok && at.Seq > line.Parent.Seq {
+		at.Seq--
+	}
+	return at
 }
 
 // strainedLocked reports whether readers must give way: space has run out, or

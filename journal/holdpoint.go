@@ -14,8 +14,8 @@ type namedHold struct {
 	until time.Time
 }
 
-// Hold keeps a position that can be opened, as a View does, under a name until
-// Release, or for d from now on if nobody calls that: whoever has chosen a position
+// Hold keeps a position that can be opened, as a View does, and the record that leads to it,
+// by which a checkpoint there is known, under a name until Release, or for d from now on if nobody calls that: whoever has chosen a position
 // and is about to open, pin or fork it has time to. The same name again holds what
 // is given then, for as long as is given then; on an error it holds what it held.
 // Not durable: a store that is opened thins nothing for a while (thinSettle).
@@ -46,7 +46,7 @@ func (s *Store) Hold(name string, at Position, d time.Duration) error {
 		return fail(fmt.Errorf("%d positions are held already: %w", len(s.named), ErrRange))
 	}
 	delete(s.holds, old.hold)
-	h := &hold{at: at}
+	h := &hold{at: at, record: true}
 	s.holds[h] = struct{}{}
 	s.named[name] = namedHold{h, s.cfg.Clock.Now().Add(d)}
 	return nil

@@ -64,7 +64,7 @@ func (r *ReadOnly) image(ctx context.Context, at Position, options ImageOptions)
 		}
 		return nil, err
 	}
-	im := &Image{View: &View{s: s, at: at, size: size, hold: s.addHold(at, false)}, unknown: unknown}
+	im := &Image{View: &View{s: s, at: at, size: size, hold: s.addHold(hold{at: at})}, unknown: unknown}
 	if im.index, err = s.newStack(parts, maxRunLevel+1, nil); err == nil {
 		err = im.findLost(ranges)
 	}

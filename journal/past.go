@@ -78,7 +78,7 @@ func (s *Store) OldestCheckpoint() Checkpoint {
 	ages := s.ageingLocked()
 	outlived := s.outlivedLocked(&ages)
 	var newest Checkpoint
-	for _, part := range s.pointPartsLocked(path) {
+	for _, part := range s.partsLocked(path) {
 		for _, c := range part.checkpoints {
 			if !path.Contains(c.Position) || c.Position.Seq > part.upTo {
 				continue
@@ -132,7 +132,7 @@ func (s *Store) allNewestFirstLocked() iter.Seq[Checkpoint] {
 		if err != nil {
 			return
 		}
-		for _, part := range slices.Backward(s.pointPartsLocked(path)) {
+		for _, part := range slices.Backward(s.partsLocked(path)) {
 			for _, c := range slices.Backward(part.checkpoints) {
 				if !path.Contains(c.Position) || c.Position.Seq > part.upTo || s.thinning != nil && s.thinning.drops(c.Position) {
 					continue
@@ -143,22 +143,6 @@ func (s *Store) allNewestFirstLocked() iter.Seq[Checkpoint] {
 			}
 		}
 	}
-}
-
-// pointPartsLocked returns the segments on a path, and before them the one that has the
-// record of the position that it begins behind, if that is there: no run of the path has it,
-// but a checkpoint there can be opened. A timeline that begins at it, as after a rewind to
-// the oldest point, has nothing else of that segment.
-func (s *Store) pointPartsLocked(path Path) []pathPart {
-	parts := s.partsLocked(path)
-	begin := Position{path[0].Timeline, path[0].First - 1}
-	if len(parts) > 0 && parts[0].timeline == begin.Timeline && parts[0].first <= begin.Seq {
-		return parts
-	}
-	if g := s.segmentOfLocked(begin); g != nil {
-		return slices.Insert(parts, 0, pathPart{g.snapshot(), begin.Seq})
-	}
-	return parts
 }
 
 // ImagePosition is where an image for a new replica is best taken: the durable

@@ -31,7 +31,7 @@ func (s *Store) Pin(name string, at Position) error {
 	}
 	var h *hold
 	if err == nil {
-		h = s.addHold(at, false) // until the pin itself holds the horizon
+		h = s.addHold(hold{at: at, record: true}) // until the pin itself holds the horizon
 	}
 	s.mu.RUnlock()
 	if err != nil {

@@ -207,3 +207,26 @@ func TestAPointAtTheHorizonIsListed(t *testing.T) {
 		})
 	}
 }
+
+// TestAPointThatIsHeldUntilItIsPinnedStays: whoever pins a point holds it first. Destage, which
+// comes up to it in between, does not take its record.
+func TestAPointThatIsHeldUntilItIsPinnedStays(t *testing.T) {
+	r := newPinRig(t)
+	r.seconds(3)
+	point := r.points[len(r.points)-1]
+	mustClose(t, r.s)
+	r.s = mustOpen(t, r.cfg) // the point is the last record of its segment
+	if err := r.s.Hold("snapshot", point.Position, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	r.seconds(60)
+	r.maintain()
+	if err := r.s.Pin("snapshot", point.Position); err != nil {
+		t.Fatal(err)
+	}
+	r.s.Release("snapshot")
+	r.maintain()
+	if !slices.ContainsFunc(r.s.Checkpoints(), func(c Checkpoint) bool { return c.Position == point.Position }) {
+		t.Error("the point is pinned, and not listed")
+	}
+}

@@ -35,7 +35,7 @@ func (s *Store) Records(after Position) (*RecordReader, error) {
 	if err := r.replanLocked(); err != nil {
 		return nil, fmt.Errorf("read records after %s: %w", after, err)
 	}
-	r.hold = s.addHold(after, true)
+	r.hold = s.addHold(hold{at: after, yields: true})
 	return r, nil
 }
 

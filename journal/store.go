@@ -156,6 +156,8 @@ type Store struct {
 type hold struct {
 	at     Position
 	yields bool
+	// record keeps the horizon before the record at the position, too.
+	record bool
 	// point is that of KeepPoint: what lies behind it is not there for its sake, and it
 	// gives way for want of room.
 	point bool

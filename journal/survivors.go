@@ -62,7 +62,7 @@ func (s *Store) Survivors(after Position, through Seq) (*SurvivorReader, error) 
 			r.interval = min(r.interval, part.thinned)
 		}
 	}
-	r.hold = s.addHold(after, true)
+	r.hold = s.addHold(hold{at: after, yields: true})
 	return r, nil
 }
 

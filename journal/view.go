@@ -35,7 +35,7 @@ func (s *Store) View(at Position) (*View, error) {
 	}
 	v := &View{s: s, at: at, size: s.sizeOfLocked(parts)}
 	if err == nil {
-		v.hold = s.addHold(at, false)
+		v.hold = s.addHold(hold{at: at})
 	}
 	s.mu.RUnlock()
 	if err != nil {
@@ -265,12 +265,11 @@ func (v *View) Close() error {
 	return nil
 }
 
-func (s *Store) addHold(at Position, yields bool) *hold {
-	h := &hold{at: at, yields: yields}
+func (s *Store) addHold(h hold) *hold {
 	s.holdMu.Lock()
 	defer s.holdMu.Unlock()
-	s.holds[h] = struct{}{}
-	return h
+	s.holds[&h] = struct{}{}
+	return &h
 }
 
 func (s *Store) dropHold(h *hold) {
