@@ -21,6 +21,43 @@ import (
 // Who makes a volume names its store before it is one.
 func (v *volume) hasNothing() bool { return v.record.Store == "" && !v.record.Retired }
 
+// withoutMissing is a replica's record that names no store where there is none: who made the
+// volume here, or deleted it, as the primary that this site was, did not come to its end. A
+// whole image can come then, and a failover does without it.
+func (s *Site) withoutMissing(r record) record {
+	s.mu.Lock()
+	v := s.volumes[r.ID]
+	open := v != nil && v.eng != nil
+	s.mu.Unlock()
+	if r.Store == "" || r.From != "" || r.Retired || open || s.checkNoStore(r.ID) != nil {
+		return r
+	}
+	s.cfg.Log.Warn("there is no store of a replica, which was not made or deleted to the end: it takes a whole image", "volume", r.ID, "group", r.Group)
+	if v != nil {
+		s.mu.Lock()
+		v.failed = nil
+		s.mu.Unlock()
+	}
+	r.Store = ""
+	return r
+}
+
+// forgetMissing does that for the replicas of the site.
+func (s *Site) forgetMissing(records []record) error {
+	for _, r := range records {
+		st, err := s.groups.State(r.Group)
+		if err != nil || st.Claimed() != group.RoleReplica {
+			continue // nobody's, or to be made or deleted once more
+		}
+		if next := s.withoutMissing(r); next.Store != r.Store {
+			if err := s.setRecord(r.ID, next); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // isAbsent reports whether this site is primary, or about to be, for a volume of which
 // nothing has ever arrived here.
 func (s *Site) isAbsent(id journal.VolumeID) bool {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -284,4 +285,46 @@ func TestAnAbsentMemberCanBeRemoved(t *testing.T) {
 		v, err := a.Volume(volumeC)
 		return err == nil && v.Retired && v.Open
 	})
+}
+
+// TestAReplicaWithoutItsStoreTakesAnImage: a volume that the site, as the primary that it was,
+// did not make to the end, or whose store is gone, is one of which there is
+// nothing once it is a replica. It keeps nobody from failing over, and an image can come.
+func TestAReplicaWithoutItsStoreTakesAnImage(t *testing.T) {
+	all := append(slices.Clone(members), volumeC)
+	for name, bring := range map[string]func(t *testing.T, s *opened, fault *vfs.Fault) *opened{
+		"not made": func(t *testing.T, s *opened, fault *vfs.Fault) *opened {
+			fault.FailFrom(fault.Count(vfs.OpCreate)+1, vfs.ErrNoSpace, vfs.OpCreate)
+			if err := s.create(volumeC, nil); !errors.Is(err, journal.ErrFull) && !errors.Is(err, vfs.ErrNoSpace) {
+				t.Fatalf("create on a full disk: %v", err)
+			}
+			fault.Mend()
+			follow(t, s, 2, all, nil)
+			return s
+		},
+		"gone": func(t *testing.T, s *opened, fault *vfs.Fault) *opened {
+			if err := s.create(volumeC, nil); err != nil {
+				t.Fatal(err)
+			}
+			follow(t, s, 2, all, nil)
+			mustClose(t, s)
+			if err := fault.RemoveAll("/root/volumes/" + volumeC.String()); err != nil {
+				t.Fatal(err)
+			}
+			return mustOpen(t, fault)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fault := vfs.NewFault(vfs.NewMem())
+			s := bring(t, prepared(t, fault), fault)
+			if _, err := s.Replicas().Replica(t.Context(), "shop", volumeC); !errors.Is(err, replication.ErrNoReplica) {
+				t.Errorf("its store: %v, want ErrNoReplica, at which an image is sent", err)
+			}
+			if _, err := s.Groups().Failover(t.Context(), "shop", "pin:before", false); err != nil {
+				t.Error(err)
+			}
+			s.expect(t, 1)
+			mustClose(t, s)
+		})
+	}
 }

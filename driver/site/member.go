@@ -319,7 +319,7 @@ func (s members) Follow(_ context.Context, _ string, a replication.Announcement)
 	}
 	s.mu.Unlock()
 	for id, r := range next {
-		if err := s.setRecord(id, r); err != nil {
+		if err := s.setRecord(id, s.withoutMissing(r)); err != nil {
 			return err
 		}
 	}

@@ -116,6 +116,9 @@ func (s *Site) load(ctx context.Context) error {
 		})
 	}
 	opening.Wait()
+	if err := s.forgetMissing(records); err != nil {
+		return err
+	}
 	if err := s.loadForks(ctx); err != nil {
 		return err
 	}
