@@ -82,6 +82,7 @@ type life struct {
 	// promoting is the site that a failover to has failed; begun what a rewind that failed would
 	// be undone to.
 	promoting string
+	giveUp    bool // the way back, which a commit that failed began to
 	begun     cut
 	counts    map[string]int
 	trace     []string
@@ -335,6 +336,13 @@ func (l *life) rewind() {
 		return
 	}
 	p := &points[l.rng.IntN(len(points))]
+	if _, known := l.points[keyOf(p)]; !known { // whoever took it was not told
+		c, ok := l.read(s, p)
+		if !ok {
+			return
+		}
+		l.points[keyOf(p)] = c
+	}
 	r, err := g.StartRewind(l.ctx, "shop", strconv.FormatUint(uint64(p.Checkpoint), 10), false)
 	if err != nil {
 		l.maybe, l.begun = l.expectAt(p), l.live
@@ -343,7 +351,7 @@ func (l *life) rewind() {
 	}
 	l.note(&r.From, "before a rewind")
 	l.logf("rewound to %d", r.To.Checkpoint)
-	l.back = l.live
+	l.back, l.giveUp = l.live, false
 	l.era++
 	l.goTo(&r.To)
 	l.counts["rewinds"]++
@@ -351,7 +359,8 @@ func (l *life) rewind() {
 
 func (l *life) endRewind(g *groups.Groups) {
 	s := l.main()
-	if l.rng.IntN(2) == 0 {
+	if l.rng.IntN(2) == 0 || l.giveUp { // what was to be given up may be gone
+		l.giveUp = true
 		if _, err := g.CommitRewind(l.ctx, "shop", false); err != nil {
 			l.failed(s, "commit", err)
 			return
@@ -375,11 +384,7 @@ func (l *life) endRewind(g *groups.Groups) {
 
 // expectAt is what the members hold at a point; those that it does not have keep what they hold.
 func (l *life) expectAt(p *group.Point) cut {
-	known, ok := l.points[keyOf(p)]
-	if !ok {
-		known, _ = l.read(l.main(), p)
-	}
-	c := maps.Clone(l.live)
+	known, c := l.points[keyOf(p)], maps.Clone(l.live)
 	for id := range c {
 		if image, ok := known[id]; ok && p.Members[id] != (journal.Position{}) {
 			c[id] = image
@@ -415,6 +420,7 @@ func (l *life) moved(p *group.Point) {
 		}
 		image, ok := l.imageOf(s, dev)
 		if !ok {
+			l.promoting = s.name // it is looked at again when it is back
 			return
 		}
 		next[id] = image
@@ -516,7 +522,7 @@ func (l *life) read(s *lifeSite, p *group.Point) (c cut, ok bool) {
 	if err != nil {
 		allowed := []error{group.ErrNoPoint}
 		if s.name != l.primary {
-			allowed = append(allowed, site.ErrNotFound) // an image is being taken
+			allowed = append(allowed, site.ErrNotFound, groups.ErrInUse) // an image is being taken
 		}
 		l.failed(s, fmt.Sprintf("open point %d of site %s", p.Checkpoint, s.name), err, allowed...)
 		return nil, false
@@ -615,7 +621,7 @@ func (l *life) settle(s *lifeSite) {
 		l.moved(&group.Point{Members: placesOf(st.Members)})
 		return
 	}
-	if s.name != l.primary {
+	if s.name != l.primary || st.Role == group.RoleReplica && l.promoting == s.peer {
 		return
 	}
 	if st.Role != group.RolePrimary {
