@@ -82,7 +82,8 @@ type life struct {
 	// promoting is the site that a failover to has failed; begun what a rewind that failed would
 	// be undone to.
 	promoting string
-	giveUp    bool // the way back, which a commit that failed began to
+	giveUp    bool   // the way back, which a commit that failed began to
+	deleting  string // the site that has not deleted volumeC yet, as it was told to
 	begun     cut
 	counts    map[string]int
 	trace     []string
@@ -246,7 +247,7 @@ func (l *life) join(id journal.VolumeID) {
 	l.maybe = next
 	err := s.opened.CreateVolume(l.ctx, site.NewVolume{ID: id, Name: fmt.Sprintf("volume-%d", id[0]), SizeBytes: volumeBytes, Group: "shop", Settings: settings})
 	if err != nil {
-		l.failed(s, "create "+id.String(), err)
+		l.failed(s, "create "+id.String(), err, journal.ErrExists, group.ErrRole) // kept for its points, or nothing of it had arrived
 		return
 	}
 	l.maybe = nil
@@ -319,6 +320,29 @@ func (l *life) churn() {
 	}
 }
 
+// member makes a third volume, or deletes it.
+func (l *life) member() {
+	s := l.main()
+	if _, there := l.live[volumeC]; !there && l.deleting != s.name {
+		l.join(volumeC)
+		return
+	}
+	if l.back != nil {
+		return // what an undo returns to has it
+	}
+	next := maps.Clone(l.live)
+	delete(next, volumeC)
+	l.deleting = s.name
+	if err := s.opened.DeleteVolume(l.ctx, volumeC); err != nil {
+		l.failed(s, "delete", err)
+		return
+	}
+	l.logf("volume %d is deleted", volumeC[0])
+	l.deleting = ""
+	l.enter(next)
+	l.counts["deletions"]++
+}
+
 // rewind goes back to any point, or ends an open rewind.
 func (l *life) rewind() {
 	s := l.main()
@@ -368,6 +392,12 @@ func (l *life) endRewind(g *groups.Groups) {
 		l.logf("rewind committed")
 		l.back = nil
 		return
+	}
+	if image, made := l.live[volumeC]; made {
+		l.back = maps.Clone(l.back)
+		if _, had := l.back[volumeC]; !had {
+			l.back[volumeC] = image
+		}
 	}
 	l.maybe = l.back
 	if _, err := g.UndoRewind(l.ctx, "shop", false); err != nil {
@@ -618,7 +648,7 @@ func (l *life) settle(s *lifeSite) {
 		}
 		l.primary, l.back, l.maybe = s.name, nil, nil
 		l.era++
-		l.moved(&group.Point{Members: placesOf(st.Members)})
+		l.moved(&group.Point{Members: s.placesOf(st.Members)})
 		return
 	}
 	if s.name != l.primary || st.Role == group.RoleReplica && l.promoting == s.peer {
@@ -677,11 +707,14 @@ func (l *life) catchUp() {
 	l.counts["arrivals"]++
 }
 
-// placesOf are those of a point of which only the members are known.
-func placesOf(ids []journal.VolumeID) map[journal.VolumeID]journal.Position {
+// placesOf are those of a point of which only the members are known: what is open, for of
+// the third volume nothing may have arrived.
+func (s *lifeSite) placesOf(ids []journal.VolumeID) map[journal.VolumeID]journal.Position {
 	places := map[journal.VolumeID]journal.Position{}
 	for _, id := range ids {
-		places[id] = journal.Position{Seq: 1}
+		if id != volumeC || s.opened.exports.device(id) != nil {
+			places[id] = journal.Position{Seq: 1}
+		}
 	}
 	return places
 }
@@ -717,6 +750,8 @@ func (l *life) step() {
 		l.churn()
 	case n < 94:
 		l.rewind()
+	case n < 97:
+		l.member()
 	default:
 		l.check()
 	}
@@ -757,10 +792,11 @@ func (l *life) end() {
 }
 
 // TestALifeOfTwoSites has an application write to a group of two sites while these crash, are
-// cut off from one another, are failed over to, and rewind. All that is acknowledged stays, each
-// recovery point on either site is one moment of all members, and the newest one that a
-// replica has is what it is failed over to. LOCKSTEP_SIM_SEED repeats a seed, as far as the
-// sites' own goroutines let it; LOCKSTEP_SIM_SEEDS sets how many there are.
+// cut off from one another, are failed over to, and rewind, and a third volume comes and goes.
+// All that is acknowledged stays, each recovery point on either site is one moment of all
+// members, and the newest one that a replica has is what it is failed over to.
+// LOCKSTEP_SIM_SEED repeats a seed, as far as the sites' own goroutines let it;
+// LOCKSTEP_SIM_SEEDS sets how many there are.
 func TestALifeOfTwoSites(t *testing.T) {
 	first, last := uint64(1), uint64(lifeSeeds)
 	if n, err := strconv.ParseUint(os.Getenv("LOCKSTEP_SIM_SEED"), 10, 64); err == nil {
@@ -782,7 +818,7 @@ func TestALifeOfTwoSites(t *testing.T) {
 		})
 	}
 	t.Logf("%v", total)
-	for _, what := range []string{"points", "rewinds", "undos", "failovers", "arrivals", "read", "starts"} {
+	for _, what := range []string{"points", "rewinds", "undos", "failovers", "arrivals", "read", "starts", "deletions"} {
 		if first < last && total[what] == 0 {
 			t.Errorf("there were no %s", what)
 		}
