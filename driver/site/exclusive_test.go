@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -59,8 +60,11 @@ func TestNobodyMountsADeviceWhileItsVolumeIsRewound(t *testing.T) {
 // a point that holds 1, and that it can be had, and holds that, afterwards.
 func (a *attached) notHadMeanwhile(t *testing.T, what string, operate func() error) {
 	t.Helper()
-	var seen strings.Builder // of each change of the site's database: - refused, + had
+	var mu sync.Mutex        // members fork at once
+	var seen strings.Builder // of each change of a database: - refused, + had
 	look := func() {
+		mu.Lock()
+		defer mu.Unlock()
 		switch f, err := a.mount(); {
 		case err == nil:
 			seen.WriteByte('+')
