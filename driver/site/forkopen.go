@@ -78,9 +78,10 @@ func (s *Site) makeOverlays(r *forkRecord) error {
 		if err != nil {
 			return err
 		}
-		origin, err := eng.Store().View(at)
+		parent := eng.Store()
+		origin, err := parent.View(at)
 		if err != nil {
-			return err
+			return s.openingFailed(id, parent, err)
 		}
 		err = journal.Create(s.overlayConfig(r, id, origin), journal.Spec{Volume: r.Overlays[id], SizeBytes: origin.SizeBytes()})
 		if err = errors.Join(err, origin.Close()); err != nil {
@@ -194,8 +195,8 @@ func (s *Site) registerFork(f *fork, members map[journal.VolumeID]*forkMember, s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, m := range members {
-		if v := s.volumes[id]; v == nil || v.eng == nil || v.store() != m.parent {
-			return fmt.Errorf("volume %s was closed meanwhile: %w", id, groups.ErrInUse)
+		if err := s.checkServesLocked(id, m.parent); err != nil {
+			return err
 		}
 	}
 	f.members, f.space, f.failed = members, space, nil
@@ -209,7 +210,7 @@ func (s *Site) openForkMember(r *forkRecord, id journal.VolumeID, space *forkSpa
 	}
 	m := &forkMember{volume: id, parent: eng.Store()}
 	if m.origin, err = m.parent.View(r.Point.Members[id]); err != nil {
-		return nil, err
+		return nil, s.openingFailed(id, m.parent, err)
 	}
 	cfg := s.overlayConfig(r, id, m.origin)
 	cfg.Allowance = space

@@ -50,7 +50,7 @@ func (s *Site) OpenView(ctx context.Context, name, at string) (Views, error) {
 		o.stores[id] = eng.Store()
 		if o.views[id], err = eng.Store().View(pos); err != nil {
 			delete(o.views, id)
-			return Views{}, errors.Join(err, o.close())
+			return Views{}, errors.Join(s.openingFailed(id, o.stores[id], err), o.close())
 		}
 		o.Members = append(o.Members, id)
 	}
@@ -67,12 +67,31 @@ func (s *Site) registerView(o *openView) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, store := range o.stores {
-		if v := s.volumes[id]; v == nil || v.eng == nil || v.store() != store {
-			return fmt.Errorf("volume %s was closed meanwhile: open the view again: %w", id, groups.ErrInUse)
+		if err := s.checkServesLocked(id, store); err != nil {
+			return err
 		}
 	}
 	s.views[o.ID] = o
 	return nil
+}
+
+// checkServesLocked makes sure that a store is still its volume's; groups.ErrInUse.
+func (s *Site) checkServesLocked(id journal.VolumeID, store *journal.Store) error {
+	if v := s.volumes[id]; v == nil || v.eng == nil || v.store() != store {
+		return fmt.Errorf("volume %s was closed meanwhile: try again: %w", id, groups.ErrInUse)
+	}
+	return nil
+}
+
+// openingFailed returns why a view of a store could not be opened: err, unless the store was
+// closed meanwhile, which err then is a consequence of.
+func (s *Site) openingFailed(id journal.VolumeID, store *journal.Store, err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if closed := s.checkServesLocked(id, store); closed != nil {
+		return closed
+	}
+	return err
 }
 
 // ViewDevice returns a member of an open view as a device. Nobody may use it
