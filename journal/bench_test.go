@@ -138,7 +138,7 @@ func BenchmarkDestage(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
-				if err := errors.Join(s.Flush(context.Background()), s.supply(context.Background())); err != nil {
+				if err := errors.Join(s.Flush(context.Background()), s.supply()); err != nil {
 					b.Fatal(err)
 				}
 				before := processorTime(b)

@@ -37,7 +37,7 @@ func overwrittenStore(t *testing.T, fs vfs.FS, change func(*Config)) (s *Store, 
 		s.retireActive() // a segment for each
 		s.appendMu.Unlock()
 	}
-	if err := s.supply(t.Context()); err != nil {
+	if err := s.supply(); err != nil {
 		t.Fatal(err)
 	}
 	s.SetRetention(Retention{JournalBytes: 3 * MinSegmentBytes})

@@ -219,13 +219,12 @@ func (s *Store) trimBase() error {
 
 // removeFree removes the segment files that no record is in any more.
 func (s *Store) removeFree() error {
+	s.dropMu.Lock()
+	defer s.dropMu.Unlock()
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	if g := s.spare; g != nil {
-		s.spare = nil
-		if err := g.file.Close(); err != nil {
-			return fmt.Errorf("close spare segment: %w", err)
-		}
+	if err := s.dropReady(); err != nil {
+		return err
 	}
 	s.free = nil // found again below, with those whose removal failed before
 	dir := s.cfg.file(journalDir)

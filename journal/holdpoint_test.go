@@ -106,7 +106,7 @@ func TestAHoldRacesARewrite(t *testing.T) {
 		t.Run(fmt.Sprintf("late %t", late), func(t *testing.T) {
 			r := newThinRig(t, manualClock(), nil)
 			r.seconds(60)
-			if err := r.s.supply(t.Context()); err != nil {
+			if err := r.s.supply(); err != nil {
 				t.Fatal(err)
 			}
 			job := r.s.nextThinJob()

@@ -110,7 +110,7 @@ func (s *Store) addToLeap(r *Record) error {
 }
 
 // beginLeapSegment makes the file for a record and those behind it. Its id is
-// higher than that of the segment that is ready for appends, which is therefore
+// higher than those of the segments that are ready for appends, which are therefore
 // given back: ids rise along each timeline.
 func (s *Store) beginLeapSegment(r *Record) error {
 	l := s.leap
@@ -120,7 +120,7 @@ func (s *Store) beginLeapSegment(r *Record) error {
 	}
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	if err := s.dropSpare(); err != nil {
+	if err := s.dropReady(); err != nil {
 		return err
 	}
 	id := s.nextID

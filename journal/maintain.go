@@ -21,11 +21,13 @@ const maintainEvery = 5 * time.Second
 // which stops what needs those bytes and nothing else; the first other error ends Run.
 //
 // The supply of segments has a goroutine of its own: an append that needs the
-// next one must not wait until a batch has been destaged. So have the making of
+// next one must not wait until a batch has been destaged, or a segment's records are on the
+// disk. So have sealing, the making of
 // index runs and the thinning of history, which nobody waits for, and the scrub.
 func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.repeat(ctx, s.wakeSupply, s.supplyAhead) })
+	g.Go(func() error { return s.repeat(ctx, s.wakeSupply, s.inGoodTime(s.prepareAhead)) })
+	g.Go(func() error { return s.repeat(ctx, s.wakeSeal, s.inGoodTime(s.sealDue)) })
 	g.Go(func() error { return s.repeat(ctx, s.wake, s.destageDue) })
 	g.Go(func() error { return s.repeat(ctx, s.wakeRuns, s.buildRuns) })
 	g.Go(func() error { return s.repeat(ctx, s.wakeThin, s.thinDue) })
@@ -66,38 +68,59 @@ func (s *Store) repeat(ctx context.Context, woken <-chan struct{}, do func(conte
 	}
 }
 
-// supplyAhead is supply for Run: where there is no room, destage is to make some
+// inGoodTime is do for Run: where there is no room, destage is to make some
 // before an append has to wait for it.
-func (s *Store) supplyAhead(ctx context.Context) error {
-	err := s.supply(ctx)
-	if errors.Is(err, ErrFull) && s.hopeless() == nil {
-		s.wakeRun()
+func (s *Store) inGoodTime(do func() error) func(context.Context) error {
+	return func(context.Context) error {
+		err := do()
+		if errors.Is(err, ErrFull) && s.hopeless() == nil {
+			s.wakeRun()
+		}
+		return err
+	}
+}
+
+// supply seals complete segments and has the next ones ready. An error of the
+// one does not keep it from the other.
+func (s *Store) supply() error {
+	err := s.prepareAhead() // first: an append may be about to need it
+	if sealErr := s.sealDue(); sealErr != nil {
+		return sealErr
 	}
 	return err
 }
 
-// supply seals complete segments and has the next one ready. An error of the
-// one does not keep it from the other.
-func (s *Store) supply(context.Context) error {
+// prepareAhead has the next segments ready, and looks after the room for them.
+func (s *Store) prepareAhead() error {
 	s.mu.RLock()
-	err, complete := s.usable(), len(s.toSeal) > 0
+	err := s.usable()
 	s.mu.RUnlock()
 	if err != nil {
 		return err
 	}
 	s.watchRoom()
 	s.watchShortage()
-	err = s.prepareSpare() // first: an append may be about to need it
-	if complete {
-		if sealErr := s.sealPending(); sealErr != nil {
-			return sealErr
-		}
-		s.wakeRun() // more may be due now
-		if refreshErr := s.settleLive(); refreshErr != nil {
-			return refreshErr
-		}
+	s.trimReuse()
+	err = s.prepareReady()
+	for more := err == nil; more && err == nil; {
+		more, err = s.readyMore()
 	}
 	return err
+}
+
+// sealDue seals complete segments.
+func (s *Store) sealDue() error {
+	s.mu.RLock()
+	err, complete := s.usable(), len(s.toSeal) > 0
+	s.mu.RUnlock()
+	if err != nil || !complete {
+		return err
+	}
+	if err := s.sealPending(); err != nil {
+		return err
+	}
+	s.wakeRun() // more may be due now
+	return s.settleLive()
 }
 
 // settleLive lets go of what the live index has put aside, if that is sealed.
@@ -140,7 +163,7 @@ func (s *Store) destageDue(ctx context.Context) error {
 	if err := s.hopeless(); err != nil {
 		return err
 	}
-	supplyErr := s.supply(ctx)
+	supplyErr := s.supply()
 	if supplyErr != nil && !errors.Is(supplyErr, ErrFull) {
 		return supplyErr
 	}
@@ -161,13 +184,13 @@ func (s *Store) destageDue(ctx context.Context) error {
 	if supplyErr == nil {
 		return nil
 	}
-	if err := s.supply(ctx); !errors.Is(err, ErrFull) {
+	if err := s.supply(); !errors.Is(err, ErrFull) {
 		return err
 	}
 	if _, err := s.makeRoom(ctx); err != nil {
 		return err
 	}
-	return s.supply(ctx)
+	return s.supply()
 }
 
 // Stats are figures of a store at one moment.

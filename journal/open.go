@@ -34,7 +34,7 @@ func Open(cfg Config) (*Store, error) {
 	s := &Store{
 		cfg: cfg, volume: id.Volume,
 		segments: map[segmentID]*segment{}, holds: map[*hold]struct{}{}, named: map[string]namedHold{},
-		changed: make(chan struct{}), tailLost: make(chan struct{}), wake: make(chan struct{}, 1), wakeSupply: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
+		changed: make(chan struct{}), tailLost: make(chan struct{}), wake: make(chan struct{}, 1), wakeSupply: make(chan struct{}, 1), wakeSeal: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		wakeThin: make(chan struct{}, 1), spared: map[*segment]time.Duration{}, sparedForPins: map[*segment]pinSpare{}, opened: cfg.Clock.Now(),
 		headers: make([]byte, 0, MaxBatch*frameHeaderBytes), wakeRuns: make(chan struct{}, 1),
 		repairs: repairs{asked: map[damagePlace]bool{}, about: map[RepairQuestion]damageRange{}, wanted: make(chan struct{}, 1), turn: make(chan struct{})},

@@ -79,7 +79,7 @@ func (s *Store) makeRoom(ctx context.Context) (freed int64, err error) {
 			}
 		}
 	}
-	lack := s.prepareSpare()
+	lack := s.prepareReady()
 	for _, giveUp := range []func(context.Context) (bool, error){s.giveUpRuns, s.giveUpHistory, s.giveUpPoint, s.giveUpUnread} {
 		for errors.Is(lack, ErrFull) {
 			gained, err := giveUp(ctx)
@@ -89,7 +89,7 @@ func (s *Store) makeRoom(ctx context.Context) (freed int64, err error) {
 			if !gained {
 				break
 			}
-			lack = s.prepareSpare()
+			lack = s.prepareReady()
 		}
 	}
 	if errors.Is(lack, ErrFull) {
@@ -203,12 +203,11 @@ func (s *Store) giveUpReserve() (gained bool) {
 	}
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
+	if err := s.dropReadyBehind(1); err != nil {
+		s.cfg.Log.Warn("giving back what was ready", "volume", s.volume, "error", err)
+	}
 	for _, name := range s.free {
-		if err := s.cfg.FS.Remove(s.cfg.file(name)); err != nil {
-			s.cfg.Log.Warn("removing a file for reuse failed; the next open removes it", "segment", name, "error", err)
-			continue
-		}
-		gained = true
+		gained = s.removeReusable(name) || gained
 	}
 	s.free = nil
 	return gained

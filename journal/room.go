@@ -24,7 +24,7 @@ func (s *Store) isNearlyFull() bool {
 	total, free, err := s.cfg.FS.Space(s.cfg.file(journalDir))
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	return err == nil && free+int64(len(s.free))*s.cfg.SegmentBytes < s.lowRoom(total)
+	return err == nil && free+int64(s.reusable())*s.cfg.SegmentBytes < s.lowRoom(total)
 }
 
 // watchRoom looks how much a journal of its own is short of room. What cannot be
@@ -39,7 +39,7 @@ func (s *Store) watchRoom() {
 		return
 	}
 	s.spareMu.Lock()
-	free += int64(len(s.free)) * s.cfg.SegmentBytes
+	free += int64(s.reusable()) * s.cfg.SegmentBytes
 	s.spareMu.Unlock()
 	short := max(0, s.lowRoom(total)-free)
 	if before := s.roomShort.Swap(short); short > 0 && before == 0 {

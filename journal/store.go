@@ -17,7 +17,7 @@ import (
 // call Run, or Maintain from time to time.
 //
 // Locks, in the order in which they nest: repairs.mu, scrub.mu or thinMu, maintainMu, appendMu, buildMu,
-// baseMu, refreshMu, sealMu, spareMu, stateMu, flushMu, baseSyncMu, sumsSyncMu
+// baseMu, refreshMu, sealMu, dropMu, spareMu, stateMu, flushMu, baseSyncMu, sumsSyncMu
 // and segment.syncMu, mu, holdMu and those of runSet, the caches and damageLog.
 type Store struct {
 	cfg    Config
@@ -67,13 +67,16 @@ type Store struct {
 	iovecs  [][]byte
 	records []Record
 
-	spareMu sync.Mutex // guards the supply of segment files
-	spare   *segment   // ready to become active, header not written
-	free    []string   // files of dropped segments, to be reused
-	nextID  segmentID
+	dropMu    sync.Mutex // one removal of a dropped segment's file at a time
+	spareMu   sync.Mutex // guards the supply of segment files
+	free      []string   // files of dropped segments, to be reused
+	reusePace reusePace
+	nextID    segmentID
+	ready     readySegments
+	taken     atomic.Uint64 // segments that have become active since Open
 	// What noteSyncs knows of the segment before the active one.
-	syncsBefore uint64 // syncs when the active one was begun
-	zeroes      bool   // the next new file is worth filling with zeroes
+	syncsBefore uint64      // syncs when the active one was begun; guarded by appendMu
+	zeroes      atomic.Bool // the next new file is worth filling with zeroes
 
 	hurried atomic.Int32 // appends that wait for spareMu
 
@@ -121,7 +124,8 @@ type Store struct {
 	requests     atomic.Uint64 // reads and appends so far, for the pace of destage
 	impatient    atomic.Int32  // callers that wait for maintainMu
 	hurry        chan struct{} // ends a pause of destage; capacity 1
-	wakeSupply   chan struct{} // asks Run to seal and to have a segment ready; capacity 1
+	wakeSupply   chan struct{} // asks Run to have segments ready; capacity 1
+	wakeSeal     chan struct{} // asks Run to seal what is complete; capacity 1
 
 	thinMu      sync.Mutex // one thinning at a time; before maintainMu
 	thinTrouble string     // what was last logged of it; guarded by thinMu
@@ -356,10 +360,12 @@ func (s *Store) Close() error {
 	} else {
 		s.SyncTail()
 	}
-	// Whoever is sealing or making a segment ends first, and finds the store
+	// Whoever is sealing, making or removing a segment ends first, and finds the store
 	// closed next.
 	s.sealMu.Lock()
 	defer s.sealMu.Unlock()
+	s.dropMu.Lock()
+	defer s.dropMu.Unlock()
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
 	s.mu.Lock()
@@ -402,8 +408,8 @@ func (s *Store) release(segments map[segmentID]*segment) error {
 	for _, g := range segments {
 		errs = append(errs, g.file.Close())
 	}
-	if s.spare != nil {
-		errs = append(errs, s.spare.file.Close())
+	for _, g := range s.ready.takeBehind(0) {
+		errs = append(errs, g.file.Close())
 	}
 	if s.base != nil {
 		errs = append(errs, s.base.Close())

@@ -8,10 +8,6 @@ import (
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
-// keepFree is how many files of dropped segments are kept for reuse. A reused
-// file's blocks are already written, so that syncing it moves no metadata.
-const keepFree = 4
-
 // firstSegmentBytes is the size of the segment that a store has ready before
 // anything is written: small, because it may never be, and large enough that
 // the next one is ready when it is full.
@@ -74,7 +70,9 @@ func (s *Store) room(r *Record) error {
 	}
 	s.active = g
 	s.tookSegment.Store(true)
+	s.taken.Add(1)
 	wake(s.wakeSupply)
+	wake(s.wakeSeal)
 	return nil
 }
 
@@ -104,17 +102,20 @@ func (s *Store) retireActive() {
 
 // takeSegment returns a segment file of at least need bytes whose name is
 // durable and which nobody else knows. ErrFull leaves the store as it was.
+// appendMu must be held.
 func (s *Store) takeSegment(need int64) (*segment, error) {
+	s.noteSyncs()
+	if g := s.ready.take(need); g != nil {
+		return g, nil
+	}
 	s.hurried.Add(1)
 	defer s.hurried.Add(-1)
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	s.noteSyncs()
-	if g := s.spare; g != nil && g.bytes >= need {
-		s.spare = nil
+	if g := s.ready.take(need); g != nil { // made while this waited
 		return g, nil
 	}
-	if err := s.dropSpare(); err != nil { // too small for a record of another site's making
+	if err := s.dropReady(); err != nil { // too small for a record of another site's making
 		return nil, err
 	}
 	if err := s.prepareReserve(); err != nil {
@@ -125,61 +126,11 @@ func (s *Store) takeSegment(need int64) (*segment, error) {
 
 // noteSyncs decides at the end of a segment what is worth doing for the next new
 // one. Of the first segment nothing is known, and whoever begins with a volume
-// flushes what it writes. appendMu and spareMu must be held.
+// flushes what it writes. appendMu must be held.
 func (s *Store) noteSyncs() {
 	syncs := s.syncs.Load()
-	s.zeroes = s.active == nil || int64(syncs-s.syncsBefore)*zeroesWorthBytes >= s.active.end
+	s.zeroes.Store(s.active == nil || int64(syncs-s.syncsBefore)*zeroesWorthBytes >= s.active.end)
 	s.syncsBefore = syncs
-}
-
-// dropSpare gives the file that is ready, if there is one, back for reuse, or removes it if
-// it is smaller than others. spareMu must be held.
-func (s *Store) dropSpare() error {
-	g := s.spare
-	if g == nil {
-		return nil
-	}
-	s.spare = nil
-	s.giveAllowance(g.bytes)
-	if err := g.file.Close(); err != nil {
-		return fmt.Errorf("close spare segment: %w", err)
-	}
-	if g.bytes == s.cfg.SegmentBytes {
-		s.free = append(s.free, g.name)
-		return nil
-	}
-	if err := s.cfg.FS.Remove(s.cfg.file(g.name)); err != nil {
-		s.cfg.Log.Warn("removing a spare segment failed; the next open removes it", "segment", g.name, "error", err)
-	}
-	return nil
-}
-
-// prepareSpare has a segment file ready before it is needed. Ids rise in the
-// order of use, because no file is made while another waits.
-func (s *Store) prepareSpare() error {
-	s.spareMu.Lock()
-	defer s.spareMu.Unlock()
-	s.mu.RLock()
-	err, written := s.usable(), s.appended > 0
-	s.mu.RUnlock()
-	if err != nil {
-		return err
-	}
-	if err := s.prepareReserve(); s.spare != nil && errors.Is(err, ErrFull) {
-		return nil // it waits for room; the next append does not
-	} else if err != nil || s.spare != nil {
-		return err
-	}
-	bytes, zeroed := s.cfg.SegmentBytes, s.zeroes
-	if !written {
-		bytes, zeroed = min(bytes, firstSegmentBytes), true
-	}
-	g, err := s.makeSegment(bytes, zeroed, false)
-	if err == nil {
-		s.spare = g
-		s.notInVain()
-	}
-	return err
 }
 
 // makeSegment makes or reuses a file. spareMu must be held.
@@ -298,29 +249,4 @@ func (s *Store) settleFile(g *segment) error {
 		return s.poison(err)
 	}
 	return nil
-}
-
-// releaseSegment gives up one use of a segment; the last one recycles it.
-func (s *Store) releaseSegment(g *segment) {
-	if g.users.Add(-1) > 0 {
-		return
-	}
-	if err := g.file.Close(); err != nil {
-		s.cfg.Log.Warn("closing a dropped segment failed", "segment", g.name, "error", err)
-	}
-	s.mu.RLock()
-	closed := s.closed
-	s.mu.RUnlock()
-	if closed { // a view outlived the store: the files are its successor's now
-		return
-	}
-	s.spareMu.Lock()
-	defer s.spareMu.Unlock()
-	if len(s.free) < keepFree && !s.copies.Load() && !s.isOverlay() && g.bytes == s.cfg.SegmentBytes && !g.inherited && g.generation == 0 {
-		s.free = append(s.free, g.name)
-		return
-	}
-	if err := s.cfg.FS.Remove(s.cfg.file(g.name)); err != nil {
-		s.cfg.Log.Warn("removing a dropped segment failed; the next open reuses its file", "segment", g.name, "error", err)
-	}
 }

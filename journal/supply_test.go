@@ -9,13 +9,21 @@ import (
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
+// firstReady is the segment that becomes active next; nil if there is none.
+func firstReady(s *Store) *segment {
+	if s.ready.len() == 0 {
+		return nil
+	}
+	return s.ready.queue[0]
+}
+
 // The segment that is ready before the first write is a small one.
 func TestAnIdleStoreTakesLittleSpace(t *testing.T) {
 	w := newWorld(t, 1, func(cfg *Config) { cfg.SegmentBytes = 8 * firstSegmentBytes })
 	if err := w.s.Maintain(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if g := w.s.spare; g == nil || g.bytes != firstSegmentBytes {
+	if g := firstReady(w.s); g == nil || g.bytes != firstSegmentBytes {
 		t.Fatalf("ready: %+v, want a segment of %d bytes", g, firstSegmentBytes)
 	}
 	if err := w.write(); err != nil {
@@ -24,7 +32,7 @@ func TestAnIdleStoreTakesLittleSpace(t *testing.T) {
 	if err := w.s.Maintain(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if g := w.s.spare; g == nil || g.bytes != w.cfg.SegmentBytes {
+	if g := firstReady(w.s); g == nil || g.bytes != w.cfg.SegmentBytes {
 		t.Errorf("ready behind the first: %+v, want a segment of %d bytes", g, w.cfg.SegmentBytes)
 	}
 	if err := w.s.Close(); err != nil {
@@ -47,11 +55,11 @@ func TestSupplyDoesNotWaitForDestage(t *testing.T) {
 	if len(s.toSeal) == 0 {
 		t.Fatal("no segment is complete")
 	}
-	if err := s.supply(context.Background()); err != nil { // or it hangs
+	if err := s.supply(); err != nil { // or it hangs
 		t.Fatal(err)
 	}
-	if len(s.toSeal) != 0 || s.spare == nil {
-		t.Errorf("%d segments wait for their footer, ready: %v", len(s.toSeal), s.spare)
+	if len(s.toSeal) != 0 || s.ready.len() == 0 {
+		t.Errorf("%d segments wait for their footer, ready: %d", len(s.toSeal), s.ready.len())
 	}
 	s.maintainMu.Unlock()
 	if err := s.Close(); err != nil {
@@ -121,7 +129,7 @@ func TestOnlyWhatIsFlushedOftenGetsZeroes(t *testing.T) {
 				}
 			}
 			io.journal.reset()
-			if err := w.s.prepareSpare(); err != nil {
+			if err := w.s.prepareReady(); err != nil {
 				t.Fatal(err)
 			}
 			if got := io.journal.bytes.Load() >= w.cfg.SegmentBytes; got != tt.zeroes {
@@ -215,7 +223,7 @@ func TestSmallFilesAreNotKeptForReuse(t *testing.T) {
 			p := make([]byte, 64<<10)
 			for len(w.s.segments) < 3 {
 				_, err := w.s.Write(p, 0)
-				if err := errors.Join(err, w.s.supply(context.Background())); err != nil {
+				if err := errors.Join(err, w.s.supply()); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -172,7 +172,7 @@ func TestReaderHoldsThinningOff(t *testing.T) {
 func TestRewriteGivesWayToAPin(t *testing.T) {
 	r := newThinRig(t, manualClock(), nil)
 	r.seconds(60)
-	if err := r.s.supply(t.Context()); err != nil {
+	if err := r.s.supply(); err != nil {
 		t.Fatal(err)
 	}
 	job := r.s.nextThinJob()
@@ -401,7 +401,7 @@ func TestRewriteRunsOutOfSpace(t *testing.T) {
 		for k, met := int64(1), true; met; k++ {
 			r := newThinRig(t, manualClock(), nil)
 			r.seconds(40)
-			if err := r.s.supply(t.Context()); err != nil {
+			if err := r.s.supply(); err != nil {
 				t.Fatal(err)
 			}
 			before := r.fault.Count(op)

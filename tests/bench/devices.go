@@ -42,7 +42,7 @@ type job struct {
 	base    bool // is also measured on onBase
 	room    bool // is also measured on onRoom
 	files   bool // runs on an ext4 mounted from the device
-	flushes bool // is also measured on onFile
+	writes  bool // is also measured on onFile
 }
 
 // on reports whether a job is measured on a device of the kind.
@@ -53,7 +53,7 @@ func (j job) on(kind string) bool {
 	case onRoom:
 		return j.room
 	case onFile:
-		return j.flushes
+		return j.writes
 	}
 	return true
 }
@@ -64,15 +64,15 @@ const (
 )
 
 var jobs = []job{
-	{name: "4k random write QD1", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1"}, target: 2},
-	{name: randomWrite32, args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=32"}, target: 1.5},
+	{name: "4k random write QD1", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1"}, target: 2, writes: true},
+	{name: randomWrite32, args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=32"}, target: 1.5, writes: true},
 	{name: "4k random read QD1", args: []string{"--rw=randread", "--bs=4k", "--iodepth=1"}, target: 0.8, base: true},
 	{name: randomRead32, args: []string{"--rw=randread", "--bs=4k", "--iodepth=32"}, target: 1, base: true},
-	{name: "1M sequential write QD4", args: []string{"--rw=write", "--bs=1M", "--iodepth=4"}, target: 0.95, room: true},
+	{name: "1M sequential write QD4", args: []string{"--rw=write", "--bs=1M", "--iodepth=4"}, target: 0.95, room: true, writes: true},
 	{name: "1M sequential read QD4", args: []string{"--rw=read", "--bs=1M", "--iodepth=4"}, target: 0.95},
-	{name: "4k random write fsync=1", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1"}, target: 1, flushes: true},
-	{name: "4k random write fsync=1, 8 jobs", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1", "--numjobs=8"}, target: 1, flushes: true},
-	{name: "ext4, 4 jobs 4k write+fsync", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1", "--numjobs=4", "--size=32M"}, target: 1, files: true, flushes: true},
+	{name: "4k random write fsync=1", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1"}, target: 1, writes: true},
+	{name: "4k random write fsync=1, 8 jobs", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1", "--numjobs=8"}, target: 1, writes: true},
+	{name: "ext4, 4 jobs 4k write+fsync", args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1", "--numjobs=4", "--size=32M"}, target: 1, files: true, writes: true},
 }
 
 // devices measures all jobs on all devices, interleaved.
