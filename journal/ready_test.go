@@ -191,7 +191,7 @@ func TestFilesKeptForReuse(t *testing.T) {
 		{100, time.Second, keepBusy},
 		{100, 2 * keepFor, keepBusy}, // a busy period ends
 		{0, time.Second, keepBusy},
-		{1, keepFor, keepFree}, // the next one was quiet
+		{1, keepFor, keepFree},     // the next one was quiet
 		{100, time.Hour, keepFree}, // slowly
 	} {
 		s.taken.Add(uint64(step.taken))
