@@ -29,14 +29,26 @@ func (r *reusePace) keep(now time.Time, taken uint64) int {
 	return max(keepFree, r.last, int(min(current, keepBusy)))
 }
 
-// toKeep returns how many files are to be kept for reuse now. spareMu must be held.
-func (s *Store) toKeep() int { return s.reusePace.keep(s.cfg.Clock.Now(), s.taken.Load()) }
+// toKeep returns how many files are to be kept for reuse now, those included that are ready
+// beside the next one. More than keepFree is for where there is room for as many again.
+// spareMu must be held.
+func (s *Store) toKeep() int {
+	files := s.reusePace.keep(s.cfg.Clock.Now(), s.taken.Load())
+	if files == keepFree || s.pressed.Load() {
+		return keepFree
+	}
+	_, free, err := s.cfg.FS.Space(s.cfg.file(journalDir))
+	if err != nil || free < keepBusy*s.cfg.SegmentBytes {
+		return keepFree
+	}
+	return files
+}
 
 // trimReuse removes the files that a quieter store does not need.
 func (s *Store) trimReuse() {
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	for files := s.toKeep(); len(s.free) > files; s.free = s.free[1:] {
+	for files := s.toKeep(); len(s.free) > s.reserved() && s.reusable() > files; s.free = s.free[1:] {
 		s.removeReusable(s.free[0])
 	}
 }
@@ -86,11 +98,7 @@ func (s *Store) keepForReuse(g *segment) bool {
 	}
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	files := s.toKeep()
-	if s.pressed.Load() { // room is being made
-		files = keepFree
-	}
-	if len(s.free) >= files {
+	if s.reusable() >= s.toKeep() {
 		return false
 	}
 	s.free = append(s.free, g.name)

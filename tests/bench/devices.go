@@ -36,13 +36,13 @@ const roomyJournal = "16Gi"
 
 // job is one fio workload with its target against the plain loop device.
 type job struct {
-	name    string
-	args    []string
-	target  float64
-	base    bool // is also measured on onBase
-	room    bool // is also measured on onRoom
-	files   bool // runs on an ext4 mounted from the device
-	writes  bool // is also measured on onFile
+	name   string
+	args   []string
+	target float64
+	base   bool // is also measured on onBase
+	room   bool // is also measured on onRoom
+	files  bool // runs on an ext4 mounted from the device
+	writes bool // is also measured on onFile
 }
 
 // on reports whether a job is measured on a device of the kind.
