@@ -131,3 +131,35 @@ func TestAPinThatIsTakenAgainStays(t *testing.T) {
 		}
 	}
 }
+
+// TestAForkEndsWhereAStoreDoesNotOpen: the store drops the fork's pin when it does.
+func TestAForkEndsWhereAStoreDoesNotOpen(t *testing.T) {
+	ctx := context.Background()
+	fs := vfs.NewMem()
+	s := prepared(t, fs)
+	s.makeFork(t, "x", "pin:before")
+	mustClose(t, s)
+	base := "/root/volumes/" + volumeB.String() + "/store-1/base.img"
+	if err := fs.Rename(base, base+".away"); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, fs)
+	if err := s.DiscardFork(ctx, "x"); err != nil {
+		t.Error(err)
+	}
+	if forks := s.ListForks(); len(forks) != 0 {
+		t.Errorf("there is %+v", forks)
+	}
+	mustClose(t, s)
+	if err := fs.Rename(base+".away", base); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, fs)
+	s.expectNothingOf(t, fs, "x")
+	mustClose(t, s)
+	for _, id := range members {
+		if pins := pinsOf(t, fs, id); slices.Contains(pins, "fork:x") {
+			t.Errorf("volume %s has the pins %q", id, pins)
+		}
+	}
+}
