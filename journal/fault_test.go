@@ -36,10 +36,11 @@ func failAt(t *testing.T, seed uint64, k int64, calls int, op vfs.Op) bool {
 	t.Helper()
 	w := newWorld(t, seed, shortJournal)
 	w.mem.SetChance(seed + uint64(k))
-	w.fault.FailAt(k, errDisk, op)
+	before := w.fault.Count(op) // of opening the store
+	w.fault.FailAfter(k, errDisk, op)
 	err := w.run(faultSteps, calls)
 	if err == nil {
-		if w.fault.Count(op) >= k {
+		if w.fault.Count(op) >= before+k {
 			t.Fatalf("seed %d: failed %s %d was not reported", seed, op, k)
 		}
 		return false

@@ -59,6 +59,11 @@ func (s *Store) open(id identity) error {
 		return err
 	}
 	s.lock = bothLocks{store: lock, journal: journal}
+	// The identity is the last name that making a store makes durable. Whoever did that may
+	// have been killed before it was, and then all that is flushed would rest on it.
+	if err := s.cfg.FS.SyncDir(s.cfg.Dir); err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
 	if s.cat, err = openCatalog(&s.cfg); err != nil {
 		return err
 	}
