@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"context"
+
 	"github.com/lockstep-csi/lockstep/engine/control"
 	"github.com/lockstep-csi/lockstep/group"
 )
@@ -13,10 +15,11 @@ import (
 // and what the old primary has of it stays as it is.
 
 // mayMake reports whether an engine may be told to make a volume's store, or has one:
-// not if the volume came from a peer, by its newest orders, and its engine has told of
-// no store since. Only who has made a volume says how large its store is to be.
+// not if the volume came from a peer, by its newest orders, and no engine has told this
+// controller, or one before it, of a store. Only who has made a volume says how large its
+// store is to be.
 func mayMake(r record, told *control.StoreState) bool {
-	return r.Orders.Term == 0 || r.Orders.SizeBytes != 0 || told != nil
+	return r.Orders.Term == 0 || r.Orders.SizeBytes != 0 || r.Arrived || told != nil
 }
 
 // isAbsent reports whether this site is primary for a volume of which nothing has ever
@@ -35,4 +38,13 @@ func (f *Fleet) isAbsent(v *volume) bool {
 // Fleet.mu is held.
 func (v *volume) isAbsentLocked() bool {
 	return !v.record.Retired && !mayMake(v.record, v.state.Store)
+}
+
+// noteArrival makes durable that a volume which came from a peer is there: a controller that
+// starts once this site is primary for it must not take it for absent until its engine answers.
+func (f *Fleet) noteArrival(ctx context.Context, v *volume) error {
+	if mayMake(f.recordOf(v), nil) {
+		return nil
+	}
+	return f.change(ctx, v, func(r *record) { r.Arrived = true })
 }

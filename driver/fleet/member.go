@@ -78,7 +78,10 @@ func (m member) Fork(ctx context.Context, at journal.Position, reason string) er
 	if err != nil {
 		return err
 	}
-	return c.Fork(ctx, at, reason)
+	if err := c.Fork(ctx, at, reason); err != nil {
+		return err
+	}
+	return m.fleet.noteArrival(ctx, m.v) // before the operation is over
 }
 
 func (m member) Pin(ctx context.Context, name string, at journal.Position) error {

@@ -46,9 +46,12 @@ func (f *Fleet) send(ctx context.Context, v *volume, edit func(*control.Orders),
 	if edit != nil {
 		edit(&next)
 	}
-	if !reflect.DeepEqual(next, r.Orders) {
+	changed, arrives := !reflect.DeepEqual(next, r.Orders), store != nil && !mayMake(r, nil)
+	if changed {
 		next.Revision++
-		r.Orders = next
+	}
+	if changed || arrives {
+		r.Orders, r.Arrived = next, r.Arrived || arrives
 		if err := f.setRecord(v, r); err != nil {
 			return control.State{}, err
 		}

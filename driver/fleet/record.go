@@ -31,6 +31,9 @@ type record struct {
 	// before the first.
 	Orders control.Orders
 	Attach *Attachment `json:",omitempty"`
+	// Arrived is set once there is known to be a store here. Engines tell of it, and none
+	// does before the next controller has found it.
+	Arrived bool `json:",omitempty"`
 	// Fill is the first content of a store that does not exist yet.
 	Fill *Source `json:",omitempty"`
 	// Attributes describe the volume to a peer; see docs/replication.md.
