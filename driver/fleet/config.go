@@ -45,7 +45,7 @@ type Config struct {
 	// 0: DefaultUpgradeEvery.
 	UpgradeEvery time.Duration
 	// KeepPointEvery is the time between two looks at what replicas' members have to
-	// keep; 0: DefaultKeepPointEvery.
+	// keep, and at whether an engine is as its group says; 0: DefaultKeepPointEvery.
 	KeepPointEvery time.Duration
 	Clock          clock.Clock  // nil: the machine's
 	Log            *slog.Logger // nil: discarded

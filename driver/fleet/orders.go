@@ -136,6 +136,38 @@ func (f *Fleet) ordersOfGroup(o *control.Orders, st group.State) {
 	}
 }
 
+// keepGreeted greets an engine, and greets it again when it is found not to be as its group
+// says, until its connection is over: who told it, or took a fence back, may have given up in
+// the middle, and nobody else would do it as long as the engine answers.
+func (f *Fleet) keepGreeted(ctx context.Context, v *volume, client *control.Client, over <-chan struct{}) {
+	for {
+		f.greet(ctx, v, client)
+		for behind := false; !behind; behind = f.isBehind(v) {
+			timer := f.cfg.Clock.NewTimer(f.cfg.KeepPointEvery)
+			select {
+			case <-timer.C():
+			case <-over:
+				timer.Stop()
+				return
+			}
+		}
+	}
+}
+
+// isBehind reports whether an engine that has orders is not at its group's term, or is
+// fenced with no promote under way.
+func (f *Fleet) isBehind(v *volume) bool {
+	r := f.recordOf(v)
+	st, err := f.groups.State(r.Group)
+	if err != nil || r.Retired {
+		return false
+	}
+	f.mu.Lock()
+	term := v.state.Term
+	f.mu.Unlock()
+	return term != 0 && term != uint64(st.Term) || f.isFenced(v, st)
+}
+
 // greet brings an engine that has just answered up to date, and then has its
 // group look at its members again. One that is to be filled has its orders from who has
 // it filled: they take as long as the copy, and the group's key is not held so long.

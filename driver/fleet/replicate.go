@@ -134,7 +134,7 @@ func (f *Fleet) fencing(name string, n int) {
 }
 
 // lift takes the fences of a group back that no promote followed. An engine that
-// cannot be told is told when it answers again (greet).
+// cannot be told, or whose fence comes late, is told before long (keepGreeted).
 func (f *Fleet) lift(name string) {
 	st, err := f.groups.State(name)
 	claimed := f.claimedTerm(name)
@@ -143,12 +143,15 @@ func (f *Fleet) lift(name string) {
 	}
 	ctx, cancel := context.WithTimeout(f.ctx, liftTimeout)
 	defer cancel()
-	err = f.onEngines(ctx, name, func(ctx context.Context, c *control.Client) error {
-		return c.Lift(ctx, uint64(claimed), uint64(st.Term))
-	})
-	if err != nil {
-		f.cfg.Log.Warn("fence is not lifted everywhere yet", "group", name, "error", err)
+	warn := func(err error) {
+		if err != nil {
+			f.cfg.Log.Warn("fence is not lifted everywhere yet", "group", name, "error", err)
+		}
 	}
+	warn(f.onEngines(ctx, name, func(ctx context.Context, c *control.Client) error {
+		warn(c.Lift(ctx, uint64(claimed), uint64(st.Term)))
+		return nil // one that cannot be told keeps no other one from it
+	}))
 }
 
 // onEngines calls fn for the engines of all members at once.

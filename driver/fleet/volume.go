@@ -417,7 +417,7 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 	}
 	client := control.NewClient(spec.Volume, conn)
 	var greeting sync.WaitGroup
-	met := false
+	met, over := false, make(chan struct{})
 	err = client.Watch(ctx, func(s control.State) {
 		f.mu.Lock()
 		v.client, v.state, v.failure, v.misses = client, s, nil, 0
@@ -429,9 +429,10 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 		}
 		if !met {
 			met = true
-			greeting.Go(func() { f.greet(ctx, v, client) })
+			greeting.Go(func() { f.keepGreeted(ctx, v, client, over) })
 		}
 	})
+	close(over)
 	greeting.Wait()
 	return errors.Join(err, conn.Close())
 }
