@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
@@ -35,8 +36,17 @@ func UnfinishedNames() []string {
 
 // IsStore reports whether a directory is a store, whatever state it is in.
 func IsStore(fs vfs.FS, dir string) bool {
+	is, err := FindStore(fs, dir)
+	return is && err == nil
+}
+
+// FindStore is IsStore, with an error where the file system does not tell.
+func FindStore(fs vfs.FS, dir string) (bool, error) {
 	_, err := fs.Stat(path.Join(dir, volumeFile))
-	return err == nil
+	if errors.Is(err, vfs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // BasePath is where the store in a directory keeps its base image.

@@ -3,6 +3,7 @@ package site
 import (
 	"context"
 	"fmt"
+	"path"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
@@ -42,7 +43,7 @@ func (s *Site) withoutMissing(r record) record {
 	return r
 }
 
-// forgetMissing does that for the replicas of the site.
+// forgetMissing does that for the replicas of the site; see recallFound.
 func (s *Site) forgetMissing(records []record) error {
 	for _, r := range records {
 		st, err := s.groups.State(r.Group)
@@ -54,6 +55,30 @@ func (s *Site) forgetMissing(records []record) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// recallFound has records name stores again that forgetMissing did not find, and that are there
+// now: what they are on was not mounted then, or could not be read. That of a volume which this
+// site has failed over without stays where it is: what the group has become is without it.
+func (s *Site) recallFound(records []record) error {
+	for i, r := range records {
+		store := path.Join(s.volumeDir(r.ID), storeDir(r.Generation))
+		if r.Store != "" || r.Generation == 0 || !journal.IsStore(s.cfg.FS, store) {
+			continue
+		}
+		st, err := s.groups.State(r.Group)
+		if err == nil && !r.Retired && st.Claimed() == group.RolePrimary {
+			s.cfg.Log.Warn("a store is there again of a volume that this site has failed over without: move it out of the site's directory to keep it", "volume", r.ID, "group", r.Group, "store", store)
+			continue
+		}
+		r.Store = storeDir(r.Generation)
+		if err := s.saveRecord(r); err != nil {
+			return err
+		}
+		s.cfg.Log.Info("the store of a replica is there again", "volume", r.ID, "group", r.Group, "store", store)
+		records[i] = r
 	}
 	return nil
 }

@@ -80,9 +80,9 @@ func (s *Site) removeStore(id journal.VolumeID, store string) error {
 
 // removeStrayStores removes stores and journals that no record names: what an
 // interrupted import or swap left behind. They stay as long as the store that the record
-// names is not there: one of them may be what is left of the volume.
+// names, or named, is not there: one of them may be what is left of the volume.
 func (s *Site) removeStrayStores(r record) {
-	if r.Store != "" && !journal.IsStore(s.cfg.FS, path.Join(s.volumeDir(r.ID), r.Store)) {
+	if r.Store == "" && r.Generation > 0 || r.Store != "" && !journal.IsStore(s.cfg.FS, path.Join(s.volumeDir(r.ID), r.Store)) {
 		return
 	}
 	s.removeStrays(r, s.volumeDir(r.ID), r.Store)
@@ -150,7 +150,12 @@ func (s *Site) checkNoStore(id journal.VolumeID) error {
 		return err
 	}
 	for _, name := range names {
-		if store := path.Join(dir, name); journal.IsStore(s.cfg.FS, store) {
+		store := path.Join(dir, name)
+		is, err := journal.FindStore(s.cfg.FS, store)
+		if err != nil {
+			return err
+		}
+		if is {
 			return fmt.Errorf("%s holds a store that this site has no record of; move it out of the site's directory, from where `lockstep volume adopt` makes a volume of it, or remove it: %w", store, journal.ErrExists)
 		}
 	}

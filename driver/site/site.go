@@ -95,6 +95,9 @@ func (s *Site) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.recallFound(records); err != nil {
+		return err
+	}
 	settings := map[string]group.Settings{}
 	for _, st := range s.groups.States() {
 		settings[st.Name] = st.Settings
