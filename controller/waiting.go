@@ -19,7 +19,7 @@ var (
 )
 
 // waiting are the attachments and expansions under way, by volume id. One may wait as long
-// as the engine does not come, which may be for ever, holds the volume's lock meanwhile,
+// as the engine does not come, ten minutes at a time, holds the volume's lock meanwhile,
 // and goes on when its caller has given up. Who takes the volume off the node ends an
 // attachment to that one; an expansion gives way to whatever attaches or detaches.
 type waiting struct {

@@ -19,7 +19,8 @@ import (
 // It does not wait for an engine that has been given its node and has yet to start,
 // unless there is reason to expect that it will not serve: the path is empty then.
 // The attachment is durable, the fence holds, and the engine finds its orders when it
-// answers; who wants the device waits for it on the node.
+// answers; who wants the device waits for it on the node. ErrNoEngine, with the attachment
+// durable, where it has not got so far within Config.EngineWait.
 func (f *Fleet) Attach(ctx context.Context, id journal.VolumeID, node string, how control.Attach) (device string, err error) {
 	unlock, err := f.locks.Lock(ctx, volumeKey(id))
 	if err != nil {
@@ -34,23 +35,40 @@ func (f *Fleet) Attach(ctx context.Context, id journal.VolumeID, node string, ho
 		return "", err
 	}
 	defer f.hold(v)() // an engine that serves it already is not upgraded meanwhile
+	serves := false
+	err = within(ctx, f.cfg.EngineWait, func(ctx context.Context) (err error) {
+		serves, err = f.isGiven(ctx, v, node)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("attach %s to node %s: %w", members{f}.Title(id), node, err)
+	}
+	if !serves {
+		return "", nil
+	}
+	return f.finishAttach(ctx, v, id, node)
+}
+
+// isGiven waits until the volume's engine answers on a node, or has been given that node and
+// nothing is known that would keep it from serving there: serves is false then.
+func (f *Fleet) isGiven(ctx context.Context, v *volume, node string) (serves bool, err error) {
 	for {
 		f.mu.Lock()
 		client, at, placed, changed := v.client, v.node, v.placed, v.changed
 		f.mu.Unlock()
 		switch {
 		case client != nil && at == node:
-			return f.finishAttach(ctx, v, id, node)
+			return true, nil
 		case client == nil && placed == node && f.mayFollow(v):
-			return "", nil
+			return false, nil
 		}
 		select {
 		case <-changed:
 		case <-f.ctx.Done():
-			return "", ErrClosed
+			return false, ErrClosed
 		case <-ctx.Done():
 			_, err := f.connected(ctx, v)
-			return "", errors.Join(fmt.Errorf("attach %s to node %s: %w", members{f}.Title(id), node, ctx.Err()), err)
+			return false, errors.Join(ctx.Err(), err)
 		}
 	}
 }

@@ -166,7 +166,7 @@ func (f *Fleet) answerSoon(ctx context.Context, volumes ...*volume) error {
 	})
 }
 
-// servedSoon is served within Config.EngineWait: of a volume of which nothing is copied.
+// servedSoon is served within Config.EngineWait: of a volume into which nothing is copied.
 func (f *Fleet) servedSoon(ctx context.Context, v *volume) error {
 	return within(ctx, f.cfg.EngineWait, func(ctx context.Context) error {
 		_, err := f.served(ctx, v)
@@ -397,7 +397,7 @@ func (f *Fleet) withDetached(ctx context.Context, id journal.VolumeID, fn func(*
 
 // ExpandVolume makes a volume at least sizeBytes big: first its backing volume,
 // then the store, then its device. group.ErrRole for a replica, which is as big as its
-// primary's volume.
+// primary's volume. ErrNoEngine where the engine has not come within Config.EngineWait.
 func (f *Fleet) ExpandVolume(ctx context.Context, id journal.VolumeID, sizeBytes int64) error {
 	unlock, err := f.locks.Lock(ctx, volumeKey(id))
 	if err != nil {
@@ -417,7 +417,7 @@ func (f *Fleet) ExpandVolume(ctx context.Context, id journal.VolumeID, sizeBytes
 			return err
 		}
 	}
-	if _, err = f.served(ctx, v); err != nil {
+	if err = f.servedSoon(ctx, v); err != nil {
 		return err
 	}
 	if f.recordOf(v).SizeBytes < sizeBytes { // demoted meanwhile

@@ -10,8 +10,18 @@ import (
 	"github.com/lockstep-csi/lockstep/group"
 )
 
-// TestAnEngineThatNeverComesIsNotWaitedForForever: who makes a volume, or makes or drops a
-// pin, holds a place among the operations that the controller carries out at a time, and
+var errStillWaits = errors.New("the caller has given up first")
+
+// ended returns errStillWaits for a context that has ended.
+func ended(waiting context.Context) error {
+	if waiting.Err() != nil {
+		return errStillWaits
+	}
+	return nil
+}
+
+// TestAnEngineThatNeverComesIsNotWaitedForForever: who makes, attaches or expands a volume, or makes or
+// drops a pin, holds a place among the operations that the controller carries out at a time, and
 // what it has begun keeps others from it.
 func TestAnEngineThatNeverComesIsNotWaitedForForever(t *testing.T) {
 	create := func(n fleet.NewVolume) func(*testing.T, *fleet.Fleet) error {
@@ -34,7 +44,16 @@ func TestAnEngineThatNeverComesIsNotWaitedForForever(t *testing.T) {
 			_, _, err := f.PinPoint(bounded(t), "shop", "other", "")
 			return err
 		}},
-		"unpin":                     {never: 2, do: func(t *testing.T, f *fleet.Fleet) error { return f.UnpinPoint(bounded(t), "shop", "snap") }},
+		"unpin": {never: 2, do: func(t *testing.T, f *fleet.Fleet) error { return f.UnpinPoint(bounded(t), "shop", "snap") }},
+		"attachment": {never: 2, do: func(t *testing.T, f *fleet.Fleet) error {
+			waiting := bounded(t)
+			_, err := f.Attach(waiting, id(2), "node1", plain)
+			return errors.Join(err, ended(waiting))
+		}},
+		"expansion": {never: 2, do: func(t *testing.T, f *fleet.Fleet) error {
+			waiting := bounded(t)
+			return errors.Join(f.ExpandVolume(waiting, id(2), 2*volumeBytes), ended(waiting))
+		}},
 		"volume of a group in use":  {never: 3, attached: true, do: create(newVolume(3, "shop"))},
 		"volume that has no place":  {never: 3, scheduled: true, do: create(newVolume(3, "bank"))},
 		"copy":                      {never: 3, do: create(copyOf(3, "copy"))},
@@ -59,6 +78,9 @@ func TestAnEngineThatNeverComesIsNotWaitedForForever(t *testing.T) {
 				mustAttachLate(t, f, 1, "node1")
 			}
 			err := test.do(t, f)
+			if errors.Is(err, errStillWaits) {
+				t.Error("it is waited for without an end")
+			}
 			if !errors.Is(err, fleet.ErrNoEngine) || errors.Is(err, fleet.ErrNotPinned) != test.pinless {
 				t.Errorf("without an engine: %v", err)
 			}

@@ -31,7 +31,7 @@ func (f *Fleet) growBacking(ctx context.Context, v *volume, sizeBytes int64) err
 	err = f.cfg.Backing.Expand(ctx, next)
 	if errors.Is(err, ErrNeedsEngine) {
 		defer f.hold(v)()
-		if _, err := f.connected(ctx, v); err != nil {
+		if err := f.answerSoon(ctx, v); err != nil {
 			return err
 		}
 		err = f.cfg.Backing.Expand(ctx, next)
