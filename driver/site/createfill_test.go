@@ -35,7 +35,7 @@ func (i *interrupted) MkdirAll(dir string) error {
 func TestAGroupGoesOnWhileACopyIsMade(t *testing.T) {
 	restored := journal.VolumeID{9}
 	image := &site.Image{Member: volumeB, Pin: "before"}
-	for _, during := range []string{"demoted", "rewound", "deleted"} {
+	for _, during := range []string{"demoted", "refused", "rewound", "deleted"} {
 		t.Run(during, func(t *testing.T) {
 			fs := &interrupted{FS: vfs.NewMem(), dir: restored.String()}
 			s := prepared(t, fs)
@@ -50,6 +50,8 @@ func TestAGroupGoesOnWhileACopyIsMade(t *testing.T) {
 						a.Members = append(a.Members, replication.Member{Volume: id, Name: id.String(), SizeBytes: volumeBytes})
 					}
 					err = s.Groups().Standings().Follow(ctx, "b", a)
+				case "refused": // at its successor, which has yet to announce itself
+					err = s.Groups().Standings().Demote(ctx, "shop", 2, "b")
 				case "rewound":
 					_, err = s.Groups().StartRewind(ctx, "shop", "pin:before", false)
 				case "deleted": // which waits for the copy
@@ -64,11 +66,11 @@ func TestAGroupGoesOnWhileACopyIsMade(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s: %v", during, err)
 			}
-			if during == "demoted" {
+			if during == "demoted" || during == "refused" {
 				if !errors.Is(created, group.ErrRole) {
 					t.Errorf("created in a group that has another primary by now: %v, want ErrRole", created)
 				}
-				if err := s.DeleteVolume(t.Context(), restored); err != nil { // as CSI does then
+				if err := errors.Join(s.RetireVolume(t.Context(), restored), s.DeleteVolume(t.Context(), restored)); err != nil { // as CSI does then
 					t.Error(err)
 				}
 				if _, err := s.Volume(restored); !errors.Is(err, site.ErrNotFound) {

@@ -3,13 +3,14 @@ package site
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // isReplica reports whether a volume is a member of a group that another site is
-// primary of.
+// primary of. One that was being made when this site gave the group up is none.
 func (s *Site) isReplica(id journal.VolumeID) bool {
 	v, err := s.volumeOf(id)
 	if err != nil {
@@ -17,7 +18,7 @@ func (s *Site) isReplica(id journal.VolumeID) bool {
 	}
 	r := s.recordOf(v)
 	st, err := s.groups.State(r.Group)
-	return err == nil && !r.Retired && st.Role == group.RoleReplica
+	return err == nil && !r.Retired && st.Role == group.RoleReplica && slices.Contains(st.Members, id)
 }
 
 // CheckOrphaned returns nil for a volume that no primary feeds any more: its
