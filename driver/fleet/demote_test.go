@@ -45,6 +45,24 @@ func TestEnginesOfADemotedSiteBecomeReplicas(t *testing.T) {
 	}
 }
 
+// A group that is made anew takes up the term that an earlier one of its name had. Its engines
+// do too: the peer refuses what they send at a lower one.
+func TestEnginesOfAGroupThatIsMadeAgainTakeUpItsTerm(t *testing.T) {
+	c := newCluster(t)
+	f := c.open()
+	defer closeFleet(t, f)
+	mustCreate(t, f, newVolume(1, "shop"))
+	mustAttach(t, f, 1, "node1")
+	if err := f.Groups().Standings().Demote(bounded(t), "shop", 3, "a"); !errors.Is(err, replication.ErrOwnTerm) {
+		t.Fatalf("a term of its own: %v, want ErrOwnTerm", err)
+	}
+	if v, err := f.Volume(id(1)); err != nil || v.State.Term != 3 || v.State.Device == "" {
+		t.Errorf("engine has carried out orders of term %d, %v, and has device %q; want term 3 and its device", v.State.Term, err, v.State.Device)
+	}
+	write(t, c.device(id(1)), 1)
+	takePoint(t, f, "shop")
+}
+
 // A member that is in use at a site that was the primary keeps no other one from being fed by
 // the new one.
 func TestADeviceInUseKeepsNoOtherMemberFromFollowing(t *testing.T) {

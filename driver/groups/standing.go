@@ -230,7 +230,7 @@ func (g standings) Demote(ctx context.Context, name string, held group.Term, own
 	defer unlock()
 	st, err := g.reg.Get(name)
 	if err == nil && owner == g.cfg.Site && st.Claimed() == group.RolePrimary {
-		return g.takeUp(st, held)
+		return g.takeUp(ctx, st, held)
 	}
 	if err != nil || st.Term >= held {
 		return err
@@ -260,7 +260,7 @@ func (g standings) Demote(ctx context.Context, name string, held group.Term, own
 		g.Release(ctx, name, st.Pending.ID)
 	}
 	g.cfg.Log.Warn("site was demoted: a newer primary exists", "group", name, "term", held, "primary", owner)
-	g.tellDemoted(ctx, next)
+	g.tell(ctx, next)
 	g.cfg.Members.Changed(name)
 	if r != nil {
 		r.stop() // joined by whoever stops or restarts the group
@@ -268,25 +268,25 @@ func (g standings) Demote(ctx context.Context, name string, held group.Term, own
 	return nil
 }
 
-// tellTimeout bounds how long members may take to follow a site that was demoted.
+// tellTimeout bounds how long members may take to follow what a refusal has told of.
 const tellTimeout = 5 * time.Second
 
-// tellDemoted has the members follow: the announcement that comes next may say nothing that
-// this site does not know by now. One that has not done so within the time does when it can.
-func (g standings) tellDemoted(ctx context.Context, st group.State) {
+// tell has the members follow what a refusal has told of: nothing that comes next says more
+// than this site knows by now. One that has not done so within the time does when it can.
+func (g standings) tell(ctx context.Context, st group.State) {
 	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
 	defer cancel()
 	if err := g.setRetention(ctx, st); err != nil {
-		g.cfg.Log.Warn("a member does not follow the demotion of its site yet", "group", st.Name, "error", err)
+		g.cfg.Log.Warn("a member does not follow yet what its group has become", "group", st.Name, "term", st.Term, "error", err)
 	}
 }
 
 // takeUp raises the term of a group that this site is the primary of to one that it owns
 // already: the group was made anew under the name of one that had been failed over and
 // back, and of which the peer has kept a replica. There is no newer primary to give way to.
-func (g standings) takeUp(st group.State, held group.Term) error {
+func (g standings) takeUp(ctx context.Context, st group.State, held group.Term) error {
 	raised := false
-	_, err := g.reg.Update(st.Name, func(st *group.State) error {
+	next, err := g.reg.Update(st.Name, func(st *group.State) error {
 		raised = st.Term < held
 		st.Term = max(st.Term, held)
 		return nil
@@ -296,6 +296,7 @@ func (g standings) takeUp(st group.State, held group.Term) error {
 	}
 	if raised {
 		g.cfg.Log.Info("site takes up a term that it owns: an earlier group of the name had it", "group", st.Name, "term", held, "before", st.Term)
+		g.tell(ctx, next)
 		g.cfg.Members.Changed(st.Name)
 	}
 	return fmt.Errorf("group %s at term %d: %w", st.Name, held, replication.ErrOwnTerm)
