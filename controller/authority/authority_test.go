@@ -220,6 +220,53 @@ func TestAfterAClockThatWasAhead(t *testing.T) {
 	r.check(r.talk(r.mount(certs.RoleEngine), certs.RoleController, r.mount(certs.RoleController), certs.RoleEngine))
 }
 
+// The same goes for an authority: one that was made by a clock that was ahead signs what
+// nobody takes until the clock has come so far.
+func TestAfterAnAuthorityOfAClockThatWasAhead(t *testing.T) {
+	r := newRig(t)
+	right := r.clock.Now()
+	r.clock.Advance(8 * time.Hour) // a clock that was set to local time
+	r.ensure()
+	r.clock = clock.NewManual(right.Add(time.Minute))
+	r.authority = r.of(r.client)
+	r.ensure()
+	r.check(r.talk(r.mount(certs.RoleEngine), certs.RoleController, r.mount(certs.RoleController), certs.RoleEngine))
+	made := r.secret(authority.SecretName).ResourceVersion
+	r.clock.Advance(time.Hour)
+	r.ensure()
+	if r.secret(authority.SecretName).ResourceVersion != made {
+		t.Error("the authority was made once more")
+	}
+}
+
+// A clock that was ahead for a moment, by so much that the authority was due, leaves one of
+// the future: the one before signs on, and is not thrown away for it.
+func TestAfterARenewalByAClockThatWasAhead(t *testing.T) {
+	r := newRig(t)
+	right := r.clock.Now()
+	r.ensure()
+	first := r.mount(certs.RoleEngine)
+	r.clock.Advance(7 * 365 * day)
+	r.ensure()
+	r.clock = clock.NewManual(right.Add(time.Minute))
+	r.authority = r.of(r.client)
+	r.ensure()
+	r.check(r.talk(first, certs.RoleController, r.mount(certs.RoleController), certs.RoleEngine))
+}
+
+// An authority that has ended, as while the controller was away for years, does not sign for
+// the day in which its successor is trusted only.
+func TestAfterAnAuthorityHasEnded(t *testing.T) {
+	r := newRig(t)
+	r.clock = clock.NewManual(time.Now().AddDate(-certs.AuthorityYears, -1, 0))
+	r.authority = r.of(r.client)
+	r.ensure()
+	r.clock = clock.NewManual(time.Now())
+	r.authority = r.of(r.client)
+	r.ensure()
+	r.check(r.talk(r.mount(certs.RoleEngine), certs.RoleController, r.mount(certs.RoleController), certs.RoleEngine))
+}
+
 // While an authority is replaced, a pod whose Secret has not been brought to it
 // yet talks to one whose Secret has.
 func TestAuthorityIsReplacedWithoutABreak(t *testing.T) {

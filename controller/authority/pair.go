@@ -70,10 +70,10 @@ func (a authorities) encode(secret *corev1.Secret) error {
 	return nil
 }
 
-// renew makes an authority when there is none or it is due, and forgets the one
-// before when nothing that it signed can be in use.
+// renew makes an authority when there is none, it is due, or nobody takes what it would
+// sign, and forgets the one before when nothing that it signed can be in use.
 func (a *authorities) renew(now time.Time) (changed bool, err error) {
-	if a.current == nil || !now.Before(certs.RenewAt(a.current.Cert)) {
+	if a.current == nil || !now.Before(certs.RenewAt(a.current.Cert)) || !a.canSign(now) {
 		fresh, err := certs.NewAuthority(now)
 		if err != nil {
 			return false, err
@@ -91,15 +91,28 @@ func (a *authorities) renew(now time.Time) (changed bool, err error) {
 // signsFrom is when a new authority takes the place of one before.
 func signsFrom(a *certs.Authority) time.Time { return a.Cert.NotBefore.Add(trustFirst) }
 
-// roles says which one signs, and which other is trusted.
+// canSign is false for an authority that was made by a clock that was ahead, and takes no
+// other's place: nobody trusts it before the time comes that this clock had.
+func (a authorities) canSign(now time.Time) bool {
+	signer, _ := a.roles(now)
+	return !now.Before(signer.Cert.NotBefore)
+}
+
+// roles says which one signs, and which other is trusted. One before that is not valid, or
+// not any more, signs nothing: that would be taken by nobody, and so no link is cut by
+// having the new one sign at once.
 func (a authorities) roles(now time.Time) (signer *certs.Authority, trusted []*x509.Certificate) {
 	switch {
 	case a.previous == nil:
 		return a.current, nil
-	case now.Before(signsFrom(a.current)):
+	case now.Before(signsFrom(a.current)) && isValid(a.previous.Cert, now):
 		return a.previous, []*x509.Certificate{a.current.Cert}
 	}
 	return a.current, []*x509.Certificate{a.previous.Cert}
+}
+
+func isValid(c *x509.Certificate, now time.Time) bool {
+	return !now.Before(c.NotBefore) && !now.After(c.NotAfter)
 }
 
 // trusts reports whether a bundle has these certificates and no others.
