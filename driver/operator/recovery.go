@@ -195,6 +195,7 @@ func (r *recoverer) enter(rec *v1alpha1.Recovery, phase v1alpha1.RecoveryPhase) 
 		ObservedGeneration: rec.Generation, LastTransitionTime: metav1.NewTime(r.clock.Now())}
 	if old := meta.FindStatusCondition(s.Conditions, v1alpha1.RecoveryComplete); old != nil && old.Reason == reasonFailing {
 		complete.Reason, complete.Message = old.Reason, old.Message // scaled back, it ends as failed
+		s.Message = old.Message                                     // and not as what was in the way of that
 	} else if phase != v1alpha1.PhaseFailed {
 		s.Message = ""
 	}

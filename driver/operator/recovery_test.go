@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
@@ -342,6 +343,35 @@ func TestWorkloadsComeBack(t *testing.T) {
 	}
 	s.scale(0)
 	if st := s.finish(r, "keep"); st.Phase != v1alpha1.PhaseCompleted || s.size() != 0 {
+		t.Errorf("size %d, %+v", s.size(), st)
+	}
+}
+
+// Why a recovery has failed is told at its end, and not what kept its workloads from being
+// scaled back for a moment.
+func TestAFailedRecoverySaysWhy(t *testing.T) {
+	s := newShop(t)
+	config, fault := s.server.FaultConfig()
+	r := newRecoverer(t, config, s.plane)
+	s.recovery("lost", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "10"})
+	for s.status("lost").Phase != v1alpha1.PhaseRewinding {
+		if _, err := s.step(r, "lost"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.plane.mu.Lock()
+	s.plane.points[s.group()] = s.plane.points[s.group()][1:] // the point leaves the window
+	s.plane.mu.Unlock()
+	if _, err := s.step(r, "lost"); err != nil || s.status("lost").Phase != v1alpha1.PhaseResuming {
+		t.Fatalf("%v, %+v", err, s.status("lost"))
+	}
+	fault.Break(2, apitest.Unsent, 0) // behind the Recovery, the StatefulSet
+	if _, err := s.step(r, "lost"); err == nil {
+		t.Fatal("the StatefulSet was scaled although it could not be read")
+	}
+	st := s.finish(r, "lost")
+	complete := meta.FindStatusCondition(st.Conditions, v1alpha1.RecoveryComplete)
+	if st.Phase != v1alpha1.PhaseFailed || s.size() != 2 || !strings.Contains(st.Message, "nearest: 11") || complete == nil || complete.Message != st.Message {
 		t.Errorf("size %d, %+v", s.size(), st)
 	}
 }
