@@ -30,6 +30,9 @@ type orphanDocument struct {
 	Error    string  `json:"error"`
 }
 
+// errNotAllRemoved is beside documents that say what is left, and why.
+var errNotAllRemoved = errors.New("not everything was removed")
+
 type orphansFlags struct {
 	admin  adminFlags
 	output outputFlag
@@ -51,7 +54,8 @@ claim deletes what is on it, if its class says so. The controller itself removes
 what it began, and after a while what cannot hold data.
 
 The controller has to answer: without it nothing is an orphan, and nothing is
-removed.`,
+removed. Nor is what was made for a volume that a PersistentVolume names: a
+controller that does not know that one may have lost its catalog.`,
 		Args: wantArgs(),
 		RunE: a.runs(func(command *cobra.Command, _ []string) error {
 			if f.remove && !f.yes && (!a.terminals.stdin || !a.terminals.stderr) {
@@ -76,15 +80,20 @@ func (a *app) orphans(ctx context.Context, f *orphansFlags) error {
 	if err != nil {
 		return err
 	}
+	orphans, named, err := a.withoutNamed(ctx, c, f, orphans)
+	if err != nil {
+		return err
+	}
 	replicas, err := a.orphanedReplicas(ctx, f)
 	if err != nil {
 		return err
 	}
-	if len(replicas)+len(orphans)+len(lost) == 0 && f.output.forPeople() {
+	if len(replicas)+len(orphans)+len(named)+len(lost) == 0 && f.output.forPeople() {
 		a.hint("no orphans in namespace %s", c.DriverNamespace)
 		return nil
 	}
-	documents := append(replicas, each(append(slices.Clone(orphans), lost...), orphanOf)...)
+	documents := append(replicas, each(orphans, orphanOf)...)
+	documents = append(append(documents, named...), each(lost, orphanOf)...)
 	var failed error
 	if f.remove && len(replicas)+len(orphans) > 0 {
 		if !f.yes {
@@ -94,6 +103,9 @@ func (a *app) orphans(ctx context.Context, f *orphansFlags) error {
 			}
 		}
 		failed = errors.Join(a.removeReplicas(ctx, f, documents[:len(replicas)]), a.removeOrphans(ctx, c, f, orphans, documents[len(replicas):]))
+	}
+	if f.remove && len(named) > 0 {
+		failed = errNotAllRemoved
 	}
 	r := result{document: orphansDocument{documents}, show: func(p *page) { p.showOrphans(documents) }}
 	for _, o := range documents {
@@ -134,6 +146,29 @@ func (a *app) findOrphans(ctx context.Context, c *cluster.Cluster, f *orphansFla
 	return orphans, lost, err
 }
 
+// withoutNamed takes those out of orphans whose volume a PersistentVolume names, and returns
+// them as they are shown. Who may not list these can look, and remove nothing.
+func (a *app) withoutNamed(ctx context.Context, c *cluster.Cluster, f *orphansFlags, orphans []orphan.Object) (others []orphan.Object, named []orphanDocument, err error) {
+	if len(orphans) == 0 {
+		return nil, nil, nil
+	}
+	volumes, err := c.Named(ctx)
+	if err != nil && (f.remove || !cluster.Denied(err)) {
+		return nil, nil, err
+	}
+	for _, o := range orphans {
+		name, ok := volumes[o.Volume]
+		if !ok {
+			others = append(others, o)
+			continue
+		}
+		document := orphanOf(o)
+		document.Error = "PersistentVolume " + name + " names its volume, which the controller does not know: if that is right, delete the PersistentVolume first"
+		named = append(named, document)
+	}
+	return others, named, nil
+}
+
 // withoutStore are the volumes that have no claim for their store.
 func withoutStore(volumes []*adminv1.Volume, owned []orphan.Object) []orphan.Object {
 	var lost []orphan.Object
@@ -160,6 +195,9 @@ func (a *app) removeOrphans(ctx context.Context, c *cluster.Cluster, f *orphansF
 	if err != nil {
 		return err
 	}
+	if still, _, err = a.withoutNamed(ctx, c, f, still); err != nil {
+		return err
+	}
 	for i, o := range orphans {
 		if !slices.ContainsFunc(still, func(s orphan.Object) bool { return s.UID == o.UID }) {
 			documents[i].Error = "it is no orphan any more"
@@ -167,7 +205,7 @@ func (a *app) removeOrphans(ctx context.Context, c *cluster.Cluster, f *orphansF
 		}
 		if err := c.Remove(ctx, o); err != nil {
 			documents[i].Error = err.Error()
-			failed = errors.New("not everything was removed")
+			failed = errNotAllRemoved
 			continue
 		}
 		documents[i].Removed = true

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -53,7 +52,7 @@ func (a *app) removeReplicas(ctx context.Context, f *orphansFlags, documents []o
 		})
 		if err != nil {
 			documents[i].Error = err.Error()
-			failed = errors.New("not everything was removed")
+			failed = errNotAllRemoved
 			continue
 		}
 		documents[i].Removed = true

@@ -132,6 +132,35 @@ func TestOrphansAreRemoved(t *testing.T) {
 	}
 }
 
+// TestNamedOrphansStay: a controller that has lost its catalog knows no volume, and what
+// those have that are in use is not to go with one answer.
+func TestNamedOrphansStay(t *testing.T) {
+	p := newOrphans(t)
+	const inUse = "ffeeddccbbaa99887766554433221100"
+	p.own(t, inUse, "a")
+	volume := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv-in-use"}, Spec: corev1.PersistentVolumeSpec{
+		Capacity:               corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+		AccessModes:            []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "csi.lockstep.dev", VolumeHandle: inUse}}}}
+	if _, err := p.admin.Kube.CoreV1().PersistentVolumes().Create(t.Context(), volume, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	before := p.left(t)
+	if table := p.must(t, "orphans"); strings.Count(table, "pv-in-use names its volume") != 4 {
+		t.Errorf("got\n%s", table)
+	}
+	got := p.run(t, "orphans", "--remove", "--yes")
+	if got.exit != exitFailed || strings.Count(got.stdout, "pv-in-use names its volume") != 4 || strings.Count(got.stdout, "removed") != 4 ||
+		!strings.Contains(got.stderr, "not everything was removed") {
+		t.Errorf("exit %d: %s%s", got.exit, got.stdout, got.stderr)
+	}
+	gone := objectsOf(orphaned)
+	want := slices.DeleteFunc(before, func(name string) bool { return slices.Contains(gone, name) })
+	if left := p.left(t); !slices.Equal(left, want) {
+		t.Errorf("left %v, want %v", left, want)
+	}
+}
+
 // TestNoOrphansWithoutController: what nobody can vouch for is no orphan.
 func TestNoOrphansWithoutController(t *testing.T) {
 	p := newOrphans(t)
