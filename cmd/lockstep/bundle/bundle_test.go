@@ -113,6 +113,8 @@ func newFixture(t *testing.T) *fixture {
 	ctx := t.Context()
 	applied := map[string]string{"kubectl.kubernetes.io/last-applied-configuration": `{"data":{"password":"` + hidden + `"}}`, "lockstep.dev/group": "shop", "example.com/note": hidden}
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "lockstep-ca", Annotations: map[string]string{
+		// As other tools than kubectl keep what they have applied.
+		"kapp.k14s.io/original":                            `{"data":{"tls.key":"` + base64.StdEncoding.EncodeToString([]byte(hidden)) + `"}}`,
 		"kubectl.kubernetes.io/last-applied-configuration": `{"data":{"tls.key":"` + base64.StdEncoding.EncodeToString([]byte(hidden)) + `"}}`}},
 		Data: map[string][]byte{"tls.key": []byte(hidden)}, StringData: map[string]string{"text": hidden}}
 	_, err := f.Kube.CoreV1().Secrets(f.DriverNamespace).Create(ctx, secret, metav1.CreateOptions{})

@@ -24,12 +24,14 @@ var secretWords = []string{"secret", "pass", "token", "key", "credential"}
 // itself: of classes, of volumes, and of attachments.
 var settingsFields = []string{"parameters", "volumeAttributes", "attachmentMetadata", "options"}
 
-// clean removes from an object what is nobody else's business.
-func clean(o *unstructured.Unstructured, driverNamespace string) {
+// clean removes from an object what is nobody else's business. Annotations are taken from
+// those in the driver's namespace, too: tools other than kubectl also keep what they have
+// applied in one, under names of their own.
+func clean(o *unstructured.Unstructured) {
 	o.SetManagedFields(nil)
 	annotations := o.GetAnnotations()
 	for key := range annotations {
-		if key == lastApplied || o.GetNamespace() != driverNamespace && !isOwn(key) {
+		if key == lastApplied || !isOwn(key) {
 			delete(annotations, key)
 		}
 	}

@@ -94,7 +94,7 @@ func (b *writer) resources(ctx context.Context) error {
 			b.missing(name, err)
 			continue
 		}
-		text, err := document(list.Items, func(o *unstructured.Unstructured) bool { return s.keep == nil || s.keep(g, o) }, g.namespace)
+		text, err := document(list.Items, func(o *unstructured.Unstructured) bool { return s.keep == nil || s.keep(g, o) })
 		if err != nil {
 			b.missing(name, err)
 			continue
@@ -119,14 +119,14 @@ func (b *writer) list(ctx context.Context, s source) (*unstructured.Unstructured
 }
 
 // document is a stream of YAML documents, one for each object that keep takes.
-func document(objects []unstructured.Unstructured, keep func(*unstructured.Unstructured) bool, driverNamespace string) ([]byte, error) {
+func document(objects []unstructured.Unstructured, keep func(*unstructured.Unstructured) bool) ([]byte, error) {
 	var all []byte
 	for n := range objects {
 		o := &objects[n]
 		if !keep(o) {
 			continue
 		}
-		clean(o, driverNamespace)
+		clean(o)
 		text, err := yaml.Marshal(o.Object)
 		if err != nil {
 			return nil, fmt.Errorf("encode %s: %w", o.GetName(), err)

@@ -25,7 +25,7 @@ func (b *writer) secrets(ctx context.Context) error {
 		}
 		objects = append(objects, unstructured.Unstructured{Object: content})
 	}
-	text, err := document(objects, func(*unstructured.Unstructured) bool { return true }, b.Cluster.DriverNamespace)
+	text, err := document(objects, func(*unstructured.Unstructured) bool { return true })
 	if err != nil {
 		b.missing("secrets", err)
 		return nil
