@@ -179,6 +179,9 @@ func TestServerGrantsRights(t *testing.T) {
 		{"controller", "get", "", "secrets", "lockstep-ca", elsewhere, false},
 		{"controller", "update", "", "configmaps", "lockstep-catalog-commit", namespace, true},
 		{"controller", "update", "", "configmaps", "x", elsewhere, false},
+		// What the catalog has is never deleted, so that nothing of it comes back to life.
+		{"controller", "delete", "", "configmaps", "lockstep-catalog-000000", namespace, false},
+		{"controller", "patch", "", "configmaps", "lockstep-catalog-commit", namespace, false},
 		{"controller", "create", "", "persistentvolumeclaims", "", elsewhere, true},
 		{"controller", "delete", "", "persistentvolumeclaims", "", elsewhere, false},
 		{"controller", "delete", "", "persistentvolumeclaims", "", namespace, true},
