@@ -8,12 +8,12 @@ import (
 )
 
 // AchievedWindow is how far back the group can be opened at a moment; 0: there is no
-// point, or no member that can tell of one.
+// point, no member that can tell of one, or none that is not in the future (PointsAhead).
 func (s *Summary) AchievedWindow(now time.Time) time.Duration {
 	if s.Oldest == nil {
 		return 0
 	}
-	return now.Sub(s.Oldest.Time)
+	return max(0, now.Sub(s.Oldest.Time))
 }
 
 // IsWindowShort reports whether history reaches back less far than is wanted because

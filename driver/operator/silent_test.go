@@ -58,6 +58,24 @@ func TestASilentGroupIsNotReady(t *testing.T) {
 	}
 }
 
+// A group that was made by a clock that was ahead has its points in the future only, and its
+// resource says so, where the API server takes no length of time below zero.
+func TestAGroupOfTheFutureHasAStatus(t *testing.T) {
+	c, p := newCluster(t), newPlane()
+	p.add(1, c.namespace+"/shop", c.namespace, "data")
+	c.make(&v1alpha1.ConsistencyGroup{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
+	k := &groupKeeper{client: c.Client, fleet: p, catalog: p, events: events{kevents.NewFakeRecorder(100)}, clock: clock.NewManual(testStart.Add(-time.Hour)), log: slog.New(slog.DiscardHandler),
+		applied: map[types.NamespacedName]application{}, written: map[types.NamespacedName]time.Time{}, silent: map[types.NamespacedName]time.Time{}}
+	if _, err := k.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: c.namespace, Name: "shop"}}); err != nil {
+		t.Fatal(err)
+	}
+	g, _ := c.groupResource("shop")
+	ready := meta.FindStatusCondition(g.Status.Conditions, v1alpha1.GroupReady)
+	if ready == nil || ready.Reason != reasonAhead || g.Status.AchievedWindow != "0s" || g.Status.NewestPoint == nil {
+		t.Errorf("%+v", g.Status)
+	}
+}
+
 // A group that is to be replicated to a site that there is no Site of is not replicated,
 // also while nothing of it is in use: it may never have been sent.
 func TestAGroupAtRestMissesItsSite(t *testing.T) {
