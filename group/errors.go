@@ -49,12 +49,21 @@ type NoPointError struct {
 	// Pins are the names that there are, ascending, where a pin was wanted: no point is
 	// near to a name.
 	Pins []string
+	// Left are those of the number that was wanted which are on a timeline that was left.
+	// They are found by a pin alone, so that nobody gets there by accident.
+	Left []Point
 }
 
 // Error names what was asked for and what there is instead.
 func (e *NoPointError) Error() string {
 	if strings.HasPrefix(e.Wanted, pinSelector) {
 		return fmt.Sprintf("group %s has no recovery point %s; %s", e.Group, e.Wanted, e.pins())
+	}
+	for _, p := range e.Left {
+		if len(p.Pins) > 0 {
+			return fmt.Sprintf("group %s has no recovery point %s on its present timeline, but one of %s that was left: name it %s%s",
+				e.Group, e.Wanted, p.Time.Format(time.RFC3339Nano), pinSelector, p.Pins[0])
+		}
 	}
 	var near []string
 	for _, p := range e.Nearest {

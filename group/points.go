@@ -16,7 +16,10 @@ type History struct {
 	Volume journal.VolumeID
 	// Checkpoints are the durable ones inside the horizon, oldest first.
 	Checkpoints []journal.Checkpoint
-	Pins        map[string]journal.Position
+	// Left are those that a pin keeps on timelines that were left. Only who is asked for
+	// what is pinned tells them.
+	Left []journal.Checkpoint
+	Pins map[string]journal.Position
 	// Away: the store could not be asked, so that it may hold more than this says.
 	Away bool
 }
@@ -30,6 +33,9 @@ type History struct {
 // A number may have been taken twice, by a stale primary and its successor, or
 // by an earlier group of the name whose volumes are still there: a checkpoint is
 // its number and its time.
+//
+// One of which a member has its part on a timeline that was left is Left: the others may
+// have stayed as they are, as one does that joined later than where a rewind went.
 func Points(name string, members []History, deleted func(journal.VolumeID) bool) []Point {
 	pinned := map[journal.VolumeID]map[journal.Position][]string{}
 	for _, m := range members {
@@ -99,12 +105,16 @@ type identity struct {
 func copiesOf(name string, members []History) map[identity][]heldCheckpoint {
 	held := map[identity][]heldCheckpoint{}
 	for _, m := range members {
-		for _, c := range m.Checkpoints {
-			if c.Group == name {
-				key := identity{c.Number, c.Time.UnixNano()}
-				held[key] = append(held[key], heldCheckpoint{c, m.Volume})
+		hold := func(checkpoints []journal.Checkpoint, left bool) {
+			for _, c := range checkpoints {
+				if c.Group == name {
+					key := identity{c.Number, c.Time.UnixNano()}
+					held[key] = append(held[key], heldCheckpoint{c, m.Volume, left})
+				}
 			}
 		}
+		hold(m.Checkpoints, false)
+		hold(m.Left, true)
 	}
 	return held
 }
@@ -113,6 +123,7 @@ func copiesOf(name string, members []History) map[identity][]heldCheckpoint {
 type heldCheckpoint struct {
 	journal.Checkpoint
 	holder journal.VolumeID
+	left   bool
 }
 
 // pointOf checks that all who were members, and were not deleted, hold the same
@@ -125,6 +136,7 @@ func pointOf(copies []heldCheckpoint, deleted func(journal.VolumeID) bool) (Poin
 			return Point{}, false // not one cut
 		}
 		p.Members[c.holder] = c.Position
+		p.Left = p.Left || c.left
 	}
 	for _, id := range first.Members {
 		if _, ok := p.Members[id]; !ok && !deleted(id) {

@@ -44,6 +44,23 @@ func TestPointsNeedEveryMemberOfTheirMoment(t *testing.T) {
 	}
 }
 
+// One of which a member has its part on a timeline that was left is told from the others,
+// also where another member has stayed as it is.
+func TestPointsThatWereLeft(t *testing.T) {
+	a := group.History{Volume: journal.VolumeID{1}, Checkpoints: []journal.Checkpoint{cut(1, 1)}, Left: []journal.Checkpoint{cut(2, 1, 2), cut(3, 1, 2), cut(4, 1)}}
+	b := group.History{Volume: journal.VolumeID{2}, Checkpoints: []journal.Checkpoint{cut(2, 1, 2)}}
+	want := map[journal.CheckpointNumber]bool{1: false, 2: true, 4: true} // 3: b lacks it
+	points := group.Points("shop", []group.History{a, b}, nobody)
+	if len(points) != len(want) {
+		t.Errorf("points are %+v", points)
+	}
+	for _, p := range points {
+		if left, known := want[p.Checkpoint]; !known || p.Left != left {
+			t.Errorf("point %+v, want it left: %v", p, left)
+		}
+	}
+}
+
 // What volumes that could not be asked would make a point, if they hold their parts.
 func TestPointsThatAreUndecided(t *testing.T) {
 	a := group.History{Volume: journal.VolumeID{1}, Checkpoints: []journal.Checkpoint{cut(1, 1), cut(2, 1, 2), cut(3, 1, 3), cut(4, 1, 2, 4), cut(5, 1, 5)}}

@@ -93,6 +93,9 @@ type Point struct {
 	ValidUntil time.Time
 	Pins       []string
 	Members    map[journal.VolumeID]journal.Position
+	// Left: it is on a timeline that a rewind, a failover or a recovery has left, and is
+	// there because it is pinned. That is a matter of the moment, and not written down.
+	Left bool `json:"-"`
 }
 
 // Claimed is the role that this site has for its term as others must see it: one

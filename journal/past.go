@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 )
@@ -143,6 +144,50 @@ func (s *Store) allNewestFirstLocked() iter.Seq[Checkpoint] {
 			}
 		}
 	}
+}
+
+// LeftCheckpoints returns the durable checkpoints of a group, or with an empty name of all,
+// that a pin keeps and that do not lead to what the volume holds now: a rewind, a failover
+// or a recovery has left them behind. They are no part of Checkpoints, and can be opened,
+// pinned and forked at as those can. Oldest first; their Members must not be changed.
+func (s *Store) LeftCheckpoints(group string) []Checkpoint {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	active, err := s.tree.path(s.state.Horizon, s.tipLocked())
+	if err != nil {
+		return nil
+	}
+	var out []Checkpoint
+	seen := map[Position]bool{}
+	for _, at := range s.pins {
+		if seen[at] || active.Contains(at) {
+			continue
+		}
+		seen[at] = true
+		if _, err := s.tree.path(s.state.Horizon, at); err != nil {
+			continue
+		}
+		if c, ok := s.checkpointAtLocked(at); ok && (group == "" || c.Group == group) {
+			out = append(out, c)
+		}
+	}
+	slices.SortFunc(out, func(a, b Checkpoint) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Number, b.Number), cmp.Compare(a.Position.Timeline, b.Position.Timeline))
+	})
+	return out
+}
+
+// checkpointAtLocked returns the checkpoint whose record is at a position. mu must be held.
+func (s *Store) checkpointAtLocked(at Position) (Checkpoint, bool) {
+	g := s.segmentOfLocked(at)
+	if g == nil {
+		return Checkpoint{}, false
+	}
+	i, found := slices.BinarySearchFunc(g.checkpoints, at.Seq, func(c Checkpoint, seq Seq) int { return cmp.Compare(c.Position.Seq, seq) })
+	if !found {
+		return Checkpoint{}, false
+	}
+	return g.checkpoints[i], true
 }
 
 // ImagePosition is where an image for a new replica is best taken: the durable

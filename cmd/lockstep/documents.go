@@ -74,6 +74,13 @@ type pointDocument struct {
 	ValidUntil *string  `json:"validUntil"`
 	Pins       []string `json:"pins"`
 	Members    uint32   `json:"members"`
+
+	Left []memberPositionDocument `json:"left"`
+}
+
+type memberPositionDocument struct {
+	Volume   string  `json:"volume"`
+	Position *string `json:"position"`
 }
 
 type volumeDocument struct {
@@ -224,8 +231,12 @@ func pointOf(m *adminv1.Point) *pointDocument {
 	}
 	return &pointDocument{
 		Checkpoint: m.GetCheckpoint(), Time: timeText(m.GetTime()), ValidUntil: timeText(m.GetValidUntil()),
-		Pins: append([]string{}, m.GetPins()...), Members: m.GetMembers(),
+		Pins: append([]string{}, m.GetPins()...), Members: m.GetMembers(), Left: each(m.GetLeft(), memberPositionOf),
 	}
+}
+
+func memberPositionOf(m *adminv1.MemberPosition) memberPositionDocument {
+	return memberPositionDocument{m.GetVolume(), positionOf(m.GetPosition())}
 }
 
 func volumeOf(m *adminv1.Volume) volumeDocument {

@@ -177,7 +177,7 @@ func (p *page) showPins(points []*adminv1.Point) {
 	columns := []column{right("CHECKPOINT"), left("TIME"), right("AGE"), left("PINS")}
 	var rows [][]cell
 	for _, point := range points {
-		rows = append(rows, []cell{text(checkpointName(point)), text(moment(point.GetTime())), text(age(p.now, point.GetTime())), text(pinList(point.GetPins()))})
+		rows = append(rows, []cell{text(checkpointName(point)), text(moment(point.GetTime())), text(age(p.now, point.GetTime())), text(pinText(point))})
 	}
 	p.table("  ", columns, rows)
 }

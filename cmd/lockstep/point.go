@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,6 +32,28 @@ func checkpointCell(p *adminv1.Point) string {
 		return unknown
 	}
 	return checkpointName(p)
+}
+
+// selectorName is what --at takes for a point: its number, or what keeps it where that is
+// on a timeline that was left.
+func selectorName(p *adminv1.Point) string {
+	if len(p.GetLeft()) > 0 && len(p.GetPins()) > 0 {
+		return pinMark + p.GetPins()[0]
+	}
+	return checkpointName(p)
+}
+
+// pinText is a point's pins, and that they keep what was left.
+func pinText(p *adminv1.Point) string {
+	if len(p.GetLeft()) > 0 {
+		return pinList(p.GetPins()) + " (left behind)"
+	}
+	return pinList(p.GetPins())
+}
+
+// leftList is where members have a point that was left; empty: it was not.
+func leftList(at []*adminv1.MemberPosition) string {
+	return strings.Join(each(at, func(m *adminv1.MemberPosition) string { return positionName(m.GetPosition()) }), ",")
 }
 
 // pointText names a point in a sentence.

@@ -34,6 +34,9 @@ func (a *app) newPointListCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "list GROUP",
 		Short: "List recovery points, newest first",
+		Long: `Lists recovery points, newest first. What a rewind, a failover or a recovery has left
+behind is among them as long as it is pinned, and marked: it is chosen by a pin alone
+(--at pin:NAME), and not by its number or time.`,
 		Example: `  lockstep point list shop --since 10m
   lockstep point list shop --from 2026-11-22T10:00:00Z --to 2026-11-22T10:05:00Z --limit 1000`,
 		Args:              wantArgs("GROUP"),
@@ -107,7 +110,7 @@ func (a *app) printPoints(output *outputFlag, answer *adminv1.ListPointsResponse
 		show:     func(p *page) { p.showPoints(points) },
 	}
 	for _, point := range points {
-		r.names = append(r.names, checkpointName(point))
+		r.names = append(r.names, selectorName(point))
 	}
 	if err := a.print(output, r); err != nil {
 		return err
@@ -119,12 +122,12 @@ func (a *app) printPoints(output *outputFlag, answer *adminv1.ListPointsResponse
 }
 
 func (p *page) showPoints(points []*adminv1.Point) {
-	columns := []column{right("CHECKPOINT"), left("TIME"), right("AGE"), wide(left("VALID UNTIL")), right("MEMBERS"), left("PINS")}
+	columns := []column{right("CHECKPOINT"), left("TIME"), right("AGE"), wide(left("VALID UNTIL")), right("MEMBERS"), wide(left("LEFT AT")), left("PINS")}
 	var rows [][]cell
 	for _, point := range points {
 		rows = append(rows, []cell{
 			text(checkpointName(point)), text(moment(point.GetTime())), text(pointAge(p.now, point)), text(moment(point.GetValidUntil())),
-			number(uint64(point.GetMembers())), text(pinList(point.GetPins())),
+			number(uint64(point.GetMembers())), text(leftList(point.GetLeft())), text(pinText(point)),
 		})
 	}
 	p.table("", columns, rows)

@@ -41,11 +41,25 @@ func point(p group.Point) *adminv1.Point {
 	if p.Checkpoint == 0 {
 		return nil
 	}
-	return &adminv1.Point{Checkpoint: uint64(p.Checkpoint), Time: stamp(p.Time), ValidUntil: stamp(p.ValidUntil), Pins: p.Pins, Members: uint32(len(p.Members))}
+	out := &adminv1.Point{Checkpoint: uint64(p.Checkpoint), Time: stamp(p.Time), ValidUntil: stamp(p.ValidUntil), Pins: p.Pins, Members: uint32(len(p.Members))}
+	if p.Left {
+		out.Left = positions(p.Members)
+	}
+	return out
 }
 
 func listed(p groups.ListedPoint) *adminv1.Point {
-	return &adminv1.Point{Checkpoint: uint64(p.Checkpoint), Time: stamp(p.Time), ValidUntil: stamp(p.ValidUntil), Pins: p.Pins, Members: uint32(p.Members)}
+	return &adminv1.Point{Checkpoint: uint64(p.Checkpoint), Time: stamp(p.Time), ValidUntil: stamp(p.ValidUntil), Pins: p.Pins, Members: uint32(p.Members),
+		Left: positions(p.Left)}
+}
+
+// positions are by volume, ascending; none of none.
+func positions(at map[journal.VolumeID]journal.Position) []*adminv1.MemberPosition {
+	var out []*adminv1.MemberPosition
+	for _, id := range slices.SortedFunc(maps.Keys(at), func(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) }) {
+		out = append(out, &adminv1.MemberPosition{Volume: id.String(), Position: position(at[id])})
+	}
+	return out
 }
 
 func role(r group.Role) adminv1.Role {

@@ -102,7 +102,7 @@ func (f members) Release(ctx context.Context, st group.State, name string) {
 func (f members) Pinned(ctx context.Context, st group.State) ([]group.History, error) {
 	return f.ask(ctx, st, func(ctx context.Context, c *control.Client, h *group.History) (err error) {
 		if len(h.Pins) > 0 {
-			h.Checkpoints, err = c.PinnedCheckpoints(ctx, st.Name)
+			h.Checkpoints, h.Left, err = c.PinnedCheckpoints(ctx, st.Name)
 		}
 		return err
 	})

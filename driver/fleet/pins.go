@@ -100,12 +100,12 @@ func (f *Fleet) unpin(ctx context.Context, v *volume, name, pin string) error {
 		return err
 	}
 	if len(f.recordOf(v).Former) > 0 {
-		pinned, err := client.PinnedCheckpoints(ctx, "") // of whatever group
+		pinned, left, err := client.PinnedCheckpoints(ctx, "") // of whatever group
 		if err != nil {
 			return err
 		}
 		at := state.Store.Pins[pin]
-		if slices.ContainsFunc(pinned, func(c journal.Checkpoint) bool { return c.Position == at && c.Group != name }) {
+		if slices.ContainsFunc(slices.Concat(pinned, left), func(c journal.Checkpoint) bool { return c.Position == at && c.Group != name }) {
 			return nil
 		}
 	}

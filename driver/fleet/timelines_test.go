@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -119,5 +123,62 @@ func TestTimelinesWithAMemberThatCannotBeAsked(t *testing.T) {
 	}
 	if !errors.Is(known[2].Err, fleet.ErrNotFound) {
 		t.Errorf("a volume that there is not: %v, want ErrNotFound", known[2].Err)
+	}
+}
+
+// TestWhatIsPinnedIsListedWhenARewindHasLeftIt: engines tell of it, and are sent back there.
+func TestWhatIsPinnedIsListedWhenARewindHasLeftIt(t *testing.T) {
+	c := newCluster(t)
+	f := c.open()
+	defer closeFleet(t, f)
+	for n := range byte(2) {
+		mustCreate(t, f, newVolume(n+1, "shop"))
+		mustAttach(t, f, n+1, "node1")
+		write(t, c.device(id(n+1)), 1)
+	}
+	takePoint(t, f, "shop")
+	mustPin(t, f, "shop", "before")
+	for n := range byte(2) {
+		write(t, c.device(id(n+1)), 2)
+	}
+	mustPin(t, f, "shop", "aside")
+	awaitPins(t, f, "shop", "before", "aside")
+	for n := range byte(2) {
+		mustDetach(t, f, n+1)
+	}
+	release, err := f.Wake(bounded(t), "shop", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	left := func() (left []groups.ListedPoint) {
+		t.Helper()
+		points, _, err := f.Groups().ListPoints(bounded(t), "shop", time.Time{}, time.Time{}, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(points, func(p groups.ListedPoint) bool { return p.Left == nil || !slices.Contains(p.Pins, "aside") })
+	}
+	aside, err := f.Groups().Select(bounded(t), "shop", "pin:aside")
+	if err != nil || aside.Left || len(left()) != 0 {
+		t.Fatalf("before the rewind the point is %+v, and left are %+v: %v", aside, left(), err)
+	}
+	for _, to := range []string{"before", "aside"} {
+		if _, err := f.Groups().StartRewind(bounded(t), "shop", "pin:"+to, false); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Groups().CommitRewind(bounded(t), "shop", false); err != nil {
+			t.Fatal(err)
+		}
+		got := left()
+		if to == "aside" {
+			if len(got) != 0 {
+				t.Errorf("left are %+v, where the group is", got)
+			}
+			break
+		}
+		if len(got) != 1 || got[0].Checkpoint != aside.Checkpoint || !maps.Equal(got[0].Left, aside.Members) {
+			t.Errorf("left are %+v, want %+v", got, aside)
+		}
 	}
 }

@@ -58,6 +58,7 @@ func (g *Groups) Failover(ctx context.Context, name, at string, dryRun bool) (Fa
 	if err := g.checkUnused(ctx, st); err != nil { // left attached when this site was demoted
 		return Failover{}, fmt.Errorf("fail over group %s: %w", name, err)
 	}
+	point.Left = false // once the group is there
 	out := Failover{Point: point, Term: max(st.Term+1, least), RPO: began.Sub(point.ValidUntil)}
 	if dryRun {
 		return out, nil

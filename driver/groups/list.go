@@ -16,6 +16,8 @@ type ListedPoint struct {
 	Time, ValidUntil time.Time
 	Pins             []string // ascending
 	Members          int
+	// Left is where the members have it, if it is on a timeline that was left; else nil.
+	Left map[journal.VolumeID]journal.Position
 }
 
 // pointID is what a point is known by; see group.Points.
@@ -28,8 +30,8 @@ func idOf(p *group.Point) pointID { return pointID{p.Checkpoint, p.Time.UnixNano
 
 // ListPoints lists recovery points whose times are in [from, to], newest first and
 // at most limit; a zero time leaves an end open. total is how many there are
-// without the limit. group.ErrNotFound, as for Points. Members send outlines of
-// their histories, not these.
+// without the limit. Those that are pinned on a timeline that was left are among them, marked.
+// group.ErrNotFound, as for Points. Members send outlines of their histories, not these.
 func (g *Groups) ListPoints(ctx context.Context, name string, from, to time.Time, limit int) (listed []ListedPoint, total int, err error) {
 	st, points, _, err := g.outline(ctx, name)
 	if err != nil {
@@ -39,16 +41,29 @@ func (g *Groups) ListPoints(ctx context.Context, name string, from, to time.Time
 	if err != nil {
 		return nil, 0, err
 	}
-	pins := map[pointID][]string{}
-	for i := range pinned {
-		pins[idOf(&pinned[i])] = pinned[i].Pins
+	present := map[pointID]bool{}
+	for i := range points {
+		present[idOf(&points[i])] = true
 	}
-	for _, p := range slices.Backward(points) {
+	pins := map[pointID][]string{}
+	var left []group.Point
+	for i := range pinned {
+		p := &pinned[i]
+		pins[idOf(p)] = p.Pins
+		if p.Left && !present[idOf(p)] { // it was not left before the outlines came
+			left = append(left, *p)
+		}
+	}
+	for _, p := range slices.Backward(group.Merge(points, left)) {
 		if !from.IsZero() && p.Time.Before(from) || !to.IsZero() && p.Time.After(to) {
 			continue
 		}
 		if total++; len(listed) < limit {
-			listed = append(listed, ListedPoint{Checkpoint: p.Checkpoint, Time: p.Time, ValidUntil: p.ValidUntil, Pins: pins[idOf(&p)], Members: len(p.Members)})
+			l := ListedPoint{Checkpoint: p.Checkpoint, Time: p.Time, ValidUntil: p.ValidUntil, Pins: pins[idOf(&p)], Members: len(p.Members)}
+			if p.Left {
+				l.Left = p.Members
+			}
+			listed = append(listed, l)
 		}
 	}
 	return listed, total, nil
@@ -76,7 +91,7 @@ func (g *Groups) outline(ctx context.Context, name string) (st group.State, poin
 }
 
 // PinnedPoints returns those recovery points of a group that a pin keeps, oldest
-// first. group.ErrNotFound.
+// first, also on timelines that were left. group.ErrNotFound.
 func (g *Groups) PinnedPoints(ctx context.Context, name string) ([]group.Point, error) {
 	st, err := g.reg.Get(name)
 	if err != nil {

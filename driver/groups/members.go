@@ -74,7 +74,7 @@ type Members interface {
 	// can be told.
 	Release(ctx context.Context, st group.State, name string)
 	// Pinned is Histories with those checkpoints at least that a pin of their own
-	// volume keeps. Outlines is Histories with checkpoints that need not have a
+	// volume keeps, and with what is Left. Outlines is Histories with checkpoints that need not have a
 	// position, and without pins.
 	Pinned(ctx context.Context, st group.State) ([]group.History, error)
 	Outlines(ctx context.Context, st group.State) ([]group.History, error)

@@ -48,8 +48,13 @@ func (g *Groups) points(st group.State, histories []group.History) []group.Point
 	points := group.Points(st.Name, histories, st.IsDeleted)
 	// Only the newest checkpoint of all can still describe a later moment.
 	quiet, number := g.quiet(st.Name)
-	if n := len(points); n > 0 && points[n-1].Checkpoint == number && quiet.After(points[n-1].Time) {
-		points[n-1].ValidUntil = quiet
+	for i := range slices.Backward(points) {
+		if p := &points[i]; !p.Left {
+			if p.Checkpoint == number && quiet.After(p.Time) {
+				p.ValidUntil = quiet
+			}
+			break
+		}
 	}
 	return points
 }

@@ -30,6 +30,7 @@ func (g *Groups) StartRewind(ctx context.Context, name, at string, dryRun bool) 
 		if to, release, err = g.Hold(ctx, name, at, ""); err != nil {
 			return err
 		}
+		to.Left = false // once the group is there
 		rewind = group.Rewind{ID: op.ID, Started: op.Started, To: to}
 		op.Targets, op.Rewind = to.Members, &rewind
 		return nil

@@ -2,6 +2,7 @@ package groups
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -16,7 +17,7 @@ import (
 // one that is not listed any more, because it has left its tier of the history, for
 // as long as all of its members can open it; Hold has them go on doing that. What is
 // meant is found in outlines of the members' histories, or among what is pinned, and
-// then read in full. Where a volume does not answer that may hold its part of what is
+// then read in full. What is pinned on a timeline that was left is meant by its pin alone. Where a volume does not answer that may hold its part of what is
 // meant, nothing else is taken for it: group.ErrAway.
 func (g *Groups) Select(ctx context.Context, name, at string) (group.Point, error) {
 	st, listed, open, err := g.outline(ctx, name)
@@ -70,7 +71,29 @@ func (g *Groups) Select(ctx context.Context, name, at string) (group.Point, erro
 	if err == nil { // it is listed no more by now
 		err = missing(name, at, listed, &found)
 	}
+	if notNumber == nil {
+		err = g.nameLeft(ctx, st, journal.CheckpointNumber(number), err)
+	}
 	return group.Point{}, err
+}
+
+// nameLeft adds to the error that there is no point of a number which ones of it are
+// pinned on timelines that were left.
+func (g *Groups) nameLeft(ctx context.Context, st group.State, number journal.CheckpointNumber, err error) error {
+	var none *group.NoPointError
+	if !errors.As(err, &none) {
+		return err
+	}
+	pinned, failed := g.pinnedPoints(ctx, st)
+	if failed != nil {
+		return failed
+	}
+	for _, p := range pinned {
+		if p.Left && p.Checkpoint == number {
+			none.Left = append(none.Left, p)
+		}
+	}
+	return err
 }
 
 // nextListed is the number of the point behind one of a list; 0 behind the last.

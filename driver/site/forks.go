@@ -180,7 +180,7 @@ func (s *Site) makeFork(ctx context.Context, f *fork, at string) error {
 	if next.Point, err = s.groups.PinPoint(ctx, next.Group, next.pin(), at); err != nil {
 		return err
 	}
-	next.Point.Pins = nil // they come and go
+	next.Point.Pins, next.Point.Left = nil, false // they come and go
 	next.Overlays = map[journal.VolumeID]journal.VolumeID{}
 	for id := range next.Point.Members {
 		if next.Overlays[id], err = newOverlayID(); err != nil {

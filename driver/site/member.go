@@ -179,12 +179,17 @@ func (s members) Histories(_ context.Context, st group.State) ([]group.History, 
 	return all, nil
 }
 
-// Pinned implements groups.Members, and Outlines does: nothing is sent.
-func (s members) Pinned(ctx context.Context, st group.State) ([]group.History, error) {
-	return s.Histories(ctx, st)
+// Pinned implements groups.Members.
+func (s members) Pinned(_ context.Context, st group.State) ([]group.History, error) {
+	stores := s.openStores(st)
+	all := make([]group.History, len(stores))
+	for i, store := range stores {
+		all[i] = group.History{Volume: store.Volume(), Checkpoints: store.Checkpoints(), Left: store.LeftCheckpoints(st.Name), Pins: s.pinsOf(store)}
+	}
+	return all, nil
 }
 
-// Outlines implements groups.Members.
+// Outlines implements groups.Members: nothing is sent.
 func (s members) Outlines(ctx context.Context, st group.State) ([]group.History, error) {
 	return s.Histories(ctx, st)
 }

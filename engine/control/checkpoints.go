@@ -35,15 +35,27 @@ func (s *Server) Checkpoints(req *enginev1.CheckpointsRequest, stream enginev1.E
 		return nil
 	}
 	for part := range slices.Chunk(wanted, checkpointBatch) {
-		batch := &enginev1.CheckpointsResponse{}
-		for _, c := range part {
-			batch.Checkpoints = append(batch.Checkpoints, encodeCheckpoint(c))
+		if err := stream.Send(&enginev1.CheckpointsResponse{Checkpoints: encodeCheckpoints(part)}); err != nil {
+			return err
 		}
-		if err := stream.Send(batch); err != nil {
+	}
+	if !req.GetPinned() {
+		return nil
+	}
+	for part := range slices.Chunk(eng.Store().LeftCheckpoints(req.GetGroup()), checkpointBatch) {
+		if err := stream.Send(&enginev1.CheckpointsResponse{Left: encodeCheckpoints(part)}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func encodeCheckpoints(all []journal.Checkpoint) []*enginev1.Checkpoint {
+	out := make([]*enginev1.Checkpoint, len(all))
+	for i, c := range all {
+		out[i] = encodeCheckpoint(c)
+	}
+	return out
 }
 
 // wantedCheckpoints are those of all that a request asks for, in their order.

@@ -177,7 +177,13 @@ func TestAnOldEngineListsItsCheckpointsInFull(t *testing.T) {
 	}
 	defer conn.Close()
 	c := NewClient(journal.VolumeID{1}, conn)
-	for name, call := range map[string]func(context.Context, string) ([]journal.Checkpoint, error){"outline": c.Outline, "pinned": c.PinnedCheckpoints} {
+	for name, call := range map[string]func(context.Context, string) ([]journal.Checkpoint, error){"outline": c.Outline, "pinned": func(ctx context.Context, group string) ([]journal.Checkpoint, error) {
+		pinned, left, err := c.PinnedCheckpoints(ctx, group)
+		if len(left) > 0 {
+			t.Errorf("%d checkpoints are said to be left", len(left))
+		}
+		return pinned, err
+	}} {
 		if got, err := call(t.Context(), "prod/shop"); err != nil || !reflect.DeepEqual(got, old.held) {
 			t.Errorf("%s: %d checkpoints, %v", name, len(got), err)
 		}

@@ -141,26 +141,30 @@ func (c *Client) Flush(ctx context.Context) error {
 // Checkpoints lists the durable checkpoints of a group with numbers in
 // [from, to], ascending; 0 leaves an end open.
 func (c *Client) Checkpoints(ctx context.Context, group string, from, to journal.CheckpointNumber) ([]journal.Checkpoint, error) {
-	return c.checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, From: uint64(from), To: uint64(to)})
+	all, _, err := c.checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, From: uint64(from), To: uint64(to)})
+	return all, err
 }
 
-// PinnedCheckpoints lists those checkpoints of a group that a pin keeps, ascending;
-// of an engine of a version before, all of them.
-func (c *Client) PinnedCheckpoints(ctx context.Context, group string) ([]journal.Checkpoint, error) {
+// PinnedCheckpoints lists those checkpoints of a group that a pin keeps, ascending, and
+// apart from them those of which it keeps what a rewind has left (journal.Store's
+// LeftCheckpoints); of an engine of a version before, all of the former and none of the latter.
+func (c *Client) PinnedCheckpoints(ctx context.Context, group string) (pinned, left []journal.Checkpoint, err error) {
 	return c.checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, Pinned: true})
 }
 
 // Outline lists the durable checkpoints of a group, ascending, in a fraction of the
 // bytes of Checkpoints: they need not have a position.
 func (c *Client) Outline(ctx context.Context, group string) ([]journal.Checkpoint, error) {
-	return c.checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, Outline: true})
+	all, _, err := c.checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, Outline: true})
+	return all, err
 }
 
 // OpenableCheckpoints is Checkpoints with those, too, that the history does not keep
 // any more and that can still be opened; without them from an engine of a version
 // before.
 func (c *Client) OpenableCheckpoints(ctx context.Context, group string, from, to journal.CheckpointNumber) ([]journal.Checkpoint, error) {
-	return c.checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, From: uint64(from), To: uint64(to), Openable: true})
+	all, _, err := c.checkpoints(ctx, &enginev1.CheckpointsRequest{Group: group, From: uint64(from), To: uint64(to), Openable: true})
+	return all, err
 }
 
 // Hold keeps a position that can be opened, as journal.Store's. An engine of a version
@@ -191,33 +195,43 @@ func (c *Client) KeepPoint(ctx context.Context, at journal.Position, d time.Dura
 	return c.fail(err)
 }
 
-func (c *Client) checkpoints(ctx context.Context, req *enginev1.CheckpointsRequest) ([]journal.Checkpoint, error) {
+// checkpoints returns what a request asks for, and what is left if it asks for that.
+func (c *Client) checkpoints(ctx context.Context, req *enginev1.CheckpointsRequest) (all, left []journal.Checkpoint, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := c.rpc.Checkpoints(ctx, req)
 	if err != nil {
-		return nil, c.fail(err)
+		return nil, nil, c.fail(err)
 	}
-	var all []journal.Checkpoint
 	for {
 		batch, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return all, nil
+			return all, left, nil
 		}
 		if err != nil {
-			return nil, c.fail(err)
+			return nil, nil, c.fail(err)
 		}
-		for _, m := range batch.GetCheckpoints() {
-			point, err := decodeCheckpoint(m)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, point)
+		if all, err = appendCheckpoints(all, batch.GetCheckpoints()); err != nil {
+			return nil, nil, err
+		}
+		if left, err = appendCheckpoints(left, batch.GetLeft()); err != nil {
+			return nil, nil, err
 		}
 		if all, err = appendOutline(all, req.GetGroup(), batch.GetOutline()); err != nil {
-			return nil, fmt.Errorf("list checkpoints of volume %s: %w", c.volume, err)
+			return nil, nil, fmt.Errorf("list checkpoints of volume %s: %w", c.volume, err)
 		}
 	}
+}
+
+func appendCheckpoints(all []journal.Checkpoint, batch []*enginev1.Checkpoint) ([]journal.Checkpoint, error) {
+	for _, m := range batch {
+		point, err := decodeCheckpoint(m)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, point)
+	}
+	return all, nil
 }
 
 // Fork begins a timeline, unless the active one was begun for this reason.

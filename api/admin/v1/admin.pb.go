@@ -989,8 +989,11 @@ type Point struct {
 	// time when nothing was written after it.
 	ValidUntil *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=valid_until,json=validUntil,proto3" json:"valid_until,omitempty"`
 	// Names of the pins that keep it (snapshots, markers).
-	Pins          []string `protobuf:"bytes,4,rep,name=pins,proto3" json:"pins,omitempty"`
-	Members       uint32   `protobuf:"varint,5,opt,name=members,proto3" json:"members,omitempty"`
+	Pins    []string `protobuf:"bytes,4,rep,name=pins,proto3" json:"pins,omitempty"`
+	Members uint32   `protobuf:"varint,5,opt,name=members,proto3" json:"members,omitempty"`
+	// Set where it is on a timeline that a rewind, a failover or a recovery has left: it is
+	// there because of its pins, and found by these alone. Where each member has it.
+	Left          []*MemberPosition `protobuf:"bytes,6,rep,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1060,6 +1063,65 @@ func (x *Point) GetMembers() uint32 {
 	return 0
 }
 
+func (x *Point) GetLeft() []*MemberPosition {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+type MemberPosition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // its id
+	Position      *Position              `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberPosition) Reset() {
+	*x = MemberPosition{}
+	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberPosition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberPosition) ProtoMessage() {}
+
+func (x *MemberPosition) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberPosition.ProtoReflect.Descriptor instead.
+func (*MemberPosition) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *MemberPosition) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *MemberPosition) GetPosition() *Position {
+	if x != nil {
+		return x.Position
+	}
+	return nil
+}
+
 type Timeline struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Id      uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1080,7 +1142,7 @@ type Timeline struct {
 
 func (x *Timeline) Reset() {
 	*x = Timeline{}
-	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_admin_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1092,7 +1154,7 @@ func (x *Timeline) String() string {
 func (*Timeline) ProtoMessage() {}
 
 func (x *Timeline) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_admin_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1105,7 +1167,7 @@ func (x *Timeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timeline.ProtoReflect.Descriptor instead.
 func (*Timeline) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Timeline) GetId() uint64 {
@@ -1194,7 +1256,7 @@ type ListTimelinesRequest struct {
 
 func (x *ListTimelinesRequest) Reset() {
 	*x = ListTimelinesRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_admin_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1268,7 @@ func (x *ListTimelinesRequest) String() string {
 func (*ListTimelinesRequest) ProtoMessage() {}
 
 func (x *ListTimelinesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_admin_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1281,7 @@ func (x *ListTimelinesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTimelinesRequest.ProtoReflect.Descriptor instead.
 func (*ListTimelinesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListTimelinesRequest) GetGroup() string {
@@ -1244,7 +1306,7 @@ type VolumeTimelines struct {
 
 func (x *VolumeTimelines) Reset() {
 	*x = VolumeTimelines{}
-	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1318,7 @@ func (x *VolumeTimelines) String() string {
 func (*VolumeTimelines) ProtoMessage() {}
 
 func (x *VolumeTimelines) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1331,7 @@ func (x *VolumeTimelines) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeTimelines.ProtoReflect.Descriptor instead.
 func (*VolumeTimelines) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *VolumeTimelines) GetVolumeId() string {
@@ -1323,7 +1385,7 @@ type ListTimelinesResponse struct {
 
 func (x *ListTimelinesResponse) Reset() {
 	*x = ListTimelinesResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +1397,7 @@ func (x *ListTimelinesResponse) String() string {
 func (*ListTimelinesResponse) ProtoMessage() {}
 
 func (x *ListTimelinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +1410,7 @@ func (x *ListTimelinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTimelinesResponse.ProtoReflect.Descriptor instead.
 func (*ListTimelinesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListTimelinesResponse) GetVolumes() []*VolumeTimelines {
@@ -1366,7 +1428,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1440,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1453,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 type ListGroupsResponse struct {
@@ -1403,7 +1465,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1477,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1490,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*Group {
@@ -1448,7 +1510,7 @@ type DescribeGroupRequest struct {
 
 func (x *DescribeGroupRequest) Reset() {
 	*x = DescribeGroupRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1522,7 @@ func (x *DescribeGroupRequest) String() string {
 func (*DescribeGroupRequest) ProtoMessage() {}
 
 func (x *DescribeGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1535,7 @@ func (x *DescribeGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeGroupRequest.ProtoReflect.Descriptor instead.
 func (*DescribeGroupRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DescribeGroupRequest) GetGroup() string {
@@ -1505,7 +1567,7 @@ type DescribeGroupResponse struct {
 
 func (x *DescribeGroupResponse) Reset() {
 	*x = DescribeGroupResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1579,7 @@ func (x *DescribeGroupResponse) String() string {
 func (*DescribeGroupResponse) ProtoMessage() {}
 
 func (x *DescribeGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1592,7 @@ func (x *DescribeGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeGroupResponse.ProtoReflect.Descriptor instead.
 func (*DescribeGroupResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DescribeGroupResponse) GetGroup() *Group {
@@ -1588,7 +1650,7 @@ type ListPointsRequest struct {
 
 func (x *ListPointsRequest) Reset() {
 	*x = ListPointsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1662,7 @@ func (x *ListPointsRequest) String() string {
 func (*ListPointsRequest) ProtoMessage() {}
 
 func (x *ListPointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1675,7 @@ func (x *ListPointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPointsRequest.ProtoReflect.Descriptor instead.
 func (*ListPointsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListPointsRequest) GetGroup() string {
@@ -1654,7 +1716,7 @@ type ListPointsResponse struct {
 
 func (x *ListPointsResponse) Reset() {
 	*x = ListPointsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1666,7 +1728,7 @@ func (x *ListPointsResponse) String() string {
 func (*ListPointsResponse) ProtoMessage() {}
 
 func (x *ListPointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1679,7 +1741,7 @@ func (x *ListPointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPointsResponse.ProtoReflect.Descriptor instead.
 func (*ListPointsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListPointsResponse) GetPoints() []*Point {
@@ -1707,7 +1769,7 @@ type TakePointRequest struct {
 
 func (x *TakePointRequest) Reset() {
 	*x = TakePointRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1781,7 @@ func (x *TakePointRequest) String() string {
 func (*TakePointRequest) ProtoMessage() {}
 
 func (x *TakePointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1794,7 @@ func (x *TakePointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakePointRequest.ProtoReflect.Descriptor instead.
 func (*TakePointRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TakePointRequest) GetGroup() string {
@@ -1759,7 +1821,7 @@ type TakePointResponse struct {
 
 func (x *TakePointResponse) Reset() {
 	*x = TakePointResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1833,7 @@ func (x *TakePointResponse) String() string {
 func (*TakePointResponse) ProtoMessage() {}
 
 func (x *TakePointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1846,7 @@ func (x *TakePointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakePointResponse.ProtoReflect.Descriptor instead.
 func (*TakePointResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TakePointResponse) GetPoint() *Point {
@@ -1812,7 +1874,7 @@ type DropPinRequest struct {
 
 func (x *DropPinRequest) Reset() {
 	*x = DropPinRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +1886,7 @@ func (x *DropPinRequest) String() string {
 func (*DropPinRequest) ProtoMessage() {}
 
 func (x *DropPinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +1899,7 @@ func (x *DropPinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropPinRequest.ProtoReflect.Descriptor instead.
 func (*DropPinRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DropPinRequest) GetGroup() string {
@@ -1863,7 +1925,7 @@ type DropPinResponse struct {
 
 func (x *DropPinResponse) Reset() {
 	*x = DropPinResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +1937,7 @@ func (x *DropPinResponse) String() string {
 func (*DropPinResponse) ProtoMessage() {}
 
 func (x *DropPinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +1950,7 @@ func (x *DropPinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropPinResponse.ProtoReflect.Descriptor instead.
 func (*DropPinResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DropPinResponse) GetPoint() *Point {
@@ -1907,7 +1969,7 @@ type ReopenVolumeRequest struct {
 
 func (x *ReopenVolumeRequest) Reset() {
 	*x = ReopenVolumeRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1919,7 +1981,7 @@ func (x *ReopenVolumeRequest) String() string {
 func (*ReopenVolumeRequest) ProtoMessage() {}
 
 func (x *ReopenVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1932,7 +1994,7 @@ func (x *ReopenVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ReopenVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReopenVolumeRequest) GetVolume() string {
@@ -1953,7 +2015,7 @@ type ReopenVolumeResponse struct {
 
 func (x *ReopenVolumeResponse) Reset() {
 	*x = ReopenVolumeResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2027,7 @@ func (x *ReopenVolumeResponse) String() string {
 func (*ReopenVolumeResponse) ProtoMessage() {}
 
 func (x *ReopenVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2040,7 @@ func (x *ReopenVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ReopenVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReopenVolumeResponse) GetVolume() *Volume {
@@ -2012,7 +2074,7 @@ type ScrubVolumeRequest struct {
 
 func (x *ScrubVolumeRequest) Reset() {
 	*x = ScrubVolumeRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2086,7 @@ func (x *ScrubVolumeRequest) String() string {
 func (*ScrubVolumeRequest) ProtoMessage() {}
 
 func (x *ScrubVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2099,7 @@ func (x *ScrubVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ScrubVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ScrubVolumeRequest) GetVolume() string {
@@ -2067,7 +2129,7 @@ type ScrubVolumeResponse struct {
 
 func (x *ScrubVolumeResponse) Reset() {
 	*x = ScrubVolumeResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2141,7 @@ func (x *ScrubVolumeResponse) String() string {
 func (*ScrubVolumeResponse) ProtoMessage() {}
 
 func (x *ScrubVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2154,7 @@ func (x *ScrubVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ScrubVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ScrubVolumeResponse) GetStep() isScrubVolumeResponse_Step {
@@ -2149,7 +2211,7 @@ type ScrubProgress struct {
 
 func (x *ScrubProgress) Reset() {
 	*x = ScrubProgress{}
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2223,7 @@ func (x *ScrubProgress) String() string {
 func (*ScrubProgress) ProtoMessage() {}
 
 func (x *ScrubProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2236,7 @@ func (x *ScrubProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubProgress.ProtoReflect.Descriptor instead.
 func (*ScrubProgress) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ScrubProgress) GetReadBytes() int64 {
@@ -2228,7 +2290,7 @@ type ScrubReport struct {
 
 func (x *ScrubReport) Reset() {
 	*x = ScrubReport{}
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2302,7 @@ func (x *ScrubReport) String() string {
 func (*ScrubReport) ProtoMessage() {}
 
 func (x *ScrubReport) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2315,7 @@ func (x *ScrubReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubReport.ProtoReflect.Descriptor instead.
 func (*ScrubReport) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ScrubReport) GetVolume() *Volume {
@@ -2319,7 +2381,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2393,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2406,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Damage) GetFile() string {
@@ -2400,7 +2462,7 @@ type Repaired struct {
 
 func (x *Repaired) Reset() {
 	*x = Repaired{}
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2474,7 @@ func (x *Repaired) String() string {
 func (*Repaired) ProtoMessage() {}
 
 func (x *Repaired) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2487,7 @@ func (x *Repaired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Repaired.ProtoReflect.Descriptor instead.
 func (*Repaired) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Repaired) GetFile() string {
@@ -2462,7 +2524,7 @@ type AdoptVolumeRequest struct {
 
 func (x *AdoptVolumeRequest) Reset() {
 	*x = AdoptVolumeRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2536,7 @@ func (x *AdoptVolumeRequest) String() string {
 func (*AdoptVolumeRequest) ProtoMessage() {}
 
 func (x *AdoptVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2549,7 @@ func (x *AdoptVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AdoptVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AdoptVolumeRequest) GetStore() string {
@@ -2527,7 +2589,7 @@ type AdoptVolumeResponse struct {
 
 func (x *AdoptVolumeResponse) Reset() {
 	*x = AdoptVolumeResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2601,7 @@ func (x *AdoptVolumeResponse) String() string {
 func (*AdoptVolumeResponse) ProtoMessage() {}
 
 func (x *AdoptVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2614,7 @@ func (x *AdoptVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptVolumeResponse.ProtoReflect.Descriptor instead.
 func (*AdoptVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AdoptVolumeResponse) GetVolume() *Volume {
@@ -2571,7 +2633,7 @@ type RemoveReplicaRequest struct {
 
 func (x *RemoveReplicaRequest) Reset() {
 	*x = RemoveReplicaRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2645,7 @@ func (x *RemoveReplicaRequest) String() string {
 func (*RemoveReplicaRequest) ProtoMessage() {}
 
 func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2658,7 @@ func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveReplicaRequest) GetVolume() string {
@@ -2614,7 +2676,7 @@ type RemoveReplicaResponse struct {
 
 func (x *RemoveReplicaResponse) Reset() {
 	*x = RemoveReplicaResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2626,7 +2688,7 @@ func (x *RemoveReplicaResponse) String() string {
 func (*RemoveReplicaResponse) ProtoMessage() {}
 
 func (x *RemoveReplicaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2639,7 +2701,7 @@ func (x *RemoveReplicaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaResponse.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 // at, everywhere: RFC 3339 time (the newest point at or before it), a
@@ -2654,7 +2716,7 @@ type OpenViewRequest struct {
 
 func (x *OpenViewRequest) Reset() {
 	*x = OpenViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +2728,7 @@ func (x *OpenViewRequest) String() string {
 func (*OpenViewRequest) ProtoMessage() {}
 
 func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +2741,7 @@ func (x *OpenViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewRequest.ProtoReflect.Descriptor instead.
 func (*OpenViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *OpenViewRequest) GetGroup() string {
@@ -2709,7 +2771,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +2783,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +2796,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *View) GetId() string {
@@ -2785,7 +2847,7 @@ type ViewExport struct {
 
 func (x *ViewExport) Reset() {
 	*x = ViewExport{}
-	mi := &file_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +2859,7 @@ func (x *ViewExport) String() string {
 func (*ViewExport) ProtoMessage() {}
 
 func (x *ViewExport) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +2872,7 @@ func (x *ViewExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewExport.ProtoReflect.Descriptor instead.
 func (*ViewExport) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ViewExport) GetVolumeId() string {
@@ -2857,7 +2919,7 @@ type OpenViewResponse struct {
 
 func (x *OpenViewResponse) Reset() {
 	*x = OpenViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +2931,7 @@ func (x *OpenViewResponse) String() string {
 func (*OpenViewResponse) ProtoMessage() {}
 
 func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +2944,7 @@ func (x *OpenViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenViewResponse.ProtoReflect.Descriptor instead.
 func (*OpenViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OpenViewResponse) GetView() *View {
@@ -2901,7 +2963,7 @@ type CloseViewRequest struct {
 
 func (x *CloseViewRequest) Reset() {
 	*x = CloseViewRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2913,7 +2975,7 @@ func (x *CloseViewRequest) String() string {
 func (*CloseViewRequest) ProtoMessage() {}
 
 func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2926,7 +2988,7 @@ func (x *CloseViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewRequest.ProtoReflect.Descriptor instead.
 func (*CloseViewRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CloseViewRequest) GetId() string {
@@ -2944,7 +3006,7 @@ type CloseViewResponse struct {
 
 func (x *CloseViewResponse) Reset() {
 	*x = CloseViewResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2956,7 +3018,7 @@ func (x *CloseViewResponse) String() string {
 func (*CloseViewResponse) ProtoMessage() {}
 
 func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2969,7 +3031,7 @@ func (x *CloseViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseViewResponse.ProtoReflect.Descriptor instead.
 func (*CloseViewResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 type ListViewsRequest struct {
@@ -2981,7 +3043,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2993,7 +3055,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3006,7 +3068,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListViewsRequest) GetGroup() string {
@@ -3025,7 +3087,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3037,7 +3099,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3050,7 +3112,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -3073,7 +3135,7 @@ type CreateForkRequest struct {
 
 func (x *CreateForkRequest) Reset() {
 	*x = CreateForkRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3085,7 +3147,7 @@ func (x *CreateForkRequest) String() string {
 func (*CreateForkRequest) ProtoMessage() {}
 
 func (x *CreateForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3098,7 +3160,7 @@ func (x *CreateForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateForkRequest.ProtoReflect.Descriptor instead.
 func (*CreateForkRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CreateForkRequest) GetName() string {
@@ -3163,7 +3225,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3175,7 +3237,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3188,7 +3250,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Fork) GetName() string {
@@ -3319,7 +3381,7 @@ type CreateForkResponse struct {
 
 func (x *CreateForkResponse) Reset() {
 	*x = CreateForkResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3331,7 +3393,7 @@ func (x *CreateForkResponse) String() string {
 func (*CreateForkResponse) ProtoMessage() {}
 
 func (x *CreateForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3344,7 +3406,7 @@ func (x *CreateForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateForkResponse.ProtoReflect.Descriptor instead.
 func (*CreateForkResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CreateForkResponse) GetFork() *Fork {
@@ -3363,7 +3425,7 @@ type ListForksRequest struct {
 
 func (x *ListForksRequest) Reset() {
 	*x = ListForksRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3375,7 +3437,7 @@ func (x *ListForksRequest) String() string {
 func (*ListForksRequest) ProtoMessage() {}
 
 func (x *ListForksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3388,7 +3450,7 @@ func (x *ListForksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListForksRequest.ProtoReflect.Descriptor instead.
 func (*ListForksRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListForksRequest) GetGroup() string {
@@ -3407,7 +3469,7 @@ type ListForksResponse struct {
 
 func (x *ListForksResponse) Reset() {
 	*x = ListForksResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3419,7 +3481,7 @@ func (x *ListForksResponse) String() string {
 func (*ListForksResponse) ProtoMessage() {}
 
 func (x *ListForksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3432,7 +3494,7 @@ func (x *ListForksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListForksResponse.ProtoReflect.Descriptor instead.
 func (*ListForksResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListForksResponse) GetForks() []*Fork {
@@ -3451,7 +3513,7 @@ type DiscardForkRequest struct {
 
 func (x *DiscardForkRequest) Reset() {
 	*x = DiscardForkRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3463,7 +3525,7 @@ func (x *DiscardForkRequest) String() string {
 func (*DiscardForkRequest) ProtoMessage() {}
 
 func (x *DiscardForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3476,7 +3538,7 @@ func (x *DiscardForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardForkRequest.ProtoReflect.Descriptor instead.
 func (*DiscardForkRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DiscardForkRequest) GetName() string {
@@ -3494,7 +3556,7 @@ type DiscardForkResponse struct {
 
 func (x *DiscardForkResponse) Reset() {
 	*x = DiscardForkResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3506,7 +3568,7 @@ func (x *DiscardForkResponse) String() string {
 func (*DiscardForkResponse) ProtoMessage() {}
 
 func (x *DiscardForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3519,7 +3581,7 @@ func (x *DiscardForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardForkResponse.ProtoReflect.Descriptor instead.
 func (*DiscardForkResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 type CommitForkRequest struct {
@@ -3533,7 +3595,7 @@ type CommitForkRequest struct {
 
 func (x *CommitForkRequest) Reset() {
 	*x = CommitForkRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3545,7 +3607,7 @@ func (x *CommitForkRequest) String() string {
 func (*CommitForkRequest) ProtoMessage() {}
 
 func (x *CommitForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3558,7 +3620,7 @@ func (x *CommitForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitForkRequest.ProtoReflect.Descriptor instead.
 func (*CommitForkRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CommitForkRequest) GetGroup() string {
@@ -3595,7 +3657,7 @@ type CommitForkResponse struct {
 
 func (x *CommitForkResponse) Reset() {
 	*x = CommitForkResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3607,7 +3669,7 @@ func (x *CommitForkResponse) String() string {
 func (*CommitForkResponse) ProtoMessage() {}
 
 func (x *CommitForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3620,7 +3682,7 @@ func (x *CommitForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitForkResponse.ProtoReflect.Descriptor instead.
 func (*CommitForkResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CommitForkResponse) GetPoint() *Point {
@@ -3671,7 +3733,7 @@ type Rewind struct {
 
 func (x *Rewind) Reset() {
 	*x = Rewind{}
-	mi := &file_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3683,7 +3745,7 @@ func (x *Rewind) String() string {
 func (*Rewind) ProtoMessage() {}
 
 func (x *Rewind) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3696,7 +3758,7 @@ func (x *Rewind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewind.ProtoReflect.Descriptor instead.
 func (*Rewind) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Rewind) GetTo() *Point {
@@ -3738,7 +3800,7 @@ type StartRewindRequest struct {
 
 func (x *StartRewindRequest) Reset() {
 	*x = StartRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3750,7 +3812,7 @@ func (x *StartRewindRequest) String() string {
 func (*StartRewindRequest) ProtoMessage() {}
 
 func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3763,7 +3825,7 @@ func (x *StartRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindRequest.ProtoReflect.Descriptor instead.
 func (*StartRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *StartRewindRequest) GetGroup() string {
@@ -3797,7 +3859,7 @@ type StartRewindResponse struct {
 
 func (x *StartRewindResponse) Reset() {
 	*x = StartRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3809,7 +3871,7 @@ func (x *StartRewindResponse) String() string {
 func (*StartRewindResponse) ProtoMessage() {}
 
 func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3822,7 +3884,7 @@ func (x *StartRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRewindResponse.ProtoReflect.Descriptor instead.
 func (*StartRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *StartRewindResponse) GetRewind() *Rewind {
@@ -3849,7 +3911,7 @@ type UndoRewindRequest struct {
 
 func (x *UndoRewindRequest) Reset() {
 	*x = UndoRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3861,7 +3923,7 @@ func (x *UndoRewindRequest) String() string {
 func (*UndoRewindRequest) ProtoMessage() {}
 
 func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3874,7 +3936,7 @@ func (x *UndoRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindRequest.ProtoReflect.Descriptor instead.
 func (*UndoRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *UndoRewindRequest) GetGroup() string {
@@ -3901,7 +3963,7 @@ type UndoRewindResponse struct {
 
 func (x *UndoRewindResponse) Reset() {
 	*x = UndoRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3913,7 +3975,7 @@ func (x *UndoRewindResponse) String() string {
 func (*UndoRewindResponse) ProtoMessage() {}
 
 func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3926,7 +3988,7 @@ func (x *UndoRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRewindResponse.ProtoReflect.Descriptor instead.
 func (*UndoRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *UndoRewindResponse) GetTo() *Point {
@@ -3953,7 +4015,7 @@ type CommitRewindRequest struct {
 
 func (x *CommitRewindRequest) Reset() {
 	*x = CommitRewindRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3965,7 +4027,7 @@ func (x *CommitRewindRequest) String() string {
 func (*CommitRewindRequest) ProtoMessage() {}
 
 func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3978,7 +4040,7 @@ func (x *CommitRewindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindRequest.ProtoReflect.Descriptor instead.
 func (*CommitRewindRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CommitRewindRequest) GetGroup() string {
@@ -4004,7 +4066,7 @@ type CommitRewindResponse struct {
 
 func (x *CommitRewindResponse) Reset() {
 	*x = CommitRewindResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4016,7 +4078,7 @@ func (x *CommitRewindResponse) String() string {
 func (*CommitRewindResponse) ProtoMessage() {}
 
 func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4029,7 +4091,7 @@ func (x *CommitRewindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRewindResponse.ProtoReflect.Descriptor instead.
 func (*CommitRewindResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CommitRewindResponse) GetAt() *Point {
@@ -4050,7 +4112,7 @@ type FailoverRequest struct {
 
 func (x *FailoverRequest) Reset() {
 	*x = FailoverRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4062,7 +4124,7 @@ func (x *FailoverRequest) String() string {
 func (*FailoverRequest) ProtoMessage() {}
 
 func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4075,7 +4137,7 @@ func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
 func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *FailoverRequest) GetGroup() string {
@@ -4114,7 +4176,7 @@ type FailoverResponse struct {
 
 func (x *FailoverResponse) Reset() {
 	*x = FailoverResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4126,7 +4188,7 @@ func (x *FailoverResponse) String() string {
 func (*FailoverResponse) ProtoMessage() {}
 
 func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4139,7 +4201,7 @@ func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
 func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *FailoverResponse) GetPoint() *Point {
@@ -4195,7 +4257,7 @@ type FailoverVolume struct {
 
 func (x *FailoverVolume) Reset() {
 	*x = FailoverVolume{}
-	mi := &file_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4207,7 +4269,7 @@ func (x *FailoverVolume) String() string {
 func (*FailoverVolume) ProtoMessage() {}
 
 func (x *FailoverVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4220,7 +4282,7 @@ func (x *FailoverVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverVolume.ProtoReflect.Descriptor instead.
 func (*FailoverVolume) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *FailoverVolume) GetId() string {
@@ -4330,7 +4392,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12+\n" +
 	"\x03age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x16\n" +
 	"\x06points\x18\x03 \x01(\x04R\x06points\x122\n" +
-	"\x06oldest\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06oldest\"\xc2\x01\n" +
+	"\x06oldest\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06oldest\"\xf9\x01\n" +
 	"\x05Point\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\x04R\n" +
@@ -4339,7 +4401,11 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\vvalid_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"validUntil\x12\x12\n" +
 	"\x04pins\x18\x04 \x03(\tR\x04pins\x12\x18\n" +
-	"\amembers\x18\x05 \x01(\rR\amembers\"\xc2\x02\n" +
+	"\amembers\x18\x05 \x01(\rR\amembers\x125\n" +
+	"\x04left\x18\x06 \x03(\v2!.lockstep.admin.v1.MemberPositionR\x04left\"a\n" +
+	"\x0eMemberPosition\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x127\n" +
+	"\bposition\x18\x02 \x01(\v2\x1b.lockstep.admin.v1.PositionR\bposition\"\xc2\x02\n" +
 	"\bTimeline\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x06parent\x18\x02 \x01(\v2\x1b.lockstep.admin.v1.PositionR\x06parent\x124\n" +
@@ -4609,7 +4675,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(Role)(0),                     // 0: lockstep.admin.v1.Role
 	(*Position)(nil),              // 1: lockstep.admin.v1.Position
@@ -4623,195 +4689,198 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*TierBytes)(nil),             // 9: lockstep.admin.v1.TierBytes
 	(*Tier)(nil),                  // 10: lockstep.admin.v1.Tier
 	(*Point)(nil),                 // 11: lockstep.admin.v1.Point
-	(*Timeline)(nil),              // 12: lockstep.admin.v1.Timeline
-	(*ListTimelinesRequest)(nil),  // 13: lockstep.admin.v1.ListTimelinesRequest
-	(*VolumeTimelines)(nil),       // 14: lockstep.admin.v1.VolumeTimelines
-	(*ListTimelinesResponse)(nil), // 15: lockstep.admin.v1.ListTimelinesResponse
-	(*ListGroupsRequest)(nil),     // 16: lockstep.admin.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),    // 17: lockstep.admin.v1.ListGroupsResponse
-	(*DescribeGroupRequest)(nil),  // 18: lockstep.admin.v1.DescribeGroupRequest
-	(*DescribeGroupResponse)(nil), // 19: lockstep.admin.v1.DescribeGroupResponse
-	(*ListPointsRequest)(nil),     // 20: lockstep.admin.v1.ListPointsRequest
-	(*ListPointsResponse)(nil),    // 21: lockstep.admin.v1.ListPointsResponse
-	(*TakePointRequest)(nil),      // 22: lockstep.admin.v1.TakePointRequest
-	(*TakePointResponse)(nil),     // 23: lockstep.admin.v1.TakePointResponse
-	(*DropPinRequest)(nil),        // 24: lockstep.admin.v1.DropPinRequest
-	(*DropPinResponse)(nil),       // 25: lockstep.admin.v1.DropPinResponse
-	(*ReopenVolumeRequest)(nil),   // 26: lockstep.admin.v1.ReopenVolumeRequest
-	(*ReopenVolumeResponse)(nil),  // 27: lockstep.admin.v1.ReopenVolumeResponse
-	(*ScrubVolumeRequest)(nil),    // 28: lockstep.admin.v1.ScrubVolumeRequest
-	(*ScrubVolumeResponse)(nil),   // 29: lockstep.admin.v1.ScrubVolumeResponse
-	(*ScrubProgress)(nil),         // 30: lockstep.admin.v1.ScrubProgress
-	(*ScrubReport)(nil),           // 31: lockstep.admin.v1.ScrubReport
-	(*Damage)(nil),                // 32: lockstep.admin.v1.Damage
-	(*Repaired)(nil),              // 33: lockstep.admin.v1.Repaired
-	(*AdoptVolumeRequest)(nil),    // 34: lockstep.admin.v1.AdoptVolumeRequest
-	(*AdoptVolumeResponse)(nil),   // 35: lockstep.admin.v1.AdoptVolumeResponse
-	(*RemoveReplicaRequest)(nil),  // 36: lockstep.admin.v1.RemoveReplicaRequest
-	(*RemoveReplicaResponse)(nil), // 37: lockstep.admin.v1.RemoveReplicaResponse
-	(*OpenViewRequest)(nil),       // 38: lockstep.admin.v1.OpenViewRequest
-	(*View)(nil),                  // 39: lockstep.admin.v1.View
-	(*ViewExport)(nil),            // 40: lockstep.admin.v1.ViewExport
-	(*OpenViewResponse)(nil),      // 41: lockstep.admin.v1.OpenViewResponse
-	(*CloseViewRequest)(nil),      // 42: lockstep.admin.v1.CloseViewRequest
-	(*CloseViewResponse)(nil),     // 43: lockstep.admin.v1.CloseViewResponse
-	(*ListViewsRequest)(nil),      // 44: lockstep.admin.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),     // 45: lockstep.admin.v1.ListViewsResponse
-	(*CreateForkRequest)(nil),     // 46: lockstep.admin.v1.CreateForkRequest
-	(*Fork)(nil),                  // 47: lockstep.admin.v1.Fork
-	(*CreateForkResponse)(nil),    // 48: lockstep.admin.v1.CreateForkResponse
-	(*ListForksRequest)(nil),      // 49: lockstep.admin.v1.ListForksRequest
-	(*ListForksResponse)(nil),     // 50: lockstep.admin.v1.ListForksResponse
-	(*DiscardForkRequest)(nil),    // 51: lockstep.admin.v1.DiscardForkRequest
-	(*DiscardForkResponse)(nil),   // 52: lockstep.admin.v1.DiscardForkResponse
-	(*CommitForkRequest)(nil),     // 53: lockstep.admin.v1.CommitForkRequest
-	(*CommitForkResponse)(nil),    // 54: lockstep.admin.v1.CommitForkResponse
-	(*Rewind)(nil),                // 55: lockstep.admin.v1.Rewind
-	(*StartRewindRequest)(nil),    // 56: lockstep.admin.v1.StartRewindRequest
-	(*StartRewindResponse)(nil),   // 57: lockstep.admin.v1.StartRewindResponse
-	(*UndoRewindRequest)(nil),     // 58: lockstep.admin.v1.UndoRewindRequest
-	(*UndoRewindResponse)(nil),    // 59: lockstep.admin.v1.UndoRewindResponse
-	(*CommitRewindRequest)(nil),   // 60: lockstep.admin.v1.CommitRewindRequest
-	(*CommitRewindResponse)(nil),  // 61: lockstep.admin.v1.CommitRewindResponse
-	(*FailoverRequest)(nil),       // 62: lockstep.admin.v1.FailoverRequest
-	(*FailoverResponse)(nil),      // 63: lockstep.admin.v1.FailoverResponse
-	(*FailoverVolume)(nil),        // 64: lockstep.admin.v1.FailoverVolume
-	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 66: google.protobuf.Duration
+	(*MemberPosition)(nil),        // 12: lockstep.admin.v1.MemberPosition
+	(*Timeline)(nil),              // 13: lockstep.admin.v1.Timeline
+	(*ListTimelinesRequest)(nil),  // 14: lockstep.admin.v1.ListTimelinesRequest
+	(*VolumeTimelines)(nil),       // 15: lockstep.admin.v1.VolumeTimelines
+	(*ListTimelinesResponse)(nil), // 16: lockstep.admin.v1.ListTimelinesResponse
+	(*ListGroupsRequest)(nil),     // 17: lockstep.admin.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),    // 18: lockstep.admin.v1.ListGroupsResponse
+	(*DescribeGroupRequest)(nil),  // 19: lockstep.admin.v1.DescribeGroupRequest
+	(*DescribeGroupResponse)(nil), // 20: lockstep.admin.v1.DescribeGroupResponse
+	(*ListPointsRequest)(nil),     // 21: lockstep.admin.v1.ListPointsRequest
+	(*ListPointsResponse)(nil),    // 22: lockstep.admin.v1.ListPointsResponse
+	(*TakePointRequest)(nil),      // 23: lockstep.admin.v1.TakePointRequest
+	(*TakePointResponse)(nil),     // 24: lockstep.admin.v1.TakePointResponse
+	(*DropPinRequest)(nil),        // 25: lockstep.admin.v1.DropPinRequest
+	(*DropPinResponse)(nil),       // 26: lockstep.admin.v1.DropPinResponse
+	(*ReopenVolumeRequest)(nil),   // 27: lockstep.admin.v1.ReopenVolumeRequest
+	(*ReopenVolumeResponse)(nil),  // 28: lockstep.admin.v1.ReopenVolumeResponse
+	(*ScrubVolumeRequest)(nil),    // 29: lockstep.admin.v1.ScrubVolumeRequest
+	(*ScrubVolumeResponse)(nil),   // 30: lockstep.admin.v1.ScrubVolumeResponse
+	(*ScrubProgress)(nil),         // 31: lockstep.admin.v1.ScrubProgress
+	(*ScrubReport)(nil),           // 32: lockstep.admin.v1.ScrubReport
+	(*Damage)(nil),                // 33: lockstep.admin.v1.Damage
+	(*Repaired)(nil),              // 34: lockstep.admin.v1.Repaired
+	(*AdoptVolumeRequest)(nil),    // 35: lockstep.admin.v1.AdoptVolumeRequest
+	(*AdoptVolumeResponse)(nil),   // 36: lockstep.admin.v1.AdoptVolumeResponse
+	(*RemoveReplicaRequest)(nil),  // 37: lockstep.admin.v1.RemoveReplicaRequest
+	(*RemoveReplicaResponse)(nil), // 38: lockstep.admin.v1.RemoveReplicaResponse
+	(*OpenViewRequest)(nil),       // 39: lockstep.admin.v1.OpenViewRequest
+	(*View)(nil),                  // 40: lockstep.admin.v1.View
+	(*ViewExport)(nil),            // 41: lockstep.admin.v1.ViewExport
+	(*OpenViewResponse)(nil),      // 42: lockstep.admin.v1.OpenViewResponse
+	(*CloseViewRequest)(nil),      // 43: lockstep.admin.v1.CloseViewRequest
+	(*CloseViewResponse)(nil),     // 44: lockstep.admin.v1.CloseViewResponse
+	(*ListViewsRequest)(nil),      // 45: lockstep.admin.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),     // 46: lockstep.admin.v1.ListViewsResponse
+	(*CreateForkRequest)(nil),     // 47: lockstep.admin.v1.CreateForkRequest
+	(*Fork)(nil),                  // 48: lockstep.admin.v1.Fork
+	(*CreateForkResponse)(nil),    // 49: lockstep.admin.v1.CreateForkResponse
+	(*ListForksRequest)(nil),      // 50: lockstep.admin.v1.ListForksRequest
+	(*ListForksResponse)(nil),     // 51: lockstep.admin.v1.ListForksResponse
+	(*DiscardForkRequest)(nil),    // 52: lockstep.admin.v1.DiscardForkRequest
+	(*DiscardForkResponse)(nil),   // 53: lockstep.admin.v1.DiscardForkResponse
+	(*CommitForkRequest)(nil),     // 54: lockstep.admin.v1.CommitForkRequest
+	(*CommitForkResponse)(nil),    // 55: lockstep.admin.v1.CommitForkResponse
+	(*Rewind)(nil),                // 56: lockstep.admin.v1.Rewind
+	(*StartRewindRequest)(nil),    // 57: lockstep.admin.v1.StartRewindRequest
+	(*StartRewindResponse)(nil),   // 58: lockstep.admin.v1.StartRewindResponse
+	(*UndoRewindRequest)(nil),     // 59: lockstep.admin.v1.UndoRewindRequest
+	(*UndoRewindResponse)(nil),    // 60: lockstep.admin.v1.UndoRewindResponse
+	(*CommitRewindRequest)(nil),   // 61: lockstep.admin.v1.CommitRewindRequest
+	(*CommitRewindResponse)(nil),  // 62: lockstep.admin.v1.CommitRewindResponse
+	(*FailoverRequest)(nil),       // 63: lockstep.admin.v1.FailoverRequest
+	(*FailoverResponse)(nil),      // 64: lockstep.admin.v1.FailoverResponse
+	(*FailoverVolume)(nil),        // 65: lockstep.admin.v1.FailoverVolume
+	(*timestamppb.Timestamp)(nil), // 66: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 67: google.protobuf.Duration
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	65,  // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	66,  // 0: lockstep.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	4,   // 1: lockstep.admin.v1.GetStatusResponse.peers:type_name -> lockstep.admin.v1.Peer
 	5,   // 2: lockstep.admin.v1.GetStatusResponse.groups:type_name -> lockstep.admin.v1.Group
 	8,   // 3: lockstep.admin.v1.GetStatusResponse.volumes:type_name -> lockstep.admin.v1.Volume
-	65,  // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	66,  // 4: lockstep.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
 	0,   // 5: lockstep.admin.v1.Group.role:type_name -> lockstep.admin.v1.Role
 	11,  // 6: lockstep.admin.v1.Group.newest:type_name -> lockstep.admin.v1.Point
-	66,  // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
-	66,  // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
-	66,  // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
+	67,  // 7: lockstep.admin.v1.Group.achieved_window:type_name -> google.protobuf.Duration
+	67,  // 8: lockstep.admin.v1.Group.wanted_window:type_name -> google.protobuf.Duration
+	67,  // 9: lockstep.admin.v1.Group.checkpoint_interval:type_name -> google.protobuf.Duration
 	6,   // 10: lockstep.admin.v1.Group.lag:type_name -> lockstep.admin.v1.Lag
-	55,  // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
+	56,  // 11: lockstep.admin.v1.Group.rewind:type_name -> lockstep.admin.v1.Rewind
 	7,   // 12: lockstep.admin.v1.Group.conditions:type_name -> lockstep.admin.v1.Condition
-	65,  // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
-	66,  // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
+	66,  // 13: lockstep.admin.v1.Group.orphaned:type_name -> google.protobuf.Timestamp
+	67,  // 14: lockstep.admin.v1.Lag.time:type_name -> google.protobuf.Duration
 	0,   // 15: lockstep.admin.v1.Volume.role:type_name -> lockstep.admin.v1.Role
 	1,   // 16: lockstep.admin.v1.Volume.tip:type_name -> lockstep.admin.v1.Position
 	1,   // 17: lockstep.admin.v1.Volume.durable:type_name -> lockstep.admin.v1.Position
 	1,   // 18: lockstep.admin.v1.Volume.horizon:type_name -> lockstep.admin.v1.Position
 	6,   // 19: lockstep.admin.v1.Volume.lag:type_name -> lockstep.admin.v1.Lag
 	9,   // 20: lockstep.admin.v1.Volume.tiers:type_name -> lockstep.admin.v1.TierBytes
-	66,  // 21: lockstep.admin.v1.TierBytes.interval:type_name -> google.protobuf.Duration
-	66,  // 22: lockstep.admin.v1.Tier.interval:type_name -> google.protobuf.Duration
-	66,  // 23: lockstep.admin.v1.Tier.age:type_name -> google.protobuf.Duration
-	65,  // 24: lockstep.admin.v1.Tier.oldest:type_name -> google.protobuf.Timestamp
-	65,  // 25: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
-	65,  // 26: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
-	1,   // 27: lockstep.admin.v1.Timeline.parent:type_name -> lockstep.admin.v1.Position
-	65,  // 28: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
-	1,   // 29: lockstep.admin.v1.VolumeTimelines.horizon:type_name -> lockstep.admin.v1.Position
-	12,  // 30: lockstep.admin.v1.VolumeTimelines.timelines:type_name -> lockstep.admin.v1.Timeline
-	14,  // 31: lockstep.admin.v1.ListTimelinesResponse.volumes:type_name -> lockstep.admin.v1.VolumeTimelines
-	5,   // 32: lockstep.admin.v1.ListGroupsResponse.groups:type_name -> lockstep.admin.v1.Group
-	5,   // 33: lockstep.admin.v1.DescribeGroupResponse.group:type_name -> lockstep.admin.v1.Group
-	8,   // 34: lockstep.admin.v1.DescribeGroupResponse.members:type_name -> lockstep.admin.v1.Volume
-	12,  // 35: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
-	11,  // 36: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
-	11,  // 37: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
-	10,  // 38: lockstep.admin.v1.DescribeGroupResponse.history:type_name -> lockstep.admin.v1.Tier
-	65,  // 39: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
-	65,  // 40: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
-	11,  // 41: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
-	11,  // 42: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
-	66,  // 43: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
-	11,  // 44: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
-	8,   // 45: lockstep.admin.v1.ReopenVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
-	66,  // 46: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
-	30,  // 47: lockstep.admin.v1.ScrubVolumeResponse.progress:type_name -> lockstep.admin.v1.ScrubProgress
-	31,  // 48: lockstep.admin.v1.ScrubVolumeResponse.report:type_name -> lockstep.admin.v1.ScrubReport
-	8,   // 49: lockstep.admin.v1.ScrubReport.volume:type_name -> lockstep.admin.v1.Volume
-	66,  // 50: lockstep.admin.v1.ScrubReport.took:type_name -> google.protobuf.Duration
-	32,  // 51: lockstep.admin.v1.ScrubReport.damaged:type_name -> lockstep.admin.v1.Damage
-	33,  // 52: lockstep.admin.v1.ScrubReport.repaired:type_name -> lockstep.admin.v1.Repaired
-	8,   // 53: lockstep.admin.v1.AdoptVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
-	11,  // 54: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
-	40,  // 55: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
-	66,  // 56: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
-	39,  // 57: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
-	39,  // 58: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
-	66,  // 59: lockstep.admin.v1.CreateForkRequest.max_age:type_name -> google.protobuf.Duration
-	65,  // 60: lockstep.admin.v1.Fork.ended:type_name -> google.protobuf.Timestamp
-	11,  // 61: lockstep.admin.v1.Fork.point:type_name -> lockstep.admin.v1.Point
-	65,  // 62: lockstep.admin.v1.Fork.created:type_name -> google.protobuf.Timestamp
-	65,  // 63: lockstep.admin.v1.Fork.expires:type_name -> google.protobuf.Timestamp
-	40,  // 64: lockstep.admin.v1.Fork.exports:type_name -> lockstep.admin.v1.ViewExport
-	66,  // 65: lockstep.admin.v1.Fork.took:type_name -> google.protobuf.Duration
-	47,  // 66: lockstep.admin.v1.CreateForkResponse.fork:type_name -> lockstep.admin.v1.Fork
-	47,  // 67: lockstep.admin.v1.ListForksResponse.forks:type_name -> lockstep.admin.v1.Fork
-	11,  // 68: lockstep.admin.v1.CommitForkResponse.point:type_name -> lockstep.admin.v1.Point
-	55,  // 69: lockstep.admin.v1.CommitForkResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	66,  // 70: lockstep.admin.v1.CommitForkResponse.took:type_name -> google.protobuf.Duration
-	11,  // 71: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
-	11,  // 72: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
-	65,  // 73: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
-	55,  // 74: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
-	66,  // 75: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
-	11,  // 76: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
-	66,  // 77: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
-	11,  // 78: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
-	11,  // 79: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
-	66,  // 80: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
-	66,  // 81: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
-	64,  // 82: lockstep.admin.v1.FailoverResponse.volumes:type_name -> lockstep.admin.v1.FailoverVolume
-	2,   // 83: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
-	16,  // 84: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
-	18,  // 85: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
-	13,  // 86: lockstep.admin.v1.Admin.ListTimelines:input_type -> lockstep.admin.v1.ListTimelinesRequest
-	20,  // 87: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
-	22,  // 88: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
-	24,  // 89: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
-	38,  // 90: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
-	42,  // 91: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
-	44,  // 92: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
-	46,  // 93: lockstep.admin.v1.Admin.CreateFork:input_type -> lockstep.admin.v1.CreateForkRequest
-	49,  // 94: lockstep.admin.v1.Admin.ListForks:input_type -> lockstep.admin.v1.ListForksRequest
-	51,  // 95: lockstep.admin.v1.Admin.DiscardFork:input_type -> lockstep.admin.v1.DiscardForkRequest
-	53,  // 96: lockstep.admin.v1.Admin.CommitFork:input_type -> lockstep.admin.v1.CommitForkRequest
-	56,  // 97: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
-	58,  // 98: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
-	60,  // 99: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
-	62,  // 100: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
-	26,  // 101: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
-	28,  // 102: lockstep.admin.v1.Admin.ScrubVolume:input_type -> lockstep.admin.v1.ScrubVolumeRequest
-	36,  // 103: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
-	34,  // 104: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
-	3,   // 105: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
-	17,  // 106: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
-	19,  // 107: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
-	15,  // 108: lockstep.admin.v1.Admin.ListTimelines:output_type -> lockstep.admin.v1.ListTimelinesResponse
-	21,  // 109: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
-	23,  // 110: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
-	25,  // 111: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
-	41,  // 112: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
-	43,  // 113: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
-	45,  // 114: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
-	48,  // 115: lockstep.admin.v1.Admin.CreateFork:output_type -> lockstep.admin.v1.CreateForkResponse
-	50,  // 116: lockstep.admin.v1.Admin.ListForks:output_type -> lockstep.admin.v1.ListForksResponse
-	52,  // 117: lockstep.admin.v1.Admin.DiscardFork:output_type -> lockstep.admin.v1.DiscardForkResponse
-	54,  // 118: lockstep.admin.v1.Admin.CommitFork:output_type -> lockstep.admin.v1.CommitForkResponse
-	57,  // 119: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
-	59,  // 120: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
-	61,  // 121: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
-	63,  // 122: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
-	27,  // 123: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
-	29,  // 124: lockstep.admin.v1.Admin.ScrubVolume:output_type -> lockstep.admin.v1.ScrubVolumeResponse
-	37,  // 125: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
-	35,  // 126: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
-	105, // [105:127] is the sub-list for method output_type
-	83,  // [83:105] is the sub-list for method input_type
-	83,  // [83:83] is the sub-list for extension type_name
-	83,  // [83:83] is the sub-list for extension extendee
-	0,   // [0:83] is the sub-list for field type_name
+	67,  // 21: lockstep.admin.v1.TierBytes.interval:type_name -> google.protobuf.Duration
+	67,  // 22: lockstep.admin.v1.Tier.interval:type_name -> google.protobuf.Duration
+	67,  // 23: lockstep.admin.v1.Tier.age:type_name -> google.protobuf.Duration
+	66,  // 24: lockstep.admin.v1.Tier.oldest:type_name -> google.protobuf.Timestamp
+	66,  // 25: lockstep.admin.v1.Point.time:type_name -> google.protobuf.Timestamp
+	66,  // 26: lockstep.admin.v1.Point.valid_until:type_name -> google.protobuf.Timestamp
+	12,  // 27: lockstep.admin.v1.Point.left:type_name -> lockstep.admin.v1.MemberPosition
+	1,   // 28: lockstep.admin.v1.MemberPosition.position:type_name -> lockstep.admin.v1.Position
+	1,   // 29: lockstep.admin.v1.Timeline.parent:type_name -> lockstep.admin.v1.Position
+	66,  // 30: lockstep.admin.v1.Timeline.created:type_name -> google.protobuf.Timestamp
+	1,   // 31: lockstep.admin.v1.VolumeTimelines.horizon:type_name -> lockstep.admin.v1.Position
+	13,  // 32: lockstep.admin.v1.VolumeTimelines.timelines:type_name -> lockstep.admin.v1.Timeline
+	15,  // 33: lockstep.admin.v1.ListTimelinesResponse.volumes:type_name -> lockstep.admin.v1.VolumeTimelines
+	5,   // 34: lockstep.admin.v1.ListGroupsResponse.groups:type_name -> lockstep.admin.v1.Group
+	5,   // 35: lockstep.admin.v1.DescribeGroupResponse.group:type_name -> lockstep.admin.v1.Group
+	8,   // 36: lockstep.admin.v1.DescribeGroupResponse.members:type_name -> lockstep.admin.v1.Volume
+	13,  // 37: lockstep.admin.v1.DescribeGroupResponse.timelines:type_name -> lockstep.admin.v1.Timeline
+	11,  // 38: lockstep.admin.v1.DescribeGroupResponse.pinned:type_name -> lockstep.admin.v1.Point
+	11,  // 39: lockstep.admin.v1.DescribeGroupResponse.oldest:type_name -> lockstep.admin.v1.Point
+	10,  // 40: lockstep.admin.v1.DescribeGroupResponse.history:type_name -> lockstep.admin.v1.Tier
+	66,  // 41: lockstep.admin.v1.ListPointsRequest.from:type_name -> google.protobuf.Timestamp
+	66,  // 42: lockstep.admin.v1.ListPointsRequest.to:type_name -> google.protobuf.Timestamp
+	11,  // 43: lockstep.admin.v1.ListPointsResponse.points:type_name -> lockstep.admin.v1.Point
+	11,  // 44: lockstep.admin.v1.TakePointResponse.point:type_name -> lockstep.admin.v1.Point
+	67,  // 45: lockstep.admin.v1.TakePointResponse.stall:type_name -> google.protobuf.Duration
+	11,  // 46: lockstep.admin.v1.DropPinResponse.point:type_name -> lockstep.admin.v1.Point
+	8,   // 47: lockstep.admin.v1.ReopenVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
+	67,  // 48: lockstep.admin.v1.ReopenVolumeResponse.took:type_name -> google.protobuf.Duration
+	31,  // 49: lockstep.admin.v1.ScrubVolumeResponse.progress:type_name -> lockstep.admin.v1.ScrubProgress
+	32,  // 50: lockstep.admin.v1.ScrubVolumeResponse.report:type_name -> lockstep.admin.v1.ScrubReport
+	8,   // 51: lockstep.admin.v1.ScrubReport.volume:type_name -> lockstep.admin.v1.Volume
+	67,  // 52: lockstep.admin.v1.ScrubReport.took:type_name -> google.protobuf.Duration
+	33,  // 53: lockstep.admin.v1.ScrubReport.damaged:type_name -> lockstep.admin.v1.Damage
+	34,  // 54: lockstep.admin.v1.ScrubReport.repaired:type_name -> lockstep.admin.v1.Repaired
+	8,   // 55: lockstep.admin.v1.AdoptVolumeResponse.volume:type_name -> lockstep.admin.v1.Volume
+	11,  // 56: lockstep.admin.v1.View.point:type_name -> lockstep.admin.v1.Point
+	41,  // 57: lockstep.admin.v1.View.exports:type_name -> lockstep.admin.v1.ViewExport
+	67,  // 58: lockstep.admin.v1.View.took:type_name -> google.protobuf.Duration
+	40,  // 59: lockstep.admin.v1.OpenViewResponse.view:type_name -> lockstep.admin.v1.View
+	40,  // 60: lockstep.admin.v1.ListViewsResponse.views:type_name -> lockstep.admin.v1.View
+	67,  // 61: lockstep.admin.v1.CreateForkRequest.max_age:type_name -> google.protobuf.Duration
+	66,  // 62: lockstep.admin.v1.Fork.ended:type_name -> google.protobuf.Timestamp
+	11,  // 63: lockstep.admin.v1.Fork.point:type_name -> lockstep.admin.v1.Point
+	66,  // 64: lockstep.admin.v1.Fork.created:type_name -> google.protobuf.Timestamp
+	66,  // 65: lockstep.admin.v1.Fork.expires:type_name -> google.protobuf.Timestamp
+	41,  // 66: lockstep.admin.v1.Fork.exports:type_name -> lockstep.admin.v1.ViewExport
+	67,  // 67: lockstep.admin.v1.Fork.took:type_name -> google.protobuf.Duration
+	48,  // 68: lockstep.admin.v1.CreateForkResponse.fork:type_name -> lockstep.admin.v1.Fork
+	48,  // 69: lockstep.admin.v1.ListForksResponse.forks:type_name -> lockstep.admin.v1.Fork
+	11,  // 70: lockstep.admin.v1.CommitForkResponse.point:type_name -> lockstep.admin.v1.Point
+	56,  // 71: lockstep.admin.v1.CommitForkResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	67,  // 72: lockstep.admin.v1.CommitForkResponse.took:type_name -> google.protobuf.Duration
+	11,  // 73: lockstep.admin.v1.Rewind.to:type_name -> lockstep.admin.v1.Point
+	11,  // 74: lockstep.admin.v1.Rewind.from:type_name -> lockstep.admin.v1.Point
+	66,  // 75: lockstep.admin.v1.Rewind.started:type_name -> google.protobuf.Timestamp
+	56,  // 76: lockstep.admin.v1.StartRewindResponse.rewind:type_name -> lockstep.admin.v1.Rewind
+	67,  // 77: lockstep.admin.v1.StartRewindResponse.took:type_name -> google.protobuf.Duration
+	11,  // 78: lockstep.admin.v1.UndoRewindResponse.to:type_name -> lockstep.admin.v1.Point
+	67,  // 79: lockstep.admin.v1.UndoRewindResponse.took:type_name -> google.protobuf.Duration
+	11,  // 80: lockstep.admin.v1.CommitRewindResponse.at:type_name -> lockstep.admin.v1.Point
+	11,  // 81: lockstep.admin.v1.FailoverResponse.point:type_name -> lockstep.admin.v1.Point
+	67,  // 82: lockstep.admin.v1.FailoverResponse.rpo:type_name -> google.protobuf.Duration
+	67,  // 83: lockstep.admin.v1.FailoverResponse.took:type_name -> google.protobuf.Duration
+	65,  // 84: lockstep.admin.v1.FailoverResponse.volumes:type_name -> lockstep.admin.v1.FailoverVolume
+	2,   // 85: lockstep.admin.v1.Admin.GetStatus:input_type -> lockstep.admin.v1.GetStatusRequest
+	17,  // 86: lockstep.admin.v1.Admin.ListGroups:input_type -> lockstep.admin.v1.ListGroupsRequest
+	19,  // 87: lockstep.admin.v1.Admin.DescribeGroup:input_type -> lockstep.admin.v1.DescribeGroupRequest
+	14,  // 88: lockstep.admin.v1.Admin.ListTimelines:input_type -> lockstep.admin.v1.ListTimelinesRequest
+	21,  // 89: lockstep.admin.v1.Admin.ListPoints:input_type -> lockstep.admin.v1.ListPointsRequest
+	23,  // 90: lockstep.admin.v1.Admin.TakePoint:input_type -> lockstep.admin.v1.TakePointRequest
+	25,  // 91: lockstep.admin.v1.Admin.DropPin:input_type -> lockstep.admin.v1.DropPinRequest
+	39,  // 92: lockstep.admin.v1.Admin.OpenView:input_type -> lockstep.admin.v1.OpenViewRequest
+	43,  // 93: lockstep.admin.v1.Admin.CloseView:input_type -> lockstep.admin.v1.CloseViewRequest
+	45,  // 94: lockstep.admin.v1.Admin.ListViews:input_type -> lockstep.admin.v1.ListViewsRequest
+	47,  // 95: lockstep.admin.v1.Admin.CreateFork:input_type -> lockstep.admin.v1.CreateForkRequest
+	50,  // 96: lockstep.admin.v1.Admin.ListForks:input_type -> lockstep.admin.v1.ListForksRequest
+	52,  // 97: lockstep.admin.v1.Admin.DiscardFork:input_type -> lockstep.admin.v1.DiscardForkRequest
+	54,  // 98: lockstep.admin.v1.Admin.CommitFork:input_type -> lockstep.admin.v1.CommitForkRequest
+	57,  // 99: lockstep.admin.v1.Admin.StartRewind:input_type -> lockstep.admin.v1.StartRewindRequest
+	59,  // 100: lockstep.admin.v1.Admin.UndoRewind:input_type -> lockstep.admin.v1.UndoRewindRequest
+	61,  // 101: lockstep.admin.v1.Admin.CommitRewind:input_type -> lockstep.admin.v1.CommitRewindRequest
+	63,  // 102: lockstep.admin.v1.Admin.Failover:input_type -> lockstep.admin.v1.FailoverRequest
+	27,  // 103: lockstep.admin.v1.Admin.ReopenVolume:input_type -> lockstep.admin.v1.ReopenVolumeRequest
+	29,  // 104: lockstep.admin.v1.Admin.ScrubVolume:input_type -> lockstep.admin.v1.ScrubVolumeRequest
+	37,  // 105: lockstep.admin.v1.Admin.RemoveReplica:input_type -> lockstep.admin.v1.RemoveReplicaRequest
+	35,  // 106: lockstep.admin.v1.Admin.AdoptVolume:input_type -> lockstep.admin.v1.AdoptVolumeRequest
+	3,   // 107: lockstep.admin.v1.Admin.GetStatus:output_type -> lockstep.admin.v1.GetStatusResponse
+	18,  // 108: lockstep.admin.v1.Admin.ListGroups:output_type -> lockstep.admin.v1.ListGroupsResponse
+	20,  // 109: lockstep.admin.v1.Admin.DescribeGroup:output_type -> lockstep.admin.v1.DescribeGroupResponse
+	16,  // 110: lockstep.admin.v1.Admin.ListTimelines:output_type -> lockstep.admin.v1.ListTimelinesResponse
+	22,  // 111: lockstep.admin.v1.Admin.ListPoints:output_type -> lockstep.admin.v1.ListPointsResponse
+	24,  // 112: lockstep.admin.v1.Admin.TakePoint:output_type -> lockstep.admin.v1.TakePointResponse
+	26,  // 113: lockstep.admin.v1.Admin.DropPin:output_type -> lockstep.admin.v1.DropPinResponse
+	42,  // 114: lockstep.admin.v1.Admin.OpenView:output_type -> lockstep.admin.v1.OpenViewResponse
+	44,  // 115: lockstep.admin.v1.Admin.CloseView:output_type -> lockstep.admin.v1.CloseViewResponse
+	46,  // 116: lockstep.admin.v1.Admin.ListViews:output_type -> lockstep.admin.v1.ListViewsResponse
+	49,  // 117: lockstep.admin.v1.Admin.CreateFork:output_type -> lockstep.admin.v1.CreateForkResponse
+	51,  // 118: lockstep.admin.v1.Admin.ListForks:output_type -> lockstep.admin.v1.ListForksResponse
+	53,  // 119: lockstep.admin.v1.Admin.DiscardFork:output_type -> lockstep.admin.v1.DiscardForkResponse
+	55,  // 120: lockstep.admin.v1.Admin.CommitFork:output_type -> lockstep.admin.v1.CommitForkResponse
+	58,  // 121: lockstep.admin.v1.Admin.StartRewind:output_type -> lockstep.admin.v1.StartRewindResponse
+	60,  // 122: lockstep.admin.v1.Admin.UndoRewind:output_type -> lockstep.admin.v1.UndoRewindResponse
+	62,  // 123: lockstep.admin.v1.Admin.CommitRewind:output_type -> lockstep.admin.v1.CommitRewindResponse
+	64,  // 124: lockstep.admin.v1.Admin.Failover:output_type -> lockstep.admin.v1.FailoverResponse
+	28,  // 125: lockstep.admin.v1.Admin.ReopenVolume:output_type -> lockstep.admin.v1.ReopenVolumeResponse
+	30,  // 126: lockstep.admin.v1.Admin.ScrubVolume:output_type -> lockstep.admin.v1.ScrubVolumeResponse
+	38,  // 127: lockstep.admin.v1.Admin.RemoveReplica:output_type -> lockstep.admin.v1.RemoveReplicaResponse
+	36,  // 128: lockstep.admin.v1.Admin.AdoptVolume:output_type -> lockstep.admin.v1.AdoptVolumeResponse
+	107, // [107:129] is the sub-list for method output_type
+	85,  // [85:107] is the sub-list for method input_type
+	85,  // [85:85] is the sub-list for extension type_name
+	85,  // [85:85] is the sub-list for extension extendee
+	0,   // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -4819,7 +4888,7 @@ func file_admin_v1_admin_proto_init() {
 	if File_admin_v1_admin_proto != nil {
 		return
 	}
-	file_admin_v1_admin_proto_msgTypes[28].OneofWrappers = []any{
+	file_admin_v1_admin_proto_msgTypes[29].OneofWrappers = []any{
 		(*ScrubVolumeResponse_Progress)(nil),
 		(*ScrubVolumeResponse_Report)(nil),
 	}
@@ -4829,7 +4898,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   64,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1976,7 +1976,7 @@ type CheckpointsRequest struct {
 	Group string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"` // of this group only; empty: of all
 	// An engine of a version before knows neither of these, and answers with more
 	// than was asked for: with all checkpoints, and with them in full.
-	Pinned  bool `protobuf:"varint,4,opt,name=pinned,proto3" json:"pinned,omitempty"`   // only those that a pin keeps
+	Pinned  bool `protobuf:"varint,4,opt,name=pinned,proto3" json:"pinned,omitempty"`   // only those that a pin keeps, and with them what is left
 	Outline bool `protobuf:"varint,5,opt,name=outline,proto3" json:"outline,omitempty"` // outlines in place of checkpoints; needs a group
 	// Also those that the history does not keep any more, and that are there whole; of
 	// one group, in full, pinned or not. An engine of a version before answers
@@ -2323,9 +2323,12 @@ func (*KeepPointResponse) Descriptor() ([]byte, []int) {
 }
 
 type CheckpointsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoints   []*Checkpoint          `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
-	Outline       *Outline               `protobuf:"bytes,2,opt,name=outline,proto3" json:"outline,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoints []*Checkpoint          `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	Outline     *Outline               `protobuf:"bytes,2,opt,name=outline,proto3" json:"outline,omitempty"`
+	// Those that a pin keeps on timelines that were left, where pinned ones are asked for. An
+	// engine of a version before does not tell them.
+	Left          []*Checkpoint `protobuf:"bytes,3,rep,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2370,6 +2373,13 @@ func (x *CheckpointsResponse) GetCheckpoints() []*Checkpoint {
 func (x *CheckpointsResponse) GetOutline() *Outline {
 	if x != nil {
 		return x.Outline
+	}
+	return nil
+}
+
+func (x *CheckpointsResponse) GetLeft() []*Checkpoint {
+	if x != nil {
+		return x.Left
 	}
 	return nil
 }
@@ -4058,10 +4068,11 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x10KeepPointRequest\x12,\n" +
 	"\x02at\x18\x01 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x02at\x12+\n" +
 	"\x03for\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03for\"\x13\n" +
-	"\x11KeepPointResponse\"\x8e\x01\n" +
+	"\x11KeepPointResponse\"\xc2\x01\n" +
 	"\x13CheckpointsResponse\x12@\n" +
 	"\vcheckpoints\x18\x01 \x03(\v2\x1e.lockstep.engine.v1.CheckpointR\vcheckpoints\x125\n" +
-	"\aoutline\x18\x02 \x01(\v2\x1b.lockstep.engine.v1.OutlineR\aoutline\"w\n" +
+	"\aoutline\x18\x02 \x01(\v2\x1b.lockstep.engine.v1.OutlineR\aoutline\x122\n" +
+	"\x04left\x18\x03 \x03(\v2\x1e.lockstep.engine.v1.CheckpointR\x04left\"w\n" +
 	"\aOutline\x12\x18\n" +
 	"\anumbers\x18\x01 \x03(\x12R\anumbers\x12\x14\n" +
 	"\x05times\x18\x02 \x03(\x12R\x05times\x12<\n" +
@@ -4333,72 +4344,73 @@ var file_engine_v1_engine_proto_depIdxs = []int32{
 	67, // 31: lockstep.engine.v1.KeepPointRequest.for:type_name -> google.protobuf.Duration
 	4,  // 32: lockstep.engine.v1.CheckpointsResponse.checkpoints:type_name -> lockstep.engine.v1.Checkpoint
 	37, // 33: lockstep.engine.v1.CheckpointsResponse.outline:type_name -> lockstep.engine.v1.Outline
-	38, // 34: lockstep.engine.v1.Outline.members:type_name -> lockstep.engine.v1.OutlineMembers
-	2,  // 35: lockstep.engine.v1.TimelinesResponse.horizon:type_name -> lockstep.engine.v1.Position
-	41, // 36: lockstep.engine.v1.TimelinesResponse.timelines:type_name -> lockstep.engine.v1.TimelineUse
-	3,  // 37: lockstep.engine.v1.TimelineUse.timeline:type_name -> lockstep.engine.v1.Timeline
-	2,  // 38: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 39: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 40: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
-	54, // 41: lockstep.engine.v1.ScrubResponse.progress:type_name -> lockstep.engine.v1.ScrubProgress
-	55, // 42: lockstep.engine.v1.ScrubResponse.report:type_name -> lockstep.engine.v1.ScrubReport
-	56, // 43: lockstep.engine.v1.ScrubReport.damaged:type_name -> lockstep.engine.v1.Damage
-	57, // 44: lockstep.engine.v1.ScrubReport.repaired:type_name -> lockstep.engine.v1.Repaired
-	2,  // 45: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
-	2,  // 46: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
-	1,  // 47: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
-	2,  // 48: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
-	5,  // 49: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
-	12, // 50: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
-	16, // 51: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
-	17, // 52: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
-	19, // 53: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
-	21, // 54: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
-	23, // 55: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
-	25, // 56: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
-	27, // 57: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
-	29, // 58: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
-	30, // 59: lockstep.engine.v1.Engine.Hold:input_type -> lockstep.engine.v1.HoldRequest
-	32, // 60: lockstep.engine.v1.Engine.Release:input_type -> lockstep.engine.v1.ReleaseRequest
-	34, // 61: lockstep.engine.v1.Engine.KeepPoint:input_type -> lockstep.engine.v1.KeepPointRequest
-	39, // 62: lockstep.engine.v1.Engine.Timelines:input_type -> lockstep.engine.v1.TimelinesRequest
-	42, // 63: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
-	44, // 64: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
-	46, // 65: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
-	48, // 66: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
-	50, // 67: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
-	52, // 68: lockstep.engine.v1.Engine.Scrub:input_type -> lockstep.engine.v1.ScrubRequest
-	58, // 69: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
-	60, // 70: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
-	62, // 71: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
-	6,  // 72: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
-	6,  // 73: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
-	6,  // 74: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
-	18, // 75: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
-	20, // 76: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
-	22, // 77: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
-	24, // 78: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
-	26, // 79: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
-	28, // 80: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
-	36, // 81: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
-	31, // 82: lockstep.engine.v1.Engine.Hold:output_type -> lockstep.engine.v1.HoldResponse
-	33, // 83: lockstep.engine.v1.Engine.Release:output_type -> lockstep.engine.v1.ReleaseResponse
-	35, // 84: lockstep.engine.v1.Engine.KeepPoint:output_type -> lockstep.engine.v1.KeepPointResponse
-	40, // 85: lockstep.engine.v1.Engine.Timelines:output_type -> lockstep.engine.v1.TimelinesResponse
-	43, // 86: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
-	45, // 87: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
-	47, // 88: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
-	49, // 89: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
-	51, // 90: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
-	53, // 91: lockstep.engine.v1.Engine.Scrub:output_type -> lockstep.engine.v1.ScrubResponse
-	59, // 92: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
-	61, // 93: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
-	63, // 94: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
-	72, // [72:95] is the sub-list for method output_type
-	49, // [49:72] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	4,  // 34: lockstep.engine.v1.CheckpointsResponse.left:type_name -> lockstep.engine.v1.Checkpoint
+	38, // 35: lockstep.engine.v1.Outline.members:type_name -> lockstep.engine.v1.OutlineMembers
+	2,  // 36: lockstep.engine.v1.TimelinesResponse.horizon:type_name -> lockstep.engine.v1.Position
+	41, // 37: lockstep.engine.v1.TimelinesResponse.timelines:type_name -> lockstep.engine.v1.TimelineUse
+	3,  // 38: lockstep.engine.v1.TimelineUse.timeline:type_name -> lockstep.engine.v1.Timeline
+	2,  // 39: lockstep.engine.v1.ForkRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 40: lockstep.engine.v1.PinRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 41: lockstep.engine.v1.SizeAtRequest.at:type_name -> lockstep.engine.v1.Position
+	54, // 42: lockstep.engine.v1.ScrubResponse.progress:type_name -> lockstep.engine.v1.ScrubProgress
+	55, // 43: lockstep.engine.v1.ScrubResponse.report:type_name -> lockstep.engine.v1.ScrubReport
+	56, // 44: lockstep.engine.v1.ScrubReport.damaged:type_name -> lockstep.engine.v1.Damage
+	57, // 45: lockstep.engine.v1.ScrubReport.repaired:type_name -> lockstep.engine.v1.Repaired
+	2,  // 46: lockstep.engine.v1.ReadImageRequest.at:type_name -> lockstep.engine.v1.Position
+	2,  // 47: lockstep.engine.v1.OpenViewRequest.at:type_name -> lockstep.engine.v1.Position
+	1,  // 48: lockstep.engine.v1.Failure.reason:type_name -> lockstep.engine.v1.Failure.Reason
+	2,  // 49: lockstep.engine.v1.Store.PinsEntry.value:type_name -> lockstep.engine.v1.Position
+	5,  // 50: lockstep.engine.v1.Engine.Watch:input_type -> lockstep.engine.v1.WatchRequest
+	12, // 51: lockstep.engine.v1.Engine.Order:input_type -> lockstep.engine.v1.OrderRequest
+	16, // 52: lockstep.engine.v1.Engine.Withdraw:input_type -> lockstep.engine.v1.WithdrawRequest
+	17, // 53: lockstep.engine.v1.Engine.Fence:input_type -> lockstep.engine.v1.FenceRequest
+	19, // 54: lockstep.engine.v1.Engine.Dirty:input_type -> lockstep.engine.v1.DirtyRequest
+	21, // 55: lockstep.engine.v1.Engine.Prepare:input_type -> lockstep.engine.v1.PrepareRequest
+	23, // 56: lockstep.engine.v1.Engine.Commit:input_type -> lockstep.engine.v1.CommitRequest
+	25, // 57: lockstep.engine.v1.Engine.Abort:input_type -> lockstep.engine.v1.AbortRequest
+	27, // 58: lockstep.engine.v1.Engine.Flush:input_type -> lockstep.engine.v1.FlushRequest
+	29, // 59: lockstep.engine.v1.Engine.Checkpoints:input_type -> lockstep.engine.v1.CheckpointsRequest
+	30, // 60: lockstep.engine.v1.Engine.Hold:input_type -> lockstep.engine.v1.HoldRequest
+	32, // 61: lockstep.engine.v1.Engine.Release:input_type -> lockstep.engine.v1.ReleaseRequest
+	34, // 62: lockstep.engine.v1.Engine.KeepPoint:input_type -> lockstep.engine.v1.KeepPointRequest
+	39, // 63: lockstep.engine.v1.Engine.Timelines:input_type -> lockstep.engine.v1.TimelinesRequest
+	42, // 64: lockstep.engine.v1.Engine.Fork:input_type -> lockstep.engine.v1.ForkRequest
+	44, // 65: lockstep.engine.v1.Engine.Pin:input_type -> lockstep.engine.v1.PinRequest
+	46, // 66: lockstep.engine.v1.Engine.Unpin:input_type -> lockstep.engine.v1.UnpinRequest
+	48, // 67: lockstep.engine.v1.Engine.SizeAt:input_type -> lockstep.engine.v1.SizeAtRequest
+	50, // 68: lockstep.engine.v1.Engine.Resize:input_type -> lockstep.engine.v1.ResizeRequest
+	52, // 69: lockstep.engine.v1.Engine.Scrub:input_type -> lockstep.engine.v1.ScrubRequest
+	58, // 70: lockstep.engine.v1.Engine.ReadImage:input_type -> lockstep.engine.v1.ReadImageRequest
+	60, // 71: lockstep.engine.v1.Engine.OpenView:input_type -> lockstep.engine.v1.OpenViewRequest
+	62, // 72: lockstep.engine.v1.Engine.CloseView:input_type -> lockstep.engine.v1.CloseViewRequest
+	6,  // 73: lockstep.engine.v1.Engine.Watch:output_type -> lockstep.engine.v1.State
+	6,  // 74: lockstep.engine.v1.Engine.Order:output_type -> lockstep.engine.v1.State
+	6,  // 75: lockstep.engine.v1.Engine.Withdraw:output_type -> lockstep.engine.v1.State
+	18, // 76: lockstep.engine.v1.Engine.Fence:output_type -> lockstep.engine.v1.FenceResponse
+	20, // 77: lockstep.engine.v1.Engine.Dirty:output_type -> lockstep.engine.v1.DirtyResponse
+	22, // 78: lockstep.engine.v1.Engine.Prepare:output_type -> lockstep.engine.v1.PrepareResponse
+	24, // 79: lockstep.engine.v1.Engine.Commit:output_type -> lockstep.engine.v1.CommitResponse
+	26, // 80: lockstep.engine.v1.Engine.Abort:output_type -> lockstep.engine.v1.AbortResponse
+	28, // 81: lockstep.engine.v1.Engine.Flush:output_type -> lockstep.engine.v1.FlushResponse
+	36, // 82: lockstep.engine.v1.Engine.Checkpoints:output_type -> lockstep.engine.v1.CheckpointsResponse
+	31, // 83: lockstep.engine.v1.Engine.Hold:output_type -> lockstep.engine.v1.HoldResponse
+	33, // 84: lockstep.engine.v1.Engine.Release:output_type -> lockstep.engine.v1.ReleaseResponse
+	35, // 85: lockstep.engine.v1.Engine.KeepPoint:output_type -> lockstep.engine.v1.KeepPointResponse
+	40, // 86: lockstep.engine.v1.Engine.Timelines:output_type -> lockstep.engine.v1.TimelinesResponse
+	43, // 87: lockstep.engine.v1.Engine.Fork:output_type -> lockstep.engine.v1.ForkResponse
+	45, // 88: lockstep.engine.v1.Engine.Pin:output_type -> lockstep.engine.v1.PinResponse
+	47, // 89: lockstep.engine.v1.Engine.Unpin:output_type -> lockstep.engine.v1.UnpinResponse
+	49, // 90: lockstep.engine.v1.Engine.SizeAt:output_type -> lockstep.engine.v1.SizeAtResponse
+	51, // 91: lockstep.engine.v1.Engine.Resize:output_type -> lockstep.engine.v1.ResizeResponse
+	53, // 92: lockstep.engine.v1.Engine.Scrub:output_type -> lockstep.engine.v1.ScrubResponse
+	59, // 93: lockstep.engine.v1.Engine.ReadImage:output_type -> lockstep.engine.v1.ImageChunk
+	61, // 94: lockstep.engine.v1.Engine.OpenView:output_type -> lockstep.engine.v1.OpenViewResponse
+	63, // 95: lockstep.engine.v1.Engine.CloseView:output_type -> lockstep.engine.v1.CloseViewResponse
+	73, // [73:96] is the sub-list for method output_type
+	50, // [50:73] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_engine_v1_engine_proto_init() }
