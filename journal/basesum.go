@@ -139,17 +139,20 @@ func (b *baseSums) read(c *sumScratch, off, length int64) ([]byte, error) {
 }
 
 // readBase fills p with the base's bytes at off and checks those that have
-// checksums. Damage is a *CorruptError.
+// checksums. Damage is a *CorruptError, what the disk does not give an *unreadError.
 func (s *Store) readBase(c *sumScratch, p []byte, off int64) error {
 	if s.isOverlay() {
 		return s.readOrigin(p, off)
 	}
 	if err := s.readBaseUnchecked(p, off); err != nil {
-		return err
+		return unread(baseFile, off, err)
 	}
 	for p = p[:s.summedOf(off, len(p))]; len(p) > 0; {
 		n := min(len(p), maxSummedBytes)
 		entries, err := s.sums.read(c, off, int64(n))
+		if err != nil && !errors.Is(err, ErrCorrupt) {
+			err = unread(baseFile, off, err) // both are repaired together
+		}
 		if err != nil {
 			return err
 		}

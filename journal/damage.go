@@ -123,7 +123,7 @@ func (s *Store) noteDamage(err error) error {
 	return err
 }
 
-// unreadError says that the disk did not give a part of a segment, which is not known to be
+// unreadError says that the disk did not give a part of a segment or of the base, which is not known to be
 // damaged: whoever asked for it may ask again.
 type unreadError struct {
 	file string
@@ -144,8 +144,12 @@ func (e *unreadError) Error() string {
 func (e *unreadError) Unwrap() error { return e.err }
 
 // asDamage takes what the disk does not give for damage, as the scrub does: it may be repaired
-// as such, and it stops what needs it and nothing else.
+// as such, and it stops what needs it and nothing else. Not of a store that is closed or
+// poisoned, whose disk is not to blame.
 func (s *Store) asDamage(err error) error {
+	if err == nil {
+		return nil
+	}
 	var u *unreadError
 	if errors.Is(err, ErrCorrupt) || !errors.As(err, &u) || s.check() != nil {
 		return err

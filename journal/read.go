@@ -28,7 +28,7 @@ var piecesPool = sync.Pool{New: func() any { return &pieces{list: make([]piece, 
 
 // ReadAt fills p with the live content at off: every append that returned
 // before is seen, and all bytes were found to fit their checksums. ErrCorrupt
-// where they do not, ErrRange, ErrPoisoned, ErrClosed; a part of p may have been
+// where they do not, or where the disk does not give them, ErrRange, ErrPoisoned, ErrClosed; a part of p may have been
 // filled, with anything, when an error is returned.
 func (s *Store) ReadAt(p []byte, off int64) error {
 	if err := s.checkRange(off, int64(len(p))); err != nil {
@@ -36,9 +36,9 @@ func (s *Store) ReadAt(p []byte, off int64) error {
 	}
 	ps := piecesPool.Get().(*pieces)
 	defer piecesPool.Put(ps)
-	err := s.readSettled(ps, p, off)
+	err := s.asDamage(s.readSettled(ps, p, off))
 	if errors.Is(err, ErrCorrupt) && s.awaitRepair(err) {
-		err = s.readSettled(ps, p, off)
+		err = s.asDamage(s.readSettled(ps, p, off))
 	}
 	return s.noteDamage(err)
 }

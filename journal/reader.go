@@ -168,6 +168,7 @@ func (r *RecordReader) enterLocked(line TimelineID, next Seq) error {
 func (r *RecordReader) read() (Record, error) {
 	for waited := false; ; {
 		f, err := r.scanner.scan()
+		err = r.s.asDamage(err)
 		if errors.Is(err, ErrCorrupt) && !waited {
 			if waited = true; r.s.awaitRepair(err) {
 				r.scanner = newFrameScanner(r.seg, r.scanner.limit)

@@ -163,6 +163,76 @@ func TestMaintenanceMeetsWhatCannotBeRead(t *testing.T) {
 	}
 }
 
+// TestReadWaitsForWhatCannotBeRead, of the base and of the journal, live and in a view: it is
+// damage to whoever can help.
+func TestReadWaitsForWhatCannotBeRead(t *testing.T) {
+	for _, of := range []string{"base", "journal"} {
+		t.Run(of, func(t *testing.T) {
+			w := scrubbedWorld(t, 10)
+			peer := peerOf(t, w)
+			mustClose(t, w.s)
+			bad := &badSectors{FS: w.fault, bad: map[string]map[int64]bool{}}
+			w.cfg.FS = bad
+			if err := w.open(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { mustClose(t, w.s) }()
+			if of == "base" {
+				destageAll(t, w.s)
+			}
+			image := w.m.image()
+			lose := func() (off int64) {
+				if of == "base" {
+					bad.lose(baseFile, 0)
+					return 0
+				}
+				off, name, at := aLivePayload(t, w.s)
+				bad.lose(path.Base(name), at&^(SectorBytes-1))
+				return off
+			}
+			view, err := w.s.View(w.s.Tip())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer view.Close()
+			for _, read := range []func([]byte, int64) error{w.s.ReadAt, view.ReadAt} {
+				p, off := make([]byte, SectorBytes), lose()
+				if err := read(p, off); !errors.Is(err, errDisk) || !errors.Is(err, ErrCorrupt) {
+					t.Fatalf("without a peer: %v, want ErrCorrupt and the cause", err)
+				}
+				w.s.PeerAnswers(true)
+				done := make(chan error, 1)
+				go func() { done <- read(p, off) }()
+				w.clock.WaitForTimers(1)
+				mend(t, w.s, peer, nil)
+				if err := <-done; err != nil || !bytes.Equal(p, image[off:off+SectorBytes]) {
+					t.Fatalf("a peer that has it: %v", err)
+				}
+				w.s.PeerAnswers(false)
+			}
+		})
+	}
+}
+
+// aLivePayload finds a write of a sealed segment that the volume shows: where it is in the
+// volume, and in the journal.
+func aLivePayload(t *testing.T, s *Store) (off int64, name string, at int64) {
+	t.Helper()
+	ps := &pieces{}
+	for off := int64(0); off < s.SizeBytes(); off += SectorBytes {
+		if err := s.planHealed(ps, make([]byte, SectorBytes), off); err != nil {
+			t.Fatal(err)
+		}
+		x := ps.list[0]
+		s.finish(ps)
+		if x.g != nil && !x.nil && x.g != s.active {
+			return off, x.g.name, x.off
+		}
+	}
+	t.Fatal("nothing is in the journal")
+	return 0, "", 0
+}
+
 // badSectors is a file system of which sectors cannot be read before they are
 // written.
 type badSectors struct {

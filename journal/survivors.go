@@ -90,6 +90,7 @@ func (r *SurvivorReader) Next() (Record, error) {
 			}
 		}
 		f, err := r.scanner.scan()
+		err = r.s.asDamage(err)
 		switch {
 		case errors.Is(err, io.EOF):
 			// The path may leave the timeline within the segment, of which nothing is left

@@ -197,9 +197,9 @@ func (v *View) ReadAt(p []byte, off int64) error {
 	if off < 0 || len(p) == 0 || off%SectorBytes != 0 || len(p)%SectorBytes != 0 || off > v.size-int64(len(p)) {
 		return fmt.Errorf("read %d bytes at %d of a view of %d: %w", len(p), off, v.size, ErrRange)
 	}
-	err := v.readOnce(p, off)
+	err := v.s.asDamage(v.readOnce(p, off))
 	if errors.Is(err, ErrCorrupt) && v.s.awaitRepair(err) {
-		err = v.readOnce(p, off)
+		err = v.s.asDamage(v.readOnce(p, off))
 	}
 	return v.s.noteDamage(err)
 }
