@@ -142,6 +142,39 @@ func TestFullDiskIsNoSpaceAndPasses(t *testing.T) {
 	}
 }
 
+// TestLackOfRoomThatPoisonsIsNoLackOfRoom: that the name of a new segment could not be synced is an
+// I/O error for the write that met it, as for all that follow, and no history is given up for it.
+func TestLackOfRoomThatPoisonsIsNoLackOfRoom(t *testing.T) {
+	for _, relieved := range []bool{false, true} {
+		fault := vfs.NewFault(vfs.NewMem())
+		e := openEngine(t, fault)
+		asked := false
+		if relieved {
+			e.SetRelief(func(context.Context) bool { asked = true; return true })
+		}
+		ctx := context.Background()
+		p := bytes.Repeat([]byte{9}, 64<<10)
+		if err := e.WriteAt(ctx, p, 0, true); err != nil {
+			t.Fatal(err)
+		}
+		fault.FailAfter(1, vfs.ErrNoSpace, vfs.OpSyncDir)
+		var err error
+		for range 64 {
+			if err = e.WriteAt(ctx, p, 0, false); err != nil {
+				break
+			}
+		}
+		for _, err := range []error{err, e.WriteAt(ctx, p, 0, false)} {
+			if !errors.Is(err, engine.ErrPoisoned) || errors.Is(err, engine.ErrNoSpace) {
+				t.Errorf("write: %v, want ErrPoisoned alone", err)
+			}
+		}
+		if asked {
+			t.Error("room was asked for")
+		}
+	}
+}
+
 // A volume on a full disk grows if there is history to give up, and else says why
 // not and stays as it is.
 func TestResizeOnAFullDisk(t *testing.T) {

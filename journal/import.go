@@ -311,9 +311,10 @@ func (im *Import) release() error {
 	return err
 }
 
-// mapFull turns the file system's lack of space into ErrFull.
+// mapFull turns the file system's lack of space into ErrFull, but for one that has poisoned the
+// store: no room helps it.
 func mapFull(err error) error {
-	if errors.Is(err, vfs.ErrNoSpace) {
+	if errors.Is(err, vfs.ErrNoSpace) && !errors.Is(err, ErrPoisoned) {
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	}
 	return err
