@@ -64,7 +64,7 @@ func (s *Store) destageBatch(ctx context.Context, verify bool) (more bool, err e
 	if !moved {
 		return false, nil
 	}
-	if err := s.dropBatch(parts, to, merged); err != nil {
+	if err := s.dropBatch(parts, to, merged, nil); err != nil {
 		return false, err
 	}
 	s.pruneRuns()
@@ -413,8 +413,9 @@ func (s *Store) forgetDestaged(merged table, last segmentID) {
 	}
 }
 
-// dropBatch is step 3. merged is what the live index may have of the batch.
-func (s *Store) dropBatch(parts []pathPart, to Position, merged table) error {
+// dropBatch is step 3. merged is what the live index may have of the batch. may, if any, is
+// asked in the transaction, while no other change of the catalog's state is under way.
+func (s *Store) dropBatch(parts []pathPart, to Position, merged table, may func() error) error {
 	var dropped []*segment
 	for _, part := range parts {
 		if part.upTo == part.last {
@@ -440,6 +441,11 @@ func (s *Store) dropBatch(parts []pathPart, to Position, merged table) error {
 	err := s.changeState(
 		func(next *catalogState) { next.Base, next.Horizon, next.BaseBytes = to, horizon, size },
 		func(tx kv.Tx) error {
+			if may != nil {
+				if err := may(); err != nil {
+					return err
+				}
+			}
 			for _, g := range dropped {
 				if err := s.cat.dropSegment(tx, g.id); err != nil {
 					return err

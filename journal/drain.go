@@ -182,14 +182,17 @@ func (s *Store) checkDrain(force bool) error {
 }
 
 // leavePast moves the base to the tip, between which there is no record left, and
-// lets go of the timelines that do not come from there.
+// lets go of the timelines that do not come from there. ErrHeld where somebody has
+// pinned or opened a position of these since checkDrain: nobody can from when the horizon is
+// at the tip, which is before they are dropped, and durable with that.
 func (s *Store) leavePast() error {
 	s.mu.RLock()
 	tip := s.tipLocked()
 	path, err := s.tree.path(s.state.Base, tip)
 	rest := s.partsLocked(path)
 	lines, _ := s.abandonedLocked(tip)
-	there := s.state.Base == tip && s.state.Horizon == tip && len(lines) == 0
+	horizon := s.state.Horizon
+	there := s.state.Base == tip && horizon == tip && len(lines) == 0
 	s.mu.RUnlock()
 	switch {
 	case err != nil:
@@ -199,7 +202,21 @@ func (s *Store) leavePast() error {
 	case there:
 		return nil
 	}
-	return s.dropBatch(nil, tip, nil)
+	err = s.dropBatch(nil, tip, nil, func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if horizon != tip && s.isHeldLocked(tip) {
+			return fmt.Errorf("a pin, view or reader of what is left behind, made meanwhile: %w", ErrHeld)
+		}
+		s.state.Horizon = tip
+		return nil
+	})
+	if err != nil {
+		s.mu.Lock()
+		s.state.Horizon = horizon
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // trimBase makes the base exactly as long as the volume, which an interrupted

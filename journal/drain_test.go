@@ -222,3 +222,62 @@ func TestDrainOfADamagedJournalGivesNothingUp(t *testing.T) {
 	}
 	r.checkOpens(pinned)
 }
+
+// TestDrainLooksAgain: who pins, or looks at, what a drain is about to leave, and does so after the drain has
+// asked who needs it, keeps it.
+func TestDrainLooksAgain(t *testing.T) {
+	hold := map[string]func(s *Store, at Position) (release func() error, err error){
+		"pin": func(s *Store, at Position) (func() error, error) {
+			return func() error { return s.Unpin("late") }, s.Pin("late", at)
+		},
+		"view": func(s *Store, at Position) (func() error, error) {
+			v, err := s.View(at)
+			return v.Close, err
+		},
+	}
+	for name, take := range hold {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 3, shortJournal)
+			if err := errors.Join(w.run([]step{{8, (*world).write}}, 20), w.flush(), w.drain()); err != nil {
+				t.Fatal(err)
+			}
+			back := w.s.Tip()
+			if err := errors.Join(w.run([]step{{8, (*world).write}}, 20), w.flush()); err != nil {
+				t.Fatal(err)
+			}
+			left, image := w.s.Tip(), w.m.live()
+			if _, err := w.s.Fork(back, "rewind"); err != nil {
+				t.Fatal(err)
+			}
+			horizon := w.s.Horizon()
+			if err := w.s.checkDrain(true); err != nil {
+				t.Fatal(err)
+			}
+			release, err := take(w.s, left)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.s.leavePast(); !errors.Is(err, ErrHeld) {
+				t.Fatalf("with a %s on what it leaves: %v, want ErrHeld", name, err)
+			}
+			v, err := w.s.View(left)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, v.SizeBytes())
+			if err := v.ReadAt(got, 0); err != nil || !bytes.Equal(got, image) || w.s.Horizon() != horizon {
+				t.Errorf("what is held reads as something else, or the horizon has moved: %v", err)
+			}
+			if err := errors.Join(v.Close(), release(), w.s.Drain(context.Background(), true)); err != nil {
+				t.Fatal(err)
+			}
+			if lines := w.s.Timelines(); len(lines) != 1 || w.s.Horizon() != w.s.Tip() {
+				t.Errorf("after that there are %v, and the horizon is %s", lines, w.s.Horizon())
+			}
+			if err := w.s.Pin("late", left); !errors.Is(err, ErrUnknownPosition) {
+				t.Errorf("a pin of what is gone: %v", err)
+			}
+			mustClose(t, w.s)
+		})
+	}
+}

@@ -110,7 +110,7 @@ func (s *Store) renewOldest(ctx context.Context, newest segmentID) (more bool, e
 	if err := s.syncJournal(); err != nil {
 		return false, err
 	}
-	if err := s.dropBatch([]pathPart{part}, Position{part.timeline, part.upTo}, nil); err != nil {
+	if err := s.dropBatch([]pathPart{part}, Position{part.timeline, part.upTo}, nil, nil); err != nil {
 		return false, err
 	}
 	s.pruneRuns()
