@@ -96,6 +96,24 @@ func TestABackingVolumeThatCannotGrow(t *testing.T) {
 	}
 }
 
+// A budget that comes while an expansion for another one is under way is asked for as well,
+// when that is refused.
+func TestABudgetThatComesDuringARefusal(t *testing.T) {
+	c := newCluster(t)
+	c.rigid = true
+	f := c.open()
+	defer func() { closeFleet(t, f) }()
+	v := newVolume(1, "shop")
+	v.Settings.JournalBytes = 1 << 30
+	mustCreate(t, f, v)
+	mustAttach(t, f, 1, "node1")
+	c.mu.Lock()
+	c.meanwhile = func() { setBudget(t, f, "shop", 3<<30) }
+	c.mu.Unlock()
+	setBudget(t, f, "shop", 2<<30)
+	until(t, "the storage to be asked for both", func() bool { _, tries := c.room(1); return tries == 2 })
+}
+
 // A volume that moves has its new group's budget.
 func TestABackingVolumeGrowsWithTheBudgetOfANewGroup(t *testing.T) {
 	c := newCluster(t)

@@ -413,7 +413,11 @@ func (f *Fleet) ExpandVolume(ctx context.Context, id journal.VolumeID, sizeBytes
 		if err := f.mayGrow(v); err != nil {
 			return err
 		}
-		if err := f.growBacking(ctx, v, sizeBytes); err != nil {
+		budget, err := f.budgetOf(v, sizeBytes)
+		if err != nil {
+			return err
+		}
+		if err := f.growBacking(ctx, v, sizeBytes, budget); err != nil {
 			return err
 		}
 	}

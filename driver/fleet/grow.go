@@ -17,18 +17,23 @@ const (
 	growBriefly = 10 * time.Second
 )
 
-// growBacking makes a volume's backing volume big enough for a size, and then
-// notes both. It returns when the engine can use the room. The volume's key is held.
-func (f *Fleet) growBacking(ctx context.Context, v *volume, sizeBytes int64) error {
-	r := f.recordOf(v)
-	st, err := f.groups.State(r.Group)
+// budgetOf is the journal's budget that a volume of a size has in its group now.
+func (f *Fleet) budgetOf(v *volume, sizeBytes int64) (int64, error) {
+	st, err := f.groups.State(f.recordOf(v).Group)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	return journalBytes(st.Settings, sizeBytes), nil
+}
+
+// growBacking makes a volume's backing volume big enough for a size and a budget, and then
+// notes both. It returns when the engine can use the room. The volume's key is held.
+func (f *Fleet) growBacking(ctx context.Context, v *volume, sizeBytes, budget int64) error {
+	r := f.recordOf(v)
 	next := r.Backing
-	next.VolumeBytes, next.JournalBytes = sizeBytes, journalBytes(st.Settings, sizeBytes)
+	next.VolumeBytes, next.JournalBytes = sizeBytes, budget
 	next.Group = r.Group
-	err = f.cfg.Backing.Expand(ctx, next)
+	err := f.cfg.Backing.Expand(ctx, next)
 	if errors.Is(err, ErrNeedsEngine) {
 		defer f.hold(v)()
 		if err := f.answerSoon(ctx, v); err != nil {
@@ -59,8 +64,8 @@ func (f *Fleet) follow(v *volume) {
 	began := f.cfg.Clock.Now()
 	f.joined.Go(func() {
 		for f.stillGrows(v) {
-			err := f.catchUp(v)
-			if errors.Is(err, ErrNotExpandable) && f.resign(v) {
+			tried, err := f.catchUp(v)
+			if errors.Is(err, ErrNotExpandable) && f.resign(v, tried) {
 				f.cfg.Log.Info("backing volume does not grow with the journal's budget: history is as long as there is room", "volume", f.recordOf(v).ID, "error", err)
 				continue
 			}
@@ -97,29 +102,27 @@ func (f *Fleet) isShort(v *volume) bool {
 	if r.Backing.VolumeBytes < r.SizeBytes {
 		return true
 	}
-	st, err := f.groups.State(r.Group)
+	budget, err := f.budgetOf(v, r.SizeBytes)
 	if err != nil {
 		return false // it is in no group
 	}
-	budget := journalBytes(st.Settings, r.SizeBytes)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return r.Backing.JournalBytes < budget && v.rigid != budget
 }
 
-// resign gives up to grow a backing volume with a budget, and reports whether that
+// resign gives up to grow a backing volume with a budget that was tried, and reports whether that
 // is all that it is too small for. A journal beside the base shares its room with
 // it, and does with what there is: the engine has the budget at once. Tried again
 // with the next budget, or by the next controller.
-func (f *Fleet) resign(v *volume) bool {
+func (f *Fleet) resign(v *volume, tried int64) bool {
 	r := f.recordOf(v)
-	st, err := f.groups.State(r.Group)
-	if err != nil || r.Backing.JournalClass != "" || r.Backing.VolumeBytes < r.SizeBytes {
+	if r.Backing.JournalClass != "" || r.Backing.VolumeBytes < r.SizeBytes {
 		return false
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	v.rigid = journalBytes(st.Settings, r.SizeBytes)
+	v.rigid = tried
 	return true
 }
 
@@ -144,8 +147,8 @@ func (f *Fleet) stillGrows(v *volume) bool {
 	}
 }
 
-// catchUp makes one attempt, and then tells the engine.
-func (f *Fleet) catchUp(v *volume) error {
+// catchUp makes one attempt, and then tells the engine. tried is the budget that it is for.
+func (f *Fleet) catchUp(v *volume) (tried int64, err error) {
 	id, timeout := f.recordOf(v).ID, growBriefly
 	if f.IsReplica(id) {
 		timeout = growTimeout
@@ -154,14 +157,18 @@ func (f *Fleet) catchUp(v *volume) error {
 	defer cancel()
 	unlock, err := f.locks.Lock(ctx, volumeKey(id))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer unlock()
-	if err := f.growBacking(ctx, v, f.recordOf(v).SizeBytes); err != nil {
-		return err
+	size := f.recordOf(v).SizeBytes
+	if tried, err = f.budgetOf(v, size); err != nil {
+		return 0, err
+	}
+	if err := f.growBacking(ctx, v, size, tried); err != nil {
+		return tried, err
 	}
 	if _, err := f.reorder(ctx, v, nil); err != nil && !errors.Is(err, ErrNoEngine) {
-		return err
+		return tried, err
 	}
-	return nil
+	return tried, nil
 }

@@ -71,12 +71,14 @@ type cluster struct {
 	// fallback is why devices are not over io_uring; nil: nobody asked for it.
 	fallback error
 	// rigid: backing volumes cannot grow. tries counts expansions asked for.
-	rigid   bool
-	tries   int
-	engines map[journal.VolumeID]*process
-	starts  int // engines started so far
-	full    bool
-	deaf    bool // engines do not answer
+	rigid bool
+	// meanwhile, when set, runs during the next expansion.
+	meanwhile func()
+	tries     int
+	engines   map[journal.VolumeID]*process
+	starts    int // engines started so far
+	full      bool
+	deaf      bool // engines do not answer
 	// listed counts the checkpoints that engines sent in full.
 	listed atomic.Int64
 	// connections are those that engines took so far.
@@ -190,8 +192,15 @@ func (c *cluster) Ensure(_ context.Context, spec fleet.BackingSpec) (fleet.Place
 // Expand implements fleet.Backing.
 func (c *cluster) Expand(_ context.Context, spec fleet.BackingSpec) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.tries++
+	meanwhile := c.meanwhile
+	c.meanwhile = nil
+	c.mu.Unlock()
+	if meanwhile != nil {
+		meanwhile()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.rigid {
 		return fleet.ErrNotExpandable
 	}
