@@ -80,15 +80,23 @@ func (s *Store) ageingLocked() ageing {
 }
 
 // ageingOf is that of points with the given times, from the oldest to the newest, which
-// may have been thinned to an interval.
-func ageingOf(points []time.Time, interval time.Duration, now time.Time) ageing {
-	var all pointTimes
-	newest := time.Time{}
-	for _, at := range points {
-		all.add(at, interval)
-		newest = at
+// have been thinned to the intervals of their ages.
+func ageingOf(points []time.Time, intervalAt func(age time.Duration) time.Duration, now time.Time) ageing {
+	a := ageing{now: now}
+	if n := len(points); n > 0 {
+		a.now = later(now, points[n-1])
 	}
-	return all.ageing(newest, now)
+	next, age, interval := a.now, time.Duration(0), time.Duration(0) // the newest point is never thinned
+	for _, at := range slices.Backward(points) {
+		gap := next.Sub(at)
+		if r, rested := restBetween(at, next, interval); rested {
+			a.rests = append(a.rests, r)
+			gap = countedRest
+		}
+		next, age = at, age+gap
+		interval = intervalAt(age + countedRest) // of the one before, if a rest lies between
+	}
+	return a
 }
 
 // ageing is how what has these points, in any order, ages: newest is the time of the newest one

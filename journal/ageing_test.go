@@ -167,7 +167,7 @@ func TestHistoryAgesWithoutARest(t *testing.T) {
 
 // TestClockSetBackAfterItWasAhead: the points that the wrong clock made are of now.
 func TestClockSetBackAfterItWasAhead(t *testing.T) {
-	ages := ageingOf([]time.Time{worldStart, worldStart.Add(time.Minute), worldStart.Add(1000 * time.Hour)}, 0, worldStart.Add(2*time.Minute))
+	ages := ageingOf([]time.Time{worldStart, worldStart.Add(time.Minute), worldStart.Add(1000 * time.Hour)}, thinnedTo(0), worldStart.Add(2*time.Minute))
 	for at, want := range map[time.Duration]time.Duration{0: time.Hour + time.Minute, time.Minute: time.Hour, 1000 * time.Hour: 0} {
 		if got := ages.age(worldStart.Add(at)); got != want {
 			t.Errorf("what was written at %s is %s old, want %s", at, got, want)
@@ -262,12 +262,12 @@ func TestAge(t *testing.T) {
 		{"a rest in spite of that", 3 * time.Hour, 10, 0, 3},
 		{"nothing known", pinsOnly, 10, 0, 10},
 	} {
-		ages := ageingOf(points, tt.interval, at(tt.now))
+		ages := ageingOf(points, thinnedTo(tt.interval), at(tt.now))
 		if got := ages.age(at(tt.written)); got != time.Duration(tt.age*float64(time.Hour)) {
 			t.Errorf("%s: %s, want %g hours", tt.name, got, tt.age)
 		}
 	}
-	none := ageingOf(nil, 0, at(100))
+	none := ageingOf(nil, thinnedTo(0), at(100))
 	if got := none.age(at(0)); got != 100*time.Hour {
 		t.Errorf("without a point: %s", got)
 	}
@@ -283,7 +283,7 @@ func TestCutoffIsWhereAgeIs(t *testing.T) {
 			points = append(points, points[len(points)-1].Add(time.Duration(rng.Int64N(int64(5*time.Hour)))))
 		}
 		now := points[len(points)-1].Add(time.Duration(rng.Int64N(int64(5 * time.Hour))))
-		ages := ageingOf(slices.Clone(points), 0, now)
+		ages := ageingOf(slices.Clone(points), thinnedTo(0), now)
 		span := now.Sub(worldStart)
 		before, last := worldStart, ages.age(worldStart)
 		for off := time.Duration(0); off <= span; off += span/500 + 1 {
@@ -319,7 +319,7 @@ func TestAgesOfAStore(t *testing.T) {
 		r.s.mu.RLock()
 		got := r.s.ageingLocked()
 		r.s.mu.RUnlock()
-		want := ageingOf(times, 0, r.clock.Now())
+		want := ageingOf(times, thinnedTo(0), r.clock.Now())
 		if got.now != want.now || !slices.Equal(got.rests, want.rests) || len(want.rests) != 2 {
 			t.Errorf("%s: %+v, want %+v", when, got, want)
 		}
@@ -328,4 +328,9 @@ func TestAgesOfAStore(t *testing.T) {
 	mustClose(t, r.s)
 	r.s = mustOpen(t, r.cfg)
 	check("opened again")
+}
+
+// thinnedTo is for points that have been thinned to an interval at every age.
+func thinnedTo(interval time.Duration) func(time.Duration) time.Duration {
+	return func(time.Duration) time.Duration { return interval }
 }

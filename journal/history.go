@@ -124,14 +124,6 @@ func (h History) Window() time.Duration {
 	return h[len(h)-1].Age
 }
 
-// widest is the last tier's interval; 0 without tiers.
-func (h History) widest() time.Duration {
-	if len(h) == 0 {
-		return 0
-	}
-	return h[len(h)-1].Interval
-}
-
 // thins reports whether anything is ever dropped.
 func (h History) thins() bool { return len(h) > 1 }
 

@@ -18,7 +18,7 @@ type TierPoints struct {
 // Where nothing was written for a time, points have aged less than clocks say; see ageing.go.
 func CountByTier(h History, window time.Duration, now time.Time, points iter.Seq[time.Time]) []TierPoints {
 	times := slices.SortedFunc(points, time.Time.Compare)
-	ages := ageingOf(times, h.widest(), now)
+	ages := ageingOf(times, h.intervalAt, now)
 	return countByTier(h, window, &ages, slices.Values(times))
 }
 

@@ -47,3 +47,26 @@ func TestCountByTier(t *testing.T) {
 		t.Errorf("a window alone is %+v", tiers[0])
 	}
 }
+
+// TestRestsAreCountedByTheIntervalOfTheirTier: two hours without a point are a rest, of which one hour counts, where
+// a point is kept of every minute, and none where one of every hour is.
+func TestRestsAreCountedByTheIntervalOfTheirTier(t *testing.T) {
+	now := worldStart.Add(30 * 24 * time.Hour)
+	history := History{{0, time.Hour}, {time.Minute, 24 * time.Hour}, {time.Hour, 7 * 24 * time.Hour}}
+	var times []time.Time
+	for i := range 40 {
+		times = append(times, now.Add(-time.Minute-time.Duration(i)*2*time.Hour))
+	}
+	// An hour for each of the first 23, and from a day on two.
+	want := []int{1, 23, 16}
+	tiers := CountByTier(history, 7*24*time.Hour, now, slices.Values(times))
+	for i, tier := range tiers {
+		if tier.Points != want[i] {
+			t.Errorf("tier of %s has %d points, want %d", tier.Interval, tier.Points, want[i])
+		}
+	}
+	last := now.Add(-time.Minute - 39*2*time.Hour)
+	if !tiers[2].Oldest.Equal(last) {
+		t.Errorf("the oldest is of %s, want %s", tiers[2].Oldest, last)
+	}
+}
