@@ -137,7 +137,7 @@ func (k *groupKeeper) ended(ctx context.Context, resource *v1alpha1.ConsistencyG
 	meta.RemoveStatusCondition(&status.Conditions, v1alpha1.GroupWindowAchieved)
 	meta.RemoveStatusCondition(&status.Conditions, v1alpha1.GroupIntact)
 	meta.RemoveStatusCondition(&status.Conditions, v1alpha1.GroupBackingSufficient)
-	meta.SetStatusCondition(&status.Conditions, metav1.Condition{Type: v1alpha1.GroupReady, Status: metav1.ConditionFalse, Reason: reasonNoMembers,
+	setCondition(&status.Conditions, metav1.Condition{Type: v1alpha1.GroupReady, Status: metav1.ConditionFalse, Reason: reasonNoMembers,
 		Message:            "no claim is in this group yet: annotate one, its workload or its namespace with " + AnnotationGroup + ": " + resource.Name,
 		ObservedGeneration: resource.Generation, LastTransitionTime: metav1.NewTime(k.clock.Now())})
 	accepted := metav1.Condition{Type: v1alpha1.GroupSettingsAccepted, Status: metav1.ConditionTrue, Reason: reasonAccepted,
@@ -147,7 +147,7 @@ func (k *groupKeeper) ended(ctx context.Context, resource *v1alpha1.ConsistencyG
 	} else if err := mayBecome(chosen); err != nil {
 		accepted.Status, accepted.Reason, accepted.Message = metav1.ConditionFalse, reasonRefused, err.Error()
 	}
-	meta.SetStatusCondition(&status.Conditions, accepted)
+	setCondition(&status.Conditions, accepted)
 	return k.write(ctx, resource, status)
 }
 

@@ -205,7 +205,7 @@ func damageText(m *v1alpha1.GroupMember) string {
 // setConditions decides what a person is to know first.
 func setConditions(out *v1alpha1.ConsistencyGroupStatus, v *view) {
 	set := func(kind string, status metav1.ConditionStatus, reason, message string) {
-		meta.SetStatusCondition(&out.Conditions, metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message,
+		setCondition(&out.Conditions, metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message,
 			ObservedGeneration: v.generation, LastTransitionTime: metav1.NewTime(v.now)})
 	}
 	status, reason, message := ready(out, v)

@@ -207,7 +207,7 @@ func (r *recoverer) enter(rec *v1alpha1.Recovery, phase v1alpha1.RecoveryPhase) 
 			complete.Status, complete.Reason, complete.Message = metav1.ConditionFalse, reasonFailed, s.Message
 		}
 	}
-	meta.SetStatusCondition(&s.Conditions, complete)
+	setCondition(&s.Conditions, complete)
 }
 
 // noteEntry notes when a phase began. One that the controller stays in, because
@@ -226,7 +226,7 @@ func (r *recoverer) noteEntry(s *v1alpha1.RecoveryStatus, phase v1alpha1.Recover
 func (r *recoverer) failed(rec *v1alpha1.Recovery, why error) {
 	rec.Status.Message = why.Error()
 	if slices.ContainsFunc(rec.Status.Workloads, func(w v1alpha1.ScaledWorkload) bool { return !w.Restored }) {
-		meta.SetStatusCondition(&rec.Status.Conditions, metav1.Condition{Type: v1alpha1.RecoveryComplete, Status: metav1.ConditionUnknown,
+		setCondition(&rec.Status.Conditions, metav1.Condition{Type: v1alpha1.RecoveryComplete, Status: metav1.ConditionUnknown,
 			Reason: reasonFailing, Message: why.Error(), ObservedGeneration: rec.Generation, LastTransitionTime: metav1.NewTime(r.clock.Now())})
 		r.enter(rec, v1alpha1.PhaseResuming)
 		return

@@ -205,6 +205,8 @@ type plane struct {
 	sending map[string]*replication.Metrics
 	failing error // of Summary's stats
 	mute    error // of engines that are asked for points
+	// refusing is why no point is held, unless nil.
+	refusing error
 	// moving, unless nil, is called by each move before it does anything, and choosing by
 	// each change of a group's settings.
 	moving, choosing func(context.Context) error
@@ -358,6 +360,9 @@ func (p *plane) Hold(_ context.Context, name, at, by string) (group.Point, func(
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	point, err := p.choose(name, at)
+	if p.refusing != nil {
+		err = p.refusing
+	}
 	if err == nil {
 		p.held[by] = point.Checkpoint
 	}

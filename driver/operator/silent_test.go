@@ -2,6 +2,7 @@ package operator
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
+	"github.com/lockstep-csi/lockstep/driver/fleet"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/clock"
 )
@@ -55,6 +57,47 @@ func TestASilentGroupIsNotReady(t *testing.T) {
 	p.mute = nil
 	if _, ready, err := look(); err != nil || ready.Status != metav1.ConditionTrue {
 		t.Errorf("when it answers again: %+v, %v", ready, err)
+	}
+}
+
+// When all members of a large group are in trouble at once, there is more to say than the API
+// server takes in a condition, and the group is not ready all the same.
+func TestAGroupWithMuchTroubleHasAStatus(t *testing.T) {
+	c, p := newCluster(t), newPlane()
+	for n := range byte(60) {
+		p.add(n+1, c.namespace+"/shop", c.namespace, fmt.Sprint("data-", n))
+		p.volume(n+1, func(v *fleet.Volume) {
+			v.Connected, v.Err = false, errors.New(strings.Repeat("0/100 nodes are available: — ", 30))
+		})
+	}
+	c.make(&v1alpha1.ConsistencyGroup{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
+	k := &groupKeeper{client: c.Client, fleet: p, catalog: p, events: events{kevents.NewFakeRecorder(100)}, clock: clock.NewManual(testStart.Add(time.Hour)), log: slog.New(slog.DiscardHandler),
+		applied: map[types.NamespacedName]application{}, written: map[types.NamespacedName]time.Time{}, silent: map[types.NamespacedName]time.Time{}}
+	if _, err := k.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: c.namespace, Name: "shop"}}); err != nil {
+		t.Fatal(strings.ToValidUTF8(err.Error()[:min(len(err.Error()), 500)], ""))
+	}
+	g, _ := c.groupResource("shop")
+	ready := meta.FindStatusCondition(g.Status.Conditions, v1alpha1.GroupReady)
+	if ready == nil || ready.Status != metav1.ConditionFalse || ready.Reason != reasonEngine || !strings.HasPrefix(ready.Message, "claim data-0: ") || len(g.Status.Members) != 60 {
+		t.Errorf("%d members, %+v", len(g.Status.Members), ready)
+	}
+}
+
+// The same goes for why a recovery has failed, which names each member that stands in its way.
+func TestARecoveryWithMuchTroubleEnds(t *testing.T) {
+	s := newShop(t)
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	s.plane.refusing = fmt.Errorf("%s: %w", strings.Repeat("x", 40000), group.ErrNoPoint)
+	s.recovery("lost", v1alpha1.RecoverySpec{Action: v1alpha1.ActionRewind, At: "10"})
+	for range 5 {
+		if done, err := s.step(r, "lost"); err != nil {
+			t.Fatal(err.Error()[:min(len(err.Error()), 500)])
+		} else if done {
+			break
+		}
+	}
+	if st := s.status("lost"); st.Phase != v1alpha1.PhaseFailed || !strings.HasPrefix(st.Message, "xxx") {
+		t.Errorf("%s: %d bytes of a message", st.Phase, len(st.Message))
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -117,7 +116,7 @@ func (k *siteKeeper) write(ctx context.Context, site *v1alpha1.Site, version, re
 	if problem != nil {
 		condition.Status, condition.Message = metav1.ConditionFalse, problem.Error()
 	}
-	meta.SetStatusCondition(&next.Status.Conditions, condition)
+	setCondition(&next.Status.Conditions, condition)
 	if equality.Semantic.DeepEqual(site.Status, next.Status) {
 		return nil
 	}
