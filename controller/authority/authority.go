@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -151,8 +152,11 @@ func (a *Authority) ensureRole(ctx context.Context, role certs.Role, signer *cer
 // upToDate reports whether a role's Secret can stay as it is.
 func (a *Authority) upToDate(secret *corev1.Secret, role certs.Role, signer *certs.Authority, trusted []*x509.Certificate, now time.Time) bool {
 	cert, err := certs.ParseCertificate(secret.Data[certs.CertFile])
-	if err != nil || len(secret.Data[certs.KeyFile]) == 0 || !now.Before(certs.RenewAt(cert)) {
+	if err != nil || !now.Before(certs.RenewAt(cert)) {
 		return false
+	}
+	if _, err := tls.X509KeyPair(secret.Data[certs.CertFile], secret.Data[certs.KeyFile]); err != nil {
+		return false // the key of another one, which no process would start with
 	}
 	if now.Before(cert.NotBefore) {
 		return false // it was issued by a clock that was ahead, and nobody takes it yet

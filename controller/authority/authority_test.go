@@ -165,6 +165,11 @@ func TestWhatIsDamagedIsMadeAnew(t *testing.T) {
 			s.Data = r.role(certs.RoleGateway).Data
 			r.update(s)
 		},
+		"another key": func(r *rig) {
+			s := r.role(certs.RoleEngine)
+			s.Data[certs.KeyFile] = r.role(certs.RoleGateway).Data[certs.KeyFile]
+			r.update(s)
+		},
 		"no certificate": func(r *rig) {
 			s := r.role(certs.RoleEngine)
 			s.Data[certs.CertFile] = []byte("x")
