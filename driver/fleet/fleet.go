@@ -57,13 +57,8 @@ func Open(cfg Config) (*Fleet, error) {
 		// A process of an earlier life may run, wanted or not.
 		f.volumes[r.ID] = newVolume(r, true)
 	}
-	for _, v := range f.volumes {
-		f.joined.Go(func() { f.tend(v) })
-		f.follow(v)
-	}
-	f.joined.Go(func() { f.groups.TellEnds(f.ctx) })
-	f.joined.Go(f.keepUpgraded)
-	f.joined.Go(f.keepPoints)
+	// Before there is anybody else who would start them too, as for an engine that answers:
+	// what one of the two has begun, a coordinator perhaps, nobody would end.
 	for _, st := range f.groups.States() {
 		if st.Role == group.RoleReplica {
 			if err := f.groups.Start(f.ctx, st.Name); err != nil {
@@ -71,6 +66,13 @@ func Open(cfg Config) (*Fleet, error) {
 			}
 		}
 	}
+	for _, v := range f.volumes {
+		f.joined.Go(func() { f.tend(v) })
+		f.follow(v)
+	}
+	f.joined.Go(func() { f.groups.TellEnds(f.ctx) })
+	f.joined.Go(f.keepUpgraded)
+	f.joined.Go(f.keepPoints)
 	return f, nil
 }
 

@@ -113,12 +113,20 @@ type cluster struct {
 	waiting   func() error
 	attaching func()
 	// files, unless nil, is what engines see of their backing volumes.
-	files  func(vfs.FS) vfs.FS
+	files func(vfs.FS) vfs.FS
+	// shown, unless nil, is where engines show volumes and views.
+	shown enginepod.Exporter
+	// died, unless nil, says what is left of a backing volume after a crash: each engine's
+	// files are a process's faults then. ran is called for each engine that was started.
+	died   func(*vfs.Mem) *vfs.Mem
+	ran    func(id journal.VolumeID, p *process)
 	linger time.Duration
 	// expect is the fleet's; 0: longer than any test.
 	expect time.Duration
 	// moveWait is the fleet's, and its engineWait; 0: its default.
 	moveWait, engineWait time.Duration
+	// logging, unless nil, is called with each message of the fleet's.
+	logging func(message string)
 	// viewing, unless nil, is called before each look into the fleet's database.
 	viewing atomic.Pointer[func()]
 }
@@ -144,7 +152,13 @@ type process struct {
 	srv   *grpc.Server
 	l     *bufconn.Listener
 	ended sync.WaitGroup
-	dev   *device
+	// faults, unless nil, is what the engine sees of its backing volume. It is gone once
+	// over is closed, and dying until then; guarded by cluster.mu.
+	faults *vfs.Fault
+	dying  bool
+	over   chan struct{}
+	devMu  sync.Mutex
+	dev    *device // guarded by devMu
 	// fallback is that of its device, unfit why it gets none.
 	fallback, unfit error
 	waiting         func() error // see cluster, also attaching
@@ -184,6 +198,9 @@ func (c *cluster) Ensure(_ context.Context, spec fleet.BackingSpec) (fleet.Place
 				return fleet.Placement{}, err
 			}
 			c.journals[spec.Volume] = spec.JournalBytes
+		}
+		if err := fs.SyncDir("/"); err != nil {
+			return fleet.Placement{}, err
 		}
 	}
 	return fleet.Placement{Lease: true, Pending: c.scheduled && c.engines[spec.Volume] == nil}, nil
@@ -280,7 +297,7 @@ func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec, placed func(no
 			return fleet.Endpoint{}, err
 		}
 	}
-	p := &process{node: node, made: c.template, fallback: c.fallback, unfit: c.unfit, waiting: c.waiting, attaching: c.attaching}
+	p := &process{over: make(chan struct{}), node: node, made: c.template, fallback: c.fallback, unfit: c.unfit, waiting: c.waiting, attaching: c.attaching}
 	backing := c.backing[spec.Volume]
 	if backing == nil {
 		return fleet.Endpoint{}, errors.New("no backing volume")
@@ -289,13 +306,21 @@ func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec, placed func(no
 	if c.files != nil {
 		fs = c.files(fs)
 	}
+	if c.died != nil {
+		p.faults = vfs.NewFault(backing)
+		fs = p.faults
+	}
 	var err error
+	var shown enginepod.Exporter = unseen{}
+	if c.shown != nil {
+		shown = c.shown
+	}
 	journalDir := ""
 	if spec.OwnJournal {
 		journalDir = "/journal"
 	}
 	p.pod, err = enginepod.Open(enginepod.Config{Volume: spec.Volume, Dir: "/backing", JournalDir: journalDir, Devices: p, DialEngine: c.dial, DialPeer: c.dialPeer,
-		Site: c.site, Peer: toldPeer, Exports: unseen{}, SegmentBytes: journal.MinSegmentBytes, FS: fs})
+		Site: c.site, Peer: toldPeer, Exports: shown, SegmentBytes: journal.MinSegmentBytes, FS: fs})
 	if err != nil {
 		return fleet.Endpoint{}, err
 	}
@@ -305,6 +330,9 @@ func (c *cluster) Run(ctx context.Context, spec fleet.EngineSpec, placed func(no
 	p.ended.Go(func() { _ = p.srv.Serve(p.l) })
 	c.engines[spec.Volume] = p
 	c.starts++
+	if c.ran != nil {
+		c.ran(spec.Volume, p)
+	}
 	return fleet.Endpoint{Address: spec.Volume.String(), Node: node, Template: p.made}, nil
 }
 
@@ -354,6 +382,11 @@ func (c *cluster) Stop(ctx context.Context, id journal.VolumeID) error {
 func (c *cluster) kill(id journal.VolumeID) {
 	c.mu.Lock()
 	p := c.engines[id]
+	if p != nil && p.faults != nil {
+		c.mu.Unlock()
+		c.end(id, p)
+		return
+	}
 	delete(c.engines, id)
 	c.mu.Unlock()
 	if p == nil {
@@ -364,6 +397,30 @@ func (c *cluster) kill(id journal.VolumeID) {
 	if err := p.pod.Close(); err != nil {
 		c.t.Errorf("close engine of %s: %v", id, err)
 	}
+}
+
+// end ends an engine whose backing volume may have crashed. It is there until it is over.
+func (c *cluster) end(id journal.VolumeID, p *process) {
+	c.mu.Lock()
+	first := !p.dying
+	p.dying = true
+	c.mu.Unlock()
+	if !first {
+		<-p.over
+		return
+	}
+	p.srv.Stop()
+	p.ended.Wait()
+	err := p.pod.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.faults.Crashed() {
+		c.backing[id] = c.died(c.backing[id])
+	} else if err != nil {
+		c.t.Errorf("close engine of %s: %v", id, err)
+	}
+	delete(c.engines, id)
+	close(p.over)
 }
 
 func (c *cluster) dial(address string) (*grpc.ClientConn, error) {
@@ -408,6 +465,8 @@ func (p *process) Attach(_ context.Context, _ control.Attach, dev engine.Device,
 	if err := keep("0123456789abcdef"); err != nil {
 		return nil, err
 	}
+	p.devMu.Lock()
+	defer p.devMu.Unlock()
 	p.dev = &device{Device: dev, lost: make(chan struct{}), fallback: p.fallback}
 	return p.dev, nil
 }
@@ -452,9 +511,20 @@ func (c *cluster) device(id journal.VolumeID) *device {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.engines[id]
-	if p == nil || p.dev == nil {
+	dev := p.attached()
+	if dev == nil {
 		c.t.Fatalf("volume %s is not attached", id)
 	}
+	return dev
+}
+
+// attached is the device of an engine, which may be none; nil: it has none.
+func (p *process) attached() *device {
+	if p == nil {
+		return nil
+	}
+	p.devMu.Lock()
+	defer p.devMu.Unlock()
 	return p.dev
 }
 
@@ -497,11 +567,24 @@ func (c *cluster) open() *fleet.Fleet {
 			}
 			return fleet.BackingClass{Class: "of-" + site, JournalClass: c.journalClass}, nil
 		},
-		Clock: c.clock, Linger: c.linger, Expect: cmp.Or(c.expect, time.Hour), MoveWait: c.moveWait, EngineWait: c.engineWait, UpgradeEvery: cmp.Or(c.upgradeEvery, 5*time.Millisecond), KeepPointEvery: cmp.Or(c.upgradeEvery, 20*time.Millisecond), Log: slog.New(slog.NewTextHandler(c.t.Output(), nil))})
+		Clock: c.clock, Linger: c.linger, Expect: cmp.Or(c.expect, time.Hour), MoveWait: c.moveWait, EngineWait: c.engineWait, UpgradeEvery: cmp.Or(c.upgradeEvery, 5*time.Millisecond), KeepPointEvery: cmp.Or(c.upgradeEvery, 20*time.Millisecond), Log: slog.New(logged{slog.NewTextHandler(c.t.Output(), nil), c.logging})})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	return f
+}
+
+// logged is a handler whose messages somebody else has first.
+type logged struct {
+	slog.Handler
+	first func(message string)
+}
+
+func (l logged) Handle(ctx context.Context, r slog.Record) error {
+	if l.first != nil {
+		l.first(r.Message)
+	}
+	return l.Handler.Handle(ctx, r)
 }
 
 // unseen is an engine's NBD server, to which nobody connects.
