@@ -159,7 +159,7 @@ func toController(err error) error {
 		{groups.ErrInUse, controller.ErrInUse}, {journal.ErrHeld, controller.ErrInUse},
 		{group.ErrRole, controller.ErrNotPrimary}, {groups.ErrAbsent, controller.ErrPrecondition}, {group.ErrNoPoint, controller.ErrNoPoint}, {group.ErrBadSelector, controller.ErrInvalid},
 		{group.ErrBarrier, controller.ErrBarrier}, {group.ErrBusy, controller.ErrBusy}, {journal.ErrHorizon, controller.ErrPointGone},
-		{journal.ErrCorrupt, controller.ErrDamaged}, {fleet.ErrClosed, controller.ErrClosed}, {fleet.ErrNoEngine, controller.ErrUnavailable}, {group.ErrAway, controller.ErrUnavailable},
+		{journal.ErrCorrupt, controller.ErrDamaged}, {fleet.ErrClosed, controller.ErrClosed}, {fleet.ErrNoEngine, controller.ErrUnavailable}, {fleet.ErrNotBound, controller.ErrUnavailable}, {fleet.ErrNotGone, controller.ErrUnavailable}, {group.ErrAway, controller.ErrUnavailable},
 	} {
 		if errors.Is(err, m.from) {
 			return fmt.Errorf("%w: %w", m.to, err)

@@ -39,7 +39,8 @@ type Config struct {
 	// MoveWait is how long a move waits for engines; 0: DefaultMoveWait.
 	MoveWait time.Duration
 	// EngineWait is how long who makes a volume, or makes or drops a pin, waits for an
-	// engine to run; 0: DefaultEngineWait.
+	// engine to run, who makes a volume for its backing volume, and who deletes one for its engine and its
+	// backing volume to be gone; 0: DefaultEngineWait.
 	EngineWait time.Duration
 	// UpgradeEvery is the time between two looks for engines of an old template;
 	// 0: DefaultUpgradeEvery.
@@ -224,6 +225,10 @@ var (
 	ErrNeedsEngine = errors.New("backing volume grows while the engine runs")
 	// ErrNoEngine: the volume's engine does not answer.
 	ErrNoEngine = errors.New("engine does not answer")
+	// ErrNotBound: the backing volume has not come.
+	ErrNotBound = errors.New("there is no backing volume")
+	// ErrNotGone: what is to be deleted is still there.
+	ErrNotGone = errors.New("not gone")
 	// ErrNotPinned comes with another error: no volume has the pin because of this call.
 	ErrNotPinned = errors.New("nothing is pinned")
 	// ErrExists: the volume exists with other properties.

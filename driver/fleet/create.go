@@ -31,8 +31,8 @@ type NewVolume struct {
 
 // CreateVolume makes a volume and a member of its group, and returns where it
 // can be used. Idempotent, also after a crash in the midst of an earlier call.
-// With a Fill it takes as long as copying takes. An engine is waited for no longer than
-// Config.EngineWait: ErrNoEngine, and what there is by then RetireVolume and DeleteVolume
+// With a Fill it takes as long as copying takes. An engine, and a backing volume, is waited for no longer than
+// Config.EngineWait: ErrNoEngine, ErrNotBound, and what there is by then RetireVolume and DeleteVolume
 // take away.
 func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error) {
 	unlock, err := f.locks.Lock(ctx, volumeKey(n.ID))
@@ -59,7 +59,7 @@ func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error
 	}
 	f.setBeingMade(v, !f.isMember(v))
 	f.expectAt(v, n.Expected)
-	placement, err := f.ensureBacking(ctx, v)
+	placement, err := f.backedSoon(ctx, v)
 	if err == nil && n.Fill != nil {
 		defer f.hold(v)() // what has filled it is what it is going to be attached to
 		err = f.fill(ctx, v, *n.Fill)
@@ -72,7 +72,7 @@ func (f *Fleet) CreateVolume(ctx context.Context, n NewVolume) (Placement, error
 	if err != nil {
 		return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
 	}
-	if placement, err = f.ensureBacking(ctx, v); err != nil {
+	if placement, err = f.backedSoon(ctx, v); err != nil {
 		return Placement{}, fmt.Errorf("create volume %s: %w", n.ID, err)
 	}
 	if err := f.join(ctx, v, settings); err != nil {
@@ -117,6 +117,17 @@ func (f *Fleet) ensureBacking(ctx context.Context, v *volume) (Placement, error)
 		return placement, nil
 	}
 	return placement, f.change(ctx, v, func(r *record) { r.Placement = &placement })
+}
+
+// backedSoon is ensureBacking within Config.EngineWait: a provisioner may neither bind a claim nor
+// refuse it.
+func (f *Fleet) backedSoon(ctx context.Context, v *volume) (placement Placement, err error) {
+	err = inTime(ctx, f.cfg.EngineWait, "the backing volume has not come", "see the events of its claim, and whether the provisioner of its class runs", ErrNotBound,
+		func(ctx context.Context) (err error) {
+			placement, err = f.ensureBacking(ctx, v)
+			return err
+		})
+	return placement, err
 }
 
 // copyAttempts is how often a copy is begun that loses an engine. Each begins anew.
@@ -312,7 +323,8 @@ func (f *Fleet) leaveFormer(ctx context.Context, v *volume) error {
 // deleting the claim that it had here before must not take the copy away that
 // protects the primary. So does one that was a replica when it was to be retired:
 // this site has become the primary since, and it is the copy in use. See
-// RemoveReplica.
+// RemoveReplica. The engine, and the backing volume, is waited for no longer than Config.EngineWait to be gone: ErrNotGone, and
+// the next call goes on.
 func (f *Fleet) DeleteVolume(ctx context.Context, id journal.VolumeID) error {
 	if f.IsReplica(id) {
 		return nil
@@ -340,10 +352,14 @@ func (f *Fleet) remove(ctx context.Context, v *volume) error {
 	v.notifyLocked()
 	f.mu.Unlock()
 	v.poke()
-	if err := f.stopped(ctx, v); err != nil {
+	err := inTime(ctx, f.cfg.EngineWait, "the volume's engine has not gone", "of a node that is lost for good, delete the Node or taint it node.kubernetes.io/out-of-service", ErrNotGone,
+		func(ctx context.Context) error { return f.stopped(ctx, v) })
+	if err != nil {
 		return err
 	}
-	if err := f.cfg.Backing.Delete(ctx, id); err != nil {
+	err = inTime(ctx, f.cfg.EngineWait, "the backing volume has not gone", "see what uses its claim", ErrNotGone,
+		func(ctx context.Context) error { return f.cfg.Backing.Delete(ctx, id) })
+	if err != nil {
 		return fmt.Errorf("delete backing volume of volume %s: %w", id, err)
 	}
 	// The record goes last: until then the next call finds the rest.
@@ -360,7 +376,7 @@ func (f *Fleet) remove(ctx context.Context, v *volume) error {
 func (f *Fleet) stopped(ctx context.Context, v *volume) error {
 	for {
 		f.mu.Lock()
-		running, changed, failure, id := v.running, v.changed, v.failure, v.record.ID
+		running, changed, failure, id, node := v.running, v.changed, v.failure, v.record.ID, v.node
 		f.mu.Unlock()
 		if !running {
 			return nil
@@ -370,7 +386,7 @@ func (f *Fleet) stopped(ctx context.Context, v *volume) error {
 		case <-f.ctx.Done():
 			return ErrClosed
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the engine of volume %s to be gone: %w: %w", id, ctx.Err(), orUnknown(failure))
+			return fmt.Errorf("wait for the engine of volume %s to be gone from node %q: %w: %w", id, node, ctx.Err(), orUnknown(failure))
 		}
 	}
 }

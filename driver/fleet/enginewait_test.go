@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,5 +92,66 @@ func TestAnEngineThatNeverComesIsNotWaitedForForever(t *testing.T) {
 				t.Errorf("the group of the volume that was not made: %v", err)
 			}
 		})
+	}
+}
+
+// TestABackingVolumeThatNeverComesIsNotWaitedForForever: the error says what to look at, what was begun is
+// taken away, and the next attempt makes the volume once the provisioner works.
+func TestABackingVolumeThatNeverComesIsNotWaitedForForever(t *testing.T) {
+	c := newCluster(t)
+	c.engineWait, c.unbound = 50*time.Millisecond, true
+	f := c.open()
+	defer func() { closeFleet(t, f) }()
+	n := newVolume(1, "shop")
+	_, err := f.CreateVolume(bounded(t), n)
+	if !errors.Is(err, fleet.ErrNotBound) {
+		t.Errorf("without a backing volume: %v", err)
+	}
+	if err := errors.Join(f.RetireVolume(bounded(t), n.ID), f.DeleteVolume(bounded(t), n.ID)); err != nil {
+		t.Errorf("what was begun is not taken away: %v", err)
+	}
+	if _, err := f.Groups().State("shop"); !errors.Is(err, group.ErrNotFound) {
+		t.Errorf("the group of the volume that was not made: %v", err)
+	}
+	c.mu.Lock()
+	c.unbound = false
+	c.mu.Unlock()
+	mustCreate(t, f, n)
+}
+
+// TestAnEngineThatDoesNotGoIsNotWaitedForForever: of a node that is lost. The backing volume
+// stays as long, and the deletion goes on when the engine is gone.
+func TestAnEngineThatDoesNotGoIsNotWaitedForForever(t *testing.T) {
+	c := newCluster(t)
+	c.engineWait = 50 * time.Millisecond
+	lost := make(chan struct{})
+	c.stop = func(ctx context.Context) error {
+		select {
+		case <-lost:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	f := c.open()
+	defer func() { closeFleet(t, f) }()
+	mustCreate(t, f, newVolume(1, "shop"))
+	mustAttach(t, f, 1, "node1")
+	mustDetach(t, f, 1)
+	if err := f.RetireVolume(bounded(t), id(1)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := f.DeleteVolume(bounded(t), id(1)); !errors.Is(err, fleet.ErrNotGone) || !strings.Contains(err.Error(), "node1") {
+			t.Errorf("with its engine there: %v", err)
+		}
+		if !c.has(id(1)) {
+			t.Fatal("the backing volume is gone")
+		}
+	}
+	close(lost)
+	until(t, "the volume to be gone", func() bool { return f.DeleteVolume(bounded(t), id(1)) == nil })
+	if c.has(id(1)) {
+		t.Error("the backing volume is left")
 	}
 }

@@ -78,6 +78,7 @@ type cluster struct {
 	engines   map[journal.VolumeID]*process
 	starts    int // engines started so far
 	full      bool
+	unbound   bool // claims are neither bound nor refused
 	deaf      bool // engines do not answer
 	// listed counts the checkpoints that engines sent in full.
 	listed atomic.Int64
@@ -181,9 +182,15 @@ func toldPeer(ctx context.Context) (string, error) {
 }
 
 // Ensure implements fleet.Backing.
-func (c *cluster) Ensure(_ context.Context, spec fleet.BackingSpec) (fleet.Placement, error) {
+func (c *cluster) Ensure(ctx context.Context, spec fleet.BackingSpec) (fleet.Placement, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.unbound {
+		c.mu.Unlock()
+		<-ctx.Done()
+		c.mu.Lock()
+		return fleet.Placement{}, ctx.Err()
+	}
 	if c.full {
 		return fleet.Placement{}, fleet.ErrExhausted
 	}

@@ -58,11 +58,17 @@ func (f *Fleet) wake(ctx context.Context, name string, volumes []*volume) (relea
 // within has fn wait for engines, and for no longer than wait: ErrNoEngine, with what they
 // are waited for.
 func within(ctx context.Context, wait time.Duration, fn func(context.Context) error) error {
+	return inTime(ctx, wait, "an engine has not come", "see what keeps its pod from running", ErrNoEngine, fn)
+}
+
+// inTime has fn wait for no longer than wait: kind, with what is late then, what to look at,
+// and the error of fn.
+func inTime(ctx context.Context, wait time.Duration, late, look string, kind error, fn func(context.Context) error) error {
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	err := fn(waiting)
 	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("an engine has not come within %s: see what keeps its pod from running; this is tried again: %w: %w", wait, ErrNoEngine, err)
+		err = fmt.Errorf("%s within %s: %s; this is tried again: %w: %w", late, wait, look, kind, err)
 	}
 	return err
 }
