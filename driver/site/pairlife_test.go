@@ -10,7 +10,7 @@ import (
 // step is one thing that happens.
 func (l *life) step() {
 	s := l.sites[string(rune('a'+l.rng.IntN(2)))]
-	switch n := l.rng.IntN(100); {
+	switch n := l.rng.IntN(120); {
 	case n < 6:
 		s.fault.CrashAt(s.fault.Count() + 1 + l.rng.Int64N(60))
 		l.logf("site %s is going to crash", s.name)
@@ -26,8 +26,14 @@ func (l *life) step() {
 		l.failover()
 	case n < 34:
 		l.checkPoints()
+	case n >= 108:
+		l.forkStep(s)
 	case !l.serves():
 		l.crash(l.main())
+	case n >= 104:
+		l.expand()
+	case n >= 100:
+		l.modify()
 	case n < 37:
 		l.catchUp()
 	case n < 64:
@@ -60,6 +66,11 @@ func (l *life) end() {
 		}
 	}
 	l.logf("the end begins")
+	settings := quiet() // no point comes behind the last one
+	settings.ReplicateTo = l.main().peer
+	if err := l.main().opened.Groups().Modify(l.ctx, "shop", settings); err != nil {
+		l.fatalf("modify: %v", err)
+	}
 	l.write()
 	p, _, err := l.main().opened.Groups().TakePoint(l.ctx, "shop", "")
 	if err != nil {
@@ -72,6 +83,8 @@ func (l *life) end() {
 		l.fatalf("site %s never has the last point: %+v, %v", other.name, st, err)
 	}
 	l.checkPoints()
+	l.endForks(other)
+	l.endForks(l.main())
 	l.failover()
 	if l.primary != other.name {
 		l.fatalf("site %s could not be failed over to", other.name)
@@ -84,7 +97,7 @@ func (l *life) end() {
 }
 
 // TestALifeOfTwoSites has an application write to a group of two sites while these crash, are
-// cut off from one another, are failed over to, and rewind, and pins and a third volume come and go.
+// cut off from one another, are failed over to, and rewind, and pins, writable forks and a third volume come and go.
 // All that is acknowledged stays, each recovery point on either site is one moment of all
 // members, and the newest one that a replica has is what it is failed over to.
 // LOCKSTEP_SIM_SEED repeats a seed, as far as the sites' own goroutines let it;
@@ -110,7 +123,7 @@ func TestALifeOfTwoSites(t *testing.T) {
 		})
 	}
 	t.Logf("%v", total)
-	for _, what := range []string{"points", "rewinds", "failovers", "read", "starts"} {
+	for _, what := range []string{"points", "rewinds", "failovers", "read", "forks read", "starts"} {
 		if first < last && total[what] == 0 {
 			t.Errorf("there were no %s", what)
 		}

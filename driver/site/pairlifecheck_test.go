@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -13,25 +14,44 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // imageOf reads a member of a site; false if that has crashed.
 func (l *life) imageOf(s *lifeSite, dev engine.Device) (image volumeImage, ok bool) {
 	l.t.Helper()
-	p := make([]byte, lifeSectors*512)
-	if err := dev.ReadAt(l.ctx, p, 0); err != nil {
+	image, err := l.readImage(dev)
+	if err != nil {
 		l.failed(s, "read", err)
-		return image, false
 	}
-	for i := range image {
-		sector := p[i*512 : (i+1)*512]
+	return image, err == nil
+}
+
+// tryImage is imageOf where the device may go at any time.
+func (l *life) tryImage(s *lifeSite, dev engine.Device) (image volumeImage, ok bool) {
+	l.t.Helper()
+	image, err := l.readImage(dev)
+	if err != nil {
+		l.logf("read at site %s: %v", s.name, err)
+	}
+	return image, err == nil
+}
+
+// readImage reads the sectors that a device has; those beyond its end are zeroes.
+func (l *life) readImage(dev engine.Device) (image volumeImage, err error) {
+	l.t.Helper()
+	for i := range sectorsOf(dev.SizeBytes()) {
+		sector := make([]byte, 512)
+		if err := dev.ReadAt(l.ctx, sector, placeOf(i)); err != nil {
+			return image, err
+		}
 		image[i] = binary.LittleEndian.Uint32(sector)
 		if !bytes.Equal(sector, bytes.Repeat(sector[:4], 128)) {
 			l.fatalf("sector %d is torn", i)
 		}
 	}
-	return image, true
+	return image, nil
 }
 
 // present is what the members hold on the primary; false if that has crashed.
@@ -67,6 +87,11 @@ func (l *life) check() {
 func (l *life) read(s *lifeSite, p *group.Point) (c cut, ok bool) {
 	l.t.Helper()
 	v, err := s.opened.OpenView(l.ctx, "shop", strconv.FormatUint(uint64(p.Checkpoint), 10))
+	for range 3 {
+		if s.name != l.primary && isReplaced(err) {
+			v, err = s.opened.OpenView(l.ctx, "shop", strconv.FormatUint(uint64(p.Checkpoint), 10))
+		}
+	}
 	if err != nil {
 		allowed := []error{group.ErrNoPoint}
 		if s.name != l.primary {
@@ -77,17 +102,32 @@ func (l *life) read(s *lifeSite, p *group.Point) (c cut, ok bool) {
 	}
 	p = &v.Point // another primary's, perhaps, by now
 	c = cut{}
+	sizes := map[journal.VolumeID]int64{}
 	for _, id := range v.Members {
 		dev, err := s.opened.ViewDevice(v.ID, id)
 		if err != nil {
 			l.fatalf("volume %d of point %d: %v", id[0], p.Checkpoint, err)
 		}
+		sizes[id] = dev.SizeBytes()
 		if c[id], ok = l.imageOf(s, dev); !ok {
 			return nil, false
 		}
 	}
 	if err := s.opened.CloseView(v.ID); err != nil {
 		l.fatalf("close a view: %v", err)
+	}
+	l.expectMoment(s, p, c, func(id journal.VolumeID) int64 { return sizes[id] })
+	l.counts["read"]++
+	return c, true
+}
+
+// expectMoment compares what was read at a point with the moment that it is of.
+func (l *life) expectMoment(s *lifeSite, p *group.Point, c cut, sizeOf func(journal.VolumeID) int64) {
+	l.t.Helper()
+	for id, want := range l.pointSizes[keyOf(p)] {
+		if _, its := c[id]; its && sizeOf(id) != want {
+			l.fatalf("volume %d of point %d of site %s has %d bytes, want %d", id[0], p.Checkpoint, s.name, sizeOf(id), want)
+		}
 	}
 	if known, ok := l.points[keyOf(p)]; ok {
 		if !c.agrees(known) {
@@ -96,8 +136,11 @@ func (l *life) read(s *lifeSite, p *group.Point) (c cut, ok bool) {
 	} else if !slices.ContainsFunc(l.past, c.agrees) {
 		l.fatalf("point %d of site %s is of a moment that never was: %v", p.Checkpoint, s.name, c)
 	}
-	l.counts["read"]++
-	return c, true
+}
+
+// isReplaced reports whether a call has met a store in the place of which an image has just come.
+func isReplaced(err error) bool {
+	return errors.Is(err, journal.ErrUnknownPosition) || errors.Is(err, journal.ErrClosed) || errors.Is(err, vfs.ErrClosed)
 }
 
 // checkPoints reads some points of each site.
@@ -137,6 +180,7 @@ func (l *life) crash(s *lifeSite) {
 		case crashed:
 			s.disk = s.disk.KillClone()
 		}
+		l.verify(s)
 		l.logf("site %s ended: crashed %t, power lost %t", s.name, crashed, power)
 	}
 	if err := l.start(s); err != nil {
@@ -144,6 +188,7 @@ func (l *life) crash(s *lifeSite) {
 	}
 	l.counts["starts"]++
 	l.settle(s)
+	l.settleForks(s)
 }
 
 // settle finds out what became of calls that failed.
@@ -189,6 +234,13 @@ func (l *life) settle(s *lifeSite) {
 	l.enter(c)
 	l.maybe = nil
 	l.leave()
+	had := maps.Clone(l.sizes)
+	l.lookAtSizes()
+	for id := range l.live {
+		if l.sizes[id] < had[id] {
+			l.fatalf("volume %d of site %s came back with %d bytes, and had %d", id[0], s.name, l.sizes[id], had[id])
+		}
+	}
 	switch {
 	case st.Rewind == nil:
 		l.back = nil

@@ -11,15 +11,20 @@ import (
 
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
+	"github.com/lockstep-csi/lockstep/engine"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // failed sorts the error of a call: one of a disk that is gone ends the site, and the call
-// may have been carried out or not.
+// may have been carried out or not. A primary may hear at any time of a successor whose
+// promotion has failed.
 func (l *life) failed(s *lifeSite, what string, err error, allowed ...error) {
 	l.t.Helper()
 	l.logf("%s: %v", what, err)
+	if l.promoting == s.peer {
+		allowed = append(allowed, engine.ErrReadOnly, group.ErrRole)
+	}
 	if s.fault.Crashed() || slices.ContainsFunc(allowed, func(target error) bool { return errors.Is(err, target) }) {
 		return
 	}
@@ -41,6 +46,13 @@ func (l *life) join(id journal.VolumeID) {
 	l.maybe = nil
 	l.logf("volume %d is made", id[0])
 	l.enter(next)
+	l.lookAtSizes()
+	// The points of one that had this id, and was deleted, are gone.
+	maps.DeleteFunc(l.pins, func(_ string, p *group.Point) bool {
+		known, told := l.points[keyOf(p)]
+		_, its := known[id]
+		return its || !told
+	})
 }
 
 // write writes to some members, one after the other.
@@ -48,7 +60,8 @@ func (l *life) write() {
 	s := l.main()
 	for range 1 + l.rng.IntN(6) {
 		ids := slices.SortedFunc(maps.Keys(l.live), func(a, b journal.VolumeID) int { return bytes.Compare(a[:], b[:]) })
-		id, sector, value := ids[l.rng.IntN(len(ids))], l.rng.IntN(lifeSectors), l.next
+		id, value := ids[l.rng.IntN(len(ids))], l.next
+		sector := l.rng.IntN(sectorsOf(l.sizes[id]))
 		l.next++
 		image := l.live[id]
 		image[sector] = value
@@ -62,7 +75,7 @@ func (l *life) write() {
 			l.fatalf("volume %d of the primary is not open", id[0])
 		}
 		l.maybe = after
-		if err := dev.WriteAt(l.ctx, bytes.Repeat(binary.LittleEndian.AppendUint32(nil, value), 128), int64(sector)*512, true); err != nil {
+		if err := dev.WriteAt(l.ctx, bytes.Repeat(binary.LittleEndian.AppendUint32(nil, value), 128), placeOf(sector), true); err != nil {
 			l.failed(s, "write", err)
 			return
 		}
@@ -93,7 +106,7 @@ func (l *life) note(p *group.Point, what string) {
 	if was, known := l.points[keyOf(p)]; known && !was.agrees(l.live) {
 		l.fatalf("point %d is taken twice", p.Checkpoint)
 	}
-	l.points[keyOf(p)], l.eras[keyOf(p)] = l.live, l.era
+	l.points[keyOf(p)], l.eras[keyOf(p)], l.pointSizes[keyOf(p)] = l.live, l.era, maps.Clone(l.sizes)
 	l.counts["points"]++
 }
 
@@ -179,7 +192,16 @@ func (l *life) member() {
 	}
 	next := maps.Clone(l.live)
 	delete(next, volumeC)
+	if forked, ok := l.isForked(s, volumeC); !ok {
+		return
+	} else if forked {
+		if err := s.opened.DeleteVolume(l.ctx, volumeC); !s.fault.Crashed() && !errors.Is(err, groups.ErrInUse) {
+			l.fatalf("delete what a fork shows: %v", err)
+		}
+		return
+	}
 	l.deleting = s.name
+	delete(l.sizes, volumeC)
 	if err := s.opened.DeleteVolume(l.ctx, volumeC); err != nil {
 		l.failed(s, "delete", err)
 		return
@@ -309,6 +331,12 @@ func (l *life) moved(p *group.Point) {
 	}
 	l.maybe = nil
 	l.enter(next)
+	l.lookAtSizes()
+	for id, bytes := range l.pointSizes[keyOf(p)] {
+		if _, its := next[id]; its && p.Members[id] != (journal.Position{}) && l.sizes[id] < bytes {
+			l.fatalf("volume %d of site %s has %d bytes, and had %d at point %d", id[0], s.name, l.sizes[id], bytes, p.Checkpoint)
+		}
+	}
 }
 
 // failover has the application go on at the other site.

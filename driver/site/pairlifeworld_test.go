@@ -25,12 +25,13 @@ import (
 )
 
 const (
-	lifeSectors = 12
+	lifeSectors = 16 // of which the last ones are there when a volume has been expanded
+	lifeGrowths = 4
 	lifeSteps   = 120
 	lifeSeeds   = 6
 )
 
-// volumeImage is what the first sectors of a volume hold, each one number.
+// volumeImage is what some sectors of a volume hold, each one number.
 type volumeImage [lifeSectors]uint32
 
 // cut is what all members of a group hold at one moment.
@@ -65,14 +66,17 @@ type life struct {
 	primary string // the site that the application writes to
 	next    uint32 // number that is written next
 
-	live   cut
-	maybe  cut // what the call has written that failed; nil: nothing
-	past   []cut
-	points map[pointKey]cut
-	era    int                     // rises whenever points are given up: by a failover, a rewind, an undo
-	pins   map[string]*group.Point // on the primary, of the timeline that it is on
-	eras   map[pointKey]int        // in which each point was taken
-	back   cut                     // what an undo returns to; nil: no rewind is open
+	live       cut
+	maybe      cut // what the call has written that failed; nil: nothing
+	past       []cut
+	points     map[pointKey]cut
+	era        int                                     // rises whenever points are given up: by a failover, a rewind, an undo
+	pins       map[string]*group.Point                 // on the primary, of the timeline that it is on
+	eras       map[pointKey]int                        // in which each point was taken
+	sizes      map[journal.VolumeID]int64              // of the primary's devices, in bytes
+	grown      map[journal.VolumeID]int64              // that somebody has asked for
+	pointSizes map[pointKey]map[journal.VolumeID]int64 // that the members had there
+	back       cut                                     // what an undo returns to; nil: no rewind is open
 	// promoting is the site that a failover to has failed; begun what a rewind that failed would
 	// be undone to.
 	promoting string
@@ -93,16 +97,19 @@ type lifeSite struct {
 	entrance   *bufconn.Listener // nil while it is down
 	apart      bool              // nobody gets there
 	conns      []net.Conn        // from the peer
+	forks      map[string]*lifeFork
 }
 
 func newLife(t *testing.T, seed uint64) *life {
 	t.Helper()
-	l := &life{t: t, rng: rand.New(rand.NewPCG(seed, 3)), primary: "a", next: 1, live: cut{}, points: map[pointKey]cut{}, eras: map[pointKey]int{}, pins: map[string]*group.Point{}, counts: map[string]int{}, sites: map[string]*lifeSite{}}
+	l := &life{t: t, rng: rand.New(rand.NewPCG(seed, 3)), primary: "a", next: 1, live: cut{}, points: map[pointKey]cut{}, eras: map[pointKey]int{}, pins: map[string]*group.Point{},
+		sizes: map[journal.VolumeID]int64{}, grown: map[journal.VolumeID]int64{}, pointSizes: map[pointKey]map[journal.VolumeID]int64{},
+		counts: map[string]int{}, sites: map[string]*lifeSite{}}
 	var cancel func()
 	l.ctx, cancel = context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	for _, name := range []string{"a", "b"} {
-		l.sites[name] = &lifeSite{name: name, peer: string(rune('a' + 'b' - name[0])), disk: vfs.NewMem()}
+		l.sites[name] = &lifeSite{name: name, peer: string(rune('a' + 'b' - name[0])), disk: vfs.NewMem(), forks: map[string]*lifeFork{}}
 	}
 	for _, name := range []string{"a", "b"} {
 		if err := l.start(l.sites[name]); err != nil {
