@@ -218,6 +218,34 @@ func (s *Store) beforeRecordLocked(at Position) Position {
 	return at
 }
 
+// recordGoesLocked reports whether the batch under way, or the one that a crash has interrupted,
+// takes the record of a checkpoint at a position with it: the horizon is there, and can be opened, but
+// no list has the checkpoint any more, and it is too late to hold it. mu must be held.
+func (s *Store) recordGoesLocked(at Position) bool {
+	if at != s.state.Horizon || at == s.state.Base {
+		return false
+	}
+	path, err := s.tree.path(s.state.Base, s.tipLocked())
+	if err != nil {
+		return false
+	}
+	for _, part := range s.partsLocked(path) {
+		if part.timeline == at.Timeline && part.upTo == at.Seq {
+			c := part.newestPoint()
+			return c != nil && c.Position == at
+		}
+	}
+	return false
+}
+
+// checkRecordLocked is ErrHorizon for a checkpoint of recordGoesLocked. mu must be held.
+func (s *Store) checkRecordLocked(at Position) error {
+	if s.recordGoesLocked(at) {
+		return fmt.Errorf("the checkpoint there is being given up: %w", ErrHorizon)
+	}
+	return nil
+}
+
 // strainedLocked reports whether readers must give way: space has run out, or
 // the journal is twice as large as it should be.
 func (s *Store) strainedLocked() bool {

@@ -36,6 +36,9 @@ func (s *Store) Hold(name string, at Position, d time.Duration) error {
 	if err == nil {
 		err = s.checkOpenLocked(at)
 	}
+	if err == nil {
+		err = s.checkRecordLocked(at)
+	}
 	if err != nil {
 		return fail(err)
 	}

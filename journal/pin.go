@@ -26,6 +26,9 @@ func (s *Store) Pin(name string, at Position) error {
 	if err == nil {
 		err = s.checkOpenLocked(at)
 	}
+	if err == nil {
+		err = s.checkRecordLocked(at)
+	}
 	if err == nil && at.Timeline == s.state.Active && at.Seq > s.durable.Seq {
 		err = fmt.Errorf("not durable yet: %w", ErrUnknownPosition)
 	}

@@ -1,0 +1,75 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+)
+
+// TestAPinnedCheckpointStaysAPoint: one that a destage under way takes the record of, because
+// the horizon has moved on to it, is in no list, and not to be pinned any more, nor held, by
+// whoever has read the list before: the pin would keep what no point leads to.
+func TestAPinnedCheckpointStaysAPoint(t *testing.T) {
+	ctx, refused, pinned := context.Background(), 0, 0
+	for k := int64(1); ; k++ {
+		mem := vfs.NewMem()
+		makeParent(t, mem)
+		fault := vfs.NewFault(mem)
+		cfg := Config{FS: fault, Dir: worldDir, SegmentBytes: MinSegmentBytes, JournalBytes: 1}
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		must(Create(cfg, Spec{testVolume, worldVolumeBytes}))
+		s, err := Open(cfg)
+		must(err)
+		_, err = s.Write(make([]byte, SectorBytes), 0)
+		must(err)
+		at, err := s.Checkpoint(Checkpoint{Number: 1, Time: time.Unix(1, 0), CheckpointInfo: CheckpointInfo{Group: "g", Members: []VolumeID{testVolume}}})
+		must(err)
+		must(s.Flush(ctx))
+		_, err = s.Fork(at, "failover")
+		must(err)
+		_, err = s.Write(make([]byte, SectorBytes), 0)
+		must(err)
+		must(s.Flush(ctx))
+		fault.CrashAt(fault.Count() + k)
+		destaged := destageUnheld(s)
+		_ = s.Close() // of no use without its disk
+		if destaged == nil {
+			break
+		}
+		cfg.FS = mem.KillClone()
+		s, err = Open(cfg)
+		must(err)
+		listed := len(s.Checkpoints()) > 0
+		holding, pinning := s.Hold("somebody", at, time.Hour), s.Pin("kept", at)
+		s.Release("somebody")
+		for _, err := range []error{holding, pinning} {
+			if err != nil && !errors.Is(err, ErrHorizon) {
+				t.Fatalf("operation %d: %v", k, err)
+			}
+			if (err == nil) != listed {
+				t.Errorf("operation %d: listed %t, and it is pinned or held with %v", k, listed, err)
+			}
+		}
+		must(destageUnheld(s))
+		if all := s.Checkpoints(); pinning == nil && (len(all) != 1 || all[0].Position != at) {
+			t.Errorf("operation %d: pinned at %s, and the checkpoints are %+v", k, at, all)
+		}
+		if pinning == nil {
+			pinned++
+		} else {
+			refused++
+		}
+		mustClose(t, s)
+	}
+	if pinned == 0 || refused == 0 {
+		t.Errorf("%d pins were made and %d refused, want some of each", pinned, refused)
+	}
+}
