@@ -311,11 +311,14 @@ func (l *life) moved(s *lifeFleet, p *group.Point) {
 	l.unserved = false
 }
 
-// arrives reports whether the other site comes to have a point as its newest one.
+// arrives reports whether the other site comes to have a point, as its newest one or behind one
+// that the clock has brought since.
 func (l *life) arrives(p *group.Point, within time.Duration) bool {
 	for end := time.Now().Add(within); ; time.Sleep(100 * time.Millisecond) {
-		if o := l.other(); o.fleet != nil {
-			if has, err := o.fleet.Groups().NewestPoint(l.ctx, "shop"); err == nil && has != nil && keyOf(has) == keyOf(p) {
+		if o := l.other(); o.fleet != nil && l.main().fleet != nil {
+			there, err := l.main().fleet.Groups().NewestPoint(l.ctx, "shop")
+			has, failed := o.fleet.Groups().NewestPoint(l.ctx, "shop")
+			if err == nil && failed == nil && there != nil && has != nil && there.Checkpoint >= p.Checkpoint && keyOf(has) == keyOf(there) {
 				o.own = nil
 				return true
 			}

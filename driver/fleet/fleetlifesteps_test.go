@@ -158,8 +158,8 @@ func (l *life) staleWrite() {
 		image[sector] = value
 		after[id] = image
 		if !l.put(s, id, sector, value) {
-			s.own = append(s.own, after) // it may be there
-			continue
+			s.own, s.stale = append(s.own, after), nil // it may be there, and nobody goes on
+			return
 		}
 		if st.Role == group.RoleReplica {
 			l.fatalf("site %s, a replica at term %d, takes a write to volume %d", s.site, st.Term, id[0])
