@@ -86,6 +86,9 @@ func (l *life) read(s *lifeFleet, p *group.Point) (c cut, ok bool) {
 
 // checkPoints reads some points of each site.
 func (l *life) checkPoints() {
+	if l.promoting != "" { // whose points they are is not known before
+		l.settleFailover()
+	}
 	for _, name := range []string{"a", "b"} {
 		s := l.sites[name]
 		if s.fleet == nil {
