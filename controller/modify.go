@@ -28,8 +28,12 @@ func (s *Server) modifyVolume(ctx context.Context, req *csi.ControllerModifyVolu
 	}
 	keys := []string{volumeKey(v.Name), groupKey(v.Group)}
 	return run(ctx, s, keys, func(ctx context.Context) (*csi.ControllerModifyVolumeResponse, error) {
-		if _, err := s.volume(req.GetVolumeId()); err != nil {
+		now, err := s.volume(req.GetVolumeId())
+		if err != nil {
 			return nil, err
+		}
+		if now.Group != v.Group { // whose lock this call does not have
+			return nil, fmt.Errorf("modify volume %s: it has just moved to group %s: %w", req.GetVolumeId(), now.Group, ErrBusy)
 		}
 		if err := s.modifyGroup(ctx, v.Group, patch); err != nil {
 			return nil, fmt.Errorf("modify volume %s: %w", req.GetVolumeId(), err)

@@ -3,6 +3,7 @@ package controller_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -68,6 +69,48 @@ func TestRegroup(t *testing.T) {
 	}
 	if err := s.Regroup(ctx, journal.VolumeID{9}, "new", nil, move); !errors.Is(err, controller.ErrNotFound) {
 		t.Errorf("no such volume: %v", err)
+	}
+}
+
+// asked is the context of a call, which says when the call asks whether it is to go on: it
+// has read the volume by then, and waits for its turn next.
+type asked struct {
+	context.Context
+	once func()
+}
+
+func (a asked) Err() error {
+	a.once()
+	return a.Context.Err()
+}
+
+// A change of settings by a volume that is being moved to another group meanwhile is not
+// one of the group that it has left.
+func TestAVolumeThatMovesMeanwhileDoesNotModifyItsOldGroup(t *testing.T) {
+	s := newSite(t)
+	_, wal := shop(s)
+	before, err := s.settingsOf("shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	modify := &csi.ControllerModifyVolumeRequest{VolumeId: wal, MutableParameters: map[string]string{"window": "3h"}}
+	modified := make(chan error, 1)
+	err = s.Regroup(t.Context(), parseID(t, wal), "other", nil, func(context.Context, group.Settings) error {
+		read := make(chan struct{})
+		ctx := asked{t.Context(), sync.OnceFunc(func() { close(read) })}
+		go func() {
+			_, err := s.ControllerModifyVolume(ctx, modify)
+			modified <- err
+		}()
+		<-read
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, <-modified, codes.Aborted)
+	if after, err := s.settingsOf("shop"); err != nil || after.Settings != before.Settings {
+		t.Errorf("the group that it has left has %+v, want %+v, %v", after.Settings, before.Settings, err)
 	}
 }
 
