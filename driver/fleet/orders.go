@@ -136,13 +136,20 @@ func (f *Fleet) ordersOfGroup(o *control.Orders, st group.State) {
 	}
 }
 
-// keepGreeted greets an engine, and greets it again when it is found not to be as its group
-// says, until its connection is over: who told it, or took a fence back, may have given up in
-// the middle, and nobody else would do it as long as the engine answers.
+// keepGreeted greets an engine, and greets it again when that failed, or when it is found not to
+// be as its group says, until its connection is over: one that has just started may not be able to carry
+// its orders out yet; who told it, or took a fence back, may have given up in
+// the middle; and nobody else would do it as long as the engine answers.
 func (f *Fleet) keepGreeted(ctx context.Context, v *volume, client *control.Client, over <-chan struct{}) {
+	trouble := "" // that was logged last
 	for {
-		f.greet(ctx, v, client)
-		for behind := false; !behind; behind = f.isBehind(v) {
+		err := f.greet(ctx, v, client)
+		if err != nil && ctx.Err() == nil && err.Error() != trouble {
+			trouble = err.Error()
+			r := f.recordOf(v)
+			f.cfg.Log.Warn("engine is not brought up to date; it is tried again", "volume", r.ID, "group", r.Group, "error", err)
+		}
+		for again := false; !again; again = err != nil || f.isBehind(v) {
 			timer := f.cfg.Clock.NewTimer(f.cfg.KeepPointEvery)
 			select {
 			case <-timer.C():
@@ -171,31 +178,30 @@ func (f *Fleet) isBehind(v *volume) bool {
 // greet brings an engine that has just answered up to date, and then has its
 // group look at its members again. One that is to be filled has its orders from who has
 // it filled: they take as long as the copy, and the group's key is not held so long.
-func (f *Fleet) greet(ctx context.Context, v *volume, client *control.Client) {
+func (f *Fleet) greet(ctx context.Context, v *volume, client *control.Client) error {
 	r := f.recordOf(v)
 	if r.Fill != nil {
-		return
+		return nil
 	}
-	log := f.cfg.Log.With("volume", r.ID, "group", r.Group)
 	unlock, err := f.locks.Lock(ctx, groupKey(r.Group))
 	if err != nil {
-		return
+		return err
 	}
 	defer unlock()
 	// Read first: the fence of a promote that begins from here on is above it.
 	claimed := f.claimedTerm(r.Group)
 	if st, err := f.groups.State(r.Group); err == nil && f.isFenced(v, st) {
 		if err := client.Lift(ctx, uint64(claimed), uint64(st.Term)); err != nil {
-			log.Warn("a fence that no promote followed is not lifted", "error", err)
+			f.cfg.Log.Warn("a fence that no promote followed is not lifted", "volume", r.ID, "group", r.Group, "error", err)
 		}
 	}
-	if _, err := f.reorder(ctx, v, nil); err != nil && ctx.Err() == nil {
-		log.Warn("engine does not carry out its orders", "error", err)
-		return
+	if _, err := f.reorder(ctx, v, nil); err != nil {
+		return fmt.Errorf("engine does not carry out its orders: %w", err)
 	}
-	if err := f.groups.Refresh(ctx, r.Group); err != nil && ctx.Err() == nil {
-		log.Warn("group does not go on", "error", err)
+	if err := f.groups.Refresh(ctx, r.Group); err != nil {
+		return fmt.Errorf("group does not go on: %w", err)
 	}
+	return nil
 }
 
 // isFenced reports whether an engine refuses the term that its group has, and
