@@ -146,7 +146,10 @@ func (f *Fleet) fill(ctx context.Context, v *volume, from Source) error {
 	defer f.hold(source)()
 	defer f.hold(v)()
 	for attempt := 1; ; attempt++ {
-		if err := f.answerSoon(ctx, source, v); err != nil {
+		if err := f.servedSoon(ctx, source); err != nil { // which has its store open then
+			return err
+		}
+		if err := f.answerSoon(ctx, v); err != nil {
 			return err
 		}
 		state, err := f.reorder(ctx, v, nil)
@@ -165,15 +168,11 @@ func (f *Fleet) fill(ctx context.Context, v *volume, from Source) error {
 	}
 }
 
-// answerSoon returns once engines answer, within Config.EngineWait.
-func (f *Fleet) answerSoon(ctx context.Context, volumes ...*volume) error {
+// answerSoon returns once a volume's engine answers, within Config.EngineWait.
+func (f *Fleet) answerSoon(ctx context.Context, v *volume) error {
 	return within(ctx, f.cfg.EngineWait, func(ctx context.Context) error {
-		for _, v := range volumes {
-			if _, err := f.connected(ctx, v); err != nil {
-				return err
-			}
-		}
-		return nil
+		_, err := f.connected(ctx, v)
+		return err
 	})
 }
 
