@@ -202,7 +202,8 @@ func (l *life) reap(s *lifeFleet) func(journal.VolumeID, *process) {
 				select {
 				case <-tick.C:
 					continue
-				case <-p.pod.Fatal():
+				case err := <-p.pod.Fatal():
+					l.t.Logf("engine of volume %s ends: %v", id, err)
 				case <-p.over:
 					return
 				}
