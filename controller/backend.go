@@ -42,7 +42,8 @@ type Backend interface {
 	RetireStore(ctx context.Context, id journal.VolumeID) error
 
 	// DeleteStore removes everything that CreateStore, or a part of it, left.
-	// RetireStore has been called before, and no pin lists the volume any more.
+	// RetireStore has been called before, and no pin lists the volume any more, but for such as
+	// ReleasePin could not drop.
 	// No error if there is nothing. A store that RetireStore left as it is stays,
 	// also if this site has become the primary of it since: a failover wants it.
 	DeleteStore(ctx context.Context, id journal.VolumeID) error

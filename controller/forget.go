@@ -27,7 +27,7 @@ func (s *Server) mayForget(v catalog.Volume) error {
 		return fmt.Errorf("volume %s is published on node %s: %w", v.ID, v.Publish.Node, ErrInUse)
 	}
 	return s.cfg.Catalog.View(func(tx *catalog.Tx) error {
-		pinned, err := isPinned(tx, v)
+		pinned, err := isPinned(tx, v, anyPin)
 		if err == nil && pinned {
 			err = fmt.Errorf("volume %s has snapshots: delete them first: %w", v.ID, ErrInUse)
 		}

@@ -81,17 +81,20 @@ func (s *Server) settlePin(ctx context.Context, pin catalog.Pin) error {
 		return err
 	}
 	// A volume that left the group meanwhile was kept in case the pin has it.
-	s.tryCollectRetired(ctx)
+	s.tryCollectRetired(ctx, anyPin)
 	return nil
 }
 
 // finishDropPin is releasePin, and then deletes the retired volumes that
-// nothing needs any more.
+// nothing needs any more. Where the pin could not be released, one of these may be why: a
+// store that is lost for good drops nothing. What only going pins have is deleted then,
+// so that the next attempt does not wait for it.
 func (s *Server) finishDropPin(ctx context.Context, pin catalog.Pin) error {
 	if err := s.releasePin(ctx, pin); err != nil {
+		s.tryCollectRetired(ctx, isWanted)
 		return err
 	}
-	s.tryCollectRetired(ctx)
+	s.tryCollectRetired(ctx, anyPin)
 	return nil
 }
 
@@ -100,7 +103,7 @@ func (s *Server) forgetPin(ctx context.Context, pin catalog.Pin) error {
 	if err := s.cfg.Catalog.Update(func(tx *catalog.Tx) error { return tx.RemovePin(pin) }); err != nil {
 		return err
 	}
-	s.tryCollectRetired(ctx)
+	s.tryCollectRetired(ctx, anyPin)
 	return nil
 }
 

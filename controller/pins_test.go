@@ -125,3 +125,45 @@ func TestWhoAsksAgainIsToldWhatFailed(t *testing.T) {
 		s.backend.Copying <- struct{}{} // and fails
 	}
 }
+
+// TestALostVolumeDoesNotKeepItsSnapshots: a volume whose store is lost for good drops no pin.
+// It is deleted, and the snapshots that have it are.
+func TestALostVolumeDoesNotKeepItsSnapshots(t *testing.T) {
+	ctx := context.Background()
+	s := newSite(t)
+	data, wal := shop(s)
+	monday := s.createSnapshot("monday", data, "").GetSnapshotId()
+	tuesday := s.createSnapshot("tuesday", data, "").GetSnapshotId()
+	lost := parseID(t, wal)
+	isThere := func() bool { _, there := s.backend.Stores()[lost]; return there }
+	gone := false
+	s.backend.Before = func(call string) error {
+		if call == "ReleasePin" && !gone {
+			return fmt.Errorf("engine of %s: %w", lost, controller.ErrUnavailable)
+		}
+		return nil
+	}
+	s.backend.After = func(call string) error {
+		gone = gone || call == "DeleteStore"
+		return nil
+	}
+	s.deleteVolume(wal)
+	if !isThere() {
+		t.Fatal("a volume that snapshots have is gone")
+	}
+	for _, snapshot := range []string{monday, tuesday} {
+		_, err := s.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: snapshot})
+		wantCode(t, err, codes.Unavailable)
+	}
+	if isThere() {
+		t.Error("a lost volume stays that nobody wants any more")
+	}
+	for _, snapshot := range []string{monday, tuesday} {
+		if _, err := s.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: snapshot}); err != nil {
+			t.Errorf("the next attempt: %v", err)
+		}
+	}
+	if left := s.pins(); len(left) > 0 {
+		t.Errorf("pins %+v are left", left)
+	}
+}

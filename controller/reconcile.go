@@ -54,7 +54,7 @@ func (s *Server) Reconcile(ctx context.Context) error {
 	for _, g := range groups {
 		note(s.reconcileGroup(ctx, g.Name), "group %s", g.Name)
 	}
-	note(s.collectRetired(ctx), "retired volumes")
+	note(s.collectRetired(ctx, isWanted), "retired volumes")
 	for i := range volumes {
 		if v := &volumes[i]; isWhole(v) {
 			note(s.reconcileVolume(ctx, *v), "volume %s", v.ID)

@@ -29,7 +29,7 @@ func (s *Server) removeVolume(ctx context.Context, v catalog.Volume) error {
 		return fmt.Errorf("retire store of volume %s: %w", v.ID, err)
 	}
 	err := s.cfg.Catalog.Update(func(tx *catalog.Tx) error {
-		pinned, err := isPinned(tx, v)
+		pinned, err := isPinned(tx, v, anyPin)
 		if err != nil {
 			return err
 		}
@@ -67,14 +67,17 @@ func (s *Server) finishDelete(ctx context.Context, v catalog.Volume) error {
 	})
 }
 
-// isPinned reports whether a pin holds an image of v, or may turn out to, or have: of one
+// isPinned reports whether one of these pins holds an image of v, or may turn out to, or have: of one
 // that was not made whole it is not known whom it has.
-func isPinned(tx *catalog.Tx, v catalog.Volume) (bool, error) {
+func isPinned(tx *catalog.Tx, v catalog.Volume, counts func(catalog.Pin) bool) (bool, error) {
 	pins, err := tx.Pins()
 	if err != nil {
 		return false, err
 	}
 	for _, pin := range pins {
+		if !counts(pin) {
+			continue
+		}
 		if _, member := pin.Members[v.ID]; member {
 			return true, nil
 		}
@@ -85,9 +88,14 @@ func isPinned(tx *catalog.Tx, v catalog.Volume) (bool, error) {
 	return false, nil
 }
 
-// collectRetired deletes the retired volumes that no pin needs any more. It is
+func anyPin(catalog.Pin) bool { return true }
+
+// isWanted reports whether somebody may still read what a pin has.
+func isWanted(pin catalog.Pin) bool { return pin.State != catalog.StateDeleting }
+
+// collectRetired deletes the retired volumes that none of these pins needs any more. It is
 // called whenever a pin is settled or released.
-func (s *Server) collectRetired(ctx context.Context) error {
+func (s *Server) collectRetired(ctx context.Context, counts func(catalog.Pin) bool) error {
 	unlock, err := s.locks.Lock(ctx, keyRetired)
 	if err != nil {
 		return err
@@ -100,7 +108,7 @@ func (s *Server) collectRetired(ctx context.Context) error {
 			return err
 		}
 		for _, v := range retired {
-			pinned, err := isPinned(tx, v)
+			pinned, err := isPinned(tx, v, counts)
 			if err != nil {
 				return err
 			}
@@ -122,8 +130,8 @@ func (s *Server) collectRetired(ctx context.Context) error {
 
 // tryCollectRetired is collectRetired for callers whose own work is done: the
 // next release or start tries again.
-func (s *Server) tryCollectRetired(ctx context.Context) {
-	if err := s.collectRetired(ctx); err != nil {
+func (s *Server) tryCollectRetired(ctx context.Context, counts func(catalog.Pin) bool) {
+	if err := s.collectRetired(ctx, counts); err != nil {
 		s.log.Warn("delete retired volumes", "error", err)
 	}
 }

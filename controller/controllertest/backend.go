@@ -31,6 +31,7 @@ type pinned struct {
 	group  string
 	point  controller.PinnedPoint
 	images map[journal.VolumeID]string
+	going  bool // ReleasePin was called
 }
 
 // checkpoint is one point of a group's history.
@@ -197,7 +198,7 @@ func (b *Backend) DeleteStore(ctx context.Context, id journal.VolumeID) error {
 			return fmt.Errorf("broken promise: %s is attached or not retired", id)
 		}
 		for name, pin := range b.pins {
-			if _, member := pin.images[id]; member {
+			if _, member := pin.images[id]; member && !pin.going {
 				return fmt.Errorf("broken promise: pin %s needs %s", name, id)
 			}
 		}
@@ -359,6 +360,12 @@ func (b *Backend) checkpoint(groupName string) checkpoint {
 
 // ReleasePin implements controller.Backend.
 func (b *Backend) ReleasePin(ctx context.Context, _, name string) error {
+	b.mu.Lock()
+	if pin, ok := b.pins[name]; ok {
+		pin.going = true
+		b.pins[name] = pin
+	}
+	b.mu.Unlock()
 	return b.change(ctx, "ReleasePin", func() error {
 		delete(b.pins, name)
 		return nil
