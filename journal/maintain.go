@@ -100,11 +100,11 @@ func (s *Store) prepareAhead() error {
 	}
 	s.watchRoom()
 	s.watchShortage()
-	s.trimReuse()
 	err = s.prepareReady()
 	for more := err == nil; more && err == nil; {
 		more, err = s.readyMore()
 	}
+	s.trimReuse() // last: what is ready keeps an append from waiting for it
 	return err
 }
 

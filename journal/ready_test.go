@@ -218,3 +218,58 @@ func TestFilesKeptForReuse(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What a store has kept is its successor's once it is closed.
+func TestAClosedStoreRemovesNoFiles(t *testing.T) {
+	w := newWorld(t, 1, nil)
+	s := w.s
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	name := journalDir + "/of-the-next-one"
+	if _, err := w.mem.Create(w.cfg.file(name)); err != nil {
+		t.Fatal(err)
+	}
+	for range keepBusy {
+		s.free = append(s.free, name)
+	}
+	s.trimReuse()
+	if _, err := w.mem.Stat(w.cfg.file(name)); err != nil {
+		t.Errorf("a file of the next store is gone: %v", err)
+	}
+}
+
+// A store that is opened again by who has closed it keeps what a busy one needs, and gives it back
+// only once something is ready.
+func TestFilesForReuseAfterAClose(t *testing.T) {
+	w := readyStore(t)
+	for range keepBusy + 2 {
+		writeSegments(t, w.s, 1)
+		if err := w.s.prepareAhead(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.s.Maintain(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	kept := w.s.reusable()
+	if kept <= keepFree {
+		t.Fatalf("a busy store has %d files for reuse", kept)
+	}
+	if err := w.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, w.cfg)
+	if got := len(s.free); got < kept {
+		t.Errorf("%d files for reuse are left of %d", got, kept)
+	}
+	if err := s.prepareAhead(); err != nil {
+		t.Fatal(err)
+	}
+	if s.ready.len() != readyAhead || s.reusable() != keepFree {
+		t.Errorf("%d segments are ready, %d files kept", s.ready.len(), s.reusable())
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -90,10 +90,11 @@ func (s *Store) disinherit(unused []*candidate) error {
 }
 
 // reuse keeps files for reuse, and returns those that are too many or of another size: what
-// a store had ready and never wrote to is small, and would be no reserve for a full disk.
+// a store had ready and never wrote to is small, and would be no reserve for a full disk. As many
+// as a busy store has are kept at first, because nobody is to wait for their removal.
 func (s *Store) reuse(unused []*candidate) (rest []*candidate) {
 	for _, c := range unused {
-		if c.size != s.cfg.SegmentBytes || len(s.free) == keepFree {
+		if c.size != s.cfg.SegmentBytes || len(s.free) == keepBusy {
 			rest = append(rest, c)
 			continue
 		}

@@ -44,13 +44,27 @@ func (s *Store) toKeep() int {
 	return files
 }
 
-// trimReuse removes the files that a quieter store does not need.
+// trimReuse removes the files that a quieter store does not need, one at a time.
 func (s *Store) trimReuse() {
+	for s.trimOne() {
+	}
+}
+
+func (s *Store) trimOne() bool {
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	for files := s.toKeep(); len(s.free) > s.reserved() && s.reusable() > files; s.free = s.free[1:] {
-		s.removeReusable(s.free[0])
+	s.mu.RLock()
+	err := s.usable()
+	s.mu.RUnlock()
+	if err != nil { // closed: the files are a successor's
+		return false
 	}
+	if len(s.free) <= s.reserved() || s.reusable() <= s.toKeep() {
+		return false
+	}
+	s.removeReusable(s.free[0])
+	s.free = s.free[1:]
+	return true
 }
 
 // removeReusable removes a file for reuse. spareMu must be held.
