@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -271,5 +272,42 @@ func TestFilesForReuseAfterAClose(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A store lets go of the live index when it is closed, and with it of segments that were dropped
+// before: destage could not make the index anew, because a footer is damaged.
+func TestCloseLetsGoOfDroppedSegments(t *testing.T) {
+	w := newWorld(t, 1, func(cfg *Config) { cfg.JournalBytes, cfg.youngExtents = 8*MinSegmentBytes, 1 })
+	s := w.s
+	for range 4 {
+		writeSegments(t, s, 4)
+		if err := s.sealDue(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stack := s.index.stack
+	if stack == nil {
+		t.Fatal("all of the live index is in memory")
+	}
+	newest := stack.parts[len(stack.parts)-1].segment
+	if err := w.mem.Corrupt(w.cfg.file(newest.name), newest.bytes-blockBytes, blockBytes); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Maintain(context.Background()); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("maintaining a store with a damaged footer: %v", err)
+	}
+	if n := stack.parts[0].users.Load(); s.index.stack != stack || n != 1 {
+		t.Fatalf("%d users of the oldest segment, want the live index alone", n)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the store is not closed")
 	}
 }

@@ -89,12 +89,12 @@ func (s *Store) releaseSegment(g *segment) {
 	if err := g.file.Close(); err != nil {
 		s.cfg.Log.Warn("closing a dropped segment failed", "segment", g.name, "error", err)
 	}
+	if s.isClosed() { // a view outlived the store, or Close, which has dropMu, lets go of the live index
+		return
+	}
 	s.dropMu.Lock()
 	defer s.dropMu.Unlock()
-	s.mu.RLock()
-	closed := s.closed
-	s.mu.RUnlock()
-	if closed { // a view outlived the store: the files are its successor's now
+	if s.isClosed() { // meanwhile: the files are its successor's now
 		return
 	}
 	if s.keepForReuse(g) {
@@ -103,6 +103,12 @@ func (s *Store) releaseSegment(g *segment) {
 	if err := s.cfg.FS.Remove(s.cfg.file(g.name)); err != nil {
 		s.cfg.Log.Warn("removing a dropped segment failed; the next open reuses its file", "segment", g.name, "error", err)
 	}
+}
+
+func (s *Store) isClosed() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.closed
 }
 
 // keepForReuse keeps the file of a dropped segment, unless it is of no use or one too many.
