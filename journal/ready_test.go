@@ -238,6 +238,13 @@ func TestAClosedStoreRemovesNoFiles(t *testing.T) {
 	if _, err := w.mem.Stat(w.cfg.file(name)); err != nil {
 		t.Errorf("a file of the next store is gone: %v", err)
 	}
+	s.catalogFull.Store(true) // a write that waited for room when the store was closed
+	if _, err := s.Reclaim(context.Background()); !errors.Is(err, ErrClosed) {
+		t.Errorf("room in a store that is closed: %v", err)
+	}
+	if _, err := w.mem.Stat(w.cfg.file(name)); err != nil {
+		t.Errorf("a file of the next store is gone for room in this one: %v", err)
+	}
 }
 
 // A store that is opened again by who has closed it keeps what a busy one needs, and gives it back

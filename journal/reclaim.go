@@ -203,6 +203,9 @@ func (s *Store) giveUpReserve() (gained bool) {
 	}
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
+	if s.isClosed() { // the files are a successor's
+		return false
+	}
 	if err := s.dropReadyBehind(1); err != nil {
 		s.cfg.Log.Warn("giving back what was ready", "volume", s.volume, "error", err)
 	}
