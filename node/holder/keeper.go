@@ -153,7 +153,9 @@ func (k *Keeper) Withdraw(ctx context.Context, look bool) error {
 // for a holder to have the descriptor: an error means that there was none, and
 // that the device, if it was not detached, fails from now on.
 func (k *Keeper) Close(ctx context.Context) error {
-	_, err := k.holder(ctx)
+	// Of a holder that ends meanwhile the descriptor goes to the next one, for which it has
+	// to be open: it may be the last.
+	err := k.with(ctx, func(c *Client) error { return c.Release(ctx, k.config.Volume) })
 	k.stop()
 	k.joined.Wait()
 	_ = k.session.Conn.Close() // nothing was written that could be lost
@@ -166,10 +168,7 @@ func (k *Keeper) Close(ctx context.Context) error {
 	case client == nil:
 		return err
 	}
-	if err := client.Release(ctx, k.config.Volume); err != nil && !errors.Is(err, ErrClosed) {
-		return errors.Join(err, client.Close())
-	}
-	return client.Close()
+	return errors.Join(err, client.Close())
 }
 
 // with calls fn with a connection that holds the lease, again when it breaks.
