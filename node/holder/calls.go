@@ -27,7 +27,7 @@ func (h *Holder) call(ctx context.Context, c *connection, req request, given des
 	case opResize:
 		rep.SizeBytes, err = h.resize(ctx, c, req.Volume)
 	case opRelease:
-		h.release(c, req.Volume)
+		err = h.release(c, req.Volume)
 	case opDetach:
 		err = h.detachFor(ctx, c, req.Volume, req.Force)
 	case opWithdraw:
@@ -188,16 +188,29 @@ func (h *Holder) forget(v *volume) {
 	h.touch()
 }
 
-// release takes the volume back from c, whose engine serves it no more.
-func (h *Holder) release(c *connection, id string) {
+// release takes the volume back from c, whose engine serves it no more. A holder that keeps
+// its volumes does not while it ends, for it is about to close its descriptor: that of
+// the engine has to go to the next one.
+func (h *Holder) release(c *connection, id string) error {
 	h.mu.Lock()
 	v := h.volumes[id]
 	leased := v != nil && v.lessee == c
 	h.mu.Unlock()
-	if leased {
-		h.giveUp(v)
-		h.endLease(c, id)
+	if !leased {
+		return nil
 	}
+	h.giveUp(v)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if v.lessee != c {
+		return nil // dropped meanwhile
+	}
+	if h.ending && h.config.Keep {
+		return errEnding
+	}
+	v.end()
+	h.announce()
+	return nil
 }
 
 // giveUp comes when nobody serves v any more and before its lease ends. If no

@@ -63,7 +63,8 @@
 //  3. The same lease presented twice is one engine's, so the first one gets it
 //     (ErrLeased for the second).
 //
-// A holder that is ending begins no lease.
+// A holder that is ending begins no lease, and takes none back: it is about to close its
+// descriptor, and the engine's goes to the next one (Keeper.Close).
 //
 // That a descriptor is of a connection is read from its fdinfo (fuse_connection, a
 // line that kernels have since 2025) and compared with the device number of the

@@ -33,7 +33,7 @@ type Holder struct {
 
 	mu      sync.Mutex
 	started bool // Run listens
-	ending  bool // Run closes the connections: their leases end, and none begins
+	ending  bool // Run closes the connections: no lease begins, and none is given back
 	volumes map[string]*volume
 	conns   map[*connection]struct{}
 	// revoking are the volumes whose devices are being taken away: no lease of
@@ -306,17 +306,34 @@ func (h *Holder) awaitEngines() {
 		news := h.news
 		h.mu.Unlock()
 		waiting := h.endangered()
-		if len(waiting) == 0 {
+		if len(waiting) == 0 && h.beginEnd(news) {
 			return
 		}
-		h.config.Log.Info("the end of the holder waits for engines", "volumes", waiting)
+		if len(waiting) > 0 {
+			h.config.Log.Info("the end of the holder waits for engines", "volumes", waiting)
+		}
 		select {
 		case <-news:
 		case <-timer.C:
-			h.config.Log.Error("no engine came back for devices in use, their I/O fails now", "volumes", waiting)
+			if len(waiting) > 0 {
+				h.config.Log.Error("no engine came back for devices in use, their I/O fails now", "volumes", waiting)
+			}
 			return
 		}
 	}
+}
+
+// beginEnd has no lease end, or begin, from now on, unless one has since news.
+func (h *Holder) beginEnd(news <-chan struct{}) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	select {
+	case <-news:
+		return false
+	default:
+	}
+	h.ending = true
+	return true
 }
 
 // endangered are the volumes whose devices would fail if the holder ended now.

@@ -99,3 +99,30 @@ func TestCloseWhileTheHolderEnds(t *testing.T) {
 		t.Errorf("holders were asked %q, want %q", got, want)
 	}
 }
+
+// A lease that an engine gives back while the holder begins to end is seen by it, or is
+// refused: with neither, both would close the descriptor, and the device fail.
+func TestALeaseGivenBackAtTheEnd(t *testing.T) {
+	h, err := New(Config{Socket: filepath.Join(t.TempDir(), "holder.sock"), Dir: t.TempDir(), Keep: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &connection{holder: h}
+	release := request{Op: opRelease, Volume: "v"}
+	v := h.newVolume("v", 4096, false)
+	v.lessee, h.volumes["v"] = c, v
+	news := h.news
+	if _, _, err := h.call(t.Context(), c, release, noDescriptor); err != nil || v.lessee != nil {
+		t.Fatalf("the lease is %v after it was given back: %v", v.lessee, err)
+	}
+	if h.beginEnd(news) {
+		t.Error("the holder ends without a look at what was given back")
+	}
+	v.lessee = c
+	if !h.beginEnd(h.news) {
+		t.Fatal("the holder does not end")
+	}
+	if _, _, err := h.call(t.Context(), c, release, noDescriptor); !errors.Is(err, ErrClosed) || v.lessee != c {
+		t.Errorf("a lease was taken back by a holder that ends: %v", err)
+	}
+}
