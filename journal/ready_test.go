@@ -318,3 +318,41 @@ func TestCloseLetsGoOfDroppedSegments(t *testing.T) {
 		t.Fatal("the store is not closed")
 	}
 }
+
+// Where the file system does not write in place, files for reuse only take room: an append that
+// found none gets theirs, also in a journal of its own.
+func TestFilesForReuseGiveWayWhereNothingIsWrittenInPlace(t *testing.T) {
+	for name, dir := range map[string]string{"beside the base": "", "of its own": worldJournalDir} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1, func(cfg *Config) { cfg.JournalBytes, cfg.JournalDir = 2*MinSegmentBytes, dir })
+			s := w.s
+			writeSegments(t, s, 12)
+			if err := s.Maintain(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if len(s.free) == 0 {
+				t.Fatal("there are no files for reuse")
+			}
+			s.noteCopies()
+			if _, err := s.Reclaim(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			names, err := w.cfg.FS.ReadDir(w.cfg.file(journalDir))
+			if err != nil {
+				t.Fatal(err)
+			}
+			files := 0
+			for _, name := range names {
+				if _, ok := parseSegmentName(name); ok {
+					files++
+				}
+			}
+			if want := len(s.segments) + s.ready.len(); files != want || s.ready.len() > 1 {
+				t.Errorf("%d files, want %d with %d ready", files, want, s.ready.len())
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -198,8 +198,8 @@ func (s *Store) prepareReserve() error {
 
 // giveUpReserve removes all files for reuse; false if there are none.
 func (s *Store) giveUpReserve() (gained bool) {
-	if s.cfg.JournalDir != "" {
-		return false // it would make no room for the base or the catalog
+	if s.cfg.JournalDir != "" && !s.copies.Load() {
+		return false // it would make no room for the base or the catalog, and an append takes them anyway
 	}
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
