@@ -59,8 +59,8 @@ func (g *Gateway) repair(ctx context.Context, decode func(any) error) (any, erro
 		return nil, refuse(err)
 	}
 	size := req.data.Len()
-	if l := g.cfg.Limiter; l != nil && l.WaitN(ctx, size) != nil {
-		return nil, status.FromContextError(ctx.Err()).Err()
+	if err := g.throttle(ctx, size); err != nil {
+		return nil, err
 	}
 	conn, _, err := g.dial(ctx, volume)
 	if err != nil {
@@ -74,6 +74,18 @@ func (g *Gateway) repair(ctx context.Context, decode func(any) error) (any, erro
 	}
 	g.metrics.bytes.WithLabelValues(peer, "out").Add(float64(resp.data.Len()))
 	return resp, nil
+}
+
+// throttle waits for the rate limit. The limiter does not begin to wait where ctx would end
+// first, so that ctx need not be over when it fails.
+func (g *Gateway) throttle(ctx context.Context, size int) error {
+	if g.cfg.Limiter == nil || g.cfg.Limiter.WaitN(ctx, size) == nil {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return status.FromContextError(err).Err()
+	}
+	return status.Errorf(codes.ResourceExhausted, "the rate limit of the gateway of site %s leaves no time for a repair within %v", g.cfg.Site, g.cfg.RepairTimeout)
 }
 
 // dial finds a volume's engine and prepares a connection to it.

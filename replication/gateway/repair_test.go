@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -308,5 +309,20 @@ func TestAHungRepairGivesItsPlaceBack(t *testing.T) {
 		if err := <-ended; status.Code(err) != codes.DeadlineExceeded {
 			t.Errorf("a call that hangs ends with %v, want DeadlineExceeded", err)
 		}
+	}
+}
+
+// TestARepairThatTheRateLimitLeavesNoTimeForFails: an answer that says nothing would be taken for
+// one of the engine.
+func TestARepairThatTheRateLimitLeavesNoTimeForFails(t *testing.T) {
+	r := newRig(t)
+	hungEngines(r)
+	limiter := rate.NewLimiter(1, replication.MaxMessageBytes)
+	limiter.ReserveN(time.Now(), replication.MaxMessageBytes) // by streams
+	gw := r.gateway("", r.nobody(), func(c *Config) { c.Limiter = limiter })
+	resp, err := replicationv1.NewReplicationClient(r.peer(gw.address)).Repair(r.within(),
+		&replicationv1.RepairRequest{Version: replication.ProtocolVersion, Group: testGroup, Term: 1, Volume: volumeTwo[:]})
+	if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("answer %v, %v, want ResourceExhausted", resp, err)
 	}
 }
