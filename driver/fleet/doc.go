@@ -8,7 +8,8 @@
 // next one only after Engines.Stop has returned for the last; orders are saved
 // before they are sent, and every change of them has a higher revision; a
 // volume's record exists before, and until after, anything of it exists
-// elsewhere.
+// elsewhere. Each call of an engine tells the number of this controller, which is above those
+// of all before it: engines do nothing for one that was replaced.
 //
 // A volume of a group that is replicated keeps its engine until the peer has
 // everything of it. A replica is its primary's: it is not deleted here as long as

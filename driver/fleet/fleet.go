@@ -21,6 +21,7 @@ type Fleet struct {
 	groups *groups.Groups
 	locks  keylock.Set // one change at a time per volume and per group
 	holder Holder
+	number uint64 // of this controller, see claimNumber
 
 	ctx    context.Context // of everything that outlives a call; ends with Close
 	stop   context.CancelFunc
@@ -43,6 +44,9 @@ func Open(cfg Config) (*Fleet, error) {
 	f := &Fleet{cfg: cfg, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}, promotes: map[string]int{}}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	var err error
+	if f.number, err = f.claimNumber(); err != nil {
+		return nil, err
+	}
 	f.groups, err = groups.Open(groups.Config{Site: cfg.Site, DB: cfg.DB, Members: members{f}, Replicator: replicator{f},
 		Locks: &f.locks, Clock: cfg.Clock, Log: cfg.Log, StopsUsers: true})
 	if err != nil {

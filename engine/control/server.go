@@ -33,18 +33,22 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Server serves one volume's control API. It runs inside a grpc.Server, which
-// calls it concurrently, and owns nothing.
+// calls it concurrently, and owns nothing. Of two controllers the newer one is heard
+// (see FromController).
 type Server struct {
 	enginev1.UnimplementedEngineServer
-	volume Volume
-	clock  clock.Clock
+	volume  Volume
+	clock   clock.Clock
+	callers succession
 }
 
 // NewServer makes a server for a volume.
 func NewServer(v Volume, c clock.Clock) *Server { return &Server{volume: v, clock: c} }
 
 // Register makes g serve s.
-func (s *Server) Register(g grpc.ServiceRegistrar) { enginev1.RegisterEngineServer(g, s) }
+func (s *Server) Register(g grpc.ServiceRegistrar) {
+	g.RegisterService(s.callers.guard(enginev1.Engine_ServiceDesc), s)
+}
 
 // Watch implements the RPC.
 func (s *Server) Watch(_ *enginev1.WatchRequest, stream enginev1.Engine_WatchServer) error {

@@ -1,0 +1,33 @@
+package fleet
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/lockstep-csi/lockstep/internal/kv"
+)
+
+// bucketControllers has, under numberKey, the number of the last controller that began.
+const (
+	bucketControllers = "controllers"
+	numberKey         = "number"
+)
+
+// claimNumber returns this controller's number, which is above that of every one before it; durable
+// on return. By it engines tell it from one that was replaced and does not know that yet. It
+// is not below the time either, so that a catalog that was lost, or put back, does not make
+// an old controller of the next one.
+func (f *Fleet) claimNumber() (number uint64, err error) {
+	err = f.cfg.DB.Update(func(tx kv.Tx) error {
+		var last uint64
+		if b := tx.Get(bucketControllers, []byte(numberKey)); len(b) == 8 {
+			last = binary.BigEndian.Uint64(b)
+		}
+		number = max(last+1, uint64(f.cfg.Clock.Now().UnixNano()))
+		return tx.Put(bucketControllers, []byte(numberKey), binary.BigEndian.AppendUint64(nil, number))
+	})
+	if err != nil {
+		return 0, fmt.Errorf("claim a controller's number: %w", err)
+	}
+	return number, nil
+}

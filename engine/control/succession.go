@@ -1,0 +1,129 @@
+package control
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	enginev1 "github.com/lockstep-csi/lockstep/api/engine/v1"
+)
+
+// controllerKey is the metadata key in which a controller tells its number.
+const controllerKey = "lockstep-controller"
+
+// FromController returns conn with calls that tell which controller makes them: each has a
+// higher number than the one before it. An engine that a controller has called does nothing
+// any more for those of lower numbers.
+func FromController(conn grpc.ClientConnInterface, number uint64) grpc.ClientConnInterface {
+	return numbered{conn, strconv.FormatUint(number, 10)}
+}
+
+type numbered struct {
+	conn   grpc.ClientConnInterface
+	number string
+}
+
+// Invoke implements grpc.ClientConnInterface.
+func (n numbered) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	return n.conn.Invoke(metadata.AppendToOutgoingContext(ctx, controllerKey, n.number), method, args, reply, opts...)
+}
+
+// NewStream implements grpc.ClientConnInterface.
+func (n numbered) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return n.conn.NewStream(metadata.AppendToOutgoingContext(ctx, controllerKey, n.number), desc, method, opts...)
+}
+
+// succession is which controller is the newest that has called. One that was replaced and does
+// not know it yet can save nothing, and so changes no orders; but a fork, a pin, or a checkpoint
+// is no order. It is in memory only: who reaches an engine that has just started reaches the
+// newest controller's.
+type succession struct {
+	mu     sync.Mutex
+	newest uint64                  // guarded by mu; 0: none has told
+	reign  context.Context         // guarded by mu; of the newest one's calls
+	end    context.CancelCauseFunc // guarded by mu; ends reign; nil before the first
+}
+
+// errReplaced is what a controller gets that is not the newest one.
+var errReplaced = status.Error(codes.FailedPrecondition, "a newer controller has called this engine, which takes nothing of the one before any more")
+
+// admit lets a call begin, unless a newer controller has called, and ends its context when one
+// does. One without a number, of a version before, is let in.
+func (s *succession) admit(ctx context.Context) (_ context.Context, leave func(), err error) {
+	told := metadata.ValueFromIncomingContext(ctx, controllerKey)
+	if len(told) == 0 {
+		return ctx, func() {}, nil
+	}
+	number, err := strconv.ParseUint(told[len(told)-1], 10, 64)
+	if err != nil || number == 0 {
+		return nil, nil, invalid("controller number %q", told[len(told)-1])
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if number < s.newest {
+		return nil, nil, errReplaced
+	}
+	if number > s.newest {
+		if s.end != nil {
+			s.end(errReplaced)
+		}
+		s.newest = number
+		s.reign, s.end = context.WithCancelCause(context.Background())
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	forget := context.AfterFunc(s.reign, func() { cancel(errReplaced) })
+	return ctx, func() { forget(); cancel(nil) }, nil
+}
+
+// guard returns the service with each call admitted first, behind what a server's interceptors
+// say of the caller. A copy of an image is another engine's, and no controller's.
+func (s *succession) guard(desc grpc.ServiceDesc) *grpc.ServiceDesc {
+	desc.Methods, desc.Streams = slices.Clone(desc.Methods), slices.Clone(desc.Streams)
+	for i, method := range desc.Methods {
+		desc.Methods[i].Handler = func(srv any, ctx context.Context, decode func(any) error, around grpc.UnaryServerInterceptor) (any, error) {
+			return method.Handler(srv, ctx, decode, func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+				admitted := func(ctx context.Context, req any) (any, error) {
+					ctx, leave, err := s.admit(ctx)
+					if err != nil {
+						return nil, err
+					}
+					defer leave()
+					return handler(ctx, req)
+				}
+				if around == nil {
+					return admitted(ctx, req)
+				}
+				return around(ctx, req, info, admitted)
+			})
+		}
+	}
+	for i, stream := range desc.Streams {
+		if "/"+desc.ServiceName+"/"+stream.StreamName == enginev1.Engine_ReadImage_FullMethodName {
+			continue
+		}
+		desc.Streams[i].Handler = func(srv any, calls grpc.ServerStream) error {
+			ctx, leave, err := s.admit(calls.Context())
+			if err != nil {
+				return err
+			}
+			defer leave()
+			return stream.Handler(srv, within{calls, ctx})
+		}
+	}
+	return &desc
+}
+
+// within is a stream with another context.
+type within struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context implements grpc.ServerStream.
+func (w within) Context() context.Context { return w.ctx }
