@@ -186,13 +186,23 @@ func checkNewStore(dir, name string) error {
 	base := filepath.Base(journal.BasePath(dir))
 	for _, entry := range entries {
 		switch {
-		case entry.Name() == base && sameFile(name, journal.BasePath(dir)), slices.Contains(journal.UnfinishedNames(), entry.Name()):
+		case entry.Name() == base && sameFile(name, journal.BasePath(dir)), slices.Contains(journal.UnfinishedNames(), entry.Name()) && !isFilled(dir, entry):
 			// Of an import of this image that was interrupted.
 		default:
 			return fmt.Errorf("import to %s: the directory holds %q already: name a new one, or remove that if an interrupted import with --copy left it", dir, entry.Name())
 		}
 	}
 	return nil
+}
+
+// isFilled reports whether an entry is a directory that holds something, or does not tell. An
+// import puts nothing into those that it makes before the store is one.
+func isFilled(dir string, entry fs.DirEntry) bool {
+	if !entry.IsDir() {
+		return false
+	}
+	inside, err := os.ReadDir(filepath.Join(dir, entry.Name()))
+	return err != nil || len(inside) > 0
 }
 
 // checkTakable refuses an image that somebody could go on writing to by another

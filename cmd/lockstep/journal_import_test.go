@@ -118,6 +118,30 @@ func TestJournalImportGoesOn(t *testing.T) {
 	wantVolume(t, s, dir, content)
 }
 
+// TestJournalImportLeavesAnotherJournalAlone: an import that was interrupted leaves a journal with
+// nothing in it. One that holds something is somebody else's, the journals of a site for example.
+func TestJournalImportLeavesAnotherJournalAlone(t *testing.T) {
+	s, root := newShell(""), t.TempDir()
+	name, content := newImageFile(t, root)
+	dir := filepath.Join(root, "disk")
+	theirs := filepath.Join(dir, "journal", "volumes", "segment")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(theirs), 0o700), os.WriteFile(theirs, []byte("precious"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, how := range [][]string{{}, {"--copy"}} {
+		got := s.run(t, append([]string{"journal", "import", name, dir}, how...)...)
+		if got.exit != exitFailed || !strings.Contains(got.stderr, `holds "journal" already`) {
+			t.Errorf("import %v: exit %d: %s", how, got.exit, got.stderr)
+		}
+		if got, err := os.ReadFile(theirs); err != nil || string(got) != "precious" {
+			t.Errorf("import %v has left %q of it, %v", how, got, err)
+		}
+	}
+	if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("the image has changed: %v", err)
+	}
+}
+
 func TestJournalImportRefuses(t *testing.T) {
 	s, root := newShell(""), t.TempDir()
 	name, content := newImageFile(t, root)
