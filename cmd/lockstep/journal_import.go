@@ -281,7 +281,7 @@ func importClone(from *image.Original, cfg journal.Config, spec journal.Spec) (t
 	if gone := os.Remove(hidden); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
 		err = errors.Join(err, gone)
 	}
-	return true, err
+	return true, errors.Join(err, file.Release())
 }
 
 // importSink fills a store that is new, and so zeroes.

@@ -161,13 +161,14 @@ func (f *File) Abort() error {
 }
 
 // CommitHidden makes the file durable and leaves it under its hidden name, which
-// it returns: for who gives it a name of its own.
+// it returns: for who gives it a name of its own, and calls Release then. Until that
+// nobody else begins a file of its name.
 func (f *File) CommitHidden() (string, error) {
 	if err := f.file.Sync(); err != nil {
 		return "", f.fail("sync", err)
 	}
-	if err := f.file.Close(); err != nil {
-		return "", fmt.Errorf("close %s: %w", f.name, err)
-	}
 	return f.hidden, nil
 }
+
+// Release lets go of the file that CommitHidden left. It is durable already.
+func (f *File) Release() error { return f.file.Close() }

@@ -168,7 +168,7 @@ func TestATakenFileStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	base := filepath.Join(dir, "base.img")
-	if err := os.Link(hidden, base); err != nil { // and the process is gone
+	if err := errors.Join(os.Link(hidden, base), f.Release()); err != nil { // and the process is gone
 		t.Fatal(err)
 	}
 	for _, force := range []bool{false, true} {
@@ -191,5 +191,31 @@ func TestATakenFileStays(t *testing.T) {
 	}
 	if content, err := os.ReadFile(name); err != nil || string(content) != "next" {
 		t.Errorf("the new file holds %q, %v", content, err)
+	}
+}
+
+// TestAHiddenFileIsItsWriters: until its writer has given it the other name, somebody else who
+// begins one of that name does not empty it.
+func TestAHiddenFileIsItsWriters(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "image")
+	f, err := CreateFile(name, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.file.WriteString("whole"); err != nil {
+		t.Fatal(err)
+	}
+	hidden, err := f.CommitHidden()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := CreateFile(name, false); err == nil {
+		t.Error("two have one file")
+	}
+	if content, err := os.ReadFile(hidden); err != nil || string(content) != "whole" {
+		t.Errorf("it holds %q, %v", content, err)
+	}
+	if err := f.Release(); err != nil {
+		t.Error(err)
 	}
 }
