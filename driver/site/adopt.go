@@ -129,11 +129,11 @@ func (s *Site) adopt(ctx context.Context, id journal.VolumeID, size int64, a Ado
 }
 
 // moveStore gives a store the place that its volume's record names, unless it is
-// there. If that cannot be, the record goes again.
+// there; durable on return. If that cannot be, the record goes again.
 func (s *Site) moveStore(id journal.VolumeID, from string) error {
 	to := path.Join(s.volumeDir(id), storeDir(1))
-	if journal.IsStore(s.cfg.FS, to) {
-		return nil
+	if journal.IsStore(s.cfg.FS, to) { // who moved it may not have lived to sync that
+		return s.cfg.FS.SyncDir(path.Dir(to))
 	}
 	err := s.makeVolumeDir(id)
 	if err == nil {

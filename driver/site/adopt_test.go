@@ -145,6 +145,14 @@ func TestCrashWhileAdopting(t *testing.T) {
 			if err := again.Close(); err != nil {
 				t.Fatal(err)
 			}
+			// What the other attempt has said stays so when the power goes.
+			again = mustOpen(t, after.CrashWith(nil, vfs.CrashOptions{LoseAll: true}))
+			if got := again.content(t, volumeC); got != 7 {
+				t.Fatalf("operation %d, outcome %d: after a power loss the volume holds %d", k, i, got)
+			}
+			if err := again.Close(); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }
