@@ -37,7 +37,16 @@ func TakeImage(cfg Config, spec Spec, image string) error {
 	if err := im.Commit(); err != nil {
 		return err
 	}
-	err := cfg.FS.Remove(image)
+	return LeaveName(cfg, image)
+}
+
+// LeaveName ends a TakeImage that was interrupted when the store was whole: the image
+// loses its old name. Durable on return; ErrLeftName if that name is left.
+func LeaveName(cfg Config, image string) error {
+	err := cfg.FS.SyncDir(path.Dir(cfg.file(volumeFile))) // who made it a store may not have lived to
+	if err == nil {
+		err = cfg.FS.Remove(image)
+	}
 	if err == nil {
 		err = cfg.FS.SyncDir(path.Dir(image))
 	}

@@ -96,11 +96,33 @@ func TestCrashWhileTakingAnImage(t *testing.T) {
 			t.Fatalf("operation %d: %v", k, err)
 		}
 		kill := mem.KillClone()
+		checkFinished(t, mem.KillClone(), content, k)
 		left := []*vfs.Mem{kill, mem.Crash(chance), mem.CrashWith(nil, vfs.CrashOptions{LoseAll: true}), mem.CrashWith(nil, vfs.CrashOptions{KeepAll: true})}
 		for i, after := range left {
 			checkTaken(t, after, content, k, i)
 		}
 	}
+}
+
+// checkFinished takes the old name away if the process was killed when the store was whole, and
+// cuts the power then.
+func checkFinished(t *testing.T, mem *vfs.Mem, content []byte, k int64) {
+	t.Helper()
+	_, imageErr := mem.Stat(testImage)
+	if !IsStore(mem, worldDir) || imageErr != nil {
+		return
+	}
+	if err := LeaveName(worldConfig(mem), testImage); err != nil {
+		t.Fatalf("operation %d: leave the old name: %v", k, err)
+	}
+	s, err := Open(worldConfig(mem.CrashWith(nil, vfs.CrashOptions{LoseAll: true})))
+	if err != nil {
+		t.Fatalf("operation %d: the image has no name any more, and there is no store: %v", k, err)
+	}
+	if got := readAll(t, s, s.SizeBytes()); !bytes.Equal(got, content) {
+		t.Fatalf("operation %d: the store is not the image", k)
+	}
+	mustClose(t, s)
 }
 
 func checkTaken(t *testing.T, mem *vfs.Mem, content []byte, k int64, i int) {

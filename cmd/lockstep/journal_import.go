@@ -156,7 +156,7 @@ func finishImport(name, dir string) (importDocument, bool, error) {
 	if err := r.Close(); err != nil {
 		return document, false, err
 	}
-	if err := os.Remove(name); err != nil {
+	if err := journal.LeaveName(journal.Config{FS: vfs.OS{}, Dir: dir}, name); err != nil {
 		return document, false, fmt.Errorf("finish the import of %s: %w", name, err)
 	}
 	return document, true, nil
