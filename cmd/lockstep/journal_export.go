@@ -26,6 +26,7 @@ type exportFlags struct {
 	at, format       string
 	force, keepGoing bool
 	output           outputFlag
+	begun            bool // a device may have been written to
 }
 
 // imageDocument is the output of `lockstep journal export`.
@@ -110,8 +111,11 @@ func (a *app) exportJournal(ctx context.Context, store, target string, f *export
 	document, err := a.exportFrom(ctx, r, moment, target, f)
 	if err = errors.Join(err, r.Close()); err != nil {
 		left := "nothing of the image was left"
-		if image.IsDevice(target) {
+		switch {
+		case f.begun:
 			left = target + " holds a part of the image"
+		case image.IsDevice(target):
+			left = target + " was not written to"
 		}
 		return explainInterrupt(err, left)
 	}
@@ -218,7 +222,12 @@ func exportImage(ctx context.Context, im *journal.Image, target string, f *expor
 
 func openTarget(target string, f *exportFlags, sizeBytes int64) (imageTarget, error) {
 	if image.IsDevice(target) {
-		return image.OpenDevice(target, sizeBytes)
+		device, err := image.OpenDevice(target, sizeBytes)
+		if err != nil {
+			return nil, err
+		}
+		f.begun = true
+		return device, nil
 	}
 	file, err := image.CreateFile(target, f.force)
 	if errors.Is(err, image.ErrExists) {

@@ -333,6 +333,11 @@ func TestJournalExportToADevice(t *testing.T) {
 	if err := held.Close(); err != nil {
 		t.Fatal(err)
 	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got := s.runContext(t, over, "journal", "export", store.dir, device, "--force"); got.exit != exitFailed || !strings.Contains(got.stderr, "was not written to") {
+		t.Errorf("interrupted before the device was begun: exit %d: %s", got.exit, got.stderr)
+	}
 	s.must(t, "journal", "export", store.dir, device, "--force")
 	content := must(os.ReadFile(device))(t)
 	if sha256.Sum256(content[:offlineBytes]) != store.tip().sum {
