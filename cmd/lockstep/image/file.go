@@ -32,6 +32,10 @@ func CreateFile(name string, force bool) (*File, error) {
 	}
 	switch info, err := os.Stat(f.name); {
 	case errors.Is(err, fs.ErrNotExist):
+		// A link there would be in the way of the name, or lose it, when all is written.
+		if _, err := os.Lstat(f.name); err == nil {
+			return nil, fmt.Errorf("create %s: it is a symbolic link that leads to nothing", name)
+		}
 	case err != nil:
 		return nil, fmt.Errorf("create %s: %w", name, err)
 	case !info.Mode().IsRegular():

@@ -219,3 +219,23 @@ func TestAHiddenFileIsItsWriters(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestALinkThatLeadsNowhereIsRefused: at once, and not when the image is whole.
+func TestALinkThatLeadsNowhereIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("nowhere", link); err != nil {
+		t.Fatal(err)
+	}
+	for _, force := range []bool{false, true} {
+		if f, err := CreateFile(link, force); err == nil {
+			t.Errorf("forced %t: it is begun, and ends with %v", force, f.Commit())
+		}
+	}
+	if target, err := os.Readlink(link); err != nil || target != "nowhere" {
+		t.Errorf("the link is %q, %v", target, err)
+	}
+	if names := namesIn(t, dir); len(names) != 1 {
+		t.Errorf("left: %q", names)
+	}
+}
