@@ -174,6 +174,7 @@ func (r *role) openFleet() error {
 func (r *role) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.db.Run(ctx) })
+	group.Go(func() error { return r.fleet.AwaitReplaced(ctx) })
 	group.Go(func() error { return r.authority.Run(ctx) })
 	group.Go(func() error {
 		return r.cert.run(ctx, func(err error) { r.cfg.Log.Warn("certificate is not read", "error", err) })

@@ -22,6 +22,9 @@ type Fleet struct {
 	locks  keylock.Set // one change at a time per volume and per group
 	holder Holder
 	number uint64 // of this controller, see claimNumber
+	// succeeded is closed once an engine has told that there is a newer controller.
+	succeeded     chan struct{}
+	succeededOnce sync.Once
 
 	ctx    context.Context // of everything that outlives a call; ends with Close
 	stop   context.CancelFunc
@@ -41,7 +44,7 @@ func Open(cfg Config) (*Fleet, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	f := &Fleet{cfg: cfg, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}, promotes: map[string]int{}}
+	f := &Fleet{cfg: cfg, volumes: map[journal.VolumeID]*volume{}, views: map[string]*openView{}, promotes: map[string]int{}, succeeded: make(chan struct{})}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	var err error
 	if f.number, err = f.claimNumber(); err != nil {

@@ -1,7 +1,9 @@
 package fleet
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
@@ -12,6 +14,23 @@ const (
 	bucketControllers = "controllers"
 	numberKey         = "number"
 )
+
+// ErrReplaced means that there is a newer controller of the site.
+var ErrReplaced = errors.New("a newer controller has called an engine of this site")
+
+// AwaitReplaced returns ErrReplaced once an engine tells that there is a newer controller, or
+// ctx's error. The process is to end then: its successor knows what is so, and it does not. It
+// would go on telling peers what the site's groups had been when it could still save that.
+func (f *Fleet) AwaitReplaced(ctx context.Context) error {
+	select {
+	case <-f.succeeded:
+		return ErrReplaced
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (f *Fleet) noteReplaced() { f.succeededOnce.Do(func() { close(f.succeeded) }) }
 
 // claimNumber returns this controller's number, which is above that of every one before it; durable
 // on return. By it engines tell it from one that was replaced and does not know that yet. It

@@ -5,12 +5,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lockstep-csi/lockstep/driver/fleet"
 	"github.com/lockstep-csi/lockstep/internal/kv"
 )
 
 // A controller that was replaced, and does not know it because it cannot reach the API server,
 // does nothing to engines any more that it does not have to save first: it takes no checkpoint, and
-// drops no way back of a rewind that it knows nothing of.
+// drops no way back of a rewind that it knows nothing of. It is told, and ends.
 func TestAControllerThatWasReplacedDoesNothingToEngines(t *testing.T) {
 	c := newCluster(t)
 	old := c.open()
@@ -30,6 +31,9 @@ func TestAControllerThatWasReplacedDoesNothingToEngines(t *testing.T) {
 	})
 	if _, _, err := old.Groups().TakePoint(bounded(t), "shop", ""); err == nil {
 		t.Error("a controller that was replaced takes a point")
+	}
+	if err := old.AwaitReplaced(bounded(t)); !errors.Is(err, fleet.ErrReplaced) {
+		t.Errorf("it is not told: %v", err)
 	}
 	if _, err := next.Groups().StartRewind(bounded(t), "shop", "latest", false); err != nil {
 		t.Fatal(err)

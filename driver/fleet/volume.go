@@ -415,7 +415,7 @@ func (f *Fleet) watch(ctx context.Context, v *volume, spec EngineSpec) error {
 	if err != nil {
 		return fmt.Errorf("dial engine: %w", err)
 	}
-	client := control.NewClient(spec.Volume, control.FromController(conn, f.number))
+	client := control.NewClient(spec.Volume, control.FromController(conn, f.number, f.noteReplaced))
 	var greeting sync.WaitGroup
 	met, over := false, make(chan struct{})
 	err = client.Watch(ctx, func(s control.State) {

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"sync"
@@ -14,29 +15,62 @@ import (
 	enginev1 "github.com/lockstep-csi/lockstep/api/engine/v1"
 )
 
-// controllerKey is the metadata key in which a controller tells its number.
-const controllerKey = "lockstep-controller"
+// controllerKey is the metadata key in which a controller tells its number, and replacedKey that
+// of the trailer by which an engine tells it that there is a newer one.
+const (
+	controllerKey = "lockstep-controller"
+	replacedKey   = "lockstep-replaced"
+)
 
 // FromController returns conn with calls that tell which controller makes them: each has a
 // higher number than the one before it. An engine that a controller has called does nothing
-// any more for those of lower numbers.
-func FromController(conn grpc.ClientConnInterface, number uint64) grpc.ClientConnInterface {
-	return numbered{conn, strconv.FormatUint(number, 10)}
+// any more for those of lower numbers. replaced is called, perhaps often, when one says so.
+func FromController(conn grpc.ClientConnInterface, number uint64, replaced func()) grpc.ClientConnInterface {
+	return numbered{conn, strconv.FormatUint(number, 10), replaced}
 }
 
 type numbered struct {
-	conn   grpc.ClientConnInterface
-	number string
+	conn     grpc.ClientConnInterface
+	number   string
+	replaced func()
 }
 
 // Invoke implements grpc.ClientConnInterface.
 func (n numbered) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	return n.conn.Invoke(metadata.AppendToOutgoingContext(ctx, controllerKey, n.number), method, args, reply, opts...)
+	var trailer metadata.MD
+	err := n.conn.Invoke(metadata.AppendToOutgoingContext(ctx, controllerKey, n.number), method, args, reply, append(slices.Clone(opts), grpc.Trailer(&trailer))...)
+	n.look(trailer)
+	return err
 }
 
 // NewStream implements grpc.ClientConnInterface.
 func (n numbered) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	return n.conn.NewStream(metadata.AppendToOutgoingContext(ctx, controllerKey, n.number), desc, method, opts...)
+	stream, err := n.conn.NewStream(metadata.AppendToOutgoingContext(ctx, controllerKey, n.number), desc, method, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return looking{stream, n}, nil
+}
+
+func (n numbered) look(trailer metadata.MD) {
+	if len(trailer.Get(replacedKey)) > 0 {
+		n.replaced()
+	}
+}
+
+// looking is a stream whose end is looked at.
+type looking struct {
+	grpc.ClientStream
+	of numbered
+}
+
+// RecvMsg implements grpc.ClientStream.
+func (l looking) RecvMsg(m any) error {
+	err := l.ClientStream.RecvMsg(m)
+	if err != nil {
+		l.of.look(l.Trailer())
+	}
+	return err
 }
 
 // succession is which controller is the newest that has called. One that was replaced and does
@@ -67,7 +101,7 @@ func (s *succession) admit(ctx context.Context) (_ context.Context, leave func()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if number < s.newest {
-		return nil, nil, errReplaced
+		return nil, nil, tellReplaced(ctx)
 	}
 	if number > s.newest {
 		if s.end != nil {
@@ -79,6 +113,19 @@ func (s *succession) admit(ctx context.Context) (_ context.Context, leave func()
 	ctx, cancel := context.WithCancelCause(ctx)
 	forget := context.AfterFunc(s.reign, func() { cancel(errReplaced) })
 	return ctx, func() { forget(); cancel(nil) }, nil
+}
+
+// endOf is the error of a call that was admitted, which a newer controller may have ended.
+func endOf(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errReplaced) {
+		return tellReplaced(ctx)
+	}
+	return err
+}
+
+func tellReplaced(ctx context.Context) error {
+	_ = grpc.SetTrailer(ctx, metadata.Pairs(replacedKey, "1")) // without it the error says so to people
+	return errReplaced
 }
 
 // guard returns the service with each call admitted first, behind what a server's interceptors
@@ -94,7 +141,8 @@ func (s *succession) guard(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 						return nil, err
 					}
 					defer leave()
-					return handler(ctx, req)
+					resp, err := handler(ctx, req)
+					return resp, endOf(ctx, err)
 				}
 				if around == nil {
 					return admitted(ctx, req)
@@ -113,7 +161,7 @@ func (s *succession) guard(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 				return err
 			}
 			defer leave()
-			return stream.Handler(srv, within{calls, ctx})
+			return endOf(ctx, stream.Handler(srv, within{calls, ctx}))
 		}
 	}
 	return &desc
