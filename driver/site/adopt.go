@@ -135,7 +135,10 @@ func (s *Site) moveStore(id journal.VolumeID, from string) error {
 	if journal.IsStore(s.cfg.FS, to) { // who moved it may not have lived to sync that
 		return s.cfg.FS.SyncDir(path.Dir(to))
 	}
-	err := s.makeVolumeDir(id)
+	err := s.checkStoreOf(id, from)
+	if err == nil {
+		err = s.makeVolumeDir(id)
+	}
 	if err == nil {
 		err = s.cfg.FS.Rename(from, to)
 	}
@@ -143,6 +146,23 @@ func (s *Site) moveStore(id journal.VolumeID, from string) error {
 		return errors.Join(err, s.forgetUnmoved(id))
 	}
 	return errors.Join(s.cfg.FS.SyncDir(path.Dir(to)), s.cfg.FS.SyncDir(path.Dir(from)))
+}
+
+// checkStoreOf makes sure that the store in a directory is a volume's: after an adoption that was
+// cut off another one may have come to be there. ErrBadStore.
+func (s *Site) checkStoreOf(id journal.VolumeID, dir string) error {
+	r, err := journal.OpenReadOnly(journal.Config{FS: s.cfg.FS, Dir: dir})
+	if err != nil {
+		return err
+	}
+	found := r.Volume()
+	if err := r.Close(); err != nil {
+		return err
+	}
+	if found != id {
+		return fmt.Errorf("it is the store of volume %s, and its adoption as that of volume %s, which was there before, is given up: adopt it again: %w", found, id, ErrBadStore)
+	}
+	return nil
 }
 
 // forgetUnmoved takes back what was noted of a store that stayed where it was.

@@ -156,3 +156,56 @@ func TestCrashWhileAdopting(t *testing.T) {
 		}
 	}
 }
+
+// TestAnotherStoreInThePlaceOfOneBeingAdopted: an adoption was cut off before the store moved, and
+// another store has come to be there since. It does not become the volume of the first.
+func TestAnotherStoreInThePlaceOfOneBeingAdopted(t *testing.T) {
+	for k := int64(1); ; k++ {
+		mem := withStray(t)
+		s := mustOpen(t, mem)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		fault := vfs.NewFault(mem)
+		s = mustOpen(t, fault)
+		fault.CrashAt(fault.Count() + k)
+		err := s.adopt(t, strayStore)
+		_ = s.Close() // of a process that was killed
+		if err == nil {
+			if k < 5 {
+				t.Fatalf("only %d operations", k)
+			}
+			return
+		}
+		after := mem.KillClone()
+		if !journal.IsStore(after, strayStore) {
+			continue // it has moved
+		}
+		other := journal.VolumeID{4}
+		if err := after.RemoveAll(strayStore); err != nil {
+			t.Fatal(err)
+		}
+		if err := journal.Create(journal.Config{FS: after, Dir: strayStore, SegmentBytes: journal.MinSegmentBytes}, journal.Spec{Volume: other, SizeBytes: volumeBytes}); err != nil {
+			t.Fatal(err)
+		}
+		s = mustOpen(t, after)
+		if err := s.adopt(t, strayStore); err != nil { // of the first, which is given up
+			if !errors.Is(err, site.ErrBadStore) {
+				t.Fatalf("operation %d: %v", k, err)
+			}
+			if err := s.adopt(t, strayStore); err != nil {
+				t.Fatalf("operation %d, again: %v", k, err)
+			}
+		}
+		st, err := s.Groups().State("shop")
+		if err != nil || len(st.Members) != 1 || st.Members[0] != other {
+			t.Errorf("operation %d: the group is %+v, %v, want volume %s", k, st.Members, err, other)
+		}
+		if _, err := s.Volume(volumeC); !errors.Is(err, site.ErrNotFound) {
+			t.Errorf("operation %d: there is a volume of the store that is gone: %v", k, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
