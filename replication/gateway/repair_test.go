@@ -300,7 +300,7 @@ func TestRepairsOfOnePeerLeaveRoomForAnother(t *testing.T) {
 func TestAHungRepairGivesItsPlaceBack(t *testing.T) {
 	r := newRig(t)
 	reached := hungEngines(r)
-	gw := r.gateway("", r.nobody(), func(c *Config) { c.RepairTimeout = 300 * time.Millisecond })
+	gw := r.gateway("", r.nobody(), func(c *Config) { c.RepairTimeout = 3 * time.Second })
 	ended := hungRepairs(r, gw.address, reached)
 	_, err := replicationv1.NewReplicationClient(r.peer(gw.address)).Repair(r.within(),
 		&replicationv1.RepairRequest{Version: replication.ProtocolVersion, Group: testGroup, Term: 1, Volume: volumeTwo[:]})
