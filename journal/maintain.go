@@ -92,15 +92,12 @@ func (s *Store) supply() error {
 
 // prepareAhead has the next segments ready, and looks after the room for them.
 func (s *Store) prepareAhead() error {
-	s.mu.RLock()
-	err := s.usable()
-	s.mu.RUnlock()
-	if err != nil {
+	if err := s.check(); err != nil {
 		return err
 	}
 	s.watchRoom()
 	s.watchShortage()
-	err = s.prepareReady()
+	err := s.prepareReady()
 	for more := err == nil; more && err == nil; {
 		more, err = s.readyMore()
 	}

@@ -91,13 +91,10 @@ func (s *Store) makeReady(bytes int64, zeroed bool) error {
 
 // readyMore has one more file ready, if there is one for reuse, and reports whether it did.
 // It takes no room that was not taken before.
-func (s *Store) readyMore() (more bool, err error) {
+func (s *Store) readyMore() (more bool, _ error) {
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	s.mu.RLock()
-	err = s.usable()
-	s.mu.RUnlock()
-	n := s.ready.len()
+	err, n := s.check(), s.ready.len()
 	if err != nil || n == 0 || n >= readyAhead || len(s.free) <= s.reserved() {
 		return false, err
 	}

@@ -53,10 +53,7 @@ func (s *Store) trimReuse() {
 func (s *Store) trimOne() bool {
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
-	s.mu.RLock()
-	err := s.usable()
-	s.mu.RUnlock()
-	if err != nil { // closed: the files are a successor's
+	if s.check() != nil { // closed: the files are a successor's
 		return false
 	}
 	if len(s.free) <= s.reserved() || s.reusable() <= s.toKeep() {
