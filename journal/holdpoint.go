@@ -22,6 +22,18 @@ type namedHold struct {
 // ErrHorizon, ErrThinned, ErrUnknownPosition; ErrRange for d below or at zero, or
 // where too much is held.
 func (s *Store) Hold(name string, at Position, d time.Duration) error {
+	return s.holdAt(name, 0, at, d)
+}
+
+// HoldCheckpoint is Hold of a checkpoint that somebody has chosen from a list, as OpenableIn or
+// LeftCheckpoints. Where destage has taken its record since, the position may still be opened, as that of the
+// horizon is; but no list has the checkpoint any more, and what a pin of it kept nobody would find: ErrHorizon.
+func (s *Store) HoldCheckpoint(name string, number CheckpointNumber, at Position, d time.Duration) error {
+	return s.holdAt(name, number, at, d)
+}
+
+// holdAt is Hold, with a number other than 0 HoldCheckpoint.
+func (s *Store) holdAt(name string, number CheckpointNumber, at Position, d time.Duration) error {
 	fail := func(err error) error { return fmt.Errorf("hold %s for %q: %w", at, name, err) }
 	if d <= 0 {
 		return fail(fmt.Errorf("for %v: %w", d, ErrRange))
@@ -38,6 +50,9 @@ func (s *Store) Hold(name string, at Position, d time.Duration) error {
 	}
 	if err == nil {
 		err = s.checkRecordLocked(at)
+	}
+	if c, there := s.checkpointAtLocked(at); err == nil && number != 0 && (!there || c.Number != number) {
+		err = fmt.Errorf("checkpoint %d, which was there, was given up: %w", number, ErrHorizon)
 	}
 	if err != nil {
 		return fail(err)

@@ -73,3 +73,44 @@ func TestAPinnedCheckpointStaysAPoint(t *testing.T) {
 		t.Errorf("%d pins were made and %d refused, want some of each", pinned, refused)
 	}
 }
+
+// A checkpoint that a whole batch of destage has taken since it was chosen is where the horizon and
+// the base are, and can be opened; but no list has it, and who holds it as that checkpoint is told so.
+func TestACheckpointThatDestageTookIsNotHeld(t *testing.T) {
+	cfg := Config{FS: vfs.NewMem(), Dir: worldDir, SegmentBytes: MinSegmentBytes, JournalBytes: 1}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(Create(cfg, Spec{testVolume, worldVolumeBytes}))
+	s, err := Open(cfg)
+	must(err)
+	defer mustClose(t, s)
+	_, err = s.Write(make([]byte, SectorBytes), 0)
+	must(err)
+	_, err = s.Checkpoint(Checkpoint{Number: 7, Time: time.Unix(1, 0), CheckpointInfo: CheckpointInfo{Group: "g", Members: []VolumeID{testVolume}}})
+	must(err)
+	must(s.Flush(t.Context()))
+	chosen := s.OpenableIn("g", 7, 7)[0]
+	must(s.HoldCheckpoint("somebody", 7, chosen.Position, time.Hour))
+	if err := s.HoldCheckpoint("somebody", 6, chosen.Position, time.Hour); !errors.Is(err, ErrHorizon) {
+		t.Errorf("another checkpoint there is held with %v, want ErrHorizon", err)
+	}
+	s.Release("somebody")
+	_, err = s.Fork(chosen.Position, "failover") // its segment ends with it
+	must(err)
+	_, err = s.Write(make([]byte, SectorBytes), 0)
+	must(err)
+	must(s.Flush(t.Context()))
+	must(destageUnheld(s))
+	if all := s.OpenableIn("g", 0, 0); len(all) != 0 {
+		t.Fatalf("destage took nothing: %+v", all)
+	}
+	must(s.Hold("somebody", chosen.Position, time.Hour)) // who began an operation there can go on
+	s.Release("somebody")
+	if err := s.HoldCheckpoint("somebody", 7, chosen.Position, time.Hour); !errors.Is(err, ErrHorizon) {
+		t.Errorf("a checkpoint that no list has is held with %v, want ErrHorizon", err)
+	}
+}

@@ -62,6 +62,23 @@ func points(t *testing.T, rigs []*rig) []group.Point {
 	return group.Points("shop", histories, func(journal.VolumeID) bool { return true })
 }
 
+// An engine is told which point its part is to be held of, and not the place of it alone.
+func TestAnEngineHoldsThePointThatWasChosen(t *testing.T) {
+	rigs, c := newGroup(t, 1, group.Settings{})
+	taken, err := c.Take(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rigs[0]
+	at := taken.Positions[r.id]
+	if err := r.client.Hold(ctx, "other", at, taken.Number+1, time.Minute); !errors.Is(err, journal.ErrHorizon) {
+		t.Errorf("a point that is not there is held with %v, want ErrHorizon", err)
+	}
+	if err := errors.Join(r.client.Hold(ctx, "point", at, taken.Number, time.Minute), r.client.Hold(ctx, "position", at, 0, time.Minute)); err != nil {
+		t.Error(err)
+	}
+}
+
 // The promise of the whole design, with members that are other processes: a
 // chain of writes, each issued after the last was acknowledged, over all
 // members, is a prefix at every recovery point.

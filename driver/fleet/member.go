@@ -103,12 +103,12 @@ func (m member) Unpin(ctx context.Context, name string) error {
 	return c.Unpin(ctx, name)
 }
 
-func (m member) Hold(ctx context.Context, name string, at journal.Position, d time.Duration) error {
+func (m member) Hold(ctx context.Context, name string, at journal.Position, number journal.CheckpointNumber, d time.Duration) error {
 	c, err := m.client()
 	if err != nil {
 		return err
 	}
-	return c.Hold(ctx, name, at, d)
+	return c.Hold(ctx, name, at, number, d)
 }
 
 func (m member) SetWritable(ctx context.Context, writable bool) error {

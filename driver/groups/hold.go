@@ -42,7 +42,7 @@ func (g *Groups) Hold(ctx context.Context, name, at, by string) (point group.Poi
 		if point, err = g.Select(ctx, name, at); err != nil {
 			return group.Point{}, func() {}, err
 		}
-		if err = g.holdAll(ctx, point.Members, by, holdFor); !isGone(err) {
+		if err = g.holdAll(ctx, point.Members, point.Checkpoint, by, holdFor); !isGone(err) {
 			break
 		}
 	}
@@ -58,15 +58,15 @@ func isGone(err error) bool {
 	return errors.Is(err, journal.ErrHorizon) || errors.Is(err, journal.ErrUnknownPosition)
 }
 
-// holdAll has members hold positions, all of them or an error. One that cannot does not
-// keep the others from it.
-func (g *Groups) holdAll(ctx context.Context, at map[journal.VolumeID]journal.Position, by string, d time.Duration) error {
+// holdAll has members hold positions, all of them or an error; with a number other than 0 their
+// parts of that checkpoint. One that cannot does not keep the others from it.
+func (g *Groups) holdAll(ctx context.Context, at map[journal.VolumeID]journal.Position, number journal.CheckpointNumber, by string, d time.Duration) error {
 	var holding errgroup.Group
 	for id, pos := range at {
 		holding.Go(func() error {
 			m, err := g.cfg.Members.Member(id)
 			if err == nil {
-				err = m.Hold(ctx, by, pos, d)
+				err = m.Hold(ctx, by, pos, number, d)
 			}
 			if err != nil {
 				return fmt.Errorf("%s: %w", g.cfg.Members.Title(id), err)
@@ -98,5 +98,5 @@ func (g *Groups) holdTargets(ctx context.Context, op *group.Operation, ids []jou
 			at[id] = target
 		}
 	}
-	return g.holdAll(ctx, at, op.ID, begunFor)
+	return g.holdAll(ctx, at, 0, op.ID, begunFor) // it forks there, whether that is a point still or not
 }

@@ -31,8 +31,9 @@ type Member interface {
 	// SetRetention applies the group's window and journal budget.
 	SetRetention(ctx context.Context, settings group.Settings) error
 	// Hold keeps a position that can be opened, for d at most and until Release (see
-	// Members), under a name: journal.Store's. journal.ErrHorizon, journal.ErrUnknownPosition.
-	Hold(ctx context.Context, name string, at journal.Position, d time.Duration) error
+	// Members), under a name: journal.Store's; with a number other than 0 that checkpoint there, as
+	// its HoldCheckpoint. journal.ErrHorizon, journal.ErrUnknownPosition.
+	Hold(ctx context.Context, name string, at journal.Position, number journal.CheckpointNumber, d time.Duration) error
 	// Newest is the newest durable checkpoint of the member; number 0 if it
 	// has none. ErrAbsent.
 	Newest(ctx context.Context) (journal.Checkpoint, error)

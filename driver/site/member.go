@@ -47,7 +47,10 @@ func (m member) Pin(_ context.Context, name string, at journal.Position) error {
 
 func (m member) Unpin(_ context.Context, name string) error { return m.Store().Unpin(name) }
 
-func (m member) Hold(_ context.Context, name string, at journal.Position, d time.Duration) error {
+func (m member) Hold(_ context.Context, name string, at journal.Position, number journal.CheckpointNumber, d time.Duration) error {
+	if number != 0 {
+		return m.Store().HoldCheckpoint(name, number, at, d)
+	}
 	return m.Store().Hold(name, at, d)
 }
 

@@ -167,10 +167,11 @@ func (c *Client) OpenableCheckpoints(ctx context.Context, group string, from, to
 	return all, err
 }
 
-// Hold keeps a position that can be opened, as journal.Store's. An engine of a version
-// before, which has nothing of the kind, is taken to.
-func (c *Client) Hold(ctx context.Context, name string, at journal.Position, d time.Duration) error {
-	_, err := c.rpc.Hold(ctx, &enginev1.HoldRequest{Name: name, At: encodePosition(at), For: durationpb.New(d)})
+// Hold keeps a position that can be opened, as journal.Store's; with a number other than 0 that
+// checkpoint there, as its HoldCheckpoint. An engine of a version before, which has nothing of
+// the kind, is taken to.
+func (c *Client) Hold(ctx context.Context, name string, at journal.Position, number journal.CheckpointNumber, d time.Duration) error {
+	_, err := c.rpc.Hold(ctx, &enginev1.HoldRequest{Name: name, At: encodePosition(at), Checkpoint: uint64(number), For: durationpb.New(d)})
 	if status.Code(err) == codes.Unimplemented {
 		return nil
 	}

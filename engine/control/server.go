@@ -212,7 +212,11 @@ func (s *Server) Hold(_ context.Context, req *enginev1.HoldRequest) (*enginev1.H
 		return nil, invalid("a hold for %v with a name of %d bytes: want at most %v and 1 to %d bytes", lasts, n, longestHold, maxHoldName)
 	}
 	return on(s, func(e *engine.Engine) (*enginev1.HoldResponse, error) {
-		return &enginev1.HoldResponse{}, e.Store().Hold(req.GetName(), decodePosition(req.GetAt()), lasts)
+		name, at := req.GetName(), decodePosition(req.GetAt())
+		if number := journal.CheckpointNumber(req.GetCheckpoint()); number != 0 {
+			return &enginev1.HoldResponse{}, e.Store().HoldCheckpoint(name, number, at, lasts)
+		}
+		return &enginev1.HoldResponse{}, e.Store().Hold(name, at, lasts)
 	})
 }
 

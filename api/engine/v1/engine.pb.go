@@ -2059,10 +2059,13 @@ func (x *CheckpointsRequest) GetOpenable() bool {
 }
 
 type HoldRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // who holds it; 1 to 128 bytes
-	At            *Position              `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
-	For           *durationpb.Duration   `protobuf:"bytes,3,opt,name=for,proto3" json:"for,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // who holds it; 1 to 128 bytes
+	At    *Position              `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	For   *durationpb.Duration   `protobuf:"bytes,3,opt,name=for,proto3" json:"for,omitempty"`
+	// The checkpoint that has to be there; 0: the position need not be one's. An engine of a
+	// version before looks at the position alone.
+	Checkpoint    uint64 `protobuf:"varint,4,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2116,6 +2119,13 @@ func (x *HoldRequest) GetFor() *durationpb.Duration {
 		return x.For
 	}
 	return nil
+}
+
+func (x *HoldRequest) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
 }
 
 type HoldResponse struct {
@@ -4056,11 +4066,14 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x16\n" +
 	"\x06pinned\x18\x04 \x01(\bR\x06pinned\x12\x18\n" +
 	"\aoutline\x18\x05 \x01(\bR\aoutline\x12\x1a\n" +
-	"\bopenable\x18\x06 \x01(\bR\bopenable\"|\n" +
+	"\bopenable\x18\x06 \x01(\bR\bopenable\"\x9c\x01\n" +
 	"\vHoldRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x02at\x18\x02 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x02at\x12+\n" +
-	"\x03for\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03for\"\x0e\n" +
+	"\x03for\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03for\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x04 \x01(\x04R\n" +
+	"checkpoint\"\x0e\n" +
 	"\fHoldResponse\"$\n" +
 	"\x0eReleaseRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x11\n" +
