@@ -9,6 +9,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
@@ -29,7 +31,7 @@ func (r *recoverer) quiesce(ctx context.Context, rec *v1alpha1.Recovery) error {
 			return err
 		}
 		for i := range rec.Status.Workloads {
-			if err := r.scaler.scale(ctx, rec.Namespace, &rec.Status.Workloads[i], 0, nil); err != nil {
+			if err := r.scale(ctx, rec, &rec.Status.Workloads[i], 0, nil); err != nil {
 				return err
 			}
 		}
@@ -40,6 +42,23 @@ func (r *recoverer) quiesce(ctx context.Context, rec *v1alpha1.Recovery) error {
 	r.enter(rec, v1alpha1.PhaseDetaching)
 	return nil
 }
+
+// scale gives a workload of a recovery a size, as long as the recovery is what this controller has read:
+// one that was suspended meanwhile, and replaced, would stop the workloads of a recovery that has ended, or start
+// those that another one has stopped.
+func (r *recoverer) scale(ctx context.Context, rec *v1alpha1.Recovery, w *v1alpha1.ScaledWorkload, size int32, from *int32) error {
+	return r.scaler.scale(ctx, rec.Namespace, w, size, from, func() error {
+		var now v1alpha1.Recovery
+		err := r.client.Get(ctx, client.ObjectKeyFromObject(rec), &now)
+		if apierrors.IsNotFound(err) || err == nil && (now.UID != rec.UID || now.ResourceVersion != rec.ResourceVersion) {
+			return fmt.Errorf("look again at Recovery %s: %w", client.ObjectKeyFromObject(rec), errChanged)
+		}
+		return err
+	})
+}
+
+// errChanged: somebody has written a recovery since it was read.
+var errChanged = errors.New("it was changed meanwhile")
 
 func podNames(pods []corev1.Pod) string {
 	var names []string
@@ -151,7 +170,7 @@ func (r *recoverer) resume(ctx context.Context, rec *v1alpha1.Recovery) error {
 			continue
 		}
 		stopped := int32(0)
-		if err := r.scaler.scale(ctx, rec.Namespace, w, w.Replicas, &stopped); err != nil {
+		if err := r.scale(ctx, rec, w, w.Replicas, &stopped); err != nil {
 			return err
 		}
 		w.Restored = true

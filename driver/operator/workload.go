@@ -98,7 +98,11 @@ func suspendPath(o *unstructured.Unstructured) []string {
 // scale gives a workload a size, unless it has it; no error if it is gone. from
 // is the size that it has to have; with another one it is left alone, because
 // somebody else has changed it meanwhile. nil: any.
-func (s scaler) scale(ctx context.Context, namespace string, w *v1alpha1.ScaledWorkload, size int32, from *int32) error {
+//
+// still says whether the caller may go on, and is asked between the reading of the workload and
+// its change, which the API server refuses if somebody else has changed it since it was read. So a
+// controller that was suspended, and replaced, changes nothing that its successor has.
+func (s scaler) scale(ctx context.Context, namespace string, w *v1alpha1.ScaledWorkload, size int32, from *int32, still func() error) error {
 	o := &unstructured.Unstructured{}
 	o.SetAPIVersion(w.APIVersion)
 	o.SetKind(w.Kind)
@@ -106,9 +110,9 @@ func (s scaler) scale(ctx context.Context, namespace string, w *v1alpha1.ScaledW
 	o.SetName(w.Name)
 	err := s.decider.objects.Get(ctx, types.NamespacedName{Namespace: namespace, Name: w.Name}, o)
 	if err == nil && suspendPath(o) != nil {
-		err = s.suspend(ctx, o, size == 0)
+		err = s.suspend(ctx, o, size == 0, still)
 	} else if err == nil {
-		err = s.setScale(ctx, o, size, from)
+		err = s.setScale(ctx, o, size, from, still)
 	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("scale %s %s to %d: %w", w.Kind, w.Name, size, err)
@@ -116,8 +120,8 @@ func (s scaler) scale(ctx context.Context, namespace string, w *v1alpha1.ScaledW
 	return nil
 }
 
-func (s scaler) setScale(ctx context.Context, o *unstructured.Unstructured, size int32, from *int32) error {
-	scale, err := s.scaleOf(ctx, o)
+func (s scaler) setScale(ctx context.Context, o *unstructured.Unstructured, size int32, from *int32, still func() error) error {
+	scale, err := s.scaleOf(ctx, o) // with its version
 	if err != nil {
 		return err
 	}
@@ -128,13 +132,22 @@ func (s scaler) setScale(ctx context.Context, o *unstructured.Unstructured, size
 	if err := unstructured.SetNestedField(scale.Object, int64(size), "spec", "replicas"); err != nil {
 		return err
 	}
+	if err := still(); err != nil {
+		return err
+	}
 	return s.client.SubResource("scale").Update(ctx, o, client.WithSubResourceBody(scale))
 }
 
-func (s scaler) suspend(ctx context.Context, o *unstructured.Unstructured, suspended bool) error {
+func (s scaler) suspend(ctx context.Context, o *unstructured.Unstructured, suspended bool, still func() error) error {
 	before := o.DeepCopy()
+	if is, _, err := unstructured.NestedBool(o.Object, suspendPath(o)...); err != nil || is == suspended {
+		return err
+	}
 	if err := unstructured.SetNestedField(o.Object, suspended, suspendPath(o)...); err != nil {
 		return err
 	}
-	return s.client.Patch(ctx, o, client.MergeFrom(before))
+	if err := still(); err != nil {
+		return err
+	}
+	return s.client.Patch(ctx, o, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 }
