@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"path"
 	"slices"
@@ -230,12 +231,26 @@ func (w *world) pin() error {
 		return nil // nothing was flushed since history was thinned, or drained
 	}
 	at, name := all[w.rng.IntN(len(all))], fmt.Sprintf("pin-%d", w.count)
+	going := w.isGoing(at)
 	w.m.attempt, w.m.held = &attempt{pin: name}, true
 	err := w.s.Pin(name, at)
-	if err == nil {
+	switch {
+	case going && err == nil:
+		return fmt.Errorf("pin at %s, a checkpoint that is in no list any more", at)
+	case going && errors.Is(err, ErrHorizon):
+		return nil
+	case err == nil:
 		w.m.pins[name] = at
 	}
 	return err
+}
+
+// isGoing reports whether a position is that of a checkpoint whose record is being destaged, by
+// a batch that was cut off: it can be opened and read, and is in no list.
+func (w *world) isGoing(at Position) bool {
+	is := func(c Checkpoint) bool { return c.Position == at }
+	return at == w.s.Horizon() && at != w.s.state.Base && slices.Contains(slices.Collect(maps.Values(w.m.points)), at) &&
+		!slices.ContainsFunc(w.s.Checkpoints(), is)
 }
 
 func (w *world) unpin() error {
