@@ -281,3 +281,36 @@ func TestDrainLooksAgain(t *testing.T) {
 		})
 	}
 }
+
+// TestDrainUnderAReader: whoever reads segments meanwhile lets go of them when their files are
+// gone, which are then none for reuse.
+func TestDrainUnderAReader(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 1, nil)
+	s := w.s
+	writeSegments(t, s, 4)
+	if err := s.Maintain(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var read []*segment // as reads and the scrub do
+	for g := s.holdNextSealed(0); g != nil; g = s.holdNextSealed(g.id + 1) {
+		read = append(read, g)
+	}
+	if len(read) < 2 {
+		t.Fatalf("%d segments are sealed", len(read))
+	}
+	if err := s.Drain(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range read {
+		s.releaseSegment(g)
+	}
+	if len(s.free) > 0 {
+		t.Errorf("files that were removed wait for reuse: %v", s.free)
+	}
+	writeSegments(t, s, 3)
+	if err := errors.Join(s.Maintain(ctx), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	w.checkUndamaged()
+}

@@ -1,6 +1,11 @@
 package journal
 
-import "time"
+import (
+	"errors"
+	"time"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
+)
 
 // A file of a dropped segment is kept for reuse: its blocks are already written, so that
 // syncing it moves no metadata, and its pages are in memory. keepFree is how many are kept in
@@ -93,6 +98,9 @@ func (s *Store) releaseSegment(g *segment) {
 	defer s.dropMu.Unlock()
 	if s.isClosed() { // meanwhile: the files are its successor's now
 		return
+	}
+	if _, err := s.cfg.FS.Stat(s.cfg.file(g.name)); errors.Is(err, vfs.ErrNotExist) {
+		return // a drain has removed it while it was read
 	}
 	if s.keepForReuse(g) {
 		return
