@@ -26,6 +26,7 @@ const maintainEvery = 5 * time.Second
 // index runs and the thinning of history, which nobody waits for, and the scrub.
 func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	defer s.hurryAtEnd(ctx)()
 	g.Go(func() error { return s.repeat(ctx, s.wakeSupply, s.inGoodTime(s.prepareAhead)) })
 	g.Go(func() error { return s.repeat(ctx, s.wakeSeal, s.inGoodTime(s.sealDue)) })
 	g.Go(func() error { return s.repeat(ctx, s.wake, s.destageDue) })
@@ -33,6 +34,22 @@ func (s *Store) Run(ctx context.Context) error {
 	g.Go(func() error { return s.repeat(ctx, s.wakeThin, s.thinDue) })
 	g.Go(func() error { return s.repeat(ctx, nil, s.scrubDue) })
 	return g.Wait()
+}
+
+// hurryAtEnd has a new file not be filled with zeroes any longer when ctx ends, until done: whoever closes
+// the store waits for Run first.
+func (s *Store) hurryAtEnd(ctx context.Context) (done func()) {
+	hurried := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		s.hurried.Add(1)
+		close(hurried)
+	})
+	return func() {
+		if !stop() {
+			<-hurried
+			s.hurried.Add(-1)
+		}
+	}
 }
 
 // repeat calls do when woken and from time to time, until ctx ends or do fails

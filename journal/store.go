@@ -78,7 +78,7 @@ type Store struct {
 	syncsBefore uint64      // syncs when the active one was begun; guarded by appendMu
 	zeroes      atomic.Bool // the next new file is worth filling with zeroes
 
-	hurried atomic.Int32 // appends that wait for spareMu
+	hurried atomic.Int32 // appends that wait for spareMu, and a Run that is to end
 
 	stateMu sync.Mutex // one change of the catalog's state at a time
 
@@ -138,7 +138,7 @@ type Store struct {
 	refreshMu  sync.Mutex // one making of the live index's stack at a time
 	runs       *runSet
 	wakeRuns   chan struct{} // asks Run to make index runs; capacity 1
-	closing    atomic.Bool   // ends the making of one, and thinning
+	closing    atomic.Bool   // ends the making of one, thinning, and the zeroing of a new file
 
 	// Of thinning, guarded by mu.
 	thinning *thinJob                   // whose result is being put in place

@@ -211,10 +211,10 @@ func (s *Store) openFile(g *segment) (reused bool, err error) {
 	return false, err
 }
 
-// writeZeroes fills a new segment's file until an append waits for it.
+// writeZeroes fills a new segment's file until an append waits for it, or the store is to be closed.
 func (s *Store) writeZeroes(g *segment) error {
 	zeroes := make([]byte, min(zeroChunkBytes, g.bytes))
-	for off := int64(0); off < g.bytes && s.hurried.Load() == 0; off += int64(len(zeroes)) {
+	for off := int64(0); off < g.bytes && s.hurried.Load() == 0 && !s.closing.Load(); off += int64(len(zeroes)) {
 		if off > 0 {
 			if err := s.syncNew(g); err != nil {
 				return err
