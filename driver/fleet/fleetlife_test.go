@@ -52,7 +52,7 @@ func (l *life) use() {
 	if s := l.main(); l.unserved || s.fleet == nil || s.isDead() {
 		l.serve()
 	}
-	switch n := l.rng.IntN(48); {
+	switch n := l.rng.IntN(62); {
 	case n < 3:
 		l.plannedFailover(10 * time.Second)
 	case n < 24:
@@ -61,8 +61,14 @@ func (l *life) use() {
 		l.take()
 	case n < 38:
 		l.churn()
-	default:
+	case n < 48:
 		l.rewind()
+	case n < 55:
+		l.snapshot()
+	case n < 58:
+		l.expand()
+	default:
+		l.changeMembers()
 	}
 }
 
@@ -118,8 +124,10 @@ func (l *life) end() {
 // TestALifeOfTwoFleets has an application write to a group of two clusters while engines die
 // and are replaced, controllers end, die in the midst of an operation and come back with what they have
 // committed, the clusters are cut off from one another, are failed over to, in order or not, and
-// rewind. All that is acknowledged stays, each recovery point on either site is one moment of all
-// members, a site that was left takes no writes once it knows, and all comes to rest in the end.
+// rewind, volumes join, grow, are retired and deleted, and snapshots are taken and dropped.
+// All that is acknowledged stays, each recovery point on either site is one moment of all
+// members, a snapshot is there until it is dropped, on a timeline that was left too, no volume is
+// smaller than it was at its point, a site that was left takes no writes once it knows, and all comes to rest in the end.
 // It lives in time of its own. LOCKSTEP_SIM_SEED repeats a seed, as far as goroutines let it;
 // LOCKSTEP_SIM_SEEDS sets how many there are.
 func TestALifeOfTwoFleets(t *testing.T) {
@@ -148,7 +156,7 @@ func TestALifeOfTwoFleets(t *testing.T) {
 		})
 	}
 	t.Logf("%v", total)
-	for _, what := range []string{"points", "rewinds", "failovers", "planned", "read", "stale", "controllers"} {
+	for _, what := range []string{"points", "rewinds", "failovers", "planned", "read", "stale", "controllers", "snapshots", "snapshots read", "expansions", "retirements", "deletions"} {
 		if first < last && total[what] == 0 {
 			t.Errorf("there were no %s", what)
 		}

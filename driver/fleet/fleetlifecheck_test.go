@@ -19,15 +19,14 @@ import (
 // imageOf reads a volume; false if it cannot be read now.
 func (l *life) imageOf(dev engine.Device) (image volumeImage, ok bool) {
 	l.t.Helper()
-	p := make([]byte, lifeSectors*512)
 	ctx, cancel := context.WithTimeout(l.ctx, 10*time.Second)
 	defer cancel()
-	if err := dev.ReadAt(ctx, p, 0); err != nil {
-		l.logf("read: %v", err)
-		return image, false
-	}
-	for i := range image {
-		sector := p[i*512 : (i+1)*512]
+	sector := make([]byte, 512)
+	for i := range sectorsOf(dev.SizeBytes()) {
+		if err := dev.ReadAt(ctx, sector, placeOf(i)); err != nil {
+			l.logf("read: %v", err)
+			return image, false
+		}
 		image[i] = binary.LittleEndian.Uint32(sector)
 		if !bytes.Equal(sector, bytes.Repeat(sector[:4], 128)) {
 			l.fatalf("sector %d is torn", i)
@@ -50,11 +49,17 @@ func find(past []cut, c cut) int {
 // be read now.
 func (l *life) read(s *lifeFleet, p *group.Point) (c cut, ok bool) {
 	l.t.Helper()
+	return l.readAt(s, strconv.FormatUint(uint64(p.Checkpoint), 10), nil)
+}
+
+// readAt is read of what somebody names, which has to be a point where that is known.
+func (l *life) readAt(s *lifeFleet, at string, is *group.Point) (c cut, ok bool) {
+	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.ctx, 20*time.Second)
 	defer cancel()
-	v, err := s.fleet.OpenView(ctx, "shop", strconv.FormatUint(uint64(p.Checkpoint), 10))
+	v, err := s.fleet.OpenView(ctx, "shop", at)
 	if err != nil {
-		l.logf("open point %d of site %s: %v", p.Checkpoint, s.site, err)
+		l.logf("open point %s of site %s: %v", at, s.site, err)
 		return nil, false
 	}
 	defer func() {
@@ -62,7 +67,10 @@ func (l *life) read(s *lifeFleet, p *group.Point) (c cut, ok bool) {
 			l.logf("close a view of site %s: %v", s.site, err)
 		}
 	}()
-	p = &v.Point // another primary's, perhaps, by now
+	p := &v.Point // another primary's, perhaps, by now
+	if is != nil && keyOf(is) != keyOf(p) {
+		l.fatalf("%s of site %s is point %d, want %d", at, s.site, p.Checkpoint, is.Checkpoint)
+	}
 	c = cut{}
 	for _, m := range v.Members {
 		dev := s.views.device(m.Export)
@@ -73,11 +81,11 @@ func (l *life) read(s *lifeFleet, p *group.Point) (c cut, ok bool) {
 			return nil, false
 		}
 	}
-	known, is := l.points[keyOf(p)]
+	known, told := l.points[keyOf(p)]
 	switch {
-	case is && !c.agrees(known):
+	case told && !c.agrees(known):
 		l.fatalf("point %d of site %s holds %v, and held %v when it was taken", p.Checkpoint, s.site, c, known)
-	case !is && find(l.past, c) < 0 && find(l.maybe, c) < 0 && find(s.own, c) < 0:
+	case !told && find(l.past, c) < 0 && find(l.maybe, c) < 0 && find(s.own, c) < 0:
 		l.fatalf("point %d of site %s is of a moment that never was: %v", p.Checkpoint, s.site, c)
 	}
 	l.counts["read"]++
@@ -102,6 +110,7 @@ func (l *life) checkPoints() {
 		for range min(2, len(points)) {
 			l.read(s, &points[l.rng.IntN(len(points))])
 		}
+		l.checkPins(s)
 	}
 }
 
@@ -179,6 +188,8 @@ func (l *life) serve() {
 	}
 	if i > 0 {
 		l.logf("what failed was done: %d", i)
+	}
+	if i > 0 || len(c) > len(l.live) { // or what the other site had of a member has come
 		l.enter(c)
 	}
 	l.maybe, l.unserved = nil, false
@@ -233,6 +244,7 @@ func (l *life) attachAll(ctx context.Context, s *lifeFleet, ids []journal.Volume
 		if !ok {
 			return errNotYet
 		}
+		l.lookAtSize(s, id, dev)
 		c[id] = image
 	}
 	return nil
@@ -241,7 +253,7 @@ func (l *life) attachAll(ctx context.Context, s *lifeFleet, ids []journal.Volume
 // detachAll has nobody use anything at a site.
 func (l *life) detachAll(s *lifeFleet) {
 	l.t.Helper()
-	for _, id := range slices.SortedFunc(maps.Keys(s.using), func(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) }) {
+	for _, id := range slices.SortedFunc(maps.Keys(s.using), compareVolumes) {
 		delete(s.using, id)
 		l.eventually("the detachment of a volume at site "+s.site, func(ctx context.Context) error {
 			l.revive(s)
@@ -274,6 +286,7 @@ func (l *life) moved(s *lifeFleet, p *group.Point) {
 	l.t.Helper()
 	old := l.main()
 	l.primary, l.back, l.begun, l.promoting = s.site, nil, nil, ""
+	l.sizes = map[journal.VolumeID]int64{} // less than there, where nothing of an expansion has come
 	l.leave()
 	l.counts["failovers"]++
 	var st group.State
@@ -296,6 +309,11 @@ func (l *life) moved(s *lifeFleet, p *group.Point) {
 		maps.DeleteFunc(at, func(id journal.VolumeID, _ volumeImage) bool { return p.Members[id] == journal.Position{} })
 		if known := l.points[keyOf(p)]; known != nil && !at.agrees(known) {
 			l.fatalf("site %s holds %v at point %d, want %v", s.site, at, p.Checkpoint, known)
+		}
+		for id, bytes := range l.pointSizes[keyOf(p)] {
+			if _, its := at[id]; its && l.sizes[id] < bytes {
+				l.fatalf("volume %d of site %s has %d bytes, and had %d at point %d", id[0], s.site, l.sizes[id], bytes, p.Checkpoint)
+			}
 		}
 	}
 	past := append(l.past, l.maybe...)

@@ -91,25 +91,12 @@ func (l *life) call(s *lifeFleet, what string, do func(ctx context.Context) erro
 	return err
 }
 
-func (l *life) create(id journal.VolumeID) {
-	s := l.main()
-	v := newVolume(id[0], "shop")
-	v.Settings = group.Settings{ReplicateTo: s.peer, JournalBytes: 4 * journal.MinSegmentBytes}
-	v.SizeBytes = 8 << 20
-	next := maps.Clone(l.live)
-	next[id] = volumeImage{}
-	l.eventually("a new volume", func(ctx context.Context) error {
-		_, err := s.fleet.CreateVolume(ctx, v)
-		return err
-	})
-	l.enter(next)
-}
-
 // write writes to some members, one after the other.
 func (l *life) write() {
 	for range 1 + l.rng.IntN(6) {
 		ids := l.members()
-		id, sector, value := ids[l.rng.IntN(len(ids))], l.rng.IntN(lifeSectors), l.next
+		id, value := ids[l.rng.IntN(len(ids))], l.next
+		sector := l.rng.IntN(sectorsOf(l.sizes[id]))
 		l.next++
 		image := l.live[id]
 		image[sector] = value
@@ -132,7 +119,7 @@ func (l *life) put(s *lifeFleet, id journal.VolumeID, sector int, value uint32) 
 	}
 	ctx, cancel := context.WithTimeout(l.ctx, 10*time.Second)
 	defer cancel()
-	err := dev.WriteAt(ctx, bytes.Repeat(binary.LittleEndian.AppendUint32(nil, value), 128), int64(sector)*512, l.power || l.rng.IntN(2) == 0)
+	err := dev.WriteAt(ctx, bytes.Repeat(binary.LittleEndian.AppendUint32(nil, value), 128), placeOf(sector), l.power || l.rng.IntN(2) == 0)
 	if err != nil {
 		l.logf("write %d to volume %d of site %s: %v", value, id[0], s.site, err)
 	}
@@ -151,7 +138,10 @@ func (l *life) staleWrite() {
 		st, _ = s.fleet.Groups().State("shop")
 	}
 	for _, id := range l.members() {
-		sector, value := l.rng.IntN(lifeSectors), l.next
+		if _, its := s.stale[id]; !its {
+			continue
+		}
+		sector, value := l.rng.IntN(lifeSectors-lifeGrowths), l.next
 		l.next++
 		after := maps.Clone(s.stale)
 		image := after[id]
@@ -189,7 +179,7 @@ func (l *life) note(p *group.Point, what string) {
 	if was, known := l.points[keyOf(p)]; known && !was.agrees(l.live) {
 		l.fatalf("point %d is taken twice", p.Checkpoint)
 	}
-	l.points[keyOf(p)], l.eras[keyOf(p)] = l.live, l.era
+	l.points[keyOf(p)], l.eras[keyOf(p)], l.pointSizes[keyOf(p)] = l.live, l.era, maps.Clone(l.sizes)
 	l.counts["points"]++
 }
 
@@ -257,6 +247,10 @@ func (l *life) rewind() {
 		return
 	}
 	p := &points[l.rng.IntN(len(points))]
+	at := strconv.FormatUint(uint64(p.Checkpoint), 10)
+	if name, kept := l.pinned(s); kept != nil && l.rng.IntN(3) == 0 {
+		at, p = "pin:"+name, kept
+	}
 	if _, known := l.points[keyOf(p)]; !known { // whoever took it was not told
 		c, ok := l.read(s, p)
 		if !ok {
@@ -272,7 +266,7 @@ func (l *life) rewind() {
 			return err
 		}
 		defer release()
-		r, err = s.fleet.Groups().StartRewind(ctx, "shop", strconv.FormatUint(uint64(p.Checkpoint), 10), false)
+		r, err = s.fleet.Groups().StartRewind(ctx, "shop", at, false)
 		return err
 	})
 	if err != nil {
@@ -280,7 +274,7 @@ func (l *life) rewind() {
 		return
 	}
 	l.note(&r.From, "before a rewind")
-	l.logf("rewound to %d", r.To.Checkpoint)
+	l.logf("rewound to %s, point %d", at, r.To.Checkpoint)
 	l.back = l.live
 	l.leave()
 	l.enter(l.expectAt(&r.To))
@@ -298,6 +292,12 @@ func (l *life) endRewind(s *lifeFleet) {
 			l.back = nil
 		}
 		return
+	}
+	l.back = maps.Clone(l.back)
+	for id, image := range l.live { // one that has joined since stays as it is
+		if _, had := l.back[id]; !had {
+			l.back[id] = image
+		}
 	}
 	l.maybe = append(l.maybe, l.back)
 	err := l.call(s, "undo", func(ctx context.Context) error {
@@ -354,9 +354,8 @@ func (l *life) failover() {
 		return err
 	})
 	if err != nil {
-		l.promoting = s.site
-		if errors.Is(err, group.ErrNoPoint) || errors.Is(err, group.ErrAway) {
-			l.promoting = ""
+		if !errors.Is(err, group.ErrNoPoint) && !errors.Is(err, group.ErrAway) {
+			l.promoting = s.site // an earlier one that has failed may still be carried out
 		}
 		return
 	}

@@ -28,7 +28,7 @@ import (
 )
 
 const (
-	lifeSectors = 12
+	lifeSectors = 16 // of which the last ones are there when a volume has been expanded
 	lifeSteps   = 60
 	lifeSeeds   = 20
 	// lifeBound is how long whatever has to come about by itself may take, of the life's
@@ -36,7 +36,7 @@ const (
 	lifeBound = 5 * time.Minute
 )
 
-// volumeImage is what the first sectors of a volume hold, each one number.
+// volumeImage is what some sectors of a volume hold, each one number.
 type volumeImage [lifeSectors]uint32
 
 // cut is what all members of a group hold at one moment.
@@ -79,8 +79,13 @@ type life struct {
 	// past is every moment of the application's data, in the order in which they were.
 	past   []cut
 	points map[pointKey]cut
-	era    int              // rises whenever points are given up: by a failover, a rewind, an undo
-	eras   map[pointKey]int // in which each point was taken
+	era    int                        // rises whenever points are given up: by a failover, a rewind, an undo
+	eras   map[pointKey]int           // in which each point was taken
+	sizes  map[journal.VolumeID]int64 // that the primary's devices have, as far as anybody was told
+	grown  map[journal.VolumeID]int64 // that somebody has asked for
+	// pointSizes are those that the members had at points, or less.
+	pointSizes map[pointKey]map[journal.VolumeID]int64
+	lastVolume byte
 	// back is what an undo returns to; nil: no rewind is open. begun is what one would
 	// that a rewind which failed may have opened.
 	back, begun cut
@@ -106,6 +111,10 @@ type lifeFleet struct {
 	own   []cut
 	stale cut
 	views lifeViews
+	// pins are snapshots that were taken here, unpinned those that are not there any more.
+	pins     map[string]*lifePin
+	unpinned map[string]bool
+	retired  map[journal.VolumeID]bool // volumes that are to be deleted
 
 	link     sync.Mutex
 	door     *bufconn.Listener
@@ -152,10 +161,12 @@ func (s skewed) Now() time.Time { return time.Now().Add(s.by) }
 func newLife(t *testing.T, seed uint64) *life {
 	t.Helper()
 	l := &life{t: t, ctx: t.Context(), rng: rand.New(rand.NewPCG(seed, 3)), primary: "a", next: 1, live: cut{}, points: map[pointKey]cut{}, eras: map[pointKey]int{},
+		sizes: map[journal.VolumeID]int64{}, grown: map[journal.VolumeID]int64{}, pointSizes: map[pointKey]map[journal.VolumeID]int64{},
 		counts: map[string]int{}, sites: map[string]*lifeFleet{}}
 	l.power = l.rng.IntN(2) == 0
 	for i, name := range []string{"a", "b"} {
-		s := &lifeFleet{cluster: newCluster(t), peer: string(rune('a' + 'b' - name[0])), using: map[journal.VolumeID]string{}, views: lifeViews{devices: map[string]engine.Device{}}}
+		s := &lifeFleet{cluster: newCluster(t), peer: string(rune('a' + 'b' - name[0])), using: map[journal.VolumeID]string{}, views: lifeViews{devices: map[string]engine.Device{}},
+			pins: map[string]*lifePin{}, unpinned: map[string]bool{}, retired: map[journal.VolumeID]bool{}}
 		l.sites[name] = s
 		s.site, s.shown, s.clock, s.upgradeEvery = name, &s.views, skewed{by: time.Duration(i) * 123457 * time.Nanosecond}, 2*time.Second
 		s.linger = time.Duration(1+l.rng.IntN(10)) * time.Second
@@ -354,7 +365,7 @@ func (l *life) members() []journal.VolumeID {
 	for id := range l.live {
 		ids = append(ids, id)
 	}
-	slices.SortFunc(ids, func(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) })
+	slices.SortFunc(ids, compareVolumes)
 	return ids
 }
 
