@@ -43,6 +43,10 @@ func (l *life) create(id journal.VolumeID) {
 func (l *life) changeMembers() {
 	s := l.main()
 	for _, id := range slices.SortedFunc(maps.Keys(s.retired), compareVolumes) {
+		if _, back := l.live[id]; back {
+			delete(s.retired, id)
+			continue
+		}
 		l.delete(s, id)
 		return
 	}
@@ -84,11 +88,9 @@ func (l *life) delete(s *lifeFleet, id journal.VolumeID) {
 	l.logf("volume %d of site %s is deleted", id[0], s.site)
 	delete(s.retired, id)
 	for _, pin := range s.pins {
-		if _, its := pin.stores[id]; its {
-			delete(pin.stores, id)
-			pin.deleted = append(pin.deleted, id)
-		}
+		delete(pin.stores, id)
 	}
+	s.deleted = append(s.deleted, id)
 	l.counts["deletions"]++
 }
 

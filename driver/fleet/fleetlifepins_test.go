@@ -19,9 +19,7 @@ type lifePin struct {
 	point *group.Point // nil: whether it was taken is not known
 	going bool         // somebody began to drop it
 	// stores are those that were pinned: an image in the place of one has none of its pins.
-	// deleted were members, and are no more: its point is one without them.
-	stores  map[journal.VolumeID]string
-	deleted []journal.VolumeID
+	stores map[journal.VolumeID]string
 }
 
 // storeOf is the directory of a volume's store, also while an image is beside it; empty: there
@@ -51,15 +49,15 @@ func (s *lifeFleet) stores(p *group.Point) map[journal.VolumeID]string {
 }
 
 // hasPinned reports whether a site still has the stores that a snapshot has pinned. One of a volume
-// that was deleted need not be there; but where a failover has brought the volume back, the
-// snapshot's point has a member of which nothing is pinned.
+// that was deleted need not be there; but where a failover has brought the volume back, a
+// snapshot's point may have a member of which nothing is pinned.
 func (s *lifeFleet) hasPinned(pin *lifePin) bool {
 	for id, name := range pin.stores {
 		if s.storeOf(id) != name {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(pin.deleted, func(id journal.VolumeID) bool { return s.storeOf(id) != "" })
+	return !slices.ContainsFunc(s.deleted, func(id journal.VolumeID) bool { return s.storeOf(id) != "" })
 }
 
 // snapshot takes a snapshot, repeats one of which nobody knows whether it was taken, or drops one.
