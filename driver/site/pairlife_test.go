@@ -10,6 +10,10 @@ import (
 // step is one thing that happens.
 func (l *life) step() {
 	s := l.sites[string(rune('a'+l.rng.IntN(2)))]
+	if l.ages && l.rng.IntN(3) == 0 {
+		l.age(s)
+		return
+	}
 	switch n := l.rng.IntN(120); {
 	case n < 6:
 		s.fault.CrashAt(s.fault.Count() + 1 + l.rng.Int64N(60))
@@ -64,10 +68,14 @@ func (l *life) end() {
 		if s.fault.Crashed() || s.opened == nil {
 			l.crash(s)
 		}
+		if s.view != nil {
+			l.endView(s)
+		}
 	}
 	l.logf("the end begins")
 	settings := quiet() // no point comes behind the last one
 	settings.ReplicateTo = l.main().peer
+	l.keeps, l.kept = nil, nil
 	if err := l.main().opened.Groups().Modify(l.ctx, "shop", settings); err != nil {
 		l.fatalf("modify: %v", err)
 	}
@@ -103,7 +111,20 @@ func (l *life) end() {
 // LOCKSTEP_SIM_SEED repeats a seed, as far as the sites' own goroutines let it;
 // LOCKSTEP_SIM_SEEDS sets how many there are.
 func TestALifeOfTwoSites(t *testing.T) {
-	first, last := uint64(1), uint64(lifeSeeds)
+	live(t, lifeSeeds, kind{}, "points", "rewinds", "failovers", "read", "forks read", "starts")
+}
+
+// TestALifeThatAges is TestALifeOfTwoSites with clocks that jump, and a history that is
+// kept by tiers: of each interval its first point stays, what is pinned or open outlives all
+// tiers, and what is chosen that may be gone is either refused or whole.
+func TestALifeThatAges(t *testing.T) {
+	live(t, agingSeeds, kind{ages: true}, "points", "rewinds", "read", "rewrites", "kept points", "old points read", "points gone", "held views read")
+}
+
+// live runs the seeds of one kind of life. Each of some things has to happen in them.
+func live(t *testing.T, seeds uint64, k kind, happens ...string) {
+	t.Helper()
+	first, last := uint64(1), seeds
 	if n, err := strconv.ParseUint(os.Getenv("LOCKSTEP_SIM_SEED"), 10, 64); err == nil {
 		first, last = n, n
 	} else if n, err := strconv.ParseUint(os.Getenv("LOCKSTEP_SIM_SEEDS"), 10, 64); err == nil {
@@ -112,8 +133,11 @@ func TestALifeOfTwoSites(t *testing.T) {
 	total := map[string]int{}
 	for seed := first; seed <= last; seed++ {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
-			l := newLife(t, seed)
-			for range lifeSteps {
+			l := newLife(t, seed, k)
+			if k.ages {
+				l.keepBy()
+			}
+			for range lifeSteps * k.length() {
 				l.step()
 			}
 			l.end()
@@ -123,7 +147,7 @@ func TestALifeOfTwoSites(t *testing.T) {
 		})
 	}
 	t.Logf("%v", total)
-	for _, what := range []string{"points", "rewinds", "failovers", "read", "forks read", "starts"} {
+	for _, what := range happens {
 		if first < last && total[what] == 0 {
 			t.Errorf("there were no %s", what)
 		}

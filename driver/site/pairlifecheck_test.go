@@ -98,6 +98,7 @@ func (l *life) read(s *lifeSite, p *group.Point) (c cut, ok bool) {
 			allowed = append(allowed, site.ErrNotFound, groups.ErrInUse) // an image is being taken
 		}
 		l.failed(s, fmt.Sprintf("open point %d of site %s", p.Checkpoint, s.name), err, allowed...)
+		l.expectGone(s, p)
 		return nil, false
 	}
 	p = &v.Point // another primary's, perhaps, by now
@@ -121,6 +122,22 @@ func (l *life) read(s *lifeSite, p *group.Point) (c cut, ok bool) {
 	return c, true
 }
 
+// expectGone makes sure that a point which could not be opened on the primary is not listed any more.
+func (l *life) expectGone(s *lifeSite, p *group.Point) {
+	l.t.Helper()
+	if s.name != l.primary || s.fault.Crashed() {
+		return
+	}
+	points, err := s.opened.Groups().Points(l.ctx, "shop")
+	if err != nil {
+		l.failed(s, "list points", err)
+		return
+	}
+	if slices.ContainsFunc(points, func(q group.Point) bool { return keyOf(&q) == keyOf(p) }) {
+		l.fatalf("point %d of site %s is listed, and cannot be opened", p.Checkpoint, s.name)
+	}
+}
+
 // expectMoment compares what was read at a point with the moment that it is of.
 func (l *life) expectMoment(s *lifeSite, p *group.Point, c cut, sizeOf func(journal.VolumeID) int64) {
 	l.t.Helper()
@@ -137,6 +154,9 @@ func (l *life) expectMoment(s *lifeSite, p *group.Point, c cut, sizeOf func(jour
 		l.fatalf("point %d of site %s is of a moment that never was: %v", p.Checkpoint, s.name, c)
 	}
 }
+
+// replacedErrors are those of a replica of which an image is being taken.
+var replacedErrors = []error{site.ErrNotFound, groups.ErrInUse, journal.ErrUnknownPosition, journal.ErrClosed, vfs.ErrClosed}
 
 // isReplaced reports whether a call has met a store in the place of which an image has just come.
 func isReplaced(err error) bool {
@@ -158,6 +178,9 @@ func (l *life) checkPoints() {
 			l.failed(s, "list points", err)
 			continue
 		}
+		if s.name == l.primary && l.keeps != nil {
+			l.expectKept(points)
+		}
 		for range min(2, len(points)) {
 			l.read(s, &points[l.rng.IntN(len(points))])
 		}
@@ -166,6 +189,9 @@ func (l *life) checkPoints() {
 
 // crash ends a site as a power loss does, or a kill, or in order, and starts it again.
 func (l *life) crash(s *lifeSite) {
+	if s.view = nil; s.name == l.primary {
+		l.kept = nil // a round may have been cut off, which leaves its interval without a point
+	}
 	if s.opened != nil {
 		err := s.stop()
 		crashed := s.fault.Crashed() // then, perhaps

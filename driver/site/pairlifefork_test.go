@@ -13,7 +13,6 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/group"
-	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
@@ -66,7 +65,7 @@ func (l *life) makeFork(s *lifeSite) {
 	if err != nil {
 		allowed := []error{group.ErrNoPoint}
 		if s.name != l.primary {
-			allowed = append(allowed, site.ErrNotFound, groups.ErrInUse, journal.ErrUnknownPosition, journal.ErrClosed, vfs.ErrClosed) // an image is being taken
+			allowed = append(allowed, replacedErrors...)
 		}
 		l.failed(s, "make "+n.Name+" at site "+s.name, err, allowed...)
 		if !s.fault.Crashed() {
@@ -116,7 +115,7 @@ func (l *life) checkFork(s *lifeSite, name string) {
 	case listed.Name == "" && f.doubt:
 		l.noFork(s, name)
 		return
-	case listed.State == site.ForkGivenUp && strings.Contains(listed.Reason, "replaced by a whole image"):
+	case listed.State == site.ForkGivenUp && l.mayGiveUp(s, &listed):
 		l.logf("%s of site %s was given up", name, s.name)
 		if err := s.opened.DiscardFork(l.ctx, name); err != nil {
 			l.failed(s, "forget "+name, err)
@@ -200,6 +199,11 @@ func (l *life) writeFork(s *lifeSite, name string) {
 		}
 		f.held, f.maybe = f.maybe, nil
 	}
+}
+
+// mayGiveUp reports whether a fork was given up for what there was.
+func (l *life) mayGiveUp(s *lifeSite, f *site.Fork) bool {
+	return strings.Contains(f.Reason, "replaced by a whole image") || s.clock != nil && strings.Contains(f.Reason, "it is older than") && s.clock.Now().After(f.Expires)
 }
 
 func (l *life) discardFork(s *lifeSite, name string) {

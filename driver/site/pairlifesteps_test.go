@@ -48,6 +48,7 @@ func (l *life) join(id journal.VolumeID) {
 	l.enter(next)
 	l.lookAtSizes()
 	// The points of one that had this id, and was deleted, are gone.
+	l.kept = nil
 	maps.DeleteFunc(l.pins, func(_ string, p *group.Point) bool {
 		known, told := l.points[keyOf(p)]
 		_, its := known[id]
@@ -97,6 +98,7 @@ func (l *life) take() {
 // leave says that points, and what is pinned of them, may be left behind.
 func (l *life) leave() {
 	l.era++
+	l.kept = nil
 	clear(l.pins)
 }
 
@@ -107,6 +109,9 @@ func (l *life) note(p *group.Point, what string) {
 		l.fatalf("point %d is taken twice", p.Checkpoint)
 	}
 	l.points[keyOf(p)], l.eras[keyOf(p)], l.pointSizes[keyOf(p)] = l.live, l.era, maps.Clone(l.sizes)
+	if l.keeps != nil {
+		l.kept = append(l.kept, p)
+	}
 	l.counts["points"]++
 }
 
@@ -190,6 +195,9 @@ func (l *life) member() {
 	if l.back != nil {
 		return // what an undo returns to has it
 	}
+	if s.view != nil {
+		l.endView(s)
+	}
 	next := maps.Clone(l.live)
 	delete(next, volumeC)
 	if forked, ok := l.isForked(s, volumeC); !ok {
@@ -228,7 +236,11 @@ func (l *life) rewind() {
 	if len(points) == 0 {
 		return
 	}
-	p := &points[l.rng.IntN(len(points))]
+	l.rewindTo(&points[l.rng.IntN(len(points))])
+}
+
+func (l *life) rewindTo(p *group.Point) {
+	s := l.main()
 	if _, known := l.points[keyOf(p)]; !known { // whoever took it was not told
 		c, ok := l.read(s, p)
 		if !ok {
@@ -236,7 +248,7 @@ func (l *life) rewind() {
 		}
 		l.points[keyOf(p)] = c
 	}
-	r, err := g.StartRewind(l.ctx, "shop", strconv.FormatUint(uint64(p.Checkpoint), 10), false)
+	r, err := s.opened.Groups().StartRewind(l.ctx, "shop", strconv.FormatUint(uint64(p.Checkpoint), 10), false)
 	if err != nil {
 		l.maybe, l.begun = l.expectAt(p), l.live
 		l.failed(s, "rewind", err, group.ErrNoPoint)
@@ -302,6 +314,7 @@ func (l *life) goTo(p *group.Point) {
 // what the other site had told. Those of the point hold what they held there.
 func (l *life) moved(p *group.Point) {
 	l.t.Helper()
+	l.keeps = nil // this site may not have heard of the last settings
 	s := l.main()
 	st, err := s.opened.Groups().State("shop")
 	if err != nil {

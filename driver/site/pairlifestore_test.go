@@ -76,6 +76,7 @@ func (l *life) modify() {
 	settings.CheckpointInterval = []time.Duration{time.Hour, 100 * time.Millisecond, 300 * time.Millisecond}[l.rng.IntN(3)]
 	settings.History, settings.Window = "", []time.Duration{time.Hour, time.Second, 24 * time.Hour}[l.rng.IntN(3)]
 	settings.Window = max(settings.Window, settings.CheckpointInterval)
+	l.keeps, l.kept = nil, nil
 	if err := s.opened.Groups().Modify(l.ctx, "shop", settings); err != nil {
 		l.failed(s, "modify", err)
 		return

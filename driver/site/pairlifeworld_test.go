@@ -19,6 +19,7 @@ import (
 	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/internal/clock"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
 	"github.com/lockstep-csi/lockstep/journal"
 	"github.com/lockstep-csi/lockstep/replication"
@@ -29,6 +30,7 @@ const (
 	lifeGrowths = 4
 	lifeSteps   = 120
 	lifeSeeds   = 6
+	agingSeeds  = 3
 )
 
 // volumeImage is what some sectors of a volume hold, each one number.
@@ -56,9 +58,23 @@ type pointKey struct {
 
 func keyOf(p *group.Point) pointKey { return pointKey{p.Checkpoint, p.Time.UnixNano()} }
 
+// kind is what a life is about, beside what all of them are.
+type kind struct {
+	ages bool // its history becomes old, and thins
+}
+
+// length is how many times longer a life is than one of no kind.
+func (k kind) length() int {
+	if k.ages {
+		return 2
+	}
+	return 1
+}
+
 // life is two sites of one group, and what each moment of it has to hold: the history of an
 // application that writes to one of them, whatever becomes of the sites.
 type life struct {
+	kind
 	t       *testing.T
 	ctx     context.Context
 	rng     *rand.Rand
@@ -83,6 +99,8 @@ type life struct {
 	giveUp    bool   // the way back, which a commit that failed began to
 	deleting  string // the site that has not deleted volumeC yet, as it was told to
 	begun     cut
+	keeps     journal.History // by age alone; nil: nobody can tell what is kept
+	kept      []*group.Point  // taken while it was so, and the timeline the same
 	counts    map[string]int
 	trace     []string
 }
@@ -98,11 +116,13 @@ type lifeSite struct {
 	apart      bool              // nobody gets there
 	conns      []net.Conn        // from the peer
 	forks      map[string]*lifeFork
+	clock      *clock.Manual // nil: the machine's
+	view       *heldView     // that is open; nil: none
 }
 
-func newLife(t *testing.T, seed uint64) *life {
+func newLife(t *testing.T, seed uint64, k kind) *life {
 	t.Helper()
-	l := &life{t: t, rng: rand.New(rand.NewPCG(seed, 3)), primary: "a", next: 1, live: cut{}, points: map[pointKey]cut{}, eras: map[pointKey]int{}, pins: map[string]*group.Point{},
+	l := &life{kind: k, t: t, rng: rand.New(rand.NewPCG(seed, 3)), primary: "a", next: 1, live: cut{}, points: map[pointKey]cut{}, eras: map[pointKey]int{}, pins: map[string]*group.Point{},
 		sizes: map[journal.VolumeID]int64{}, grown: map[journal.VolumeID]int64{}, pointSizes: map[pointKey]map[journal.VolumeID]int64{},
 		counts: map[string]int{}, sites: map[string]*lifeSite{}}
 	var cancel func()
@@ -110,6 +130,9 @@ func newLife(t *testing.T, seed uint64) *life {
 	t.Cleanup(cancel)
 	for _, name := range []string{"a", "b"} {
 		l.sites[name] = &lifeSite{name: name, peer: string(rune('a' + 'b' - name[0])), disk: vfs.NewMem(), forks: map[string]*lifeFork{}}
+	}
+	if l.ages {
+		l.startClocks()
 	}
 	for _, name := range []string{"a", "b"} {
 		if err := l.start(l.sites[name]); err != nil {
@@ -141,8 +164,12 @@ func (l *life) start(s *lifeSite) error {
 		return err
 	}
 	ex := &exports{}
-	opening, err := site.Open(l.ctx, site.Config{Name: s.name, Root: "/root", FS: s.fault, Exports: ex, SegmentBytes: journal.MinSegmentBytes,
-		Peers: map[string]site.Peer{s.peer: {Conn: conn}}, Log: slog.New(slog.DiscardHandler)})
+	config := site.Config{Name: s.name, Root: "/root", FS: s.fault, Exports: ex, SegmentBytes: journal.MinSegmentBytes,
+		Peers: map[string]site.Peer{s.peer: {Conn: conn}}, Log: slog.New(slog.DiscardHandler)}
+	if s.clock != nil {
+		config.Clock = s.clock
+	}
+	opening, err := site.Open(l.ctx, config)
 	if err != nil {
 		return errors.Join(err, conn.Close())
 	}
