@@ -213,7 +213,7 @@ func (s *Site) tend(ctx context.Context, f *fork, shortage string) error {
 		return s.reopenFork(ctx, f)
 	case r.State == ForkOpen:
 		return s.showFork(f)
-	case !r.Removed: // its end was interrupted
+	case r.State != ForkGivenUp || !r.Removed: // its end was interrupted, or that of its record
 		state := r.State
 		if state == ForkCreating {
 			state = ForkDiscarding
