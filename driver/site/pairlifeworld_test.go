@@ -30,7 +30,7 @@ const (
 	lifeGrowths = 4
 	lifeSteps   = 120
 	lifeSeeds   = 6
-	agingSeeds  = 3
+	agingSeeds  = 5
 )
 
 // volumeImage is what some sectors of a volume hold, each one number.
