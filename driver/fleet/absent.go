@@ -40,6 +40,21 @@ func (v *volume) isAbsentLocked() bool {
 	return !v.record.Retired && !mayMake(v.record, v.state.Store)
 }
 
+// hasNothing is isAbsent also for a volume that has left its group before anything of it
+// arrived here, at whatever role: nobody sends it any more.
+func (f *Fleet) hasNothing(v *volume) bool {
+	f.mu.Lock()
+	nothing := v.leftEmptyLocked()
+	f.mu.Unlock()
+	return nothing || f.isAbsent(v)
+}
+
+// leftEmptyLocked reports whether a volume has left its group before anything of it arrived
+// here. Fleet.mu is held.
+func (v *volume) leftEmptyLocked() bool {
+	return v.record.Retired && !mayMake(v.record, v.state.Store)
+}
+
 // noteArrival makes durable that a volume which came from a peer is there: a controller that
 // starts once this site is primary for it must not take it for absent until its engine answers.
 func (f *Fleet) noteArrival(ctx context.Context, v *volume) error {

@@ -89,7 +89,7 @@ func (f *Fleet) UnpinPoint(ctx context.Context, name, pin string) error {
 // that it knows of none.
 func (f *Fleet) unpin(ctx context.Context, v *volume, name, pin string) error {
 	state, err := f.served(ctx, v)
-	if errors.Is(err, control.ErrNoStore) && f.isAbsent(v) {
+	if errors.Is(err, control.ErrNoStore) && f.hasNothing(v) {
 		return nil
 	}
 	if err != nil || state.Store == nil { // a replica of which nothing has arrived

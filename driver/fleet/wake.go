@@ -74,10 +74,10 @@ func inTime(ctx context.Context, wait time.Duration, late, look string, kind err
 }
 
 // awake is served for one of several: a volume of which nothing has arrived does not
-// keep its group.
+// keep its group, whether it is a member or has left it.
 func (f *Fleet) awake(ctx context.Context, v *volume) error {
 	_, err := f.served(ctx, v)
-	if errors.Is(err, control.ErrNoStore) && f.isAbsent(v) {
+	if errors.Is(err, control.ErrNoStore) && f.hasNothing(v) {
 		return nil
 	}
 	return err
