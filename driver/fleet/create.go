@@ -108,7 +108,7 @@ func (f *Fleet) ensureBacking(ctx context.Context, v *volume) (Placement, error)
 		return *r.Placement, nil
 	}
 	spec := r.Backing
-	spec.Group, spec.New = r.Group, r.Orders.Term == 0
+	spec.Group, spec.New = r.Group, r.Orders.Revision == 0
 	placement, err := f.cfg.Backing.Ensure(ctx, spec)
 	if err != nil {
 		return Placement{}, fmt.Errorf("make backing volume: %w", err)

@@ -11,14 +11,10 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// A volume that was deleted at the primary before anything of it had arrived at the replica is
-// known there, and there is nothing of it: no engine serves it, and nobody waits for one.
-func TestAVolumeThatLeftBeforeItArrivedKeepsNobodyFromThePast(t *testing.T) {
-	a, b, fa, fb := newPair(t)
-	defer closeFleet(t, fa)
-	defer closeFleet(t, fb)
-	var cut atomic.Bool
-	dial := a.dialPeer
+// severable has the engines of a site that are not connected to its peer yet not get there while what
+// is returned is true.
+func severable(a *cluster) *atomic.Bool {
+	cut, dial := new(atomic.Bool), a.dialPeer
 	a.dialPeer = func(site, address string) (*grpc.ClientConn, error) {
 		if !cut.Load() {
 			return dial(site, address)
@@ -26,6 +22,15 @@ func TestAVolumeThatLeftBeforeItArrivedKeepsNobodyFromThePast(t *testing.T) {
 		return grpc.NewClient("passthrough:"+site, grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return nil, errors.New("the link is cut") }))
 	}
+	return cut
+}
+
+// A volume that was deleted at the primary before anything of it had arrived at the replica is
+// known there, and there is nothing of it: no engine serves it, and nobody waits for one.
+func TestAVolumeThatLeftBeforeItArrivedKeepsNobodyFromThePast(t *testing.T) {
+	a, b, fa, fb := newPair(t)
+	defer closeFleet(t, fa)
+	cut := severable(a)
 	replicated(t, a, fa, fb, 1)
 	cut.Store(true) // for engines that are not connected yet
 	v := newVolume(2, "shop")
@@ -35,10 +40,7 @@ func TestAVolumeThatLeftBeforeItArrivedKeepsNobodyFromThePast(t *testing.T) {
 		v, err := fb.Volume(id(2))
 		return err == nil && v.Connected && v.State.Term != 0
 	})
-	if err := fa.RetireVolume(bounded(t), id(2)); err != nil {
-		t.Fatal(err)
-	}
-	if err := fa.DeleteVolume(bounded(t), id(2)); err != nil {
+	if err := deleteVolume(t, fa, 2); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "the replica to know that it is gone", func() bool {

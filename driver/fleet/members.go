@@ -254,7 +254,9 @@ func (f members) followMember(ctx context.Context, peer string, a replication.An
 		if err != nil {
 			return fmt.Errorf("replica of volume %s: %w", m.Volume, err)
 		}
-		_, err = f.add(record{ID: m.Volume, Name: m.Name, Group: a.Group, SizeBytes: m.SizeBytes,
+		// It counts as ordered to follow before its engine has any orders: this site may become the
+		// primary before it has, or the volume leave, and what nobody had ordered yet would be made then.
+		_, err = f.add(record{ID: m.Volume, Name: m.Name, Group: a.Group, SizeBytes: m.SizeBytes, Orders: control.Orders{Role: control.Replica, Term: uint64(a.Term)},
 			Attributes: m.Attributes, Backing: BackingSpec{Volume: m.Volume, BackingClass: class, VolumeBytes: m.SizeBytes, JournalBytes: journalBytes(a.Settings, m.SizeBytes)}})
 		return err
 	}

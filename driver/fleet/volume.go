@@ -164,7 +164,7 @@ func (f *Fleet) attachedLocked(name string) bool {
 // to hold. That does not wait until somebody uses the volume again. One that had
 // no engine yet holds nothing. mu is held.
 func (f *Fleet) owesLocked(v *volume, st group.State) bool {
-	if v.record.Orders.Term == 0 || st.Settings.ReplicateTo == "" || v.delivered == (delivery{st.Settings.ReplicateTo, st.Term}) {
+	if v.record.Orders.Revision == 0 || st.Settings.ReplicateTo == "" || v.delivered == (delivery{st.Settings.ReplicateTo, st.Term}) {
 		return false
 	}
 	_, isPeer := f.cfg.Peer(st.Settings.ReplicateTo)
