@@ -122,18 +122,21 @@ func (s *Store) prepareAhead() error {
 	return err
 }
 
-// sealDue seals complete segments.
+// sealDue seals complete segments. What the live index has put aside may wait for ones that
+// others have sealed: an append, or who makes room.
 func (s *Store) sealDue() error {
 	s.mu.RLock()
 	err, complete := s.usable(), len(s.toSeal) > 0
 	s.mu.RUnlock()
-	if err != nil || !complete {
+	if err != nil {
 		return err
 	}
-	if err := s.sealPending(); err != nil {
-		return err
+	if complete {
+		if err := s.sealPending(); err != nil {
+			return err
+		}
+		s.wakeRun() // more may be due now
 	}
-	s.wakeRun() // more may be due now
 	return s.settleLive()
 }
 

@@ -319,6 +319,27 @@ func TestCloseLetsGoOfDroppedSegments(t *testing.T) {
 	}
 }
 
+// What the live index has put aside goes from memory once its segments are sealed, whoever has
+// sealed them: an append does, where too many wait, and who makes room.
+func TestWhatOthersSealedLeavesTheLiveIndex(t *testing.T) {
+	w := newWorld(t, 1, func(cfg *Config) { cfg.youngExtents = 1 })
+	s := w.s
+	defer mustClose(t, s)
+	writeSegments(t, s, 4)
+	if err := s.sealPending(); err != nil {
+		t.Fatal(err)
+	}
+	if s.index.old == nil {
+		t.Fatal("the live index has put nothing aside")
+	}
+	if err := s.sealDue(); err != nil {
+		t.Fatal(err)
+	}
+	if s.index.old != nil {
+		t.Error("what the live index has put aside is in memory, although it is sealed")
+	}
+}
+
 // Where the file system does not write in place, files for reuse only take room: an append that
 // found none gets theirs, also in a journal of its own.
 func TestFilesForReuseGiveWayWhereNothingIsWrittenInPlace(t *testing.T) {
