@@ -238,14 +238,6 @@ func (s *Store) recordGoesLocked(at Position) bool {
 	return false
 }
 
-// checkRecordLocked is ErrHorizon for a checkpoint of recordGoesLocked. mu must be held.
-func (s *Store) checkRecordLocked(at Position) error {
-	if s.recordGoesLocked(at) {
-		return fmt.Errorf("the checkpoint there is being given up: %w", ErrHorizon)
-	}
-	return nil
-}
-
 // strainedLocked reports whether readers must give way: space has run out, or
 // the journal is twice as large as it should be.
 func (s *Store) strainedLocked() bool {

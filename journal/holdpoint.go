@@ -14,8 +14,8 @@ type namedHold struct {
 	until time.Time
 }
 
-// Hold keeps a position that can be opened, as a View does, and the record that leads to it,
-// by which a checkpoint there is known, under a name until Release, or for d from now on if nobody calls that: whoever has chosen a position
+// Hold keeps a position that can be opened, as a View does, and where it is still there the record
+// that leads to it, by which a checkpoint there is known, under a name until Release, or for d from now on if nobody calls that: whoever has chosen a position
 // and is about to open, pin or fork it has time to. The same name again holds what
 // is given then, for as long as is given then; on an error it holds what it held.
 // Not durable: a store that is opened thins nothing for a while (thinSettle).
@@ -48,11 +48,8 @@ func (s *Store) holdAt(name string, number CheckpointNumber, at Position, d time
 	if err == nil {
 		err = s.checkOpenLocked(at)
 	}
-	if err == nil {
-		err = s.checkRecordLocked(at)
-	}
-	if c, there := s.checkpointAtLocked(at); err == nil && number != 0 && (!there || c.Number != number) {
-		err = fmt.Errorf("checkpoint %d, which was there, was given up: %w", number, ErrHorizon)
+	if err == nil && number != 0 {
+		err = s.checkListedLocked(number, at)
 	}
 	if err != nil {
 		return fail(err)
@@ -67,6 +64,15 @@ func (s *Store) holdAt(name string, number CheckpointNumber, at Position, d time
 	h := &hold{at: at, record: true}
 	s.holds[h] = struct{}{}
 	s.named[name] = namedHold{h, s.cfg.Clock.Now().Add(d)}
+	return nil
+}
+
+// checkListedLocked is ErrHorizon for a checkpoint that was at a position, and is in no list any more,
+// or not for long: the batch of destage under way takes its record. mu must be held.
+func (s *Store) checkListedLocked(number CheckpointNumber, at Position) error {
+	if c, there := s.checkpointAtLocked(at); !there || c.Number != number || s.recordGoesLocked(at) {
+		return fmt.Errorf("checkpoint %d, which was there, was given up: %w", number, ErrHorizon)
+	}
 	return nil
 }
 

@@ -14,7 +14,19 @@ const maxPinNameBytes = 1024
 // there from the pin before it (see thinpast.go). The position must be durable and
 // inside the horizon, the name 1 to 1024 bytes long. The same name and position
 // again is no change; another position is ErrPinExists. Durable on return.
-func (s *Store) Pin(name string, at Position) error {
+//
+// Where a checkpoint is there its record is kept with it, unless destage has taken that already, or is
+// about to: for an operation, which has its position written down, that makes no difference.
+func (s *Store) Pin(name string, at Position) error { return s.pinAt(name, 0, at) }
+
+// PinCheckpoint is Pin of a checkpoint that is to be found by the pin: ErrHorizon where no list has it
+// any more, as HoldCheckpoint.
+func (s *Store) PinCheckpoint(name string, number CheckpointNumber, at Position) error {
+	return s.pinAt(name, number, at)
+}
+
+// pinAt is Pin, with a number other than 0 PinCheckpoint.
+func (s *Store) pinAt(name string, number CheckpointNumber, at Position) error {
 	if name == "" || len(name) > maxPinNameBytes {
 		return fmt.Errorf("pin %s: name of %d bytes, want 1 to %d: %w", at, len(name), maxPinNameBytes, ErrRange)
 	}
@@ -26,8 +38,8 @@ func (s *Store) Pin(name string, at Position) error {
 	if err == nil {
 		err = s.checkOpenLocked(at)
 	}
-	if err == nil {
-		err = s.checkRecordLocked(at)
+	if err == nil && number != 0 {
+		err = s.checkListedLocked(number, at)
 	}
 	if err == nil && at.Timeline == s.state.Active && at.Seq > s.durable.Seq {
 		err = fmt.Errorf("not durable yet: %w", ErrUnknownPosition)

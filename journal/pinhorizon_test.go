@@ -11,7 +11,8 @@ import (
 
 // TestAPinnedCheckpointStaysAPoint: one that a destage under way takes the record of, because
 // the horizon has moved on to it, is in no list, and not to be pinned any more, nor held, by
-// whoever has read the list before: the pin would keep what no point leads to.
+// whoever has read the list before: the pin would keep what no point leads to. An operation that was
+// begun needs its position alone, and can pin it, hold it and return there all the same.
 func TestAPinnedCheckpointStaysAPoint(t *testing.T) {
 	ctx, refused, pinned := context.Background(), 0, 0
 	for k := int64(1); ; k++ {
@@ -48,7 +49,7 @@ func TestAPinnedCheckpointStaysAPoint(t *testing.T) {
 		s, err = Open(cfg)
 		must(err)
 		listed := len(s.Checkpoints()) > 0
-		holding, pinning := s.Hold("somebody", at, time.Hour), s.Pin("kept", at)
+		holding, pinning := s.HoldCheckpoint("somebody", 1, at, time.Hour), s.PinCheckpoint("kept", 1, at)
 		s.Release("somebody")
 		for _, err := range []error{holding, pinning} {
 			if err != nil && !errors.Is(err, ErrHorizon) {
@@ -58,10 +59,14 @@ func TestAPinnedCheckpointStaysAPoint(t *testing.T) {
 				t.Errorf("operation %d: listed %t, and it is pinned or held with %v", k, listed, err)
 			}
 		}
+		must(s.Hold("operation", at, time.Hour))
+		must(s.Pin("rewind:operation", at))
 		must(destageUnheld(s))
 		if all := s.Checkpoints(); pinning == nil && (len(all) != 1 || all[0].Position != at) {
 			t.Errorf("operation %d: pinned at %s, and the checkpoints are %+v", k, at, all)
 		}
+		_, err = s.Fork(at, "undo")
+		must(err)
 		if pinning == nil {
 			pinned++
 		} else {

@@ -92,6 +92,14 @@ func (m member) Pin(ctx context.Context, name string, at journal.Position) error
 	return c.Pin(ctx, name, at)
 }
 
+func (m member) PinCheckpoint(ctx context.Context, name string, number journal.CheckpointNumber, at journal.Position) error {
+	c, err := m.client()
+	if err != nil {
+		return err
+	}
+	return c.PinCheckpoint(ctx, name, number, at)
+}
+
 func (m member) Unpin(ctx context.Context, name string) error {
 	if m.fleet.isAbsent(m.v) {
 		return nil

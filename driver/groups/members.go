@@ -34,6 +34,8 @@ type Member interface {
 	// Members), under a name: journal.Store's; with a number other than 0 that checkpoint there, as
 	// its HoldCheckpoint. journal.ErrHorizon, journal.ErrUnknownPosition.
 	Hold(ctx context.Context, name string, at journal.Position, number journal.CheckpointNumber, d time.Duration) error
+	// PinCheckpoint keeps the member's part of a recovery point under a name: journal.Store's.
+	PinCheckpoint(ctx context.Context, name string, number journal.CheckpointNumber, at journal.Position) error
 	// Newest is the newest durable checkpoint of the member; number 0 if it
 	// has none. ErrAbsent.
 	Newest(ctx context.Context) (journal.Checkpoint, error)

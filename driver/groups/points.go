@@ -159,7 +159,7 @@ func (g *Groups) pin(ctx context.Context, name, pin, at string) (point group.Poi
 			if err != nil {
 				return err
 			}
-			return m.Pin(ctx, pin, pos)
+			return m.PinCheckpoint(ctx, pin, point.Checkpoint, pos)
 		})
 	}
 	return point, stall, kept, pinning.Wait()

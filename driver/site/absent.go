@@ -141,6 +141,10 @@ func (m absent) Pin(context.Context, string, journal.Position) error  { return a
 func (m absent) Dirty(context.Context) (bool, error)                  { return false, absentErr(m.id) }
 func (m absent) Flush(context.Context) error                          { return absentErr(m.id) }
 
+func (m absent) PinCheckpoint(context.Context, string, journal.CheckpointNumber, journal.Position) error {
+	return absentErr(m.id)
+}
+
 func (m absent) Hold(context.Context, string, journal.Position, journal.CheckpointNumber, time.Duration) error {
 	return absentErr(m.id)
 }

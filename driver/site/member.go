@@ -45,6 +45,13 @@ func (m member) Pin(_ context.Context, name string, at journal.Position) error {
 	return m.Store().Pin(name, at)
 }
 
+func (m member) PinCheckpoint(_ context.Context, name string, number journal.CheckpointNumber, at journal.Position) error {
+	if err := m.site.keepPin(m.Store(), name, at); err != nil {
+		return err
+	}
+	return m.Store().PinCheckpoint(name, number, at)
+}
+
 func (m member) Unpin(_ context.Context, name string) error { return m.Store().Unpin(name) }
 
 func (m member) Hold(_ context.Context, name string, at journal.Position, number journal.CheckpointNumber, d time.Duration) error {

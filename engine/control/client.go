@@ -247,6 +247,12 @@ func (c *Client) Pin(ctx context.Context, name string, at journal.Position) erro
 	return c.fail(err)
 }
 
+// PinCheckpoint keeps a checkpoint under a name, as journal.Store's.
+func (c *Client) PinCheckpoint(ctx context.Context, name string, number journal.CheckpointNumber, at journal.Position) error {
+	_, err := c.rpc.Pin(ctx, &enginev1.PinRequest{Name: name, At: encodePosition(at), Checkpoint: uint64(number)})
+	return c.fail(err)
+}
+
 // Unpin lets go of a pin; no error if there is none.
 func (c *Client) Unpin(ctx context.Context, name string) error {
 	_, err := c.rpc.Unpin(ctx, &enginev1.UnpinRequest{Name: name})

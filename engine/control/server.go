@@ -240,7 +240,11 @@ func (s *Server) KeepPoint(_ context.Context, req *enginev1.KeepPointRequest) (*
 // Pin implements the RPC.
 func (s *Server) Pin(_ context.Context, req *enginev1.PinRequest) (*enginev1.PinResponse, error) {
 	return on(s, func(e *engine.Engine) (*enginev1.PinResponse, error) {
-		return &enginev1.PinResponse{}, e.Store().Pin(req.GetName(), decodePosition(req.GetAt()))
+		name, at := req.GetName(), decodePosition(req.GetAt())
+		if number := journal.CheckpointNumber(req.GetCheckpoint()); number != 0 {
+			return &enginev1.PinResponse{}, e.Store().PinCheckpoint(name, number, at)
+		}
+		return &enginev1.PinResponse{}, e.Store().Pin(name, at)
 	})
 }
 

@@ -2785,9 +2785,12 @@ func (*ForkResponse) Descriptor() ([]byte, []int) {
 }
 
 type PinRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	At            *Position              `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	At    *Position              `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// The checkpoint that has to be there and to be found by the pin; 0: the position need not be one's.
+	// An engine of a version before looks at the position alone.
+	Checkpoint    uint64 `protobuf:"varint,3,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2834,6 +2837,13 @@ func (x *PinRequest) GetAt() *Position {
 		return x.At
 	}
 	return nil
+}
+
+func (x *PinRequest) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
 }
 
 type PinResponse struct {
@@ -4108,11 +4118,14 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\vForkRequest\x12,\n" +
 	"\x02at\x18\x01 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x02at\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x0e\n" +
-	"\fForkResponse\"N\n" +
+	"\fForkResponse\"n\n" +
 	"\n" +
 	"PinRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
-	"\x02at\x18\x02 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x02at\"\r\n" +
+	"\x02at\x18\x02 \x01(\v2\x1c.lockstep.engine.v1.PositionR\x02at\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x03 \x01(\x04R\n" +
+	"checkpoint\"\r\n" +
 	"\vPinResponse\"\"\n" +
 	"\fUnpinRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x0f\n" +
