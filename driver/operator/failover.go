@@ -95,7 +95,8 @@ func (r *recoverer) fence(_ context.Context, rec *v1alpha1.Recovery) error {
 }
 
 // promote makes this site primary, unless an earlier step did and was not told
-// of: the term that was chosen, or a higher one, says so.
+// of: the term that was chosen, or a higher one, says so. Where such a term is another
+// site's, somebody has decided for that one since this began.
 func (r *recoverer) promote(ctx context.Context, rec *v1alpha1.Recovery) error {
 	err := r.atPoint(ctx, rec, func(ctx context.Context) error {
 		st, ok := r.state(rec)
@@ -105,6 +106,12 @@ func (r *recoverer) promote(ctx context.Context, rec *v1alpha1.Recovery) error {
 		if st.Role == group.RolePrimary && st.Pending == nil && int64(st.Term) >= rec.Status.Term {
 			rec.Status.Term = int64(st.Term)
 			return nil
+		}
+		if st.Role == group.RoleReplica && st.Pending == nil && int64(st.Term) >= rec.Status.Term {
+			// The promotion may have been, and this controller not have told of it before the
+			// other site took the group back.
+			return fail("this failover was to make this site the primary at term %d, and the group is at term %d by now, of which site %s is the primary: "+
+				"if it is to come here all the same, make another Recovery", rec.Status.Term, st.Term, orDefault(st.Source, "(not known)"))
 		}
 		out, err := r.fleet.Failover(ctx, name(rec), checkpointOf(rec.Status.Point), false)
 		if err == nil {

@@ -185,6 +185,33 @@ func TestFailoverSurvivesACrashAtEveryWrite(t *testing.T) {
 	}
 }
 
+// A failover of which the controller could not tell any more, and whose group the other
+// site has taken back before the next controller looked, does not promote a second time.
+func TestAFailoverDoesNotTakeBackWhatWasTakenBack(t *testing.T) {
+	s := newReplica(t)
+	s.want()
+	config, fault := s.server.FaultConfig()
+	r := newRecoverer(t, config, s.plane)
+	for phase := v1alpha1.RecoveryPhase(""); phase != v1alpha1.PhasePromoting; {
+		st, err := s.failover(r, 2) // one step
+		if phase = st.Phase; err != nil || phase.Ended() {
+			t.Fatalf("status %+v, %v", st, err)
+		}
+	}
+	fault.BreakWrite(1, apitest.Unsent, 2)
+	if _, err := s.failover(r, 2); err == nil || s.plane.failovers != 1 {
+		t.Fatalf("%d promotions, and the status was written: %v", s.plane.failovers, err)
+	}
+	s.plane.edit(s.group(), func(st *group.State) { st.Role, st.Source, st.Term, st.Settings.ReplicateTo = group.RoleReplica, "there", 5, "" })
+	st, err := s.failover(newRecoverer(t, s.server.Config(), s.plane), 0)
+	if err != nil || st.Phase != v1alpha1.PhaseFailed || !strings.Contains(st.Message, "term 5") || !strings.Contains(st.Message, "site there") {
+		t.Errorf("the failover ended as %+v, %v", st, err)
+	}
+	if s.plane.failovers != 1 {
+		t.Errorf("%d promotions", s.plane.failovers)
+	}
+}
+
 // Kubernetes itself binds what is made for it.
 func TestKubernetesBindsWhatAFailoverMakes(t *testing.T) {
 	s := newReplica(t)
