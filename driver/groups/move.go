@@ -11,6 +11,10 @@ import (
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
+// ErrUnconfirmed means that a term was to be raised without a promotion, and that the
+// peer does not say that this site is the primary still. The call may be repeated.
+var ErrUnconfirmed = errors.New("the other site does not confirm that this one is the primary")
+
 // Move is a volume that goes from one group to another.
 type Move struct {
 	Volume   journal.VolumeID
@@ -29,10 +33,14 @@ type Move struct {
 // one commit. Its device may be in use: nothing waits but a checkpoint round.
 // What either group holds of the past stays. The keys of both groups must be
 // held. group.ErrRole unless this site is primary for both, group.ErrRewindOpen
-// while one has a rewind that is neither undone nor committed, and
-// group.ErrBusy while one has an operation to finish.
+// while one has a rewind that is neither undone nor committed,
+// group.ErrBusy while one has an operation to finish, and ErrUnconfirmed.
 func (g *Groups) Move(ctx context.Context, m Move) error {
-	if err := g.mayMove(m); err != nil {
+	err := g.mayMove(m)
+	if err == nil {
+		err = g.confirm(ctx, m)
+	}
+	if err != nil {
 		return fmt.Errorf("move %s from group %s to group %s: %w", g.cfg.Members.Title(m.Volume), m.From, m.To, err)
 	}
 	// No round of the old group has the volume from here on: its checkpoints
@@ -80,6 +88,38 @@ func (g *Groups) mayMove(m Move) error {
 			return fmt.Errorf("%s of group %s: %w", st.Pending.Kind, name, group.ErrBusy)
 		case st.Rewind != nil:
 			return fmt.Errorf("group %s: undo or commit it first: %w", name, group.ErrRewindOpen)
+		}
+	}
+	return nil
+}
+
+// confirm has peers accept both groups as they are, as far as the move raises a term: the group's that the
+// volume joins, or that which the volume has with the one that it leaves. Nobody was promoted to the
+// higher term, so that a peer which had been promoted to a lower one would give way to it.
+func (g *Groups) confirm(ctx context.Context, m Move) error {
+	to, err := g.reg.Get(m.To)
+	if err != nil { // it is made, at the volume's term
+		return nil
+	}
+	from, err := g.reg.Get(m.From)
+	if err != nil {
+		return err
+	}
+	for _, st := range []group.State{from, to} {
+		peer, raised := st.Settings.ReplicateTo, max(to.Term, m.Term)
+		if peer == "" || st.Term >= raised {
+			continue
+		}
+		a, err := g.Announcement(ctx, st.Name)
+		if err != nil {
+			return err
+		}
+		r := g.runningOf(st.Name)
+		if a.Resting = r == nil || r.coord == nil; a.Resting {
+			a.NewestCheckpoint = st.LastCheckpoint
+		}
+		if err := g.cfg.Replicator.Tell(ctx, peer, a); err != nil {
+			return fmt.Errorf("group %s has term %d here, which is less than the %d that this raises: %w: site %s: %w", st.Name, st.Term, raised, ErrUnconfirmed, peer, err)
 		}
 	}
 	return nil

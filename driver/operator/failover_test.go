@@ -202,7 +202,9 @@ func TestAFailoverDoesNotTakeBackWhatWasTakenBack(t *testing.T) {
 	if _, err := s.failover(r, 2); err == nil || s.plane.failovers != 1 {
 		t.Fatalf("%d promotions, and the status was written: %v", s.plane.failovers, err)
 	}
-	s.plane.edit(s.group(), func(st *group.State) { st.Role, st.Source, st.Term, st.Settings.ReplicateTo = group.RoleReplica, "there", 5, "" })
+	s.plane.edit(s.group(), func(st *group.State) {
+		st.Role, st.Source, st.Term, st.Settings.ReplicateTo = group.RoleReplica, "there", 5, ""
+	})
 	st, err := s.failover(newRecoverer(t, s.server.Config(), s.plane), 0)
 	if err != nil || st.Phase != v1alpha1.PhaseFailed || !strings.Contains(st.Message, "term 5") || !strings.Contains(st.Message, "site there") {
 		t.Errorf("the failover ended as %+v, %v", st, err)

@@ -22,13 +22,14 @@ import (
 
 	"github.com/lockstep-csi/lockstep/controller"
 	"github.com/lockstep-csi/lockstep/driver/fleet"
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/journal"
 )
 
 // moveRetry is how long after a refusal that ends by itself a move is tried
 // again: an operation on a group, a rewind that is not committed, an engine that does not
-// come.
+// come, a peer that does not answer.
 const moveRetry = 10 * time.Second
 
 // movesAtOnce is how many claims can be moved at a time: one of them may wait for engines.
@@ -85,7 +86,7 @@ func (m *membership) move(ctx context.Context, claim *corev1.PersistentVolumeCla
 		m.events.note(claim, "GroupChanged", "Group", "claim %s/%s (volume %s) has moved from group %s to group %s; its points in the old group stay", claim.Namespace, claim.Name, id, from, to)
 		return reconcile.Result{}, nil
 	case errors.Is(err, group.ErrRewindOpen), errors.Is(err, group.ErrBusy), errors.Is(err, controller.ErrInUse), errors.Is(err, controller.ErrBusy),
-		errors.Is(err, fleet.ErrNoEngine):
+		errors.Is(err, fleet.ErrNoEngine), errors.Is(err, groups.ErrUnconfirmed):
 		m.events.warn(claim, "GroupNotChanged", "Group", "%v", err)
 		return reconcile.Result{RequeueAfter: moveRetry}, nil
 	}
