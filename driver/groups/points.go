@@ -80,18 +80,35 @@ func (g *Groups) quiet(name string) (until time.Time, since journal.CheckpointNu
 	return r.announced.ValidUntil, r.announced.NewestCheckpoint
 }
 
+// ErrPinCompleted means that no point was taken, and that a pin of the name, which an
+// earlier call had left on some members only, is on all of them now. It is a journal.ErrPinExists.
+var ErrPinCompleted error = pinCompleted{}
+
+type pinCompleted struct{}
+
+func (pinCompleted) Error() string { return "an earlier command had pinned only some of the volumes" }
+
+func (pinCompleted) Is(target error) bool { return target == journal.ErrPinExists }
+
 // TakePoint takes a checkpoint now; with a pin it is kept under that name. A pin that
 // is there already keeps what it keeps: that point is returned with
-// journal.ErrPinExists, so that nobody takes it for one of now. stall is how long
+// journal.ErrPinExists, or ErrPinCompleted, so that nobody takes it for one of now. stall is how long
 // writes were held.
 func (g *Groups) TakePoint(ctx context.Context, name, pin string) (point group.Point, stall time.Duration, err error) {
 	if pin == "" {
 		return g.take(ctx, name)
 	}
 	point, stall, kept, err := g.pin(ctx, name, pin, "")
-	if err == nil && kept {
+	if err != nil {
+		return point, stall, err
+	}
+	switch at := point.Time.UTC().Format(time.RFC3339Nano); kept {
+	case keptByAll:
 		err = fmt.Errorf("no point was taken: pin %q keeps point %d of %s: drop it first (`point drop`), or choose another name: %w",
-			pin, point.Checkpoint, point.Time.UTC().Format(time.RFC3339Nano), journal.ErrPinExists)
+			pin, point.Checkpoint, at, journal.ErrPinExists)
+	case keptBySome:
+		err = fmt.Errorf("pin %q is complete now, and keeps point %d of %s, which that command took: for a point of now drop it first (`point drop`), or choose another name: %w",
+			pin, point.Checkpoint, at, ErrPinCompleted)
 	}
 	return point, stall, err
 }
@@ -132,24 +149,33 @@ func (g *Groups) PinPoint(ctx context.Context, name, pin, at string) (group.Poin
 	return point, err
 }
 
-// pin is PinPoint, and tells whether the pin kept the point already, and how long
+// keeping is which members of a point have a pin.
+type keeping int
+
+const (
+	keptByNone keeping = iota
+	keptBySome
+	keptByAll
+)
+
+// pin is PinPoint, and tells which members had the pin already, and how long
 // writes were held.
-func (g *Groups) pin(ctx context.Context, name, pin, at string) (point group.Point, stall time.Duration, kept bool, err error) {
+func (g *Groups) pin(ctx context.Context, name, pin, at string) (point group.Point, stall time.Duration, kept keeping, err error) {
 	unlock, err := g.cfg.Locks.Lock(ctx, pinKey(pin))
 	if err != nil {
-		return group.Point{}, 0, false, err
+		return group.Point{}, 0, keptByNone, err
 	}
 	defer unlock()
 	point, kept, release, err := g.kept(ctx, name, pin)
 	switch {
-	case err != nil || kept:
+	case err != nil || kept != keptByNone:
 	case at != "":
 		point, release, err = g.Hold(ctx, name, at, "")
 	default:
 		point, stall, err = g.take(ctx, name) // the newest is never thinned
 	}
 	if err != nil {
-		return group.Point{}, 0, false, err
+		return group.Point{}, 0, keptByNone, err
 	}
 	defer release()
 	pinning, ctx := errgroup.WithContext(ctx)
@@ -166,38 +192,49 @@ func (g *Groups) pin(ctx context.Context, name, pin, at string) (point group.Poi
 }
 
 // kept returns the point that a pin keeps already, held until release.
-func (g *Groups) kept(ctx context.Context, name, pin string) (point group.Point, found bool, release func(), err error) {
-	pinned, err := g.isPinned(ctx, name, pin)
-	if err != nil || !pinned {
-		return group.Point{}, false, func() {}, err
+func (g *Groups) kept(ctx context.Context, name, pin string) (point group.Point, by keeping, release func(), err error) {
+	pinned, err := g.pinned(ctx, name, pin)
+	if err != nil || len(pinned) == 0 {
+		return group.Point{}, keptByNone, func() {}, err
 	}
 	point, release, err = g.Hold(ctx, name, "pin:"+pin, "")
 	if errors.Is(err, group.ErrNoPoint) {
-		return group.Point{}, false, release, nil
+		return group.Point{}, keptByNone, release, nil
 	}
-	return point, err == nil, release, err
+	if err != nil {
+		return point, keptByNone, release, err
+	}
+	for id := range point.Members {
+		if !pinned[id] {
+			return point, keptBySome, release, nil
+		}
+	}
+	return point, keptByAll, release, nil
 }
 
 // noCheckpoint is a number that none has: of a history in which only it is asked
 // for there are the pins.
 const noCheckpoint = math.MaxUint64
 
-// isPinned reports whether a member has the pin. Nearly always none has, and
+// pinned are the volumes that have the pin. Nearly always none has, and
 // then the points, of which there may be a hundred thousand, need not be sent and
 // looked through for it.
-func (g *Groups) isPinned(ctx context.Context, name, pin string) (bool, error) {
+func (g *Groups) pinned(ctx context.Context, name, pin string) (map[journal.VolumeID]bool, error) {
 	st, err := g.reg.Get(name)
 	if errors.Is(err, group.ErrNotFound) {
 		st, err = group.State{Name: name}, nil // it may have ended: see Points
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	histories, err := g.cfg.Members.HistoriesIn(ctx, st, noCheckpoint, noCheckpoint)
-	return slices.ContainsFunc(histories, func(h group.History) bool {
-		_, ok := h.Pins[pin]
-		return ok
-	}), err
+	have := map[journal.VolumeID]bool{}
+	for _, h := range histories {
+		if _, ok := h.Pins[pin]; ok {
+			have[h.Volume] = true
+		}
+	}
+	return have, err
 }
 
 // LockPin takes a pin's turn, for those who drop pins from stores themselves.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lockstep-csi/lockstep/driver/groups"
 	"github.com/lockstep-csi/lockstep/driver/site"
 	"github.com/lockstep-csi/lockstep/group"
 	"github.com/lockstep-csi/lockstep/internal/vfs"
@@ -95,6 +96,34 @@ func TestAPinThatIsThereIsNotTakenForOneOfNow(t *testing.T) {
 	}
 	if p, err := s.Groups().PinPoint(ctx, "shop", "before", ""); err != nil || p.Checkpoint != before.Checkpoint {
 		t.Errorf("a snapshot's pin again: point %d, %v; want %d", p.Checkpoint, err, before.Checkpoint)
+	}
+	mustClose(t, s)
+}
+
+// TestAPinThatIsCompletedSaysSo: a command that was cut off has pinned some of the volumes, and
+// the same one again pins the others. No more is said than that, and not that nothing was done;
+// a third one finds the name taken.
+func TestAPinThatIsCompletedSaysSo(t *testing.T) {
+	ctx, fs := context.Background(), vfs.NewMem()
+	s := prepared(t, fs)
+	before, err := s.Groups().Select(ctx, "shop", "pin:before")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	store, err := journal.Open(journal.Config{FS: fs, Dir: "/root/volumes/" + volumeB.String() + "/store-1", SegmentBytes: journal.MinSegmentBytes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(store.Unpin("before"), store.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, fs)
+	for _, completed := range []bool{true, false} {
+		p, _, err := s.Groups().TakePoint(ctx, "shop", "before")
+		if !errors.Is(err, journal.ErrPinExists) || errors.Is(err, groups.ErrPinCompleted) != completed || p.Checkpoint != before.Checkpoint {
+			t.Errorf("point %d, %v; want point %d, and as completed: %v", p.Checkpoint, err, before.Checkpoint, completed)
+		}
 	}
 	mustClose(t, s)
 }
