@@ -520,3 +520,29 @@ func TestARewindEndsWithItsDevices(t *testing.T) {
 		t.Errorf("%d engines held, %+v", s.plane.awake, st)
 	}
 }
+
+// A Recovery of a name that no group can have ends, and one of a group that may come waits.
+func TestARecoveryOfNoPossibleGroupFails(t *testing.T) {
+	s := &shop{cluster: newCluster(t), plane: newPlane()}
+	r := newRecoverer(t, s.server.Config(), s.plane)
+	for n, tt := range []struct {
+		group string
+		want  v1alpha1.RecoveryPhase
+	}{
+		{"Shop", v1alpha1.PhaseFailed}, {"prod/shop", v1alpha1.PhaseFailed}, {"two words", v1alpha1.PhaseFailed},
+		{strings.Repeat("x", 253), v1alpha1.PhaseFailed}, {"shop-2", v1alpha1.PhasePending},
+		{"data.db", v1alpha1.PhasePending}, // as a claim
+	} {
+		object := fmt.Sprintf("impossible-%d", n)
+		s.make(&v1alpha1.Recovery{ObjectMeta: metav1.ObjectMeta{Name: object}, Spec: v1alpha1.RecoverySpec{Action: v1alpha1.ActionFailover, Group: tt.group}})
+		var rec v1alpha1.Recovery
+		for range 2 { // to Pending, and what comes of that
+			if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: s.namespace, Name: object}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.get(object, &rec); err != nil || rec.Status.Phase != tt.want || rec.Status.Message == "" {
+			t.Errorf("group %q: %s, %q, %v; want %s", tt.group, rec.Status.Phase, rec.Status.Message, err, tt.want)
+		}
+	}
+}

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lockstep-csi/lockstep/api/v1alpha1"
 	"github.com/lockstep-csi/lockstep/group"
+	"github.com/lockstep-csi/lockstep/replication"
 )
 
 // begin waits for the group, checks that the action is possible, and chooses the
@@ -21,6 +24,12 @@ func (r *recoverer) begin(ctx context.Context, rec *v1alpha1.Recovery) error {
 	}
 	st, ok := r.state(rec)
 	if !ok {
+		if problems := validation.IsDNS1123Subdomain(rec.Spec.Group); len(problems) > 0 { // a claim's name, if nobody has named the group
+			return fail("no group can have the name %q: %s", rec.Spec.Group, strings.Join(problems, "; "))
+		}
+		if n := len(name(rec)); n > replication.MaxNameBytes {
+			return fail("no group can have that name: with its namespace it has %d bytes, and may have %d", n, replication.MaxNameBytes)
+		}
 		return waitFor("this cluster has no group %s yet", rec.Spec.Group)
 	}
 	if st.Pending != nil {
