@@ -23,9 +23,11 @@ type certificate struct {
 	dir     string
 }
 
-// certificateEvery is how often the Secret is looked at: far more often than it
-// changes.
-const certificateEvery = 10 * time.Minute
+// certificateEvery is how often the Secret is looked at: as often as the authority looks
+// whether it has to be made anew, and about as often as a kubelet looks at those of
+// others. Of two authorities that do not know each other, as after the first one's Secret
+// was deleted by hand, no role speaks to the other's.
+const certificateEvery = time.Minute
 
 // sync writes the files that differ.
 func (c certificate) sync(ctx context.Context) error {
