@@ -53,7 +53,10 @@ func TestOperationsAreRepeatedAfterACrashAtEveryCommit(t *testing.T) {
 			func(t *testing.T, c *cluster, f *fleet.Fleet) {
 				attached(t, f, 1)
 				write(t, c.device(id(1)), 1)
-				takePoint(t, f, "shop")
+				until(t, "a point of the group, which is started behind the device", func() bool {
+					_, _, err := f.Groups().TakePoint(bounded(t), "shop", "")
+					return err == nil
+				})
 				mustDetach(t, f, 1)
 				mustAttachLate(t, f, 1, "node2")
 				expect(t, c.device(id(1)), 1)
