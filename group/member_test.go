@@ -149,4 +149,4 @@ func asForkers(ms []*member) []group.Forker {
 	return out
 }
 
-func nobody(journal.VolumeID) bool { return false }
+func nobody(journal.VolumeID, time.Time, bool) bool { return false }

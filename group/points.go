@@ -27,7 +27,7 @@ type History struct {
 // Points derives the recovery points of a group from its members, oldest
 // first: the checkpoints that every member of the group at that moment holds
 // durably and can still open. Volumes that were members then and have been
-// deleted since, for which deleted is true, are not asked for; of any other one
+// deleted since, for which lacks is true (see State.Lacks), are not asked for; of any other one
 // the store must be among those given.
 //
 // A number may have been taken twice, by a stale primary and its successor, or
@@ -36,14 +36,14 @@ type History struct {
 //
 // One of which a member has its part on a timeline that was left is Left: the others may
 // have stayed as they are, as one does that joined later than where a rewind went.
-func Points(name string, members []History, deleted func(journal.VolumeID) bool) []Point {
+func Points(name string, members []History, lacks func(id journal.VolumeID, at time.Time, pinned bool) bool) []Point {
 	pinned := map[journal.VolumeID]map[journal.Position][]string{}
 	for _, m := range members {
 		pinned[m.Volume] = pinsByPosition(m.Pins)
 	}
 	var points []Point
 	for _, copies := range copiesOf(name, members) {
-		if p, ok := pointOf(copies, deleted); ok {
+		if p, ok := pointOf(copies, lacks); ok {
 			for id, pos := range p.Members {
 				p.Pins = append(p.Pins, pinned[id][pos]...)
 			}
@@ -59,7 +59,7 @@ func Points(name string, members []History, deleted func(journal.VolumeID) bool)
 // Undecided returns, ascending, what would be recovery points of a group if the volumes
 // that are away hold their parts of them, which is not known. Members are those that hold
 // theirs.
-func Undecided(name string, members []History, deleted func(journal.VolumeID) bool) []Point {
+func Undecided(name string, members []History, lacks func(id journal.VolumeID, at time.Time, pinned bool) bool) []Point {
 	away := map[journal.VolumeID]bool{}
 	for _, m := range members {
 		if m.Away {
@@ -71,10 +71,10 @@ func Undecided(name string, members []History, deleted func(journal.VolumeID) bo
 	}
 	var points []Point
 	for _, copies := range copiesOf(name, members) {
-		if _, decided := pointOf(copies, deleted); decided {
+		if _, decided := pointOf(copies, lacks); decided {
 			continue
 		}
-		if p, ok := pointOf(copies, func(id journal.VolumeID) bool { return away[id] || deleted(id) }); ok {
+		if p, ok := pointOf(copies, func(id journal.VolumeID, at time.Time, pinned bool) bool { return away[id] || lacks(id, at, pinned) }); ok {
 			points = append(points, p)
 		}
 	}
@@ -105,11 +105,12 @@ type identity struct {
 func copiesOf(name string, members []History) map[identity][]heldCheckpoint {
 	held := map[identity][]heldCheckpoint{}
 	for _, m := range members {
+		pins := pinsByPosition(m.Pins)
 		hold := func(checkpoints []journal.Checkpoint, left bool) {
 			for _, c := range checkpoints {
 				if c.Group == name {
 					key := identity{c.Number, c.Time.UnixNano()}
-					held[key] = append(held[key], heldCheckpoint{c, m.Volume, left})
+					held[key] = append(held[key], heldCheckpoint{c, m.Volume, left, len(pins[c.Position]) > 0})
 				}
 			}
 		}
@@ -124,22 +125,24 @@ type heldCheckpoint struct {
 	journal.Checkpoint
 	holder journal.VolumeID
 	left   bool
+	pinned bool // there
 }
 
 // pointOf checks that all who were members, and were not deleted, hold the same
 // checkpoint.
-func pointOf(copies []heldCheckpoint, deleted func(journal.VolumeID) bool) (Point, bool) {
+func pointOf(copies []heldCheckpoint, lacks func(id journal.VolumeID, at time.Time, pinned bool) bool) (Point, bool) {
 	first := copies[0]
 	p := Point{Checkpoint: first.Number, Time: first.Time, ValidUntil: first.Time, Members: make(map[journal.VolumeID]journal.Position, len(copies))}
+	pinned := false
 	for _, c := range copies {
 		if !slices.Equal(c.Members, first.Members) {
 			return Point{}, false // not one cut
 		}
 		p.Members[c.holder] = c.Position
-		p.Left = p.Left || c.left
+		p.Left, pinned = p.Left || c.left, pinned || c.pinned
 	}
 	for _, id := range first.Members {
-		if _, ok := p.Members[id]; !ok && !deleted(id) {
+		if _, ok := p.Members[id]; !ok && !lacks(id, first.Time, pinned) {
 			return Point{}, false
 		}
 	}

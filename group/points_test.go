@@ -27,7 +27,7 @@ func TestPointsNeedEveryMemberOfTheirMoment(t *testing.T) {
 	later.Time = later.Time.Add(time.Second)
 	a := group.History{Volume: journal.VolumeID{1}, Checkpoints: []journal.Checkpoint{cut(1, 1), cut(2, 1, 2), cut(3, 1, 2), other, cut(5, 1, 2), cut(6, 1, 2, 3)}}
 	b := group.History{Volume: journal.VolumeID{2}, Checkpoints: []journal.Checkpoint{cut(2, 1, 2), other, later, cut(6, 1, 2, 3)}}
-	numbers := func(deleted func(journal.VolumeID) bool) (out []int) {
+	numbers := func(deleted func(journal.VolumeID, time.Time, bool) bool) (out []int) {
 		for _, p := range group.Points("shop", []group.History{a, b}, deleted) {
 			out = append(out, int(p.Checkpoint))
 		}
@@ -38,7 +38,7 @@ func TestPointsNeedEveryMemberOfTheirMoment(t *testing.T) {
 	if got := numbers(nobody); !slices.Equal(got, []int{1, 2}) {
 		t.Errorf("points %v, want 1 and 2", got)
 	}
-	third := func(id journal.VolumeID) bool { return id == journal.VolumeID{3} }
+	third := func(id journal.VolumeID, _ time.Time, _ bool) bool { return id == journal.VolumeID{3} }
 	if got := numbers(third); !slices.Equal(got, []int{1, 2, 6}) {
 		t.Errorf("points %v after volume 3 was deleted, want 1, 2 and 6", got)
 	}
@@ -61,15 +61,42 @@ func TestPointsThatWereLeft(t *testing.T) {
 	}
 }
 
+// A volume that was removed and is a member again has no part in what is pinned of before that; what is not pinned, or is of later, may have yet to arrive.
+func TestPointsWithoutAVolumeThatIsBack(t *testing.T) {
+	removed := cut(3).Time
+	st := group.State{Members: []journal.VolumeID{{1}}}
+	st.Remove(journal.VolumeID{2}, nil, removed)
+	st.Members = append(st.Members, journal.VolumeID{2})
+	st.AddDeleted(nil, nil)
+	if len(st.Deleted) != 0 || !st.Removed[journal.VolumeID{2}].Equal(removed) {
+		t.Fatalf("state %+v", st)
+	}
+	a := group.History{Volume: journal.VolumeID{1}, Checkpoints: []journal.Checkpoint{cut(1, 1, 2), cut(2, 1, 2), cut(4, 1, 2)},
+		Pins: map[string]journal.Position{"snap": cut(2).Position, "later": cut(4).Position}}
+	b := group.History{Volume: journal.VolumeID{2}}
+	points := group.Points("shop", []group.History{a, b}, st.Lacks)
+	if len(points) != 1 || points[0].Checkpoint != 2 || len(points[0].Members) != 1 {
+		t.Errorf("points are %+v, want the one that is pinned of before", points)
+	}
+	b.Checkpoints = []journal.Checkpoint{cut(2, 1, 2)}
+	if points := group.Points("shop", []group.History{a, b}, st.Lacks); len(points) != 1 || len(points[0].Members) != 2 {
+		t.Errorf("points are %+v, want one of both that hold it", points)
+	}
+	st.AddDeleted(nil, func(journal.VolumeID) bool { return false })
+	if len(st.Removed) != 0 {
+		t.Errorf("kept of what nothing names: %v", st.Removed)
+	}
+}
+
 // What volumes that could not be asked would make a point, if they hold their parts.
 func TestPointsThatAreUndecided(t *testing.T) {
 	a := group.History{Volume: journal.VolumeID{1}, Checkpoints: []journal.Checkpoint{cut(1, 1), cut(2, 1, 2), cut(3, 1, 3), cut(4, 1, 2, 4), cut(5, 1, 5)}}
 	b := group.History{Volume: journal.VolumeID{2}, Checkpoints: []journal.Checkpoint{cut(2, 1, 2)}}
 	c, d := group.History{Volume: journal.VolumeID{3}, Away: true}, group.History{Volume: journal.VolumeID{4}, Away: true}
-	third := func(id journal.VolumeID) bool { return id == journal.VolumeID{3} }
+	third := func(id journal.VolumeID, _ time.Time, _ bool) bool { return id == journal.VolumeID{3} }
 	for _, tc := range []struct {
 		members []group.History
-		deleted func(journal.VolumeID) bool
+		deleted func(journal.VolumeID, time.Time, bool) bool
 		want    []int
 	}{
 		{[]group.History{a, b}, nobody, nil},            // all were asked

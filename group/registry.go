@@ -177,6 +177,6 @@ func (r *Registry) Delete(name string) error {
 
 // clone copies what a caller might change in place.
 func (s State) clone() State {
-	s.Members, s.Deleted = slices.Clone(s.Members), slices.Clone(s.Deleted)
+	s.Members, s.Deleted, s.Removed = slices.Clone(s.Members), slices.Clone(s.Deleted), maps.Clone(s.Removed)
 	return s
 }

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -52,6 +53,9 @@ type State struct {
 	// for as long as a checkpoint may name them. Who is not in it and has no
 	// store here was never received.
 	Deleted []journal.VolumeID `json:",omitempty"`
+	// Removed are volumes that this site has removed itself, and when: what is pinned of before is a
+	// point without them also where a peer that had not heard of it brings them back, see Lacks.
+	Removed map[journal.VolumeID]time.Time `json:",omitempty"`
 	// Source is the peer that feeds this group while Role is RoleReplica.
 	Source string
 	// SourceRests says that the primary announces nothing before the group is in
@@ -118,14 +122,42 @@ func (s *State) Follow(source string, term Term) {
 // IsDeleted reports whether a volume that was a member is gone for good.
 func (s *State) IsDeleted(id journal.VolumeID) bool { return slices.Contains(s.Deleted, id) }
 
-// MaxDeleted bounds State.Deleted; beyond it the points that name the rest are
+// Lacks reports whether a checkpoint of a time that names a volume, and of which that one holds nothing,
+// is a point without it: it is gone for good, or this site had removed it and a peer has brought it back.
+// Of one that is back this is so for what is pinned alone, which was chosen when it was whole: another one
+// may be a checkpoint of the peer's, of which the volume's part has yet to arrive.
+func (s *State) Lacks(id journal.VolumeID, at time.Time, pinned bool) bool {
+	return s.IsDeleted(id) || pinned && !at.After(s.Removed[id])
+}
+
+// MaxDeleted bounds State.Deleted, and State.Removed; beyond it the points that name the rest are
 // not found any more.
 const MaxDeleted = 4096
+
+// Remove enters a volume that this site removes for good; see AddDeleted.
+func (s *State) Remove(id journal.VolumeID, named func(journal.VolumeID) bool, now time.Time) {
+	if s.Removed == nil {
+		s.Removed = map[journal.VolumeID]time.Time{}
+	}
+	if _, known := s.Removed[id]; known || len(s.Removed) < MaxDeleted {
+		s.Removed[id] = now
+	}
+	s.AddDeleted([]journal.VolumeID{id}, named)
+}
+
+// MadeAgain says that a volume of an id was made, which is none that was removed before.
+func (s *State) MadeAgain(id journal.VolumeID) {
+	delete(s.Removed, id)
+	s.AddDeleted(nil, nil)
+}
 
 // AddDeleted enters volumes that are gone for good, and forgets those that named
 // says no checkpoint names; a nil named forgets none. A member is not gone: a
 // volume of the same id was made again, or this site followed one that has it.
 func (s *State) AddDeleted(ids []journal.VolumeID, named func(journal.VolumeID) bool) {
+	if named != nil {
+		maps.DeleteFunc(s.Removed, func(id journal.VolumeID, _ time.Time) bool { return !named(id) })
+	}
 	all := slices.DeleteFunc(slices.Concat(s.Deleted, ids), func(id journal.VolumeID) bool {
 		return slices.Contains(s.Members, id) || named != nil && !named(id)
 	})

@@ -59,7 +59,7 @@ func points(t *testing.T, rigs []*rig) []group.Point {
 		}
 		histories = append(histories, group.History{Volume: r.id, Checkpoints: held})
 	}
-	return group.Points("shop", histories, func(journal.VolumeID) bool { return true })
+	return group.Points("shop", histories, func(journal.VolumeID, time.Time, bool) bool { return true })
 }
 
 // An engine is told which point its part is to be held of, and not the place of it alone.

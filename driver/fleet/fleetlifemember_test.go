@@ -90,7 +90,6 @@ func (l *life) delete(s *lifeFleet, id journal.VolumeID) {
 	for _, pin := range s.pins {
 		delete(pin.stores, id)
 	}
-	s.deleted = append(s.deleted, id)
 	l.counts["deletions"]++
 }
 

@@ -49,15 +49,14 @@ func (s *lifeFleet) stores(p *group.Point) map[journal.VolumeID]string {
 }
 
 // hasPinned reports whether a site still has the stores that a snapshot has pinned. One of a volume
-// that was deleted need not be there; but where a failover has brought the volume back, a
-// snapshot's point may have a member of which nothing is pinned.
+// that was deleted need not be there, also where a failover has brought the volume back.
 func (s *lifeFleet) hasPinned(pin *lifePin) bool {
 	for id, name := range pin.stores {
 		if s.storeOf(id) != name {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(s.deleted, func(id journal.VolumeID) bool { return s.storeOf(id) != "" })
+	return true
 }
 
 // snapshot takes a snapshot, repeats one of which nobody knows whether it was taken, or drops one.

@@ -115,7 +115,6 @@ type lifeFleet struct {
 	pins     map[string]*lifePin
 	unpinned map[string]bool
 	retired  map[journal.VolumeID]bool // volumes that are to be deleted
-	deleted  []journal.VolumeID
 
 	link     sync.Mutex
 	door     *bufconn.Listener

@@ -332,7 +332,7 @@ func (g *Groups) Join(ctx context.Context, name string, settings group.Settings,
 		if !slices.Contains(st.Members, id) {
 			st.Members = append(st.Members, id)
 			slices.SortFunc(st.Members, func(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) })
-			st.AddDeleted(nil, nil) // one of this id may have been deleted before
+			st.MadeAgain(id) // one of this id may have been deleted before
 		}
 		return nil
 	})
@@ -363,12 +363,12 @@ func (g *Groups) Leave(ctx context.Context, name string, id journal.VolumeID, de
 	if err != nil {
 		return err
 	}
-	if slices.Contains(st.Members, id) || deleted && !st.IsDeleted(id) {
+	if slices.Contains(st.Members, id) || deleted && (!st.IsDeleted(id) || st.Removed[id].IsZero()) {
 		named := g.named(ctx, st)
 		st, err = g.reg.Update(name, func(st *group.State) error {
 			st.Members = slices.DeleteFunc(st.Members, func(member journal.VolumeID) bool { return member == id })
 			if deleted {
-				st.AddDeleted([]journal.VolumeID{id}, named)
+				st.Remove(id, named, g.cfg.Clock.Now())
 			}
 			return nil
 		})
@@ -394,9 +394,13 @@ func (g *Groups) named(ctx context.Context, st group.State) func(journal.VolumeI
 	if err != nil {
 		return nil
 	}
+	pinned, err := g.cfg.Members.Pinned(ctx, st) // on timelines that were left
+	if err != nil {
+		return nil
+	}
 	named := map[journal.VolumeID]bool{}
-	for _, h := range histories {
-		for _, c := range h.Checkpoints {
+	for _, h := range slices.Concat(histories, pinned) {
+		for _, c := range slices.Concat(h.Checkpoints, h.Left) {
 			for _, id := range c.Members {
 				named[id] = true
 			}

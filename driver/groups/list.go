@@ -107,10 +107,19 @@ func (g *Groups) pinnedPoints(ctx context.Context, st group.State) ([]group.Poin
 	if err != nil {
 		return nil, err
 	}
-	points := slices.DeleteFunc(g.points(st, histories), func(p group.Point) bool { return len(p.Pins) == 0 })
+	// A volume that was removed and brought back tells only what is pinned on it: of what was not left all are asked below
+	// whether it holds its part. On timelines that were left there is nothing but what is pinned.
+	without := st
+	without.Removed = nil
+	points := slices.DeleteFunc(g.points(without, histories), func(p group.Point) bool { return len(p.Pins) == 0 })
 	known := map[pointID]bool{}
 	for i := range points {
 		known[idOf(&points[i])] = true
+	}
+	for _, p := range g.points(st, histories) {
+		if p.Left && len(p.Pins) > 0 && !known[idOf(&p)] {
+			points, known[idOf(&p)] = append(points, p), true
+		}
 	}
 	var some []journal.CheckpointNumber
 	for _, h := range histories {

@@ -61,7 +61,7 @@ func (g *Groups) Move(ctx context.Context, m Move) error {
 			if !slices.Contains(to.Members, m.Volume) {
 				to.Members = append(to.Members, m.Volume)
 				slices.SortFunc(to.Members, func(a, b journal.VolumeID) int { return slices.Compare(a[:], b[:]) })
-				to.AddDeleted(nil, nil) // as in Join
+				to.MadeAgain(m.Volume) // as in Join
 			}
 			return nil
 		}, save)

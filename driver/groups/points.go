@@ -45,7 +45,7 @@ func (g *Groups) pointsIn(ctx context.Context, st group.State, from, to journal.
 
 // points derives those of a group from histories, ascending.
 func (g *Groups) points(st group.State, histories []group.History) []group.Point {
-	points := group.Points(st.Name, histories, st.IsDeleted)
+	points := group.Points(st.Name, histories, lacks(st, histories))
 	// Only the newest checkpoint of all can still describe a later moment.
 	quiet, number := g.quiet(st.Name)
 	for i := range slices.Backward(points) {
@@ -57,6 +57,17 @@ func (g *Groups) points(st group.State, histories []group.History) []group.Point
 		}
 	}
 	return points
+}
+
+// lacks is the State.Lacks of a group; one that is away and was brought back may hold what it does not tell.
+func lacks(st group.State, histories []group.History) func(journal.VolumeID, time.Time, bool) bool {
+	away := map[journal.VolumeID]bool{}
+	for _, h := range histories {
+		away[h.Volume] = h.Away
+	}
+	return func(id journal.VolumeID, at time.Time, pinned bool) bool {
+		return st.Lacks(id, at, pinned && !away[id])
+	}
 }
 
 func (g *Groups) histories(ctx context.Context, st group.State, from, to journal.CheckpointNumber) ([]group.History, error) {

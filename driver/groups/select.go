@@ -138,7 +138,7 @@ type doubt struct {
 }
 
 func doubtOf(st group.State, histories []group.History) doubt {
-	d := doubt{points: group.Undecided(st.Name, histories, st.IsDeleted)}
+	d := doubt{points: group.Undecided(st.Name, histories, lacks(st, histories))}
 	for _, h := range histories {
 		if h.Away {
 			d.away = append(d.away, h.Volume)
