@@ -75,6 +75,12 @@ func (l *life) use() {
 // end brings the sites together, and goes over to the other one and back.
 func (l *life) end() {
 	l.logf("the end begins")
+	for range 4 { // each life has seen a volume deleted, unless a rewind is open
+		if l.counts["deletions"] == 0 {
+			l.serve()
+			l.changeMembers()
+		}
+	}
 	for range 2 {
 		for _, s := range l.sites {
 			s.setApart(false)
