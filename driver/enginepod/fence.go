@@ -35,3 +35,18 @@ func (p *Pod) Lift(_ context.Context, givenUp, held uint64) error {
 	}
 	return p.updateRecord(func(r *record) { r.FencedBelow = lifted(*r) })
 }
+
+// Controller implements control.Volume.
+func (p *Pod) Controller() uint64 { return p.recordNow().Controller }
+
+// NoteController implements control.Volume.
+func (p *Pod) NoteController(number uint64) error {
+	if p.Controller() >= number {
+		return nil
+	}
+	err := p.updateRecord(func(r *record) { r.Controller = max(r.Controller, number) })
+	if err != nil && p.unnoted.Swap(number) != number { // each of its calls tries it
+		p.cfg.Log.Warn("which controller is the newest is not noted: until it is, an engine that starts again may hear the one before", "volume", p.cfg.Volume, "number", number, "error", err)
+	}
+	return err
+}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lockstep-csi/lockstep/engine"
@@ -61,6 +62,7 @@ type Pod struct {
 	scrub     *scrubbing    // guarded by mu; nil: nobody waits for one
 	changed   chan struct{} // guarded by mu; closed and replaced at each change
 	fatal     chan error    // capacity 1; what ends the process
+	unnoted   atomic.Uint64 // the number of a controller that could not be noted
 }
 
 var _ control.Volume = (*Pod)(nil)

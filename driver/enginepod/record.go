@@ -25,6 +25,9 @@ type record struct {
 	Orders control.Orders `json:"orders"`
 	// FencedBelow is the lowest term whose replication is still taken.
 	FencedBelow uint64 `json:"fencedBelow,omitempty"`
+	// Controller is the highest number of a controller that has called; 0: none, or only such as
+	// called an earlier version.
+	Controller uint64 `json:"controller,omitempty"`
 	// Store is the directory of the volume's store; empty while there is none.
 	Store string `json:"store,omitempty"`
 	// Generation is the highest number given to a store's directory.

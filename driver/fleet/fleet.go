@@ -25,6 +25,7 @@ type Fleet struct {
 	// succeeded is closed once an engine has told that there is a newer controller.
 	succeeded     chan struct{}
 	succeededOnce sync.Once
+	successor     uint64 // its number; set before succeeded is closed; 0: not known
 
 	ctx    context.Context // of everything that outlives a call; ends with Close
 	stop   context.CancelFunc
@@ -101,6 +102,7 @@ func (f *Fleet) Close() error {
 	f.stop()
 	f.joined.Wait()
 	f.groups.Close()
+	f.raiseNumber()
 	return nil
 }
 

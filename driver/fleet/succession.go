@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/lockstep-csi/lockstep/internal/kv"
 )
@@ -30,7 +31,43 @@ func (f *Fleet) AwaitReplaced(ctx context.Context) error {
 	}
 }
 
-func (f *Fleet) noteReplaced() { f.succeededOnce.Do(func() { close(f.succeeded) }) }
+func (f *Fleet) noteReplaced(newest uint64) {
+	f.succeededOnce.Do(func() {
+		f.successor = newest
+		close(f.succeeded)
+	})
+}
+
+// raiseNumber, as the last thing of a controller that was told that it was replaced, has the next one
+// take a number above the one that it was told of, if it was the newest nevertheless, which it is if it can save
+// that: the catalog was lost, or put back, and the one before had begun with a clock that was
+// ahead. A controller that was replaced can save nothing.
+func (f *Fleet) raiseNumber() {
+	select {
+	case <-f.succeeded:
+	default:
+		return
+	}
+	if f.successor == math.MaxUint64 {
+		return // there is none above it
+	}
+	err := f.cfg.DB.Update(func(tx kv.Tx) error {
+		if last := lastNumber(tx); last != f.number || f.successor <= last {
+			return nil
+		}
+		return tx.Put(bucketControllers, []byte(numberKey), binary.BigEndian.AppendUint64(nil, f.successor))
+	})
+	if err != nil {
+		f.cfg.Log.Info("this controller was replaced, and can save nothing any more", "error", err)
+	}
+}
+
+func lastNumber(tx kv.Tx) (last uint64) {
+	if b := tx.Get(bucketControllers, []byte(numberKey)); len(b) == 8 {
+		last = binary.BigEndian.Uint64(b)
+	}
+	return last
+}
 
 // claimNumber returns this controller's number, which is above that of every one before it; durable
 // on return. By it engines tell it from one that was replaced and does not know that yet. It
@@ -38,11 +75,7 @@ func (f *Fleet) noteReplaced() { f.succeededOnce.Do(func() { close(f.succeeded) 
 // an old controller of the next one.
 func (f *Fleet) claimNumber() (number uint64, err error) {
 	err = f.cfg.DB.Update(func(tx kv.Tx) error {
-		var last uint64
-		if b := tx.Get(bucketControllers, []byte(numberKey)); len(b) == 8 {
-			last = binary.BigEndian.Uint64(b)
-		}
-		number = max(last+1, uint64(f.cfg.Clock.Now().UnixNano()))
+		number = max(lastNumber(tx)+1, uint64(f.cfg.Clock.Now().UnixNano()))
 		return tx.Put(bucketControllers, []byte(numberKey), binary.BigEndian.AppendUint64(nil, number))
 	})
 	if err != nil {

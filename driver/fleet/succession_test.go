@@ -64,3 +64,32 @@ func TestAControllerThatWasReplacedDoesNothingToEngines(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Of two controllers that are known to an engine the one with the lower number may be the newest
+// all the same: the catalog was lost, and the one before had begun with a clock that was ahead. It ends,
+// and the next one has a number above that. One that was replaced saves nothing.
+func TestAControllerFindsItsPlaceBehindAClockThatWasAhead(t *testing.T) {
+	const ahead = 1 << 62
+	c := newCluster(t)
+	f := c.open()
+	mustCreate(t, f, newVolume(1, "shop"))
+	mustAttach(t, f, 1, "node1")
+	takePoint(t, f, "shop")
+	c.mu.Lock()
+	err := c.engines[id(1)].pod.NoteController(ahead)
+	c.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.kill(id(1)) // the next process has read it
+	if err := f.AwaitReplaced(bounded(t)); !errors.Is(err, fleet.ErrReplaced) {
+		t.Fatalf("it is not told: %v", err)
+	}
+	closeFleet(t, f)
+	f = c.open()
+	defer closeFleet(t, f)
+	until(t, "a point of a controller that is heard", func() bool {
+		_, _, err := f.Groups().TakePoint(bounded(t), "shop", "")
+		return err == nil
+	})
+}

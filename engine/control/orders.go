@@ -207,6 +207,10 @@ type Volume interface {
 	// finds a higher fence, and does nothing.
 	Fence(ctx context.Context, term uint64) error
 	Lift(ctx context.Context, givenUp, held uint64) error
+	// Controller is the highest number of a controller that NoteController has noted, also an
+	// earlier process's; 0: none. NoteController is durable on return; a lower number is no change.
+	Controller() uint64
+	NoteController(number uint64) error
 	// Engine returns the open engine; ErrNoStore, or why it is not open.
 	Engine() (*engine.Engine, error)
 	// State describes the volume; changed is closed when that has changed.

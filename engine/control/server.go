@@ -39,11 +39,13 @@ type Server struct {
 	enginev1.UnimplementedEngineServer
 	volume  Volume
 	clock   clock.Clock
-	callers succession
+	callers *succession
 }
 
 // NewServer makes a server for a volume.
-func NewServer(v Volume, c clock.Clock) *Server { return &Server{volume: v, clock: c} }
+func NewServer(v Volume, c clock.Clock) *Server {
+	return &Server{volume: v, clock: c, callers: newSuccession(v)}
+}
 
 // Register makes g serve s.
 func (s *Server) Register(g grpc.ServiceRegistrar) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -24,15 +25,16 @@ const (
 
 // FromController returns conn with calls that tell which controller makes them: each has a
 // higher number than the one before it. An engine that a controller has called does nothing
-// any more for those of lower numbers. replaced is called, perhaps often, when one says so.
-func FromController(conn grpc.ClientConnInterface, number uint64, replaced func()) grpc.ClientConnInterface {
+// any more for those of lower numbers. replaced is called, perhaps often, when one says so, with the
+// number that it has heard; 0 from an engine of a version that does not tell it.
+func FromController(conn grpc.ClientConnInterface, number uint64, replaced func(newest uint64)) grpc.ClientConnInterface {
 	return numbered{conn, strconv.FormatUint(number, 10), replaced}
 }
 
 type numbered struct {
 	conn     grpc.ClientConnInterface
 	number   string
-	replaced func()
+	replaced func(newest uint64)
 }
 
 // Invoke implements grpc.ClientConnInterface.
@@ -53,8 +55,9 @@ func (n numbered) NewStream(ctx context.Context, desc *grpc.StreamDesc, method s
 }
 
 func (n numbered) look(trailer metadata.MD) {
-	if len(trailer.Get(replacedKey)) > 0 {
-		n.replaced()
+	if told := trailer.Get(replacedKey); len(told) > 0 {
+		newest, _ := strconv.ParseUint(told[0], 10, 64) // else it is of a version before
+		n.replaced(newest)
 	}
 }
 
@@ -75,13 +78,30 @@ func (l looking) RecvMsg(m any) error {
 
 // succession is which controller is the newest that has called. One that was replaced and does
 // not know it yet can save nothing, and so changes no orders; but a fork, a pin, or a checkpoint
-// is no order. It is in memory only: who reaches an engine that has just started reaches the
-// newest controller's.
+// is no order. The number is durable before anything is done for its controller, so that an engine
+// that starts again in its place does not hear one of before that comes back sooner.
 type succession struct {
+	numbers numbers
+	noting  chan struct{} // has one in it while the number is being noted
+	noted   atomic.Uint64 // what numbers is known to have
+
 	mu     sync.Mutex
 	newest uint64                  // guarded by mu; 0: none has told
 	reign  context.Context         // guarded by mu; of the newest one's calls
-	end    context.CancelCauseFunc // guarded by mu; ends reign; nil before the first
+	end    context.CancelCauseFunc // guarded by mu; ends reign
+}
+
+// numbers is where the number of the newest controller is durable; Volume's.
+type numbers interface {
+	Controller() uint64
+	NoteController(number uint64) error
+}
+
+func newSuccession(n numbers) *succession {
+	s := &succession{numbers: n, noting: make(chan struct{}, 1), newest: n.Controller()}
+	s.noted.Store(s.newest)
+	s.reign, s.end = context.WithCancelCause(context.Background())
+	return s
 }
 
 // errReplaced is what a controller gets that is not the newest one.
@@ -98,15 +118,26 @@ func (s *succession) admit(ctx context.Context) (_ context.Context, leave func()
 	if err != nil || number == 0 {
 		return nil, nil, invalid("controller number %q", told[len(told)-1])
 	}
+	ctx, leave, err = s.hear(ctx, number)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.note(ctx, number); err != nil {
+		err = s.endOf(ctx, err)
+		leave()
+		return nil, nil, err
+	}
+	return ctx, leave, nil
+}
+
+func (s *succession) hear(ctx context.Context, number uint64) (_ context.Context, leave func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if number < s.newest {
-		return nil, nil, tellReplaced(ctx)
+		return nil, nil, tellReplaced(ctx, s.newest)
 	}
 	if number > s.newest {
-		if s.end != nil {
-			s.end(errReplaced)
-		}
+		s.end(errReplaced)
 		s.newest = number
 		s.reign, s.end = context.WithCancelCause(context.Background())
 	}
@@ -115,16 +146,36 @@ func (s *succession) admit(ctx context.Context) (_ context.Context, leave func()
 	return ctx, func() { forget(); cancel(nil) }, nil
 }
 
-// endOf is the error of a call that was admitted, which a newer controller may have ended.
-func endOf(ctx context.Context, err error) error {
-	if err != nil && errors.Is(context.Cause(ctx), errReplaced) {
-		return tellReplaced(ctx)
+// note makes a controller's number durable, once. Where the disk does not take it, because it is full for
+// one, the controller is heard all the same: it may be about to make room. The next call tries again.
+func (s *succession) note(ctx context.Context, number uint64) error {
+	if s.noted.Load() >= number {
+		return nil
 	}
-	return err
+	select {
+	case s.noting <- struct{}{}:
+	case <-ctx.Done():
+		return toStatus(ctx.Err())
+	}
+	defer func() { <-s.noting }()
+	if s.noted.Load() < number && s.numbers.NoteController(number) == nil { // who fails says so in the log
+		s.noted.Store(number)
+	}
+	return nil
 }
 
-func tellReplaced(ctx context.Context) error {
-	_ = grpc.SetTrailer(ctx, metadata.Pairs(replacedKey, "1")) // without it the error says so to people
+// endOf is the error of a call that was admitted, which a newer controller may have ended.
+func (s *succession) endOf(ctx context.Context, err error) error {
+	if err == nil || !errors.Is(context.Cause(ctx), errReplaced) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return tellReplaced(ctx, s.newest)
+}
+
+func tellReplaced(ctx context.Context, newest uint64) error {
+	_ = grpc.SetTrailer(ctx, metadata.Pairs(replacedKey, strconv.FormatUint(newest, 10))) // without it the error says so to people
 	return errReplaced
 }
 
@@ -142,7 +193,7 @@ func (s *succession) guard(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 					}
 					defer leave()
 					resp, err := handler(ctx, req)
-					return resp, endOf(ctx, err)
+					return resp, s.endOf(ctx, err)
 				}
 				if around == nil {
 					return admitted(ctx, req)
@@ -161,7 +212,7 @@ func (s *succession) guard(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 				return err
 			}
 			defer leave()
-			return endOf(ctx, stream.Handler(srv, within{calls, ctx}))
+			return s.endOf(ctx, stream.Handler(srv, within{calls, ctx}))
 		}
 	}
 	return &desc

@@ -8,6 +8,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/lockstep-csi/lockstep/internal/vfs"
 )
 
 // callOf is the context of a call by a controller; 0: of a version without numbers.
@@ -18,10 +20,58 @@ func callOf(t *testing.T, number uint64) context.Context {
 	return metadata.NewIncomingContext(t.Context(), metadata.Pairs(controllerKey, strconv.FormatUint(number, 10)))
 }
 
+// noted is numbers in memory.
+type noted struct {
+	number uint64
+	full   bool
+}
+
+func (n *noted) Controller() uint64 { return n.number }
+
+func (n *noted) NoteController(number uint64) error {
+	if n.full {
+		return vfs.ErrNoSpace
+	}
+	n.number = max(n.number, number)
+	return nil
+}
+
+// An engine that starts again in its place hears none that was replaced, whoever calls first; nor does
+// it leave the newest one's calls undone where it cannot note its number.
+func TestTheNewestControllerIsHeardByTheNextProcess(t *testing.T) {
+	n := &noted{}
+	admit := func(s *succession, number uint64) codes.Code {
+		_, leave, err := s.admit(callOf(t, number))
+		if err == nil {
+			leave()
+		}
+		return status.Code(err)
+	}
+	first := newSuccession(n)
+	if code := admit(first, 5); code != codes.OK || n.number != 5 {
+		t.Fatalf("controller 5: %s, and %d is noted", code, n.number)
+	}
+	n.full = true
+	if code := admit(first, 7); code != codes.OK || n.number != 5 {
+		t.Errorf("controller 7, on a full disk: %s, and %d is noted", code, n.number)
+	}
+	n.full = false
+	if code := admit(first, 7); code != codes.OK || n.number != 7 {
+		t.Errorf("controller 7 again: %s, and %d is noted", code, n.number)
+	}
+	next := newSuccession(n)
+	if code := admit(next, 5); code != codes.FailedPrecondition {
+		t.Errorf("controller 5, which calls the next process first: %s", code)
+	}
+	if code := admit(next, 7); code != codes.OK {
+		t.Errorf("controller 7 calls the next process: %s", code)
+	}
+}
+
 // TestTheNewestControllerIsHeard: the calls of those before it are refused, and end where they are
 // under way.
 func TestTheNewestControllerIsHeard(t *testing.T) {
-	var s succession
+	s := newSuccession(&noted{})
 	var running []context.Context
 	for i, c := range []struct {
 		number uint64
