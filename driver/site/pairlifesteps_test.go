@@ -99,7 +99,19 @@ func (l *life) take() {
 func (l *life) leave() {
 	l.era++
 	l.kept = nil
+	if _, there := l.live[volumeC]; there && l.kind.ages {
+		l.uneven = l.main().clock.Now()
+	}
 	clear(l.pins)
+}
+
+// leaveWith is leave, for a place of which it is known whether volumeC was a member there.
+func (l *life) leaveWith(wasMember bool) {
+	before := l.uneven
+	l.leave()
+	if wasMember {
+		l.uneven = before
+	}
 }
 
 // note says that a point is of the present.
@@ -257,7 +269,8 @@ func (l *life) rewindTo(p *group.Point) {
 	l.note(&r.From, "before a rewind")
 	l.logf("rewound to %d", r.To.Checkpoint)
 	l.back, l.giveUp = l.live, false
-	l.leave()
+	_, was := r.To.Members[volumeC]
+	l.leaveWith(was)
 	l.goTo(&r.To)
 	l.counts["rewinds"]++
 }
@@ -274,9 +287,10 @@ func (l *life) endRewind(g *groups.Groups) {
 		l.back = nil
 		return
 	}
+	_, was := l.back[volumeC]
 	if image, made := l.live[volumeC]; made {
 		l.back = maps.Clone(l.back)
-		if _, had := l.back[volumeC]; !had {
+		if !was {
 			l.back[volumeC] = image
 		}
 	}
@@ -289,7 +303,7 @@ func (l *life) endRewind(g *groups.Groups) {
 	l.maybe = nil
 	l.enter(l.back)
 	l.back = nil
-	l.leave()
+	l.leaveWith(was)
 	l.counts["undos"]++
 }
 

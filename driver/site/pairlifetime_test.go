@@ -344,7 +344,8 @@ func (l *life) keepBy() {
 const listedSlack = 20 * time.Second
 
 // expectKept makes sure that what the group's history has to keep is listed: of each interval of a
-// tier its first point.
+// tier its first point. But for the interval in which a rewind or its undo may have gone to before a volume joined: that
+// one's first point there is another one than the others' (docs/roadmap.md, *The life of two sites*).
 func (l *life) expectKept(points []group.Point) {
 	l.t.Helper()
 	now := l.main().clock.Now()
@@ -352,7 +353,7 @@ func (l *life) expectKept(points []group.Point) {
 		age := now.Sub(p.Time) + listedSlack
 		interval := intervalAt(l.keeps, age)
 		interval = intervalAt(l.keeps, age+interval)
-		if age+interval > l.keeps.Window() {
+		if age+interval > l.keeps.Window() || interval > 0 && !p.Time.Truncate(interval).After(l.uneven) {
 			continue
 		}
 		if !slices.ContainsFunc(points, func(q group.Point) bool {

@@ -101,6 +101,7 @@ type life struct {
 	begun     cut
 	keeps     journal.History // by age alone; nil: nobody can tell what is kept
 	kept      []*group.Point  // taken while it was so, and the timeline the same
+	uneven    time.Time       // the clock when points were last left while volumeC was there: see expectKept
 	counts    map[string]int
 	trace     []string
 }
